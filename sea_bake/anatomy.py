@@ -40,13 +40,18 @@ class Family:
     """One model family.
 
     Attributes:
-        model_type: ``config.model_type``.
+        model_type: ``config.model_type`` (of the text decoder, in a model that wraps one).
         stem: prefix of the backbone in the tensor names of a causal LM's checkpoint.
         layers: path of the stack of decoder layers inside the backbone.
         attn, mlp: names of the two modules inside a decoder layer.
-        attn_writer, mlp_writer: the linear, inside a decoder layer, whose output is the module's output.
-        experts: for MoE, the on-disk name of one expert's writer inside a decoder layer (``mlp_writer`` is then the
-            fused in-memory tensor, [experts, d, ff]).
+        attn_writer, mlp_writer: the linear, inside a decoder layer, whose output is the module's output. In a layer
+            with experts the output is the weighted sum of the ``experts``' outputs, plus that of the ``shared`` expert.
+        experts: on-disk name of one expert's writer, with {} for its number.
+        fused: name of all experts' writers in one tensor [experts, d, ff]: in memory, and on disk where a checkpoint
+            was saved so.
+        shared: on-disk name of the shared expert's writer.
+        input_first: writers whose tensors are [..., ff, d] instead of [..., d, ff] (GPT-2's Conv1D).
+        norm_behind: an RMSNorm stands directly behind the ``attn`` and ``mlp`` outputs, before the residual is added.
         activation: the configuration key of the MLP's activation function.
     """
 
@@ -58,6 +63,10 @@ class Family:
     attn_writer: str = "self_attn.o_proj"
     mlp_writer: str = "mlp.down_proj"
     experts: str | None = None
+    fused: str | None = None
+    shared: str | None = None
+    input_first: tuple[str, ...] = ()
+    norm_behind: bool = False
     activation: str = "hidden_act"
 
     def module(self, site: Site) -> str:
@@ -68,6 +77,14 @@ class Family:
         """Path of a decoder layer inside the backbone: ``"layers.3"``."""
         return f"{self.layers}.{index}"
 
+    def writer(self, site: Site) -> str:
+        """Path of the linear that writes a site's output, inside a decoder layer; the residual stream has none."""
+        assert site is not Site.BLOCK
+        return self.mlp_writer if site is Site.MLP else self.attn_writer
+
+
+_MOE = "mlp.experts.{}.down_proj.weight"
+_FUSED = "mlp.experts.down_proj"
 
 FAMILIES: dict[str, Family] = {
     row.model_type: row
@@ -76,13 +93,32 @@ FAMILIES: dict[str, Family] = {
         Family("mistral"),
         Family("qwen2"),
         Family("qwen3"),
-        Family("gemma3_text", activation="hidden_activation"),
+        Family("smollm3"),
+        Family("gemma2", norm_behind=True, activation="hidden_activation"),
+        Family("gemma3_text", norm_behind=True, activation="hidden_activation"),
+        Family("phi3"),
+        Family("olmo2", norm_behind=True),
+        Family("granite"),
+        Family("cohere2"),
+        Family("stablelm"),
+        Family("starcoder2", mlp_writer="mlp.c_proj"),
         Family(
-            "gpt2", "transformer", "h", "attn", "mlp", "attn.c_proj", "mlp.c_proj", activation="activation_function"
+            "gpt2", "transformer", "h", "attn", "mlp", "attn.c_proj", "mlp.c_proj",
+            input_first=("attn.c_proj", "mlp.c_proj"), activation="activation_function",
         ),
-        Family("mixtral", mlp_writer="mlp.experts.down_proj", experts="block_sparse_moe.experts.{}.w2.weight"),
+        Family("gpt_neox", "gpt_neox", "layers", "attention", "mlp", "attention.dense", "mlp.dense_4h_to_h"),
+        Family("opt", "model.decoder", "layers", "self_attn", "fc2", "self_attn.out_proj", "fc2",
+               activation="activation_function"),
+        Family("falcon", "transformer", "h", "self_attention", "mlp", "self_attention.dense", "mlp.dense_4h_to_h",
+               activation="activation"),
+        Family("mixtral", experts="block_sparse_moe.experts.{}.w2.weight", fused=_FUSED),
+        Family("qwen2_moe", experts=_MOE, fused=_FUSED, shared="mlp.shared_expert.down_proj.weight"),
+        Family("qwen3_moe", experts=_MOE, fused=_FUSED),
+        Family("gpt_oss", fused=_FUSED, input_first=(_FUSED,)),
+        Family("t5", "decoder", "block", "layer.0.SelfAttention", "layer.2.DenseReluDense",
+               "layer.0.SelfAttention.o", "layer.2.DenseReluDense.wo", activation="dense_act_fn"),
     )
-}
+}  # fmt: skip
 
 
 def family(model_type: str) -> Family:

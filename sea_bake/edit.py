@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -225,6 +225,21 @@ class Edit:
         projectors = {layer: spectral.from_dense(positive[row], negative[row]).float() for layer, row in rows.items()}
         recipe = {"imported": "dense projections of the authors' released code"}
         return cls(projectors, Site.parse(site), base, merge=merge, recipe=recipe)
+
+
+@contextlib.contextmanager
+def live(edits: Sequence[Edit], model: Any, *, check: bool = True) -> Iterator[Any]:
+    """Several edits on one living model, in this order: where two meet at one module, the first acts first.
+
+    (Nested ``Edit.live`` contexts act the other way round: the inner one goes before all hooks that stand.)
+
+    Raises:
+        WrongModelError: one of them belongs to another model.
+    """
+    with contextlib.ExitStack() as stack:
+        for edit in reversed(edits):
+            stack.enter_context(edit.live(model, check=check))
+        yield model
 
 
 def _rounded(spectrum: Tensor) -> list[float]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sea_bake.anatomy import SEA_PREFIX, Family, family
+from sea_bake.anatomy import SEA_PREFIX, Family, Site, family
 from sea_bake.errors import WrongModelError
 from sea_bake.sites import text_config
 from sea_bake.source import ModelSource
@@ -93,13 +93,11 @@ class BaseModel:
 
         def tensor(layer: int, path: str) -> Tensor | None:
             found = stack[layer]
-            for part in path.split("."):
+            for part in path.removesuffix(".weight").split("."):
                 found = getattr(found, part, None)
             if isinstance(found, torch.nn.Module):
                 found = getattr(found, "weight", None)
-            if not isinstance(found, Tensor):
-                return None
-            return found.detach()[0] if found.dim() == 3 else found.detach()
+            return found.detach() if isinstance(found, Tensor) else None
 
         source = source if isinstance(source, ModelSource) else ModelSource(source)
         revision = getattr(model.config, "_commit_hash", None) or source.revision
@@ -118,9 +116,7 @@ class BaseModel:
         row = family(text.model_type)
 
         def on_disk(layer: int, path: str) -> Any:
-            if path == row.mlp_writer and row.experts:
-                return tensor(f"{stem}.{layer}.{row.experts.format(0)}")
-            return tensor(f"{stem}.{layer}.{path}.weight")
+            return tensor(f"{stem}.{layer}.{path}")
 
         return cls._sampled(source.name, source.revision, text, row, on_disk)
 
@@ -131,12 +127,17 @@ class BaseModel:
         samples: dict[str, list[float]] = {}
         dtype = "float32"
         for layer in range(config.num_hidden_layers):
-            for path in (row.attn_writer, row.mlp_writer):
-                found = tensor(layer, path)
-                if found is None or found.dim() != 2 or not found.is_floating_point() or found.device.type == "meta":
-                    continue  # a quantised or offloaded weight has no comparable values
+            for site in (Site.ATTN, Site.MLP):
+                # The first expert's writer: alone on disk, the first of the fused tensor in memory.
+                experts = [] if site is Site.ATTN else [row.fused, row.experts and row.experts.format(0)]
+                paths = [f"{row.writer(site)}.weight", *filter(None, experts)]
+                found = next((t for path in paths if (t := tensor(layer, path)) is not None), None)
+                if found is None or found.dim() not in (2, 3) or not found.is_floating_point():
+                    continue  # a quantised weight has no comparable values
+                if found.device.type == "meta":
+                    continue  # neither has an offloaded one
                 dtype = str(found.dtype).removeprefix("torch.")
-                samples[f"{layer}.{path}"] = _sample(found)
+                samples[f"{layer}.{row.writer(site)}"] = _sample(found)
         return cls(name, revision, {key: getattr(config, key, None) for key in _SHAPE}, dtype, samples)
 
     def check(self, other: BaseModel, layers: Iterable[int], *, what: str = "this model") -> None:
@@ -170,8 +171,11 @@ class BaseModel:
 
 
 def _sample(weight: Any) -> list[float]:
-    """16 values along the diagonal of a [rows, columns] matrix; readable from a lazy slice without decoding it all."""
-    rows, columns = weight.shape
-    return [
-        float(weight[i * (rows - 1) // (_SAMPLES - 1), i * (columns - 1) // (_SAMPLES - 1)]) for i in range(_SAMPLES)
-    ]
+    """16 values along the diagonal of a [rows, columns] matrix (of the first one of a stack); readable from a lazy
+    tensor without decoding it all.
+    """
+    *stack, rows, columns = weight.shape
+    first = (0,) * len(stack)
+    last = _SAMPLES - 1
+    places = [(*first, i * (rows - 1) // last, i * (columns - 1) // last) for i in range(_SAMPLES)]
+    return [float(weight[place]) for place in places]

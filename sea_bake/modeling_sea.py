@@ -5,15 +5,16 @@ It reads no files, opens no sockets and runs no code but what stands here. It do
 
 1. ``SEALayer``: Spectral Editing of Activations (arXiv 2405.09719) on one activation vector per token, in thin form.
 2. ``SEA<Name>`` classes, made on demand from the transformers class ``<Name>`` (``SEALlamaForCausalLM`` from
-   ``LlamaForCausalLM``): the same model, in which the modules listed in ``config.sea`` end in an ``SEALayer``.
+   ``LlamaForCausalLM``): the same model, in which the modules listed in ``config.sea`` end in ``SEALayer``s.
 
 ``config.sea`` (a plain dictionary in config.json) holds::
 
-    {"module": "mlp",                      # edited module inside a decoder layer; "" is the decoder layer itself
-     "merge": "l2", "feature": "identity", "parts": "both", "alpha": 1.0,
-     "ranks": {"10": [3, 2], "11": [4, 1]}, # decoder layer -> [k+, k-]
-     "guard": {"hidden_act": "silu"}}       # true values of keys that config.json holds a warning in instead, so that
-                                            # LlamaForCausalLM, which ignores ``sea``, fails and never loads the base
+    {"edits": [                              # in the order in which they act
+       {"module": "mlp",                     # edited module inside a decoder layer; "" is the decoder layer itself
+        "merge": "l2", "feature": "identity", "parts": "both", "alpha": 1.0,
+        "ranks": {"10": [3, 2], "11": [4, 1]}}],  # decoder layer -> [k+, k-]
+     "guard": {"hidden_act": "silu"}}        # true values of keys that config.json holds a warning in instead, so that
+                                             # LlamaForCausalLM, which ignores ``sea``, fails and never loads the base
 """
 
 import torch
@@ -178,15 +179,17 @@ def _attach(decoder, config):
     stacks = [m for m in decoder.children() if isinstance(m, nn.ModuleList) and len(m) == text.num_hidden_layers]
     if len(stacks) != 1:
         raise ValueError(f"{type(decoder).__name__} has {len(stacks)} stacks of {text.num_hidden_layers} layers, not 1")
-    sea = config.sea
-    for layer, ranks in sea["ranks"].items():
-        module = stacks[0][int(layer)]
-        if sea["module"]:
-            module = module.get_submodule(sea["module"])
-        settings = {key: sea[key] for key in ("merge", "feature", "parts", "alpha")}
-        module.sea = SEALayer(text.hidden_size, ranks, **settings)
-        # A subclass, not a wrapper: every parameter keeps its name.
-        module.__class__ = _sea_class(type(module))
+    for edit in config.sea["edits"]:
+        settings = {key: edit[key] for key in ("merge", "feature", "parts", "alpha")}
+        for layer, ranks in edit["ranks"].items():
+            module = stacks[0][int(layer)]
+            if edit["module"]:
+                module = module.get_submodule(edit["module"])
+            if not isinstance(module, _Edited):
+                module.sea = nn.Sequential()
+                # A subclass, not a wrapper: every parameter keeps its name.
+                module.__class__ = _sea_class(type(module))
+            module.sea.append(SEALayer(text.hidden_size, ranks, **settings))
 
 
 def _sea_class(base):

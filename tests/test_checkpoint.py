@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from sea_bake import Edit, Projector, Site, bake
 from sea_bake.baking import BakeReport
-from sea_bake.baking.insert import EDIT_COPY, RECORD
+from sea_bake.baking.report import RECORD
 from sea_bake.checkpoint import Checkpoint
 from sea_bake.errors import CheckpointError
 from sea_bake.fingerprint import BaseModel
@@ -45,6 +45,8 @@ LEFT_OUT = {
     "modeling_own.py": b"raise SystemExit",
     "kernel.so": b"x",
 }
+
+EDIT_COPY = "sea/edit-0.safetensors"
 
 
 @functools.cache
@@ -93,7 +95,7 @@ def test_the_weights_are_the_bases_own(kind: str, copy: bool) -> None:
         assert tiny.sha256(ours) == tiny.sha256(theirs)
         assert (ours.stat().st_ino == theirs.stat().st_ino) == (not copy)
     size = sum((base / shard).stat().st_size for shard in shards)
-    total = sum(p.stat().st_size for p in output.rglob("*") if p.is_file() and p.name != "bake.json")
+    total = sum(p.stat().st_size for p in output.rglob("*") if p.is_file())
     assert report.bytes_linked == (0 if copy else size)
     assert report.bytes_written == total - report.bytes_linked
     assert {p.name for p in output.glob("*.safetensors")} == {
@@ -113,13 +115,13 @@ def test_the_index_names_every_tensor_once(kind: str) -> None:
             held |= dict.fromkeys(file.keys(), shard.name)
     assert index["weight_map"] == held
     edit = Edit.load(tiny.edit_file())
-    ours = {f"model.layers.{layer}.mlp.sea.{part}" for layer in edit.layers for part in "AB"}
+    ours = {f"model.layers.{layer}.mlp.sea.0.{part}" for layer in edit.layers for part in "AB"}
     assert set(held) == set(Checkpoint.open(base).weight_map) | ours
     sea = load_file(output / "model-sea.safetensors")
     assert set(sea) == ours
     for layer in edit.layers:
         for part, tensor in edit.layer_tensors(layer).items():
-            assert torch.equal(sea[f"model.layers.{layer}.mlp.sea.{part}"], tensor)
+            assert torch.equal(sea[f"model.layers.{layer}.mlp.sea.0.{part}"], tensor)
     before = (json_of(base / INDEX) if kind == "sharded" else {"metadata": {}})["metadata"]
     size = sum(t.numel() * 4 for t in sea.values())
     if kind == "sharded":
@@ -166,7 +168,7 @@ def test_every_other_file_is_carried(kind: str, copy: bool) -> None:
     assert not any((output / name).exists() for name in LEFT_OUT)
     assert not (output / ".git").exists()
     expected = {*CARRIED, "tokenizer.json", "tokenizer_config.json", "config.json", INDEX, "modeling_sea.py"}
-    expected |= {RECORD, EDIT_COPY}
+    expected |= {RECORD, EDIT_COPY, "sea/base/config.json"} | ({f"sea/base/{INDEX}"} if kind == "sharded" else set())
     found = {str(p.relative_to(output)) for p in output.rglob("*") if p.is_file()}
     assert {name for name in found if not name.startswith("model-")} == expected
 
@@ -181,7 +183,7 @@ def test_the_configuration_keeps_every_key() -> None:
     assert (after["model_type"], after["architectures"]) == ("sea_llama", ["SEALlamaForCausalLM"])
     assert after["sea"]["guard"] == {"hidden_act": before["hidden_act"]}
     assert set(after["auto_map"]) == {"AutoConfig", "AutoModel", "AutoModelForCausalLM"}
-    assert after["sea"]["ranks"] == {str(k): list(v) for k, v in Edit.load(tiny.edit_file()).ranks.items()}
+    assert after["sea"]["edits"][0]["ranks"] == {str(k): list(v) for k, v in Edit.load(tiny.edit_file()).ranks.items()}
 
 
 def test_keys_that_transformers_would_drop_are_kept(tmp_path: Path) -> None:
@@ -259,7 +261,7 @@ def test_the_record_is_enough_to_do_it_again(tmp_path: Path) -> None:
     """The edit inside the artefact is the edit: baked again it gives the same SEA shard, byte for byte."""
     output, _ = baked("sharded")
     record = json_of(output / RECORD)
-    assert (record["how"], record["site"], record["layers"]) == ("insert", "mlp", [0, 1, 2, 3])
+    assert (record["how"], record["sites"], record["layers"]) == ("insert", ["mlp"], [0, 1, 2, 3])
     assert (output / EDIT_COPY).read_bytes() == tiny.edit_file().read_bytes()
     bake(furnished("sharded"), output / EDIT_COPY, tmp_path / "again")
     for path in sorted(p.relative_to(output) for p in output.rglob("*") if p.is_file()):
@@ -351,6 +353,6 @@ def test_a_gguf_bakes_directly(tmp_path: Path) -> None:
         assert torch.equal(file.get_tensor(f"model.layers.{layer}.mlp.down_proj.weight"), expected)
     checkpoint = Checkpoint.open(tmp_path / "out")
     assert checkpoint.config["rope_theta"] == 100_000  # spelt for older readers, too
-    assert checkpoint.config["sea"]["ranks"] == {str(layer): [1, 2]}
-    assert checkpoint.tensor(f"model.layers.{layer}.mlp.sea.A").shape == (3, dim)
+    assert checkpoint.config["sea"]["edits"][0]["ranks"] == {str(layer): [1, 2]}
+    assert checkpoint.tensor(f"model.layers.{layer}.mlp.sea.0.A").shape == (3, dim)
     assert (tmp_path / "out" / "chat_template.jinja").is_file()

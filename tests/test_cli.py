@@ -139,10 +139,10 @@ def test_bake_json(tmp_path: Path) -> None:
 def test_inspect_json() -> None:
     edit = json_of(tiny.run("inspect", tiny.edit_file(), "--json"))
     folder = json_of(tiny.run("inspect", baked("inspected"), "--json"))
-    assert edit["edit"] == folder["edit"]
-    assert edit["edit"]["base"] == tiny.single().name
-    assert edit["edit"]["bytes"] == tiny.edit_file().stat().st_size
-    assert len(edit["edit"]["spectra"]["0"]["positive"]) == 8
+    assert edit["edits"][0] == folder["edits"][0]
+    assert edit["edits"][0]["base"] == tiny.single().name
+    assert edit["edits"][0]["bytes"] == tiny.edit_file().stat().st_size
+    assert len(edit["edits"][0]["spectra"]["0"]["positive"]) == 8
     assert folder["bake"]["architecture"] == "SEALlamaForCausalLM"
     assert folder["verification"] is None
     assert folder["bytes"] == sum(p.stat().st_size for p in baked("inspected").rglob("*") if p.is_file())
@@ -309,7 +309,7 @@ def tampered(name: str, change: Any) -> Path:
 
 
 def test_one_tensor_of_zeros_is_found() -> None:
-    path = tampered("tampered", lambda t: t["model.layers.1.mlp.sea.B"].zero_())
+    path = tampered("tampered", lambda t: t["model.layers.1.mlp.sea.0.B"].zero_())
     report = json_of(tiny.run("verify", path, "--json", "--max-new-tokens", 8), code=1)
     assert report["passed"] is False
     assert any(failure.startswith("logits differ from the hook-edited base by") for failure in report["failures"])

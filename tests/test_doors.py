@@ -276,8 +276,8 @@ def damaged(artefact: Path, folder: Path, change: Any) -> Path:
     "damage",
     [
         lambda name, t: torch.zeros_like(t) if f".{Workshop.LAYERS[-1]}." in name else t,
-        lambda name, t: -t if name.endswith("sea.A") else t,
-        lambda name, t: t * 1.02 if name.endswith("sea.B") else t,
+        lambda name, t: -t if name.endswith("sea.0.A") else t,
+        lambda name, t: t * 1.02 if name.endswith("sea.0.B") else t,
     ],
     ids=["one layer zero", "sign of A", "2 percent too strong"],
 )
@@ -351,7 +351,7 @@ def test_every_name_and_every_bit_of_the_base_is_kept(
     before, after = raw(base), raw(tmp_path / "art")
     sea = after.keys() - before.keys()
     assert before.keys() <= after.keys()
-    assert {name.rsplit(".", 2)[1] for name in sea} == {"sea"}
+    assert {name.rsplit(".", 3)[1] for name in sea} == {"sea"}
     assert len(sea) == 2 * len(Workshop.LAYERS)
     assert all(after[name] == before[name] for name in before)
     assert {after[name][0] for name in sea} == {torch.float32}
@@ -398,7 +398,7 @@ def without(artefact: Path, folder: Path, lost: Any) -> Path:
 
 
 @pytest.mark.parametrize(
-    "lost", [lambda name: True, lambda name: name.endswith("3.sea.B") or "3.mlp.sea.B" in name], ids=["all", "one"]
+    "lost", [lambda name: True, lambda name: name.endswith("3.sea.0.B") or "3.mlp.sea.0.B" in name], ids=["all", "one"]
 )
 @pytest.mark.parametrize("site", ["mlp", "block"])
 @every_family

@@ -1,13 +1,17 @@
-"""Bake an edit into a checkpoint: one function, and a visible table of the ways it can be done."""
+"""Bake edits into a checkpoint: one function, and a visible table of the ways it can be done."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from sea_bake.baking.insert import BakeReport, insert
+from sea_bake.baking.insert import insert
+from sea_bake.baking.opening import check_edits, opened
+from sea_bake.baking.report import BakeReport
 from sea_bake.edit import Edit
 from sea_bake.errors import SettingError
 from sea_bake.source import ModelSource
+from sea_bake.staging import check_output
 
 WAYS = {"insert": insert}
 
@@ -16,7 +20,7 @@ __all__ = ["WAYS", "BakeReport", "bake"]
 
 def bake(
     model: str | Path | ModelSource,
-    edit: Edit | str | Path,
+    edit: Edit | str | Path | Sequence[Edit | str | Path],
     output: str | Path,
     *,
     how: str = "insert",
@@ -28,7 +32,7 @@ def bake(
 
     Args:
         model: folder, .gguf file or Hub id of the base.
-        edit: an Edit, or the file of one.
+        edit: an Edit, or the file of one; or several, which act in this order.
         output: folder to write; it appears whole or not at all.
         how: a key of ``WAYS``. "insert": an SEALayer behind each edited module; exact for every edit; needs
             ``trust_remote_code=True`` to load.
@@ -41,5 +45,11 @@ def bake(
     if how not in WAYS:
         raise SettingError(f"unknown way to bake {how!r}: use one of {', '.join(WAYS)}")
     source = model if isinstance(model, ModelSource) else ModelSource.parse(model, revision)
-    edit = edit if isinstance(edit, Edit) else Edit.load(edit)
-    return WAYS[how](source, edit, output, overwrite=overwrite, copy=copy)
+    given = [edit] if isinstance(edit, Edit | str | Path) else list(edit)
+    edits = [e if isinstance(e, Edit) else Edit.load(e) for e in given]
+    if not edits:
+        raise SettingError("there is no edit to bake")
+    target = check_output(output, overwrite=overwrite, folder=True)
+    with opened(source, target) as base:
+        check_edits(base, edits)
+        return WAYS[how](base, edits, target, why="asked for", overwrite=overwrite, copy=copy)

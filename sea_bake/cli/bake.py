@@ -13,8 +13,11 @@ from sea_bake.cli.printing import Json, Overwrite, Quiet, Revision, emit, prepar
 
 def bake(
     model: Annotated[str, typer.Argument(help="The base: folder, .gguf file or Hub id.")],
-    edit: Annotated[Path, typer.Argument(help="Edit file from sea-bake fit.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
+    edits: Annotated[
+        list[Path] | None, typer.Argument(help="Edit file from sea-bake fit; several act in the order given.")
+    ] = None,
+    more: Annotated[list[Path] | None, typer.Option("--edit", "-e", help="The same, as an option.")] = None,
     how: Annotated[
         str,
         typer.Option(
@@ -39,10 +42,12 @@ def bake(
     console = prepare(as_json=as_json, quiet=quiet)
     from sea_bake.baking import bake as run
 
-    report = run(model, edit, output, how=how, revision=revision, overwrite=overwrite, copy=copy)
+    given = [*(edits or []), *(more or [])]
+    report = run(model, given, output, how=how, revision=revision, overwrite=overwrite, copy=copy)
+    sites = " and ".join(dict.fromkeys(report.sites))
     emit(report.to_json(), as_json=as_json)
     console.print(
-        f"[bold]{escape(str(output))}[/]: {report.architecture}, {report.site} of {len(report.layers)} layers edited; "
+        f"[bold]{escape(str(output))}[/]: {report.architecture}, {sites} of {len(report.layers)} layers edited; "
         f"{size(report.bytes_linked)} linked, {size(report.bytes_written)} written"
     )
     if report.left_out:

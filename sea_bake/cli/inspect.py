@@ -27,33 +27,35 @@ def inspect(
 ) -> None:
     """Show an edit, or a baked folder: layers, ranks, spectra, provenance, size, verification."""
     console = prepare(as_json=as_json, quiet=quiet)
-    from sea_bake.baking.insert import EDIT_COPY, RECORD
+    from sea_bake.baking.report import edit_files, is_artefact, read_record
     from sea_bake.checkpoint.reader import read_json
     from sea_bake.edit import Edit
     from sea_bake.errors import EditError
     from sea_bake.verification import REPORT
 
     facts: dict[str, Any] = {}
-    file = path
+    files = [path]
     if path.is_dir():
-        if not (path / RECORD).is_file():
-            raise EditError(f"{path} is a folder that sea_bake did not bake: it has no {RECORD}")
-        file = path / EDIT_COPY
-        facts["bake"] = read_json(path / RECORD)
+        if not is_artefact(path):
+            raise EditError(f"{path} is a folder that sea_bake did not bake")
+        files = edit_files(path)
+        facts["bake"] = read_record(path)
         facts["bytes"] = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
         facts["verification"] = read_json(path / REPORT) if (path / REPORT).is_file() else None
-    edit = Edit.load(file)
-    facts["edit"] = describe_edit(edit) | {"bytes": file.stat().st_size}
+    edits = [Edit.load(file) for file in files]
+    facts["edits"] = [describe_edit(edit) | {"bytes": file.stat().st_size} for edit, file in zip(edits, files)]
     if plot is not None:
         from sea_bake.plotting import plot_edit
 
-        plot_edit(edit, plot, overwrite=overwrite)
+        for i, edit in enumerate(edits):
+            plot_edit(edit, plot.with_stem(f"{plot.stem}-{i}") if i else plot, overwrite=overwrite)
     emit(facts, as_json=as_json)
-    console.print(summary(edit))
-    console.print(layer_table(edit))
-    for key, value in edit.recipe.items():
-        if key != "signatures":
-            console.print(f"  {key}: {value}", style="dim", markup=False)
+    for edit in edits:
+        console.print(summary(edit))
+        console.print(layer_table(edit))
+        for key, value in edit.recipe.items():
+            if key != "signatures":
+                console.print(f"  {key}: {value}", style="dim", markup=False)
     if "bake" in facts:
         verification = facts["verification"]
         verdict = (

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from sea_bake import progress
 from sea_bake.activations.prompts import encode, pad_id
-from sea_bake.baking.insert import EDIT_COPY, RECORD
+from sea_bake.baking.report import edit_files, is_artefact, read_record
 from sea_bake.checkpoint import write_json
 from sea_bake.checkpoint.reader import read_json
 from sea_bake.demonstrations import builtin
@@ -37,7 +37,7 @@ def verify(
     *,
     base: str | Path | None = None,
     revision: str | None = None,
-    edit: str | Path | None = None,
+    edit: str | Path | Sequence[str | Path] | None = None,
     dtype: str = "auto",
     device: str | None = None,
     prompts: Sequence[str] | None = None,
@@ -53,7 +53,7 @@ def verify(
     Args:
         artefact: a folder written by ``bake``.
         base: its base model; None takes what the artefact records (a Hub id, or a folder beside the artefact).
-        edit: the edit; None takes the copy inside the artefact.
+        edit: the edit, or several in the order they act; None takes the copies inside the artefact.
         dtype: "auto" (the checkpoint's own) or a float dtype for all doors.
         prompts: texts to continue; None takes six built-in questions.
         max_new_tokens: length of the greedy continuations.
@@ -65,13 +65,14 @@ def verify(
             verification: that is a Report whose ``passed`` is False).
     """
     artefact = Path(artefact).expanduser().absolute()
-    if not (artefact / RECORD).is_file():
-        raise VerificationError(f"{artefact} is not an artefact of sea_bake: it has no {RECORD}")
-    record = read_json(artefact / RECORD)
+    if not is_artefact(artefact):
+        raise VerificationError(f"{artefact} is not an artefact of sea_bake")
+    record = read_record(artefact)
     if dtype != "auto" and dtype not in DTYPES:
         raise SettingError(f"unknown dtype {dtype!r}: use auto, {', '.join(DTYPES)}")
     source = _base(artefact, record, base, revision)
-    edit = Path(edit).absolute() if edit is not None else artefact / EDIT_COPY
+    given = [edit] if isinstance(edit, str | Path) else edit
+    edits = [Path(e).absolute() for e in given] if given is not None else edit_files(artefact)
     device = device or default_device()
     request = _request(artefact, source, prompts, max_new_tokens, positions)
     request |= {"dtype": _dtype(artefact, dtype), "device": device}
@@ -83,7 +84,7 @@ def verify(
         reference = request | {
             "model": str(source.path or source.name),
             "revision": source.revision,
-            "edit": str(edit),
+            "edits": [str(e) for e in edits],
             "output": str(folder / "base.safetensors"),
             "live_output": str(folder / "live.safetensors"),
         }

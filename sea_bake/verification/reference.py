@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from sea_bake.edit import Edit
+from sea_bake.edit import Edit, live
 from sea_bake.errors import SeaBakeError
 from sea_bake.loading import load_model
 from sea_bake.source import ModelSource
@@ -23,9 +23,9 @@ def main(path: str) -> int:
     try:
         source = ModelSource.parse(request["model"], request["revision"])
         model = load_model(source, dtype=request["dtype"], device=request["device"])
-        edit = Edit.load(request["edit"], model)
+        edits = [Edit.load(path, model) for path in request["edits"]]
         answer(model, request, request["output"])
-        with edit.live(model, check=False):
+        with live(edits, model, check=False):
             answer(model, request, request["live_output"])
         facts["dtype"] = str(model.dtype).removeprefix("torch.")
     except SeaBakeError as error:

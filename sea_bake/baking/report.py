@@ -1,0 +1,99 @@
+"""What a bake did, and the two files of ours that every artefact carries in ``sea/``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from sea_bake.checkpoint import write_json
+from sea_bake.checkpoint.reader import read_json
+from sea_bake.edit import Edit
+from sea_bake.errors import CheckpointError
+
+RECORD = "sea/bake.json"  # what was done, for people and for ``inspect``
+_EDIT = "sea/edit-{}.safetensors"  # the edits themselves, for ``verify``; in a folder, where no weight loader looks
+
+
+@dataclass(frozen=True)
+class BakeReport:
+    """What a bake did.
+
+    Attributes:
+        output: the artefact's folder.
+        how: "insert", "fold" or "adapter".
+        why: why it was baked so, for people.
+        base, revision: the base model as it is named in the artefact.
+        architecture: the class that loads it.
+        sites: edited site of each edit, in the order in which they act.
+        layers: decoder layers that any of them edits.
+        bytes_linked, bytes_written: sizes of what was hard-linked, and of what was really written.
+        left_out: files of the base that were not carried over: weights in other forms, and code.
+        coverage: for a fold, the changed tensors with their relative Frobenius change, and the writers left alone.
+        details: what one way alone has to say, such as an adapter's rank or an approximation's error.
+    """
+
+    output: Path
+    how: str
+    why: str
+    base: str
+    revision: str | None
+    architecture: str
+    sites: list[str]
+    layers: tuple[int, ...]
+    bytes_linked: int = 0
+    bytes_written: int = 0
+    left_out: list[str] = field(default_factory=list)
+    coverage: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the artefact is the edit, and not a stand-in for it."""
+        return "approximation" not in self.details
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "output": str(self.output)}
+
+
+def layers_of(edits: Sequence[Edit]) -> tuple[int, ...]:
+    """Decoder layers that any of the edits edits, ascending."""
+    return tuple(sorted({layer for edit in edits for layer in edit.layers}))
+
+
+def record(stage: Path, report: BakeReport, edits: Sequence[Edit], **more: Any) -> None:
+    """Leave the edits and the report inside an artefact that is being made."""
+    (stage / RECORD).parent.mkdir(exist_ok=True)
+    names = [_EDIT.format(i) for i in range(len(edits))]
+    for edit, name in zip(edits, names):
+        edit.save(stage / name)
+    data = report.to_json() | {"edits": names, "sea_bake": version("sea-bake")} | more
+    del data["output"], data["bytes_linked"], data["bytes_written"]  # this machine's business
+    write_json(stage / RECORD, data)
+
+
+def is_artefact(folder: str | Path) -> bool:
+    """Whether sea_bake wrote this folder."""
+    return (Path(folder) / RECORD).is_file()
+
+
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """The record of an artefact. Raises CheckpointError when it is not one of ours, or damaged."""
+    folder = Path(folder)
+    if not is_artefact(folder):
+        raise CheckpointError(f"{folder} is not an artefact of sea_bake: it has no {RECORD}")
+    return read_json(folder / RECORD)
+
+
+def edit_files(folder: str | Path) -> list[Path]:
+    """The copies of the edits inside an artefact, in the order in which they act.
+
+    Raises:
+        CheckpointError: the record is damaged, or names files outside of its own folder.
+    """
+    names = read_record(folder).get("edits")
+    if not isinstance(names, list) or names != [_EDIT.format(i) for i in range(len(names))] or not names:
+        raise CheckpointError(f"{Path(folder) / RECORD} does not list the edits as sea_bake writes them")
+    return [Path(folder) / name for name in names]
