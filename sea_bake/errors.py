@@ -39,6 +39,10 @@ class CheckpointError(SeaBakeError):
     """A checkpoint that is incomplete, damaged, or in a form that cannot be edited."""
 
 
+class NotExactError(SeaBakeError):
+    """A fold or an adapter of an edit that the weights cannot carry exactly."""
+
+
 class OutputError(SeaBakeError):
     """An output that exists already, or a disk that cannot hold it."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,10 @@ _DTYPES = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I8": torch.int8,
+    "BOOL": torch.bool,
 }
 
 
@@ -34,7 +40,7 @@ class LazyTensor:
     """
 
     def __init__(self, path: Path, offset: int, dtype: str, shape: list[int]) -> None:
-        self._path, self._offset = path, offset
+        self._path, self.offset = path, offset
         self.shape = tuple(shape)
         self.dtype = _DTYPES.get(dtype, torch.uint8)
         self.device = torch.device("cpu")
@@ -45,13 +51,22 @@ class LazyTensor:
     def is_floating_point(self) -> bool:
         return self.dtype.is_floating_point
 
+    def read(self) -> Tensor:
+        """All of it. Raises CheckpointError when the file is shorter than its header says."""
+        buffer = bytearray(math.prod(self.shape) * self.dtype.itemsize)
+        with open(self._path, "rb") as file:
+            file.seek(self.offset)
+            if file.readinto(buffer) != len(buffer):
+                raise CheckpointError(f"{self._path} is truncated")
+        return torch.frombuffer(buffer, dtype=self.dtype).view(self.shape)
+
     def __getitem__(self, index: tuple[int, ...]) -> Tensor:
         """The element at a full index."""
         flat = 0
         for i, length in zip(index, self.shape, strict=True):
             flat = flat * length + i
         with open(self._path, "rb") as file:
-            file.seek(self._offset + flat * self.dtype.itemsize)
+            file.seek(self.offset + flat * self.dtype.itemsize)
             return torch.frombuffer(bytearray(file.read(self.dtype.itemsize)), dtype=self.dtype)[0]
 
 
@@ -124,7 +139,8 @@ class Checkpoint:
         shard = self.weight_map.get(name)
         if shard is None:
             return None
-        entries, start = _header(self.folder / shard)
+        path = self.folder / shard
+        entries, start = _header(path, path.stat().st_mtime_ns)
         entry = entries[name]
         return LazyTensor(self.folder / shard, start + entry["data_offsets"][0], entry["dtype"], entry["shape"])
 
@@ -152,7 +168,8 @@ def _names(path: Path) -> list[str]:
         return list(file.keys())
 
 
-def _header(path: Path) -> tuple[dict[str, Any], int]:
+@functools.lru_cache(maxsize=64)
+def _header(path: Path, _changed: int) -> tuple[dict[str, Any], int]:
     """A shard's own table of contents, and the offset of its first tensor; ``open`` has let safetensors check it."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")

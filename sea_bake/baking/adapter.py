@@ -1,0 +1,185 @@
+"""Adapter: the fold written as a PEFT LoRA, for servers that swap adapters per request.
+
+W' - W = B A W with the thin factors, so lora_B = B and lora_A = A W: no SVD. One rank for all layers, zero-padded, with
+lora_alpha == r and no patterns: the only form that PEFT, vLLM, SGLang, OpenVINO and llama.cpp all read alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sea_bake import progress
+from sea_bake.baking.measuring import measure
+from sea_bake.baking.opening import OpenBase
+from sea_bake.baking.planning import refuse_adapter
+from sea_bake.baking.report import BakeReport, layers_of, record
+from sea_bake.baking.writers import Writer, find_writers
+from sea_bake.checkpoint import write_json
+from sea_bake.edit import Edit
+from sea_bake.errors import NotExactError
+from sea_bake.exactness import LinearEdit, linear_edits
+from sea_bake.staging import need_space, staged_folder
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+_VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank accepts
+
+
+def adapter(
+    base: OpenBase, edits: Sequence[Edit], target: Path, *, why: str, overwrite: bool = False, copy: bool = False
+) -> BakeReport:
+    """Write the edits as one LoRA adapter of the base; see :func:`sea_bake.baking.bake`.
+
+    Raises:
+        NotExactError: an edit that no low-rank update carries exactly.
+    """
+    refuse_adapter(base, edits)
+    writers = find_writers(base, edits)
+    details: dict[str, Any] = {"measured": measure(base, edits)}
+    changes = linear_edits(edits)
+    rank = max(1, *(change.rank for change in changes.values()))
+    names = _Names(base)
+    tensors: dict[str, Tensor] = {}
+    with progress.bar("adapter", len(writers), "tensor") as advance:
+        for writer in writers:
+            tensor = base.checkpoint.tensor(writer.name)
+            assert tensor is not None
+            weight = tensor.read()
+            weight = weight if writer.axis == -2 else weight.transpose(-1, -2)
+            names.add(writer, _factors(weight, changes[writer.site, writer.layer], rank))
+            advance(1)
+    tensors, targets = names.finish(rank)
+    need_space(target.parent, 2 * sum(t.numel() * t.element_size() for t in tensors.values()) + (8 << 20))
+    flags = _flags(rank)
+    config = {
+        "peft_type": "LORA",
+        "task_type": "SEQ_2_SEQ_LM" if base.config.is_encoder_decoder else "CAUSAL_LM",
+        "base_model_name_or_path": base.source.name,
+        "revision": base.source.revision,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        **targets,
+    }
+    with staged_folder(target, overwrite=overwrite) as stage:
+        save_file(tensors, str(stage / WEIGHTS), metadata={"format": "pt"})
+        write_json(stage / CONFIG, config)
+        report = BakeReport(
+            output=target,
+            how="adapter",
+            why=why,
+            base=base.source.name,
+            revision=base.source.revision,
+            architecture=base.architecture,
+            sites=[edit.site.value for edit in edits],
+            layers=layers_of(edits),
+            details=details | {"rank": rank, "flags": flags},
+        )
+        record(stage, report, edits)
+        total = sum(f.stat().st_size for f in stage.rglob("*") if f.is_file())
+    return replace(report, bytes_written=total)
+
+
+def _flags(rank: int) -> dict[str, str]:
+    """What servers have to be told of the rank."""
+    vllm = next((r for r in _VLLM_RANKS if r >= rank), None)
+    return {"vLLM": f"--enable-lora --max-lora-rank {vllm}" if vllm else "none: vLLM takes ranks of up to 512"}
+
+
+def _factors(weight: Tensor, change: LinearEdit, rank: int) -> tuple[Tensor, Tensor]:
+    """lora_A [..., rank, in] and lora_B [d, rank] in float32, for a weight [..., d, in]."""
+    A = torch.zeros(*weight.shape[:-2], rank, weight.shape[-1])
+    B = torch.zeros(weight.shape[-2], rank)
+    for i, matrix in enumerate(weight.reshape(-1, *weight.shape[-2:])):
+        A.view(-1, rank, weight.shape[-1])[i, : change.rank] = (change.A @ matrix.double()).float()
+    B[:, : change.rank] = change.B.float()
+    return A, B
+
+
+class _Names:
+    """Where PEFT finds each writer: names in memory, which may be others than on disk."""
+
+    def __init__(self, base: OpenBase) -> None:
+        self.base = base
+        self.model = _skeleton(base)
+        decoder = self.model.get_decoder()
+        self.path = next(name for name, module in self.model.named_modules() if module is decoder)
+        self.parts: dict[str, tuple[Tensor, Tensor]] = {}
+        self.experts: dict[str, dict[int, tuple[Tensor, Tensor]]] = {}
+        self.stacks: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def add(self, writer: Writer, factors: tuple[Tensor, Tensor]) -> None:
+        base, row = self.base, self.base.row
+        layer = f"{self.path}.{row.layers}.{writer.layer}"
+        part = writer.name.removeprefix(f"{base.stem}.{writer.layer}.")
+        if part == row.fused:
+            self.stacks[f"{layer}.{part}"] = factors
+        elif row.experts and row.fused and part not in (row.shared, f"{row.writer(writer.site)}.weight"):
+            before, _, after = row.experts.partition("{}")
+            if part.startswith(before) and part.endswith(after):
+                number = int(part.removeprefix(before).removesuffix(after))
+                self.experts.setdefault(f"{layer}.{row.fused}", {})[number] = factors
+        else:
+            self.parts[f"{layer}.{part.removesuffix('.weight')}"] = factors
+
+    def finish(self, rank: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The adapter's tensors, and the lines of its configuration that say what they belong to."""
+        tensors: dict[str, Tensor] = {}
+        for name, (A, B) in self.parts.items():
+            tensors[f"base_model.model.{name}.lora_A.weight"] = A.contiguous()
+            tensors[f"base_model.model.{name}.lora_B.weight"] = B.contiguous()
+        for name, experts in self.experts.items():
+            A = torch.stack([experts[i][0] for i in range(len(experts))])
+            self.stacks[name] = A, experts[0][1]
+        for name, (A, B) in self.stacks.items():
+            # PEFT's own layouts differ: A is expert-major (row e * r + i), B is rank-major (column i * E + e).
+            path = f"base_model.model.{name.rpartition('.')[0]}"
+            count = len(A)
+            tensors[f"{path}.lora_A.weight"] = A.reshape(count * rank, -1).contiguous()
+            tensors[f"{path}.lora_B.weight"] = B[:, :, None].expand(-1, -1, count).reshape(len(B), -1).contiguous()
+        targets: dict[str, Any] = self._modules()
+        if self.stacks:
+            targets["target_parameters"] = sorted(self.stacks)
+        return tensors, targets
+
+    def _modules(self) -> dict[str, Any]:
+        """Short names and layer numbers, as all servers read, where they say exactly what is meant; else full names."""
+        from peft import LoraConfig
+        from peft.tuners.tuners_utils import check_target_module_exists
+
+        wanted = set(self.parts)
+        if not wanted:
+            return {"target_modules": []}
+        row = self.base.row
+        suffixes = {name.removeprefix(f"{self.path}.{row.layers}.").partition(".")[2] for name in wanted}
+        layers = sorted({int(name.removeprefix(f"{self.path}.{row.layers}.").partition(".")[0]) for name in wanted})
+        linears = [n for n, m in self.model.named_modules() if isinstance(m, torch.nn.Linear)]
+        for short in ({s.rpartition(".")[2] for s in suffixes}, suffixes):
+            lines = {"target_modules": sorted(short), "layers_to_transform": layers}
+            config = LoraConfig(**lines)
+            if {name for name in linears if check_target_module_exists(config, name)} == wanted:
+                return lines
+        return {"target_modules": sorted(wanted)}
+
+
+def _skeleton(base: OpenBase) -> Any:
+    """The base's modules without memory: for their names alone."""
+    import transformers
+
+    with torch.device("meta"):
+        cls = getattr(transformers, base.architecture, None)
+        if cls is None:
+            raise NotExactError(
+                f"transformers does not export {base.architecture}, so an adapter cannot name its parts"
+            )
+        return cls(base.config)

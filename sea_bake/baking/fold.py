@@ -1,0 +1,138 @@
+"""Fold: the edit disappears into its writers, and a plain checkpoint of the base's own architecture comes out.
+
+W <- M W (and b <- M b) with M = scale · I + B A, in float64, rounded once. Shards without a writer are linked; the
+others are copied, and their writers edited in place.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sea_bake import progress
+from sea_bake.anatomy import Site
+from sea_bake.baking.measuring import measure
+from sea_bake.baking.opening import OpenBase
+from sea_bake.baking.planning import refuse_fold
+from sea_bake.baking.report import BakeReport, layers_of, record
+from sea_bake.baking.writers import Writer, find_writers, writers_of
+from sea_bake.checkpoint import carry, place
+from sea_bake.checkpoint.editing import edit_in_place
+from sea_bake.checkpoint.reader import INDEX
+from sea_bake.checkpoint.writer import linkable
+from sea_bake.edit import Edit
+from sea_bake.errors import CheckpointError
+from sea_bake.exactness import LinearEdit, linear_edits
+from sea_bake.staging import need_space, staged_folder
+
+_OWN_BYTES = 8 << 20
+
+
+def fold(
+    base: OpenBase, edits: Sequence[Edit], target: Path, *, why: str, overwrite: bool = False, copy: bool = False
+) -> BakeReport:
+    """Write the base with the edits folded into its output projections; see :func:`sea_bake.baking.bake`.
+
+    Raises:
+        NotExactError: an edit that does not fold exactly, by its settings or as measured.
+    """
+    refuse_fold(base, edits)
+    find_writers(base, edits)  # whole and editable, before anything is measured
+    measured = measure(base, edits)
+    details = {"measured": measured}
+    changes = linear_edits(edits)
+    return write_folded(base, edits, changes, target, why=why, details=details, overwrite=overwrite, copy=copy)
+
+
+def write_folded(
+    base: OpenBase,
+    edits: Sequence[Edit],
+    changes: Mapping[tuple[Site, int], LinearEdit],
+    target: Path,
+    *,
+    why: str,
+    details: dict[str, Any],
+    overwrite: bool,
+    copy: bool,
+) -> BakeReport:
+    """Write the base with its writers changed.
+
+    Args:
+        changes: (site, layer) -> the matrix that its writers are multiplied by.
+        details: goes into the report.
+    """
+    checkpoint, folder = base.checkpoint, base.checkpoint.folder
+    writers = find_writers(base, edits)
+    touched = {checkpoint.weight_map[writer.name] for writer in writers}
+    rewritten = sum((folder / shard).stat().st_size for shard in touched)
+    linked = not copy and linkable(folder, target.parent)
+    edit_bytes = sum(t.numel() * 4 for e in edits for p in e.projectors.values() for t in (p.positive, p.negative))
+    need_space(target.parent, (rewritten if linked else checkpoint.size()) + edit_bytes + _OWN_BYTES)
+    changed: dict[str, float] = {}
+    linked_bytes = 0
+    with staged_folder(target, overwrite=overwrite) as stage, progress.bar("fold", len(writers), "tensor") as advance:
+        for shard in checkpoint.shards:
+            if shard not in touched:
+                if place(folder / shard, stage / shard, copy=copy):
+                    linked_bytes += (stage / shard).stat().st_size
+                continue
+            shutil.copyfile((folder / shard).resolve(), stage / shard)
+            for writer in (w for w in writers if checkpoint.weight_map[w.name] == shard):
+                tensor = checkpoint.tensor(writer.name)
+                assert tensor is not None
+                change = changes[writer.site, writer.layer]
+                changed[writer.name] = edit_in_place(stage / shard, writer.name, tensor, change, writer.axis)
+                advance(1)
+        index = [INDEX] if checkpoint.index is not None else []
+        for name in ("config.json", *index):
+            shutil.copyfile(folder / name, stage / name)
+        left_out = carry(folder, stage, written=["config.json", *index], shards=checkpoint.shards)
+        report = BakeReport(
+            output=target,
+            how="fold",
+            why=why,
+            base=base.source.name,
+            revision=base.source.revision,
+            architecture=base.architecture,
+            sites=[edit.site.value for edit in edits],
+            layers=layers_of(edits),
+            left_out=left_out,
+            coverage=_coverage(base, edits, writers, changed, changes),
+            details=details,
+        )
+        record(stage, report, edits)
+        total = sum(f.stat().st_size for f in stage.rglob("*") if f.is_file())
+    return replace(report, bytes_linked=linked_bytes, bytes_written=total - linked_bytes)
+
+
+def _coverage(
+    base: OpenBase,
+    edits: Sequence[Edit],
+    writers: Sequence[Writer],
+    changed: dict[str, float],
+    changes: Mapping[tuple[Site, int], LinearEdit],
+) -> dict[str, Any]:
+    """What changed, by how much (relative Frobenius), and which writers of the edited layers did not.
+
+    Raises:
+        CheckpointError: a writer that had to change did not.
+    """
+    expected = [w for w in writers if not w.is_bias and not changes[w.site, w.layer].is_identity]  # a bias may be 0
+    idle = [w.name for w in expected if not changed.get(w.name)]
+    if idle:
+        raise CheckpointError(
+            f"the edit leaves {len(idle)} of {len(expected)} writers as they are ({idle[0]}, ...): it is too weak for "
+            "the dtype of this checkpoint. Nothing was written."
+        )
+    edited = {(edit.site, layer) for edit in edits for layer in edit.layers}
+    others = [
+        writer.name
+        for layer in layers_of(edits)
+        for site in (Site.ATTN, Site.MLP)
+        if (site, layer) not in edited
+        for writer in writers_of(base, site, layer)
+    ]
+    return {"changed": changed, "unchanged_writers": others}

@@ -1,0 +1,129 @@
+"""What can be done with an edit on a base, said before any heavy work; ``bake`` obeys the same verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sea_bake.anatomy import Site
+from sea_bake.baking.opening import OpenBase, check_edits, opened
+from sea_bake.baking.writers import writers_of
+from sea_bake.edit import Edit
+from sea_bake.errors import CheckpointError, NotExactError
+from sea_bake.exactness import Exactness, exactness, linear_edits, of_edit
+from sea_bake.modeling_sea import MERGES
+from sea_bake.source import ModelSource
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The verdicts on one base.
+
+    Attributes:
+        base, family: the model.
+        how: what ``bake --how auto`` does with the given edits ("fold" or "insert"); None without edits.
+        why: the reason, for people.
+        rank: rank that an adapter of the given edits has; None where there is none.
+        rows: one verdict per edit, or per site and merge of a linear edit where no edit was given.
+    """
+
+    base: str
+    family: str
+    how: str | None
+    why: str
+    rank: int | None
+    rows: list[dict[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def plan(model: str | Path | ModelSource, edits: Sequence[Edit] = (), *, revision: str | None = None) -> Plan:
+    """Fold, adapter or insert only, and why; from the headers of the checkpoint, no weight is read.
+
+    Raises:
+        SeaBakeError: the base cannot be edited at all, or an edit belongs to another model.
+    """
+    source = model if isinstance(model, ModelSource) else ModelSource.parse(model, revision)
+    with opened(source, None) as base:
+        check_edits(base, edits)
+        rows = []
+        for edit in edits:
+            settings = {"merge": edit.merge, "feature": edit.feature, "parts": edit.parts, "alpha": edit.alpha}
+            rows.append({"site": edit.site.value, **settings, **asdict(verdict(base, edit))})
+        if not edits:
+            for site in Site:
+                for merge in MERGES:
+                    found = exactness(
+                        base.row, site, merge, biased=is_biased(base, site, range(base.text.num_hidden_layers))
+                    )
+                    found = _on_disk(base, site, 0, found)
+                    rows.append({"site": site.value, "merge": merge, "feature": "identity", **asdict(found)})
+            rows.append(
+                {"site": "any", "merge": "any", "feature": "Φ", **asdict(exactness(base.row, Site.MLP, "sum", "Φ"))}
+            )
+        how, why = choose(base, edits) if edits else (None, "")
+        adapters = bool(edits) and all(row["adapter"] for row in rows)
+        rank = max(m.rank for m in linear_edits(edits).values()) if adapters else None
+        return Plan(base.source.name, base.row.model_type, how, why, rank, rows)
+
+
+def verdict(base: OpenBase, edit: Edit) -> Exactness:
+    """The exactness of an edit on a base on disk."""
+    found = of_edit(base.row, edit, biased=is_biased(base, edit.site, edit.layers))
+    return _on_disk(base, edit.site, edit.layers[0], found)
+
+
+def choose(base: OpenBase, edits: Sequence[Edit]) -> tuple[str, str]:
+    """("fold" or "insert", why): what ``--how auto`` does."""
+    for edit in edits:
+        found = verdict(base, edit)
+        if not found.fold:
+            return "insert", f"no exact fold at {edit.site.value}: {found.why}"
+    return "fold", "; ".join(dict.fromkeys(verdict(base, edit).why for edit in edits))
+
+
+def refuse_fold(base: OpenBase, edits: Sequence[Edit]) -> None:
+    """Raise NotExactError unless every edit folds exactly."""
+    for edit in edits:
+        found = of_edit(base.row, edit, biased=is_biased(base, edit.site, edit.layers))
+        if not found.fold:
+            raise NotExactError(
+                _refusal("a fold", base, edit, found.why, "or ask for the best stand-in: --approximate")
+            )
+
+
+def refuse_adapter(base: OpenBase, edits: Sequence[Edit]) -> None:
+    """Raise NotExactError unless a LoRA adapter carries every edit exactly."""
+    refuse_fold(base, edits)
+    for edit in edits:
+        found = verdict(base, edit)
+        if not found.adapter:
+            raise NotExactError(_refusal("an adapter", base, edit, found.why, "or --how fold"))
+
+
+def is_biased(base: OpenBase, site: Site, layers: Sequence[int]) -> bool:
+    """Whether any writer of a site has a bias on disk."""
+    if site is Site.BLOCK or base.is_quantised:
+        return False
+    return any(writer.is_bias for layer in layers for writer in writers_of(base, site, layer))
+
+
+def _on_disk(base: OpenBase, site: Site, layer: int, found: Exactness) -> Exactness:
+    """The verdict, given also how the writers are stored."""
+    if not found.fold:
+        return found
+    try:
+        writers_of(base, site, layer)
+    except CheckpointError as error:
+        return Exactness(False, False, str(error))
+    return found
+
+
+def _refusal(what: str, base: OpenBase, edit: Edit, why: str, other: str) -> str:
+    return (
+        f"{what} of this edit would not be exact: site {edit.site.value}, merge {edit.merge}, feature {edit.feature}, "
+        f"family {base.row.model_type}: {why}. Bake it with --how insert, which is exact for every edit, {other}."
+    )

@@ -1,0 +1,84 @@
+"""The tensors on disk that write a site's output: what a fold edits, none forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sea_bake.anatomy import Site
+from sea_bake.baking.opening import OpenBase
+from sea_bake.checkpoint.editing import FLOATS
+from sea_bake.edit import Edit
+from sea_bake.errors import CheckpointError
+
+_EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
+
+
+@dataclass(frozen=True)
+class Writer:
+    """One tensor that writes a site's output: a weight, or its bias.
+
+    Attributes:
+        name: on disk.
+        layer, site: whose output it writes.
+        axis: -1 or -2: where the output dimension lies in each matrix of the tensor.
+        is_bias: it is added to the output as it stands.
+    """
+
+    name: str
+    layer: int
+    site: Site
+    axis: int
+    is_bias: bool = False
+
+
+def find_writers(base: OpenBase, edits: Sequence[Edit]) -> list[Writer]:
+    """Every writer of every edited site and layer.
+
+    Raises:
+        CheckpointError: one is missing, of an unexpected shape, quantised, or in a dtype that cannot be edited.
+    """
+    places = sorted({(layer, edit.site) for edit in edits for layer in edit.layers})
+    return [writer for layer, site in places for writer in writers_of(base, site, layer)]
+
+
+def writers_of(base: OpenBase, site: Site, layer: int) -> list[Writer]:
+    """The writers of one site; see :func:`find_writers`."""
+    row, parts = base.row, base.layer_parts(layer)
+    experts = row.experts or ""
+    weights = [f"{row.writer(site)}.weight"]
+    if site is Site.MLP and row.fused and weights[0] not in parts:
+        count = next((n for key in _EXPERT_COUNTS if isinstance(n := getattr(base.text, key, None), int)), 0)
+        weights = [row.fused] if row.fused in parts or not experts else [experts.format(n) for n in range(count)]
+        weights += [row.shared] if row.shared else []
+    found: list[Writer] = []
+    for part in weights:
+        axis = -1 if part.removesuffix(".weight") in row.input_first else -2
+        found.append(_checked(base, Writer(f"{base.stem}.{layer}.{part}", layer, site, axis)))
+        bias = part.removesuffix("weight") + "bias" if part.endswith(".weight") else f"{part}_bias"
+        if bias in parts:
+            found.append(_checked(base, Writer(f"{base.stem}.{layer}.{bias}", layer, site, -1, is_bias=True)))
+    return found
+
+
+def _checked(base: OpenBase, writer: Writer) -> Writer:
+    name, width = writer.name, base.text.hidden_size
+    tensor = base.checkpoint.tensor(name)
+    if base.is_quantised or (tensor is not None and tensor.dtype not in FLOATS):
+        method = (base.checkpoint.config.get("quantization_config") or {}).get("quant_method", "quantised")
+        raise CheckpointError(
+            f"{base.source.name} holds quantised weights ({method}; {name}), and a fold needs plain ones: fold into "
+            "the model it was quantised from and quantise the result, or bake with --how insert, which works on top. "
+            "(transformers undoes some schemes: model.dequantize(), then save_pretrained.)"
+        )
+    if tensor is None:
+        raise CheckpointError(
+            f"{base.checkpoint.folder} lacks the tensor {name}: the checkpoint is incomplete, or a writer of "
+            f"{base.row.model_type} is called otherwise than its row in sea_bake/anatomy.py says"
+        )
+    dims = (1, 2) if writer.is_bias else (2, 3)
+    if tensor.dim() not in dims or tensor.shape[writer.axis] != width:
+        raise CheckpointError(
+            f"{name} has the unexpected shape {tuple(tensor.shape)}: its output dimension should be {width}"
+        )
+    return writer
