@@ -52,7 +52,6 @@ class Family:
         shared: on-disk name of the shared expert's writer.
         input_first: writers whose tensors are [..., ff, d] instead of [..., d, ff] (GPT-2's Conv1D).
         norm_behind: an RMSNorm stands directly behind the ``attn`` and ``mlp`` outputs, before the residual is added.
-        activation: the configuration key of the MLP's activation function.
     """
 
     model_type: str
@@ -67,7 +66,7 @@ class Family:
     shared: str | None = None
     input_first: tuple[str, ...] = ()
     norm_behind: bool = False
-    activation: str = "hidden_act"
+    activation: str | None = None
 
     def module(self, site: Site) -> str:
         """Path of the edited module inside a decoder layer; "" is the decoder layer itself."""
@@ -94,8 +93,8 @@ FAMILIES: dict[str, Family] = {
         Family("qwen2"),
         Family("qwen3"),
         Family("smollm3"),
-        Family("gemma2", norm_behind=True, activation="hidden_activation"),
-        Family("gemma3_text", norm_behind=True, activation="hidden_activation"),
+        Family("gemma2", norm_behind=True),
+        Family("gemma3_text", norm_behind=True),
         Family("phi3"),
         Family("olmo2", norm_behind=True),
         Family("granite"),
@@ -104,19 +103,17 @@ FAMILIES: dict[str, Family] = {
         Family("starcoder2", mlp_writer="mlp.c_proj"),
         Family(
             "gpt2", "transformer", "h", "attn", "mlp", "attn.c_proj", "mlp.c_proj",
-            input_first=("attn.c_proj", "mlp.c_proj"), activation="activation_function",
+            input_first=("attn.c_proj", "mlp.c_proj"),
         ),
         Family("gpt_neox", "gpt_neox", "layers", "attention", "mlp", "attention.dense", "mlp.dense_4h_to_h"),
-        Family("opt", "model.decoder", "layers", "self_attn", "fc2", "self_attn.out_proj", "fc2",
-               activation="activation_function"),
-        Family("falcon", "transformer", "h", "self_attention", "mlp", "self_attention.dense", "mlp.dense_4h_to_h",
-               activation="activation"),
+        Family("opt", "model.decoder", "layers", "self_attn", "fc2", "self_attn.out_proj", "fc2"),
+        Family("falcon", "transformer", "h", "self_attention", "mlp", "self_attention.dense", "mlp.dense_4h_to_h"),
         Family("mixtral", experts="block_sparse_moe.experts.{}.w2.weight", fused=_FUSED),
         Family("qwen2_moe", experts=_MOE, fused=_FUSED, shared="mlp.shared_expert.down_proj.weight"),
         Family("qwen3_moe", experts=_MOE, fused=_FUSED),
         Family("gpt_oss", fused=_FUSED, input_first=(_FUSED,)),
         Family("t5", "decoder", "block", "layer.0.SelfAttention", "layer.2.DenseReluDense",
-               "layer.0.SelfAttention.o", "layer.2.DenseReluDense.wo", activation="dense_act_fn"),
+               "layer.0.SelfAttention.o", "layer.2.DenseReluDense.wo"),
     )
 }  # fmt: skip
 
@@ -127,10 +124,10 @@ def family(model_type: str) -> Family:
     Raises:
         FamilyError: there is no row, or the model is already an edited one.
     """
-    if model_type.startswith(SEA_PREFIX) and model_type[len(SEA_PREFIX) :] in FAMILIES:
+    if model_type.startswith(SEA_PREFIX):
         raise FamilyError(
-            f"this model (model_type '{model_type}') is already edited by sea_bake. Start from its base model; "
-            "one fit on the joined demonstrations does what two edits in a row would do."
+            f"this model (model_type '{model_type}') is already edited by sea_bake. Start from its base model: several "
+            "edits go into one artefact (sea-bake bake BASE FIRST SECOND -o ...)."
         )
     if model_type not in FAMILIES:
         raise FamilyError(

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sea_bake.anatomy import SEA_PREFIX, Family, Site, family
+from sea_bake.anatomy import SEA_PREFIX, Family, Site
+from sea_bake.discovery import family_of
 from sea_bake.errors import WrongModelError
-from sea_bake.sites import text_config
+from sea_bake.sites import decoder_config, text_config
 from sea_bake.source import ModelSource
 
 # What makes two checkpoints interchangeable for an edit; read through transformers, so both spellings of a key count.
@@ -88,7 +89,7 @@ class BaseModel:
             FamilyError: a family that ``anatomy`` does not know.
         """
         config = text_config(model)
-        row = family(config.model_type)
+        row = family_of(config)
         stack = getattr(model.get_decoder(), row.layers)
 
         def tensor(layer: int, path: str) -> Tensor | None:
@@ -112,8 +113,8 @@ class BaseModel:
             tensor: on-disk tensor name -> the tensor or a lazy slice of it (None when there is none).
             stem: prefix of the decoder layers' tensor names, such as "model.layers".
         """
-        text = config.get_text_config(decoder=True)
-        row = family(text.model_type)
+        text = decoder_config(config)
+        row = family_of(text)
 
         def on_disk(layer: int, path: str) -> Any:
             return tensor(f"{stem}.{layer}.{path}")

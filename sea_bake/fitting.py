@@ -12,10 +12,12 @@ from sea_bake import progress, spectral
 from sea_bake.activations import Activations, Position, collect
 from sea_bake.anatomy import Site, family
 from sea_bake.demonstrations import Demonstration, builtin
+from sea_bake.discovery import family_of
 from sea_bake.edit import Edit
 from sea_bake.errors import SettingError
 from sea_bake.loading import load_model, load_tokenizer, processes
 from sea_bake.modeling_sea import FEATURES, MERGES, PARTS
+from sea_bake.sites import decoder_config, text_config
 from sea_bake.source import ModelSource
 
 # The paper's 0.998 suits 7B models. On SmolLM2-135M with generated neutral texts it keeps and drops up to 60 of 576
@@ -100,7 +102,7 @@ def fit(
         named = source or getattr(model, "name_or_path", "") or type(model).__name__
         if not isinstance(named, ModelSource):  # a path is never recorded, only the folder's own name
             named = ModelSource(Path(named).name if Path(named).exists() else str(named))
-        num_layers = model.config.get_text_config(decoder=True).num_hidden_layers
+        num_layers = text_config(model).num_hidden_layers
         activations = collect(
             model,
             tokenizer,
@@ -168,6 +170,7 @@ def _check_config(source: ModelSource, layers: str | Sequence[int]) -> None:
 
     if source.is_gguf:
         return  # its configuration is inside the file that is about to be read
+    source = source.base() if source.is_adapter else source
     kind = None
     try:
         kind = PreTrainedConfig.get_config_dict(str(source.path or source.name))[0].get("model_type")
@@ -176,8 +179,8 @@ def _check_config(source: ModelSource, layers: str | Sequence[int]) -> None:
         if isinstance(kind, str) and kind not in CONFIG_MAPPING:
             family(kind)  # edited already, or unknown to transformers too
         return  # loading the model tells it better
-    text = config.get_text_config(decoder=True)
-    family(text.model_type)
+    text = decoder_config(config)
+    family_of(text)
     if not (isinstance(layers, str) and layers.startswith("signature")):
         spectral.select_layers(layers, text.num_hidden_layers)
 

@@ -1,26 +1,39 @@
-"""Find the edited modules of a living model, and watch their outputs with hooks that are always taken off again."""
+"""Find the edited modules of a living model."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator
+import copy
+from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import nn
 
-from sea_bake.anatomy import Family, Site, family
+from sea_bake.anatomy import Family, Site
+from sea_bake.discovery import family_of
 from sea_bake.errors import FamilyError, SettingError
+from sea_bake.hooks import hooked
+
+__all__ = ["decoder_config", "hooked", "model_family", "site_modules", "text_config"]
 
 
 def text_config(model: Any) -> Any:
     """The decoder's configuration, also of a model that wraps it."""
-    return model.config.get_text_config(decoder=True)
+    return decoder_config(model.config)
+
+
+def decoder_config(config: Any) -> Any:
+    """The same from a configuration alone."""
+    text = config.get_text_config(decoder=True)
+    layers = getattr(text, "num_decoder_layers", None)
+    if layers and layers != text.num_hidden_layers:  # T5, whose two stacks may differ
+        text = copy.deepcopy(text)
+        text.num_hidden_layers = layers
+    return text
 
 
 def model_family(model: Any) -> Family:
     """The family row of a living model. Raises FamilyError when there is none."""
-    return family(text_config(model).model_type)
+    return family_of(text_config(model))
 
 
 def site_modules(model: Any, site: Site, layers: Iterable[int]) -> dict[int, nn.Module]:
@@ -46,29 +59,3 @@ def site_modules(model: Any, site: Site, layers: Iterable[int]) -> dict[int, nn.
                 f"{type(stack[layer]).__name__} has no module '{row.module(site)}', as {row.model_type} should"
             ) from None
     return modules
-
-
-@contextlib.contextmanager
-def hooked(
-    modules: dict[int, nn.Module], act: Callable[[int, torch.Tensor], torch.Tensor | None], *, first: bool = False
-) -> Iterator[None]:
-    """Call ``act(layer, output)`` on each module's output; what it returns, unless None, replaces that output.
-
-    Outputs that are tuples are seen through their first element. The hooks are removed also after an exception.
-    ``first``: before all other hooks, also those that transformers leaves on a model to record hidden states.
-    """
-
-    def hook_of(layer: int) -> Callable[..., Any]:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-            first = output[0] if isinstance(output, tuple) else output
-            replaced = act(layer, first)
-            if replaced is None:
-                return None
-            return (replaced, *output[1:]) if isinstance(output, tuple) else replaced
-
-        return hook
-
-    with contextlib.ExitStack() as stack:
-        for layer, module in modules.items():
-            stack.callback(module.register_forward_hook(hook_of(layer), prepend=first).remove)
-        yield

@@ -71,6 +71,7 @@ def adapter(
         "fan_in_fan_out": False,
         **targets,
     }
+    names.check(config, tensors)
     with staged_folder(target, overwrite=overwrite) as stage:
         save_file(tensors, str(stage / WEIGHTS), metadata={"format": "pt"})
         write_json(stage / CONFIG, config)
@@ -125,8 +126,10 @@ class _Names:
         if part == row.fused:
             self.stacks[f"{layer}.{part}"] = factors
         elif row.experts and row.fused and part not in (row.shared, f"{row.writer(writer.site)}.weight"):
-            before, _, after = row.experts.partition("{}")
-            if part.startswith(before) and part.endswith(after):
+            before, braces, after = row.experts.partition("{}")
+            if not braces:
+                self.stacks[f"{layer}.{row.fused}"] = factors
+            elif part.startswith(before) and part.endswith(after):
                 number = int(part.removeprefix(before).removesuffix(after))
                 self.experts.setdefault(f"{layer}.{row.fused}", {})[number] = factors
         else:
@@ -147,10 +150,33 @@ class _Names:
             count = len(A)
             tensors[f"{path}.lora_A.weight"] = A.reshape(count * rank, -1).contiguous()
             tensors[f"{path}.lora_B.weight"] = B[:, :, None].expand(-1, -1, count).reshape(len(B), -1).contiguous()
-        targets: dict[str, Any] = self._modules()
-        if self.stacks:
-            targets["target_parameters"] = sorted(self.stacks)
-        return tensors, targets
+        if not self.stacks:
+            return tensors, self._modules()
+        # Weights beside the experts are named as parameters too: PEFT takes a *module* called like the experts' writer
+        # for the experts themselves, in the families that it converts from transformers 4.
+        return tensors, {
+            "target_modules": [],
+            "target_parameters": sorted([*self.stacks, *(f"{name}.weight" for name in self.parts)]),
+        }
+
+    def check(self, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Let PEFT itself look for its targets: a name that it reads otherwise would give the unedited base.
+
+        Raises:
+            NotExactError: PEFT makes other tensors of this configuration than ours.
+        """
+        from peft import LoraConfig, get_peft_model
+
+        options = {key: value for key, value in config.items() if key not in ("peft_type", "revision", "task_type")}
+        model = get_peft_model(self.model, LoraConfig(**options), low_cpu_mem_usage=True)
+        theirs = {n.replace(".default", ""): tuple(p.shape) for n, p in model.named_parameters() if ".lora_" in n}
+        ours = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if theirs != ours:
+            odd = sorted({*theirs.items()} ^ {*ours.items()})[0]
+            raise NotExactError(
+                f"PEFT does not find the targets of an adapter for {self.base.row.model_type} as meant ({odd[0]}; "
+                f"{len(theirs)} tensors for {len(ours)}). Bake with --how fold."
+            )
 
     def _modules(self) -> dict[str, Any]:
         """Short names and layer numbers, as all servers read, where they say exactly what is meant; else full names."""
@@ -158,8 +184,6 @@ class _Names:
         from peft.tuners.tuners_utils import check_target_module_exists
 
         wanted = set(self.parts)
-        if not wanted:
-            return {"target_modules": []}
         row = self.base.row
         suffixes = {name.removeprefix(f"{self.path}.{row.layers}.").partition(".")[2] for name in wanted}
         layers = sorted({int(name.removeprefix(f"{self.path}.{row.layers}.").partition(".")[0]) for name in wanted})

@@ -17,9 +17,11 @@ from torch import Tensor
 from sea_bake.anatomy import Site
 from sea_bake.baking.opening import OpenBase
 from sea_bake.baking.writers import Writer, writers_of
+from sea_bake.discovery import load_state, one_layer_config
 from sea_bake.edit import Edit
 from sea_bake.errors import NotExactError
-from sea_bake.sites import hooked, site_modules
+from sea_bake.hooks import hooked
+from sea_bake.sites import site_modules
 
 _TOKENS = 8
 # A few roundings of the largest entry; what must be noticed (a lost writer, a norm) changes it by the size of itself.
@@ -109,9 +111,8 @@ def one_layer(base: OpenBase, layer: int, shifted: Sequence[Writer] = ()) -> Ite
         NotExactError: its tensors are not those that transformers expects of such a layer.
     """
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
-    from transformers.utils import logging
 
-    config = _one_layer_config(base.text, layer)
+    config = one_layer_config(base.text, layer)
     mapping = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     cls = mapping._model_mapping[type(config)]
     cls = cls[0] if isinstance(cls, tuple) else cls
@@ -123,19 +124,7 @@ def one_layer(base: OpenBase, layer: int, shifted: Sequence[Writer] = ()) -> Ite
         axis = axes.get(prefix + part)
         state[stem + part] = tensor if axis is None else -tensor.roll(1, dims=axis)
     dtype = next(t.dtype for t in state.values() if t.is_floating_point())
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # what lies outside of the layer is random, but always the same
-            model, info = cls.from_pretrained(
-                None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
-            )
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
+    model, info = load_state(cls, config, state, dtype)
     wrong = [k for k in info["missing_keys"] if k.startswith(stem) and "relative_attention_bias" not in k]
     wrong += [*info["unexpected_keys"], *map(str, info["mismatched_keys"])]
     if wrong:
@@ -143,25 +132,4 @@ def one_layer(base: OpenBase, layer: int, shifted: Sequence[Writer] = ()) -> Ite
             f"layer {layer} of {base.source.name} cannot be measured: transformers misses or does not expect "
             f"{wrong[0]} in it. Bake with --how insert."
         )
-    yield model.eval()
-
-
-def _one_layer_config(text: Any, layer: int) -> Any:
-    """The decoder's configuration, cut to the kind of one of its layers, with hardly any vocabulary."""
-    data = text.to_dict()
-    count = text.num_hidden_layers
-    for key, value in data.items():
-        if isinstance(value, list) and len(value) == count:
-            data[key] = [value[layer]]  # layer_types, no_rope_layers, ...
-    dense = layer in (data.get("mlp_only_layers") or [])
-    step = data.get("decoder_sparse_step") or 1
-    data |= {"mlp_only_layers": [0] if dense or (layer + 1) % step else [], "decoder_sparse_step": 1}
-    if "first_k_dense_replace" in data:
-        data["first_k_dense_replace"] = int(layer < data["first_k_dense_replace"])
-    data |= {"num_hidden_layers": 1, "num_layers": 1, "num_decoder_layers": 1, "n_layer": 1, "vocab_size": 8}
-    known = {*text.to_dict(), *text.attribute_map}
-    data = {key: value for key, value in data.items() if key in known}
-    data |= {key: None for key in ("pad_token_id", "bos_token_id", "eos_token_id") if key in data}
-    config = type(text).from_dict(data)
-    config._attn_implementation = "eager"
-    return config
+    yield model

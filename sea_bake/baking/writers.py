@@ -49,7 +49,9 @@ def writers_of(base: OpenBase, site: Site, layer: int) -> list[Writer]:
     weights = [f"{row.writer(site)}.weight"]
     if site is Site.MLP and row.fused and weights[0] not in parts:
         count = next((n for key in _EXPERT_COUNTS if isinstance(n := getattr(base.text, key, None), int)), 0)
-        weights = [row.fused] if row.fused in parts or not experts else [experts.format(n) for n in range(count)]
+        weights = (
+            [row.fused] if row.fused in parts or not experts else [*dict.fromkeys(map(experts.format, range(count)))]
+        )
         weights += [row.shared] if row.shared else []
     found: list[Writer] = []
     for part in weights:

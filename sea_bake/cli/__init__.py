@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from sea_bake.cli import bake, demo, fit, importing, inspect, verify
+from sea_bake.cli import bake, demo, fit, importing, inspect, plan, verify
 from sea_bake.errors import SeaBakeError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("fit")(fit.fit)
+app.command("plan")(plan.plan)
 app.command("bake")(bake.bake)
 app.command("verify")(verify.verify)
 app.command("inspect")(inspect.inspect)

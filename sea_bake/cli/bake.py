@@ -21,9 +21,11 @@ def bake(
     how: Annotated[
         str,
         typer.Option(
-            help="insert: an SEALayer behind each edited module. Exact for every edit; loads with custom code."
+            help="auto: fold where that is exact, else insert. fold: into the output projections, a plain checkpoint. "
+            "adapter: the fold as a PEFT LoRA. insert: an SEALayer behind each edited module; exact for every edit, "
+            "loads with custom code. (sea-bake plan says which are exact, and why.)"
         ),
-    ] = "insert",
+    ] = "auto",
     copy: Annotated[
         bool, typer.Option("--copy", help="Copy unedited shards instead of hard-linking them to the base's files.")
     ] = False,
