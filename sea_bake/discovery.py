@@ -1,8 +1,8 @@
 """Find the parts of a decoder that ``anatomy`` has no row for, and prove them: on one layer, with random weights.
 
 What stands where is not guessed from names. A module that does the same to each token, in whatever order they stand,
-is the MLP, one that does not is the attention; and a tensor on disk is the writer of a site when Q, a cyclic shift with
-its sign turned, multiplied onto it, comes out of the site. What cannot be proved so is refused.
+is the MLP, one that does not is the attention; and a tensor on disk is the writer of a site when Q, a cyclic shift
+doubled and with its sign turned, multiplied onto it, comes out of the site. What cannot be proved so is refused.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from sea_bake.anatomy import SEA_PREFIX, Family, family
 from sea_bake.errors import FamilyError
 from sea_bake.hooks import first_of, hooked
+from sea_bake.one_layer import load_state, one_layer_config
 
 _TOKENS = 6
 _ROOM = 1e-4  # float32: a few roundings; what must be noticed is of the size of the output itself
@@ -39,7 +40,8 @@ def family_of(text: Any) -> Family:
     except FamilyError:
         if text.model_type.startswith(SEA_PREFIX):
             raise
-        return _discovered(text.model_type, json.dumps(text.to_dict(), default=str), type(text))
+        kind: Any = type(text)
+        return _discovered(text.model_type, json.dumps(text.to_dict(), default=str), kind)
 
 
 @functools.lru_cache(maxsize=16)
@@ -58,26 +60,6 @@ def _discovered(model_type: str, data: str, kind: Any) -> Family:
     dense = next((row for row in rows if row.experts is None and row.fused is None), rows[0])
     mixed = next((row for row in rows if row is not dense and (row.experts or row.fused)), dense)
     return replace(dense, experts=mixed.experts, fused=mixed.fused, shared=mixed.shared)
-
-
-def one_layer_config(text: Any, layer: int) -> Any:
-    """A decoder's configuration, cut to the kind of one of its layers, with hardly any vocabulary."""
-    known = {*text.to_dict(), *text.attribute_map}
-    data = text.to_dict()
-    for key, value in data.items():
-        if isinstance(value, list) and len(value) == text.num_hidden_layers:
-            data[key] = [value[layer]]  # layer_types, no_rope_layers, ...
-    step = data.get("decoder_sparse_step") or 1
-    dense = layer in (data.get("mlp_only_layers") or []) or (layer + 1) % step
-    data |= {"mlp_only_layers": [0] if dense else [], "decoder_sparse_step": 1}
-    if isinstance(data.get("first_k_dense_replace"), int):
-        data["first_k_dense_replace"] = int(layer < data["first_k_dense_replace"])
-    data |= {"num_hidden_layers": 1, "num_layers": 1, "num_decoder_layers": 1, "n_layer": 1, "vocab_size": 8}
-    data = {key: value for key, value in data.items() if key in known}
-    data |= {key: None for key in ("pad_token_id", "bos_token_id", "eos_token_id") if key in data}
-    config = type(text).from_dict(data)
-    config._attn_implementation = "eager"
-    return config
 
 
 def _discover(text: Any, layer: int, found: dict[str, str]) -> Family:
@@ -161,13 +143,11 @@ def _candidates(model: Any, block: nn.Module, width: int) -> list[tuple[str, boo
         handle.remove()
     found = []
     for path, seen in calls.items():
-        output = seen[0][2]
-        if (
-            len(seen) == 1
-            and isinstance(output, Tensor)
-            and output.numel() == _TOKENS * width == output.shape[-1] * _TOKENS
-        ):
-            found.append((path, _mixes(block.get_submodule(path), *seen[0])))
+        module, output = block.get_submodule(path), seen[0][2]
+        if len(seen) > 1 or not isinstance(output, Tensor) or not any(p.dim() > 1 for p in module.parameters()):
+            continue  # called more than once, or nothing that could hold a writer
+        if output.numel() == _TOKENS * width == output.shape[-1] * _TOKENS:
+            found.append((path, _mixes(module, *seen[0])))
     return sorted(found, key=lambda item: item[0].count("."))
 
 
@@ -206,17 +186,19 @@ def _writers(
 ) -> tuple[list[str], tuple[str, ...]] | None:
     """Patterns of the tensors that write a module's output, and which are stored input first; None if unproved."""
     before = _output(model, block.get_submodule(path), {})
-    expected = -before.roll(1, dims=-1)
+    expected = -2 * before.roll(1, dims=-1)
     groups = list(_groups(on_disk, width))
     for size in (1, 2):
         for chosen in combinations(groups, size):
+            if size == 2 and not any("{}" in pattern or on_disk[names[0]].dim() == 3 for pattern, names, _ in chosen):
+                continue  # two that add up to an output: only experts and the shared one do
             shifted: dict[str, Tensor] = {}
             for _, members, axis in chosen:
                 for name in members:
-                    shifted[name] = -on_disk[name].roll(1, dims=axis)
+                    shifted[name] = -2 * on_disk[name].roll(1, dims=axis)
                     bias = f"{name.removesuffix('.weight')}.bias" if name.endswith(".weight") else f"{name}_bias"
                     if bias in on_disk:
-                        shifted[bias] = -on_disk[bias].roll(1, dims=-1)
+                        shifted[bias] = -2 * on_disk[bias].roll(1, dims=-1)
             after = _output(model, block.get_submodule(path), {**on_disk, **shifted})
             if float((after - expected).abs().max()) <= _ROOM * float(expected.abs().max()):
                 first = tuple(pattern.removesuffix(".weight") for pattern, _, axis in chosen if axis == -1)
@@ -279,29 +261,3 @@ def _with_writers(
     fused = named[-1].removeprefix(prefix) if named else None
     shared = plain[0] if plain else None
     return replace(row, experts=experts[0] if experts[0] != fused else None, fused=fused, shared=shared)
-
-
-def load_state(
-    cls: Any, config: Any, state: Mapping[str, Tensor], dtype: torch.dtype = torch.float32
-) -> tuple[Any, Any]:
-    """A model from tensors under their on-disk names, through transformers' own loader and its conversions.
-
-    Returns:
-        The model in evaluation mode, and transformers' loading info. What ``state`` lacks is random, always the same.
-    """
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model, info = cls.from_pretrained(
-                None, config=config, state_dict=dict(state), dtype=dtype, output_loading_info=True
-            )
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-    return model.eval(), info

@@ -106,9 +106,10 @@ class LinearEdit:
         return self.scale == 1.0 and not bool(self.B.any())
 
     def __call__(self, W: Tensor) -> Tensor:
-        """M W for W [d, ...] (any float dtype), in float64."""
-        flat = W.double().reshape(len(W), -1)
-        return (self.scale * flat + self.B @ (self.A @ flat)).reshape(W.shape)
+        """M W for W [d, ...], in W's own dtype."""
+        flat = W.reshape(len(W), -1)
+        A, B = self.A.to(W.dtype), self.B.to(W.dtype)
+        return torch.addmm(flat, B, A @ flat, beta=self.scale).reshape(W.shape)
 
     def then(self, other: LinearEdit) -> LinearEdit:
         """The two in a row, this one first; thin again."""

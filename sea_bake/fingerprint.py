@@ -135,6 +135,8 @@ class BaseModel:
                 found = next((t for path in paths if (t := tensor(layer, path)) is not None), None)
                 if found is None or found.dim() not in (2, 3) or not found.is_floating_point():
                     continue  # a quantised weight has no comparable values
+                if found.dtype.itemsize < 2:
+                    continue  # neither has an FP8 one, which some devices dequantise on loading
                 if found.device.type == "meta":
                     continue  # neither has an offloaded one
                 dtype = str(found.dtype).removeprefix("torch.")

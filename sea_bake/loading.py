@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from sea_bake.errors import CheckpointError, SettingError, missing_extra
+from sea_bake.lora import merge_into
 from sea_bake.source import ModelSource
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -57,6 +58,28 @@ def _arguments(source: ModelSource, trust_remote_code: bool) -> tuple[str, dict[
     return source.name, {**options, "revision": source.revision or "main"}
 
 
+def language_models(model_type: str) -> dict[str, str]:
+    """Auto class -> class name, of what answers text in a family of transformers; most have one, some several."""
+    from transformers.models.auto import modeling_auto as auto
+
+    names = {
+        "AutoModelForCausalLM": auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        "AutoModelForSeq2SeqLM": auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+        "AutoModelForImageTextToText": auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    }
+    return {name: mapping[model_type] for name, mapping in names.items() if model_type in mapping}
+
+
+def auto_class(config: dict[str, Any]) -> str:
+    """The Auto class that loads a checkpoint, by its config.json: that of its custom code, or of its architecture."""
+    heads = language_models(str(config.get("model_type"))) | (config.get("auto_map") or {})
+    named = (config.get("architectures") or [None])[0]
+    for auto, reference in heads.items():
+        if auto.startswith("AutoModelFor") and (named is None or str(reference).split(".")[-1] == named):
+            return auto
+    return "AutoModelForCausalLM"
+
+
 def load_model(
     model: str | Path | ModelSource,
     *,
@@ -65,10 +88,10 @@ def load_model(
     device: str | None = None,
     trust_remote_code: bool = False,
 ) -> Any:
-    """A causal LM in evaluation mode.
+    """A language model in evaluation mode: causal, encoder-decoder, or one that reads images too.
 
     Args:
-        model: folder, .gguf file or Hub id.
+        model: folder, .gguf file or Hub id; or a PEFT adapter, which is then merged into the base that it names.
         dtype: "auto" (the checkpoint's own; float32 for a GGUF), or a float dtype.
         device: "auto" spreads the model over all devices through accelerate; None takes cuda when there is one.
         trust_remote_code: passed on to transformers; never switched on by us.
@@ -76,9 +99,11 @@ def load_model(
     Raises:
         CheckpointError: it cannot be loaded; the message carries transformers' own reason.
     """
-    from transformers import AutoModelForCausalLM
+    import transformers
 
-    source = model if isinstance(model, ModelSource) else ModelSource.parse(model, revision)
+    source = _located(model if isinstance(model, ModelSource) else ModelSource.parse(model, revision))
+    if source.is_adapter:
+        return _with_adapter(source, parse_dtype(dtype), device, trust_remote_code)
     name, options = _arguments(source, trust_remote_code)
     wanted = parse_dtype(dtype)
     options["dtype"] = torch.float32 if wanted == "auto" and source.is_gguf else wanted
@@ -87,13 +112,42 @@ def load_model(
     if device != "cpu":
         options["device_map"] = device
     try:
-        loaded, found = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **options)
+        auto = "AutoModelForCausalLM" if source.is_gguf else auto_class(_config_json(name, options))
+        loaded, found = getattr(transformers, auto).from_pretrained(name, output_loading_info=True, **options)
     except Exception as error:
         raise _unloadable("the model", source, error) from error
     if found["missing_keys"]:  # transformers fills them with random numbers, and goes on
         lost = sorted(found["missing_keys"])
         raise CheckpointError(f"'{source.name}' is incomplete: it lacks {lost[0]} (and {len(lost) - 1} other tensors)")
     return loaded.eval()
+
+
+def _located(source: ModelSource) -> ModelSource:
+    """An adapter on the Hub becomes one on disk, so that it is known as an adapter; any other source stays as it is."""
+    from transformers.utils import find_adapter_config_file
+
+    try:
+        found = source.path is None and find_adapter_config_file(source.name, revision=source.revision)
+    except Exception:  # loading tells it better
+        found = None
+    return source.on_disk() if found else source
+
+
+def _with_adapter(source: ModelSource, dtype: torch.dtype | str, device: str | None, trust_remote_code: bool) -> Any:
+    """Merged in the base's own dtype, as on disk; cast only then, so that the merged checkpoint would be the same."""
+    model = load_model(source.base(), device=device, trust_remote_code=trust_remote_code)
+    merge_into(model, source)
+    for parameter in model.parameters():
+        if isinstance(dtype, torch.dtype) and parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    model.config._commit_hash = source.revision  # the fingerprint's, and not the bare base's
+    return model
+
+
+def _config_json(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    from transformers import PreTrainedConfig
+
+    return PreTrainedConfig.get_config_dict(name, **{k: v for k, v in options.items() if k == "revision"})[0]
 
 
 def load_tokenizer(
@@ -106,7 +160,9 @@ def load_tokenizer(
     """
     from transformers import AutoTokenizer
 
-    source = model if isinstance(model, ModelSource) else ModelSource.parse(model, revision)
+    source = _located(model if isinstance(model, ModelSource) else ModelSource.parse(model, revision))
+    if source.is_adapter and not (source.folder() / "tokenizer_config.json").is_file():
+        source = source.base()
     name, options = _arguments(source, trust_remote_code)
     try:
         return AutoTokenizer.from_pretrained(name, **options)

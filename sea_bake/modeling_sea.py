@@ -13,7 +13,7 @@ It reads no files, opens no sockets and runs no code but what stands here. It do
        {"module": "mlp",                     # edited module inside a decoder layer; "" is the decoder layer itself
         "merge": "l2", "feature": "identity", "parts": "both", "alpha": 1.0,
         "ranks": {"10": [3, 2], "11": [4, 1]}}],  # decoder layer -> [k+, k-]
-     "guard": {"hidden_act": "silu"}}        # true values of keys that config.json holds a warning in instead, so that
+     "guard": {"num_attention_heads": 9}}    # true values of keys that config.json holds a warning in instead, so that
                                              # LlamaForCausalLM, which ignores ``sea``, fails and never loads the base
 """
 
@@ -22,7 +22,7 @@ import transformers
 from torch import nn
 from torch.nn import functional as F
 
-GUARD = "{value} (edited by sea_bake: load it with the Auto classes and trust_remote_code=True)"
+GUARD = "{} (edited by sea_bake: load it with the Auto classes and trust_remote_code=True)"
 EPS = 1e-4  # how near to the ends of its range an inverse feature function is evaluated (the released code's value)
 
 
@@ -129,24 +129,32 @@ class _Edited:
         return self.sea(output)
 
 
+def put(config, guard, form=lambda value: value):
+    """A configuration's dictionary with the guard's values in it, also inside of its parts, each through ``form``."""
+    changed = {k: put(config.get(k) or {}, v, form) if isinstance(v, dict) else form(v) for k, v in guard.items()}
+    return {**config, **changed}
+
+
 class _EditedConfig:
     """Mixin for a configuration: puts back what the guard stands in front of."""
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
         guard = (config_dict.get("sea") or {}).get("guard") or {}
-        return super().from_dict({**config_dict, **guard}, **kwargs)
+        return super().from_dict(put(config_dict, guard), **kwargs)
 
     def to_json_file(self, *args, **kwargs):
         """``save_pretrained``: the guard stands in the file again, and only there."""
-        guard = (self.sea or {}).get("guard") or {}
-        for key, value in guard.items():
-            setattr(self, key, GUARD.format(value=value))
+        self._guard(GUARD.format)
         try:
             super().to_json_file(*args, **kwargs)
         finally:
-            for key, value in guard.items():
-                setattr(self, key, value)
+            self._guard(lambda value: value)
+
+    def _guard(self, form):
+        for key, value in ((self.sea or {}).get("guard") or {}).items():
+            part, values = (getattr(self, key), value) if isinstance(value, dict) else (self, {key: value})
+            vars(part).update({k: form(v) for k, v in values.items()})  # setattr would insist on a number
 
 
 class _EditedModel:
@@ -164,6 +172,13 @@ class _EditedModel:
         self._keep_in_fp32_modules_strict = {*(self._keep_in_fp32_modules_strict or ()), "sea"}
         self.post_init()
 
+    def set_submodule(self, target, module, *args, **kwargs):
+        """Quantisers put a linear of their own in the place of one: its edit moves along."""
+        sea = getattr(self.get_submodule(target), "sea", None)
+        super().set_submodule(target, module, *args, **kwargs)
+        if sea is not None and not hasattr(module, "sea"):
+            _edit(module, sea)
+
     @torch.no_grad()
     def _init_weights(self, module):
         if isinstance(module, SEALayer):
@@ -176,20 +191,31 @@ class _EditedModel:
 
 def _attach(decoder, config):
     text = config.get_text_config(decoder=True)
-    stacks = [m for m in decoder.children() if isinstance(m, nn.ModuleList) and len(m) == text.num_hidden_layers]
+    depths = {text.num_hidden_layers, decoder.config.num_hidden_layers}  # T5's decoder has a configuration of its own
+    stacks = [m for m in decoder.children() if isinstance(m, nn.ModuleList) and len(m) in depths]
     if len(stacks) != 1:
-        raise ValueError(f"{type(decoder).__name__} has {len(stacks)} stacks of {text.num_hidden_layers} layers, not 1")
+        raise ValueError(f"{type(decoder).__name__} has {len(stacks)} stacks of {depths} layers, not 1")
     for edit in config.sea["edits"]:
         settings = {key: edit[key] for key in ("merge", "feature", "parts", "alpha")}
         for layer, ranks in edit["ranks"].items():
             module = stacks[0][int(layer)]
             if edit["module"]:
                 module = module.get_submodule(edit["module"])
-            if not isinstance(module, _Edited):
-                module.sea = nn.Sequential()
-                # A subclass, not a wrapper: every parameter keeps its name.
-                module.__class__ = _sea_class(type(module))
+            if not hasattr(module, "sea"):
+                _edit(module, nn.Sequential())
             module.sea.append(SEALayer(text.hidden_size, ranks, **settings))
+
+
+def _edit(module, sea):
+    module.sea = sea
+    if "weight" in module._parameters:  # a linear (OPT's fc2) keeps its type, or quantisers would not know it
+        module.register_forward_hook(_edited_output)
+    else:  # a subclass, not a wrapper: every parameter keeps its name
+        module.__class__ = _sea_class(type(module))
+
+
+def _edited_output(module, args, output):
+    return module.sea(output)
 
 
 def _sea_class(base):
@@ -207,7 +233,10 @@ def _sea_class(base):
         _register_conversion(base, name)
     else:
         mixins = (_Edited,)
-    globals()[name] = type(name, (*mixins, base), body)
+    bases = (*mixins, base)
+    if issubclass(base, transformers.GenerationMixin):
+        bases += (transformers.GenerationMixin,)  # named itself, or the Auto classes make another class that has it
+    globals()[name] = type(name, bases, body)
     _register_outputs(globals()[name])
     return globals()[name]
 

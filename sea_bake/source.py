@@ -1,7 +1,10 @@
-"""What a user may call a model: a folder, a .gguf file, or a Hub id; and how each becomes files on disk."""
+"""What a user may call a model: a folder, a .gguf file, a Hub id, or a PEFT adapter that names its base; and how each
+becomes files on disk.
+"""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +24,7 @@ _NOT_FETCHED = [
     "*.ot",
     "original/*",
 ]
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,8 @@ class ModelSource:
 
     Attributes:
         name: what artefacts record: the Hub id, or the last part of a local path (never the path itself).
-        path: the local folder, or the .gguf file; None for a Hub id that has not been downloaded.
+        path: the local folder (of a checkpoint or of a PEFT adapter), or the .gguf file; None for a Hub id that has
+            not been downloaded.
         revision: commit hash or branch, for a Hub id.
     """
 
@@ -40,6 +45,11 @@ class ModelSource:
     @property
     def is_gguf(self) -> bool:
         return self.path is not None and self.path.suffix == ".gguf"
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it is a PEFT adapter on disk: the model is then its base with the adapter merged."""
+        return self.path is not None and (self.path / ADAPTER_CONFIG).is_file()
 
     @classmethod
     def parse(cls, model: str | Path, revision: str | None = None) -> ModelSource:
@@ -53,10 +63,15 @@ class ModelSource:
             path = path.absolute()
             if path.is_file() and path.suffix != ".gguf":
                 raise CheckpointError(f"{path} is a file: give the checkpoint's folder, a .gguf file, or a Hub id")
-            if path.is_dir() and not (path / "config.json").is_file():
+            if path.is_dir() and not any((path / name).is_file() for name in ("config.json", ADAPTER_CONFIG)):
                 raise CheckpointError(
                     f"{path} holds no config.json, so it is not a Hugging Face checkpoint "
                     f"(it holds: {', '.join(sorted(p.name for p in path.iterdir())[:8]) or 'nothing'})"
+                )
+            if (path / ADAPTER_CONFIG).is_file() and any(path.glob("model*.safetensors")):
+                raise CheckpointError(
+                    f"{path} holds both a model and an adapter ({ADAPTER_CONFIG}): give each a folder of its own, "
+                    "since it cannot be told which one is meant"
                 )
             return cls(path.name, path, revision)
         text = str(model)
@@ -82,6 +97,37 @@ class ModelSource:
                 f"no model '{self.name}': there is no such folder here, and the Hub did not give it either ({reason})"
             ) from error
         return ModelSource(self.name, folder, folder.name)  # a snapshot's folder is named after its commit
+
+    def base(self) -> ModelSource:
+        """The model under a PEFT adapter: what its configuration says, or the folder of that name beside the adapter.
+
+        Raises:
+            CheckpointError: it names none, or one that is neither here nor a Hub id; the message says what to do.
+        """
+        assert self.path is not None
+        config = self.path / ADAPTER_CONFIG
+        try:
+            data = json.loads(config.read_text("utf-8"))
+            name, revision = data.get("base_model_name_or_path"), data.get("revision")
+        except (OSError, ValueError, RecursionError, AttributeError) as error:
+            raise CheckpointError(f"{config} cannot be read as JSON: {error}") from error
+        if not isinstance(name, str) or not name.strip():
+            raise CheckpointError(f"{config} does not name the adapter's base: write it into base_model_name_or_path")
+        beside = self.path.parent / name.rstrip("/").rpartition("/")[2]
+        found = next((p for p in (Path(name).expanduser(), beside) if p.exists()), name)
+        try:
+            base = ModelSource.parse(found, revision if isinstance(revision, str) and found == name else None)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"the base of the adapter {self.path}, '{name}', is neither there nor beside the adapter nor a Hub id: "
+                f"put its folder at {beside}, or correct base_model_name_or_path in {config.name} ({error})"
+            ) from error
+        if base.is_adapter or base.is_gguf:
+            raise CheckpointError(
+                f"the base of the adapter {self.path}, '{name}', is itself an adapter or a GGUF"
+                f": merge or convert it first, and name the result in base_model_name_or_path of {config.name}"
+            )
+        return base
 
     def folder(self) -> Path:
         """Path of the checkpoint's folder (or .gguf file); see :meth:`on_disk`."""

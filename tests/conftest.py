@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -97,7 +98,7 @@ class Workshop:
         from sea_bake import bake
 
         def make() -> Path:
-            return bake(self.base(family), self.edit(family, *setting), self.folder / name).output
+            return bake(self.base(family), self.edit(family, *setting), self.folder / name, how="insert").output
 
         name = "-".join(["sea", family, *setting])
         return self.once(name, make)
@@ -105,9 +106,10 @@ class Workshop:
 
 def load(folder: Path, dtype: torch.dtype | str = "auto", **options: Any) -> Any:
     """A checkpoint as any user would load it; nothing missing, unexpected or mismatched."""
-    from transformers import AutoModelForCausalLM
+    import families
 
-    model, info = AutoModelForCausalLM.from_pretrained(
+    model_type = json.loads((folder / "config.json").read_text("utf-8"))["model_type"]
+    model, info = families.auto(model_type).from_pretrained(
         folder, dtype=dtype, trust_remote_code=True, output_loading_info=True, **options
     )
     problems = {key: sorted(map(str, value)) for key, value in info.items() if value}

@@ -15,14 +15,33 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSeq2SeqLM,
+    Cohere2Config,
+    FalconConfig,
+    Gemma2Config,
+    Gemma3Config,
     Gemma3TextConfig,
     GPT2Config,
+    GPTNeoXConfig,
+    GptOssConfig,
+    GraniteConfig,
     LlamaConfig,
+    LlavaConfig,
     MistralConfig,
     MixtralConfig,
+    Olmo2Config,
+    OPTConfig,
+    Phi3Config,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    Qwen2MoeConfig,
     Qwen3Config,
+    Qwen3MoeConfig,
+    SmolLM3Config,
+    StableLmConfig,
+    Starcoder2Config,
+    T5Config,
 )
 
 from sea_bake import Demonstration
@@ -31,58 +50,138 @@ VOCAB = 128
 # With a deviation of 0.3 and a width of 48, a linear enlarges a vector by 0.3 * sqrt(48) = 2.1: the layers move the
 # residual stream as much as trained ones do, so an edit of one is seen in the logits.
 SPREAD = 0.3
+SPECIAL: dict[str, Any] = {"vocab_size": VOCAB, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 COMMON: dict[str, Any] = {
-    "vocab_size": VOCAB,
+    **SPECIAL,
     "hidden_size": 48,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "max_position_embeddings": 256,
     "initializer_range": SPREAD,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
+}
+GROUPED: dict[str, Any] = {**COMMON, "intermediate_size": 96, "num_key_value_heads": 2}
+# A window shorter than the tests' texts, so that it matters.
+WINDOW = 8
+EXPERTS: dict[str, Any] = {"moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2}
+GEMMA: dict[str, Any] = {
+    **GROUPED,
+    "head_dim": 16,
+    "sliding_window": WINDOW,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "query_pre_attn_scalar": 16,
 }
 
 CONFIGS: dict[str, Callable[[], Any]] = {
-    "llama": lambda: LlamaConfig(**COMMON, intermediate_size=96, num_key_value_heads=2, rope_theta=5000.0),
-    # A window shorter than the tests' texts, so that it matters.
-    "mistral": lambda: MistralConfig(**COMMON, intermediate_size=96, num_key_value_heads=2, sliding_window=8),
-    "qwen2": lambda: Qwen2Config(**COMMON, intermediate_size=96, num_key_value_heads=2, tie_word_embeddings=True),
-    "qwen3": lambda: Qwen3Config(**COMMON, intermediate_size=96, num_key_value_heads=2, head_dim=16),
-    "gemma3_text": lambda: Gemma3TextConfig(
-        **COMMON,
-        intermediate_size=96,
-        num_key_value_heads=2,
-        head_dim=16,
-        sliding_window=8,
-        layer_types=["sliding_attention", "full_attention"] * 2,
-        query_pre_attn_scalar=16,
+    "llama": lambda: LlamaConfig(**GROUPED, rope_theta=5000.0),
+    "mistral": lambda: MistralConfig(**GROUPED, sliding_window=WINDOW),
+    "qwen2": lambda: Qwen2Config(**GROUPED, tie_word_embeddings=True),
+    "qwen3": lambda: Qwen3Config(**GROUPED, head_dim=16),
+    "smollm3": lambda: SmolLM3Config(**GROUPED, no_rope_layer_interval=2),
+    # Caps so low that they bend the scores and the logits.
+    "gemma2": lambda: Gemma2Config(**GEMMA, attn_logit_softcapping=2.0, final_logit_softcapping=10.0),
+    "gemma3_text": lambda: Gemma3TextConfig(**GEMMA),
+    "phi3": lambda: Phi3Config(**GROUPED),  # fused projections
+    "olmo2": lambda: Olmo2Config(**GROUPED),
+    "granite": lambda: GraniteConfig(
+        **GROUPED,
+        embedding_multiplier=2.0,
+        logits_scaling=0.5,
+        residual_multiplier=0.7,
+        attention_multiplier=0.3,
     ),
-    "gpt2": lambda: GPT2Config(
-        vocab_size=VOCAB,
-        n_embd=48,
-        n_layer=4,
-        n_head=4,
-        n_positions=256,
-        initializer_range=SPREAD,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
+    # Attention and MLP side by side.
+    "cohere2": lambda: Cohere2Config(
+        **GROUPED, logit_scale=0.5, sliding_window=WINDOW, layer_types=GEMMA["layer_types"]
     ),
+    "stablelm": lambda: StableLmConfig(**GROUPED, use_qkv_bias=True, partial_rotary_factor=0.5),
+    "starcoder2": lambda: Starcoder2Config(**GROUPED, use_bias=True, sliding_window=WINDOW),
+    "gpt2": lambda: GPT2Config(**SPECIAL, n_embd=48, n_layer=4, n_head=4, n_positions=256, initializer_range=SPREAD),
+    "gpt_neox": lambda: GPTNeoXConfig(**COMMON, intermediate_size=96, rotary_pct=0.5),
+    "opt": lambda: OPTConfig(
+        **SPECIAL,
+        hidden_size=48,
+        word_embed_proj_dim=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        ffn_dim=96,
+        max_position_embeddings=256,
+        init_std=SPREAD,
+    ),
+    "falcon": lambda: FalconConfig(**COMMON, new_decoder_architecture=False, multi_query=True, parallel_attn=True),
     "mixtral": lambda: MixtralConfig(
-        **COMMON, intermediate_size=64, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2
+        **{**GROUPED, "intermediate_size": 64}, num_local_experts=4, num_experts_per_tok=2
+    ),
+    "qwen2_moe": lambda: Qwen2MoeConfig(**GROUPED, **EXPERTS, shared_expert_intermediate_size=40),
+    # Of the layers that the tests edit, 1 and 3, the first is dense and the second has experts.
+    "qwen3_moe": lambda: Qwen3MoeConfig(**GROUPED, **EXPERTS, head_dim=16, mlp_only_layers=[0, 1]),
+    "gpt_oss": lambda: GptOssConfig(
+        **{**GEMMA, "intermediate_size": 32, "query_pre_attn_scalar": None},
+        num_local_experts=4,
+        num_experts_per_tok=2,
+    ),
+    # More layers in the encoder: which of the two stacks is edited is seen.
+    "t5": lambda: T5Config(
+        vocab_size=VOCAB,
+        pad_token_id=0,
+        eos_token_id=2,
+        decoder_start_token_id=0,
+        d_model=48,
+        d_kv=16,
+        d_ff=96,
+        num_layers=5,
+        num_decoder_layers=4,
+        num_heads=4,
+        initializer_factor=1.5,
     ),
 }
 
+VISION: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+# Models around a decoder of one of the families above.
+WRAPPERS: dict[str, Callable[[], Any]] = {
+    "gemma3": lambda: Gemma3Config(
+        text_config=CONFIGS["gemma3_text"]().to_dict(),
+        vision_config={**VISION, "model_type": "siglip_vision_model"},
+        mm_tokens_per_image=4,
+        image_token_index=6,
+        boi_token_index=4,
+        eoi_token_index=5,
+    ),
+    "llava": lambda: LlavaConfig(
+        text_config=CONFIGS["llama"]().to_dict(),
+        vision_config={**VISION, "model_type": "clip_vision_model"},
+        image_token_index=6,
+    ),
+}
+ALL = (*CONFIGS, *WRAPPERS)
+# Different in what matters most: a plain one, another layout with Conv1D, norms behind the sites, experts. These are
+# tested in every combination; all the others in a few that are different enough.
+DEEP = ("llama", "gpt2", "gemma3_text", "mixtral")
+
+# model_type -> the Auto class that answers, where it is not AutoModelForCausalLM
+AUTO = {"t5": AutoModelForSeq2SeqLM, "llava": AutoModelForImageTextToText}
+
+
+def auto(model_type: str) -> Any:
+    """The Auto class for a base or an artefact of the family."""
+    return AUTO.get(model_type.removeprefix("sea_"), AutoModelForCausalLM)
+
 
 def tiny(name: str, seed: int = 0) -> Any:
-    """A random causal LM of the family, in evaluation mode, float32; the same for the same seed."""
+    """A random language model of the family, in evaluation mode, float32; the same for the same seed."""
     generator = torch.random.get_rng_state()
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(CONFIGS[name](), dtype=torch.float32)
+    model = auto(name).from_config({**CONFIGS, **WRAPPERS}[name](), dtype=torch.float32)
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 1:  # biases start at 0 and norms at one value: real ones do not stay there
+        for path, parameter in model.named_parameters():
+            # Biases start at 0 and norms at one value: real ones do not stay there.
+            if parameter.dim() == 1 or path.endswith("bias"):
                 parameter.add_(torch.randn_like(parameter), alpha=SPREAD)
     torch.random.set_rng_state(generator)
     model.generation_config.eos_token_id = None  # a random model would stop anywhere

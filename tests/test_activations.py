@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import families
 import pytest
 import tiny
 import torch
@@ -21,6 +22,7 @@ from sea_bake.activations.capture import ROLES, greedy, sequences, vectors
 from sea_bake.activations.prompts import PLAIN_TEMPLATE, Tokens, encode, render
 from sea_bake.errors import ActivationError, SettingError
 from sea_bake.loading import load_model
+from sea_bake.sites import hooked, site_modules
 
 ALL = tuple(range(tiny.LAYERS))
 # float32: the same products, summed in an order that depends on the shape of the batch. Each sum is off by some 1e-7 of
@@ -195,6 +197,38 @@ def test_generated_neutral_texts_are_the_models_own() -> None:
         assert tokens.ids == tuple(expected[:-1] if expected[-1] == 2 else expected)
         assert tokens.start == len(prompt.ids)
     assert all(len(tokens.ids) > tokens.start for tokens in found)
+
+
+@pytest.mark.parametrize("site", Site)
+@pytest.mark.parametrize("family", ["t5", "opt", "llava"])
+def test_vectors_of_other_layouts(family: str, site: Site) -> None:
+    """An encoder in front, an MLP that sees all tokens in one row, a wrapper: each text alone, its last position."""
+    model, tokenizer = families.tiny(family), families.tokenizer()
+    roles = sequences(model, tokenizer, families.demonstrations(), max_new_tokens=6, batch_size=4)
+    found = vectors(model, tokenizer, roles, site=site, layers=ALL, batch_size=4)
+    seen: dict[int, torch.Tensor] = {}
+    for role in ROLES:
+        for i, (demonstration, tokens) in enumerate(zip(families.demonstrations(), roles[role])):
+            inputs = {"input_ids": torch.tensor([tokens.ids])}
+            if family == "t5":
+                prompt = tokenizer(PLAIN_TEMPLATE.format(prompt=demonstration.prompt))["input_ids"]
+                assert tokens.encoder == tuple(prompt)
+                assert (tokens.ids[0], tokens.start) == (model.generation_config.decoder_start_token_id, 1)
+                inputs = {"input_ids": torch.tensor([prompt]), "decoder_input_ids": inputs["input_ids"]}
+            with torch.inference_mode():
+                with hooked(site_modules(model, site, ALL), lambda layer, h: seen.update({layer: h.clone()})):
+                    model(**inputs, use_cache=False)
+                if role == "neutral":
+                    asked = torch.tensor([prompt if family == "t5" else tokens.ids[: tokens.start]])
+                    said = model.generate(asked, max_new_tokens=6, do_sample=False)[0].tolist()
+                    ends = [place for place, token in enumerate(said) if token == 2]
+                    assert tokens.ids == tuple(said[: ends[0]] if ends else said)
+            for layer in ALL:
+                expected = seen[layer].reshape(-1, 48)
+                room = RELATIVE * float(expected.abs().max())
+                assert float((found[role][layer, i] - expected[-1]).abs().max()) < room
+                if len(expected) > 1:  # control: the position before is told from the last one
+                    assert float((found[role][layer, i] - expected[-2]).abs().max()) > 10 * room
 
 
 def test_an_end_of_sequence_is_dropped() -> None:

@@ -364,7 +364,7 @@ def fitting_what_is_no_causal_lm(folder: Path) -> Case:
 @case
 def baking_what_is_no_causal_lm(folder: Path) -> Case:
     base = configured(folder, architectures=["LlamaForSequenceClassification"])
-    words = ("LlamaForSequenceClassification", "not the causal LM LlamaForCausalLM")
+    words = ("LlamaForSequenceClassification", "not the language model LlamaForCausalLM")
     return baking(base, kind="CheckpointError", words=words)
 
 

@@ -174,14 +174,14 @@ def test_every_other_file_is_carried(kind: str, copy: bool) -> None:
 
 
 def test_the_configuration_keeps_every_key() -> None:
-    """But those that name the model, and the guard in front of its activation function."""
+    """But those that name the model, and the guard in front of its number of heads."""
     base, output = furnished("single"), baked("single")[0]
     before, after = json_of(base / "config.json"), json_of(output / "config.json")
     changed = {key for key in before if after[key] != before[key]}
-    assert changed == {"architectures", "model_type", "hidden_act"}
+    assert changed == {"architectures", "model_type", "num_attention_heads"}
     assert set(after) - set(before) == {"auto_map", "sea"}
     assert (after["model_type"], after["architectures"]) == ("sea_llama", ["SEALlamaForCausalLM"])
-    assert after["sea"]["guard"] == {"hidden_act": before["hidden_act"]}
+    assert after["sea"]["guard"] == {"num_attention_heads": before["num_attention_heads"]}
     assert set(after["auto_map"]) == {"AutoConfig", "AutoModel", "AutoModelForCausalLM"}
     assert after["sea"]["edits"][0]["ranks"] == {str(k): list(v) for k, v in Edit.load(tiny.edit_file()).ranks.items()}
 

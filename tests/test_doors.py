@@ -1,13 +1,16 @@
 """One equality through every door: hooks on the living base = inserted, saved and reloaded; and neither is the base.
 
-For every family x site x merge x feature function, on tiny random models, and for SmolLM2; with plain batches, the KV
-cache, left padding and greedy generation, in float32 and bfloat16. The hooks in turn are held against the dense float64
+For every family, encoder-decoders and multimodal wrappers too, on tiny random models, and for SmolLM2; with plain
+batches, the KV cache, left padding and greedy generation, in float32 and bfloat16: every site x merge x feature
+function in ``families.DEEP``, ``FEW`` of them in the others. The hooks in turn are held against the dense float64
 ``oracle``. Every proof has a control: a damaged artefact that the same comparison must reject.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,16 +29,30 @@ from transformers import AutoModel
 from sea_bake import Edit, bake, collect, fit
 from sea_bake.anatomy import FAMILIES, Site
 from sea_bake.baking.insert import SEA_SHARD
+from sea_bake.baking.opening import open_folder
 from sea_bake.demonstrations import builtin
+from sea_bake.errors import CheckpointError
 from sea_bake.fitting import DEFAULT_K
 from sea_bake.loading import load_tokenizer
 from sea_bake.sites import hooked, site_modules
+from sea_bake.source import ModelSource
+from sea_bake.verification import verify
 
 SITES = [site.value for site in Site]
-every_family = pytest.mark.parametrize("family", families.CONFIGS)
-every_site = pytest.mark.parametrize("site", SITES)
-every_merge = pytest.mark.parametrize("merge", oracle.MERGES)
-every_feature = pytest.mark.parametrize("feature", oracle.FEATURES)
+Setting = tuple[str, str, str]  # site, merge, feature function
+EVERY = list(itertools.product(SITES, oracle.MERGES, oracle.FEATURES))
+FEW = [*((site, "l2", "identity") for site in SITES), ("mlp", "sum", "identity"), ("block", "average", "tanh")]
+
+
+def across(few: Any, every: Any, *, deep: tuple[str, ...] = families.DEEP) -> list[Any]:
+    """Parameters (family, case): ``every`` case in the ``deep`` families, ``few`` in all others."""
+    pairs = [(family, case) for family in families.ALL for case in (every if family in deep else few)]
+    return [pytest.param(f, c, id="-".join([f, c if isinstance(c, str) else "-".join(map(str, c))])) for f, c in pairs]
+
+
+every_family = pytest.mark.parametrize("family", families.ALL)
+every_setting = pytest.mark.parametrize(("family", "setting"), across(FEW, EVERY))
+every_site = pytest.mark.parametrize(("family", "site"), across(["mlp"], SITES))
 
 
 @dataclass(frozen=True)
@@ -66,6 +83,21 @@ IDS = torch.randint(7, families.VOCAB, (3, 12), generator=torch.Generator().manu
 TINY = Prompts(IDS, lengths=(12, 9, 5), prefill=8, new=8)
 
 
+PROMPT = torch.randint(
+    7, families.VOCAB, (1, 6), generator=torch.Generator().manual_seed(1)
+)  # what an encoder has read
+
+
+def told(model: Any, ids: Tensor, mask: Tensor | None = None, **more: Any) -> Any:
+    """A model's output where its decoder reads ``ids``; the encoder of an encoder-decoder reads ``PROMPT``."""
+    if model.config.is_encoder_decoder:
+        prompt = PROMPT.expand(len(ids), -1)
+        return model(input_ids=prompt, decoder_input_ids=ids, decoder_attention_mask=mask, **more)
+    if mask is not None:
+        more["position_ids"] = (mask.cumsum(-1) - 1).clamp_min(0)
+    return model(input_ids=ids, attention_mask=mask, **more)
+
+
 @torch.inference_mode()
 def answers(model: Any, prompts: Prompts = TINY, *, generate: bool = True) -> dict[str, Tensor]:
     """What a model says to the same tokens by different ways.
@@ -76,17 +108,15 @@ def answers(model: Any, prompts: Prompts = TINY, *, generate: bool = True) -> di
         the cache, and the logits each was chosen from.
     """
     ids = prompts.ids
-    found = {"batch": model(input_ids=ids, use_cache=False).logits}
-    step = model(input_ids=ids[:, : prompts.prefill], use_cache=True)
+    found = {"batch": told(model, ids, use_cache=False).logits}
+    step = told(model, ids[:, : prompts.prefill], use_cache=True)
     pieces = [step.logits]
     for i in range(prompts.prefill, ids.shape[1]):
-        step = model(input_ids=ids[:, i : i + 1], past_key_values=step.past_key_values, use_cache=True)
+        step = told(model, ids[:, i : i + 1], past_key_values=step.past_key_values, use_cache=True)
         pieces.append(step.logits)
     found["cached"] = torch.cat(pieces, dim=1)
     short, mask = prompts.padded()
-    positions = (mask.cumsum(-1) - 1).clamp_min(0)
-    logits = model(input_ids=short, attention_mask=mask, position_ids=positions, use_cache=False).logits
-    found["padded"] = logits[mask.bool()]
+    found["padded"] = told(model, short, mask, use_cache=False).logits[mask.bool()]
     if generate:
         out = model.generate(
             input_ids=short,
@@ -99,8 +129,14 @@ def answers(model: Any, prompts: Prompts = TINY, *, generate: bool = True) -> di
             output_logits=True,
             return_dict_in_generate=True,
         )
-        found |= {"greedy": out.sequences[:, ids.shape[1] :], "greedy_logits": torch.stack(out.logits, dim=1)}
+        found |= {"greedy": out.sequences[:, -prompts.new :], "greedy_logits": torch.stack(out.logits, dim=1)}
     return found
+
+
+@torch.inference_mode()
+def alone(model: Any) -> Tensor:
+    """Logits at the real positions of the left-padded batch, each row by itself and without padding."""
+    return torch.cat([told(model, row[None, -n:], use_cache=False).logits[0] for row, n in zip(IDS, TINY.lengths)])
 
 
 def gap(a: Tensor, b: Tensor) -> float:
@@ -148,7 +184,12 @@ def sea_dtypes(model: Any) -> set[torch.dtype]:
 
 def in_float64(model: Any) -> Any:
     model = model.double()
-    model.config._experts_implementation = "eager"  # Mixtral's grouped product has no float64 kernel
+    model.config._experts_implementation = "eager"  # the grouped product of experts has no float64 kernel
+    if model.config.model_type == "sea_gemma2":
+        # Its own attention takes the softmax in float32, where the largest float64 is infinite: padded rows are NaN.
+        model.config._attn_implementation = "sdpa"
+        for layer in model.get_decoder().layers:
+            layer.self_attn.attn_logit_softcapping = None
     return model
 
 
@@ -159,13 +200,10 @@ def test_every_known_family_has_a_tiny_model():
 # ---------------------------------------------------------------------------------------------- the equality
 
 
-@every_feature
-@every_merge
-@every_site
-@every_family
-def test_live_is_inserted_and_reloaded(workshop: Workshop, family: str, site: str, merge: str, feature: str):
-    edit = workshop.edit(family, site, merge, feature)
-    artefact = workshop.artefact(family, site, merge, feature)
+@every_setting
+def test_live_is_inserted_and_reloaded(workshop: Workshop, family: str, setting: Setting):
+    edit = workshop.edit(family, *setting)
+    artefact = workshop.artefact(family, *setting)
     for dtype in (torch.float32, torch.bfloat16):
         base = workshop.model(family, dtype)
         before = workshop.once(("answers", family, dtype), lambda base=base: answers(base))
@@ -177,23 +215,18 @@ def test_live_is_inserted_and_reloaded(workshop: Workshop, family: str, site: st
         assert_same(live, answers(reloaded))
 
 
-@every_feature
-@every_merge
-@every_site
-@every_family
-def test_cache_and_padding_change_nothing(workshop: Workshop, family: str, site: str, merge: str, feature: str):
+@every_setting
+def test_cache_and_padding_change_nothing(workshop: Workshop, family: str, setting: Setting):
     """In float64, where only rounding is left: 1e-16, enlarged by φ⁻¹ in two layers, 5e3 each (measured: < 3e-13).
 
     In float32 the same comparison differs by up to 1e-3 for tanh and elu, and where a tie in Mixtral's router tips over
     by more, in the hooks as in the artefact: that is the price of an inverse that steep, not of baking.
     """
-    reloaded = in_float64(load(workshop.artefact(family, site, merge, feature)))
+    reloaded = in_float64(load(workshop.artefact(family, *setting)))
     found = answers(reloaded, generate=False)
     assert found["batch"].dtype == torch.float64
     assert gap(found["batch"], found["cached"]) < 1e-7
-    with torch.inference_mode():
-        alone = [reloaded(row[None, -n:], use_cache=False).logits[0] for row, n in zip(IDS, TINY.lengths)]
-    assert gap(torch.cat(alone), found["padded"]) < 1e-7
+    assert gap(alone(reloaded), found["padded"]) < 1e-7
 
 
 @every_family
@@ -212,18 +245,14 @@ def test_the_released_codes_norm_would_depend_on_cache_and_padding(workshop: Wor
         layer.forward = released.__get__(layer)
     found = answers(reloaded, generate=False)
     assert gap(found["batch"], found["cached"]) > 1e-2
-    with torch.inference_mode():
-        alone = [reloaded(row[None, -n:], use_cache=False).logits[0] for row, n in zip(IDS, TINY.lengths)]
-    assert gap(torch.cat(alone), found["padded"]) > 1e-2
+    assert gap(alone(reloaded), found["padded"]) > 1e-2
 
 
-@every_feature
-@every_merge
-@every_site
-@every_family
-def test_live_is_the_oracle(workshop: Workshop, family: str, site: str, merge: str, feature: str):
+@every_setting
+def test_live_is_the_oracle(workshop: Workshop, family: str, setting: Setting):
     """From the same activations: dense float64 projections, applied to what the hooks really saw in the model."""
-    edit, base = workshop.edit(family, site, merge, feature), workshop.model(family)
+    site, merge, feature = setting
+    edit, base = workshop.edit(family, *setting), workshop.model(family)
     saved = workshop.activations(family, site)
     modules = site_modules(base, Site(site), edit.layers)
     before: dict[int, Tensor] = {}
@@ -234,7 +263,7 @@ def test_live_is_the_oracle(workshop: Workshop, family: str, site: str, merge: s
         hooked(modules, lambda layer, h: after.update({layer: h.clone()})),
         torch.inference_mode(),
     ):
-        base(input_ids=IDS)
+        told(base, IDS)
     for layer in edit.layers:
         row = saved.layers.index(layer)
         H = [role[row].double().numpy() for role in (saved.neutral, saved.positive, saved.negative)]
@@ -253,7 +282,7 @@ def test_a_sharded_checkpoint_gives_the_same_answers(workshop: Workshop, tmp_pat
     edit = workshop.edit(family, "mlp", "sum", "identity")
     base = workshop.base(family, shards=True, chat=True)
     assert len(list(base.glob("model-*.safetensors"))) > 2
-    report = bake(base, edit, tmp_path / "sharded")
+    report = bake(base, edit, tmp_path / "sharded", how="insert")
     assert report.bytes_written < report.bytes_linked + 400_000  # the SEA shard, the edit, code, tokenizer
     live = live_answers(edit, workshop.model(family))
     assert_same(live, answers(load(tmp_path / "sharded")))
@@ -272,35 +301,30 @@ def damaged(artefact: Path, folder: Path, change: Any) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda name, t: torch.zeros_like(t) if f".{Workshop.LAYERS[-1]}." in name else t,
-        lambda name, t: -t if name.endswith("sea.0.A") else t,
-        lambda name, t: t * 1.02 if name.endswith("sea.0.B") else t,
-    ],
-    ids=["one layer zero", "sign of A", "2 percent too strong"],
-)
+DAMAGES = {
+    "one layer zero": lambda name, t: torch.zeros_like(t) if f".{Workshop.LAYERS[-1]}." in name else t,
+    "sign of A": lambda name, t: -t if name.endswith("sea.0.A") else t,
+    "2 percent too strong": lambda name, t: t * 1.02 if name.endswith("sea.0.B") else t,
+}
+
+
 @every_site
-@every_family
-def test_a_damaged_artefact_is_told_from_the_edit(
-    workshop: Workshop, tmp_path: Path, family: str, site: str, damage: Any
-):
+def test_a_damaged_artefact_is_told_from_the_edit(workshop: Workshop, tmp_path: Path, family: str, site: str):
     setting = (site, "sum", "identity")
     live = live_answers(workshop.edit(family, *setting), workshop.model(family), generate=False)
     untouched = damaged(workshop.artefact(family, *setting), tmp_path / "untouched", lambda name, t: t)
     assert_same(live, answers(load(untouched), generate=False))
-    broken = damaged(workshop.artefact(family, *setting), tmp_path / "broken", damage)
-    with pytest.raises(AssertionError, match="logits differ"):
-        assert_same(live, answers(load(broken), generate=False))
+    for what, damage in DAMAGES.items():
+        broken = damaged(workshop.artefact(family, *setting), tmp_path / what, damage)
+        with pytest.raises(AssertionError, match="logits differ"):
+            assert_same(live, answers(load(broken), generate=False))
 
 
-@pytest.mark.parametrize("feature", ["identity", "tanh"])
-@every_family
+@pytest.mark.parametrize(("family", "feature"), across(["tanh"], ["identity", "tanh"]))
 def test_alpha_zero_is_the_base_to_the_bit(workshop: Workshop, tmp_path: Path, family: str, feature: str):
     """Control of ``assert_visible``: an artefact that is the base must not pass for an edit."""
     edit = replace(workshop.edit(family, "block", "average", feature), alpha=0.0)
-    bake(workshop.base(family), edit, tmp_path / "zero")
+    bake(workshop.base(family), edit, tmp_path / "zero", how="insert")
     for dtype in (torch.float32, torch.bfloat16):
         before = answers(workshop.model(family, dtype), generate=False)
         after = answers(load(tmp_path / "zero", dtype), generate=False)
@@ -313,7 +337,7 @@ def test_alpha_zero_is_the_base_to_the_bit(workshop: Workshop, tmp_path: Path, f
 @pytest.mark.parametrize("alpha", [1.0, 0.4, -0.5])
 def test_parts_and_alpha_travel_with_the_artefact(workshop: Workshop, tmp_path: Path, parts: str, alpha: float):
     edit = workshop.edit("llama", "mlp", "l2", "tanh").with_settings(parts=parts, alpha=alpha)
-    bake(workshop.base("llama"), edit, tmp_path / "art")
+    bake(workshop.base("llama"), edit, tmp_path / "art", how="insert")
     live = live_answers(edit, workshop.model("llama"))
     assert_same(live, answers(load(tmp_path / "art")))
     others = {"positive": "negative", "negative": "positive"}
@@ -338,16 +362,16 @@ def raw(folder: Path) -> dict[str, tuple[torch.dtype, bytes]]:
     return found
 
 
-@pytest.mark.parametrize(
-    "how", [{}, {"shards": True}, {"dtype": torch.bfloat16}], ids=["single", "sharded", "bfloat16"]
-)
-@every_site
-@every_family
+KEPT = {"single": {}, "sharded": {"shards": True}, "bfloat16": {"dtype": torch.bfloat16}}
+
+
+@pytest.mark.parametrize(("family", "case"), across([("mlp", "sharded")], list(itertools.product(SITES, KEPT))))
 def test_every_name_and_every_bit_of_the_base_is_kept(
-    workshop: Workshop, tmp_path: Path, family: str, site: str, how: dict[str, Any]
+    workshop: Workshop, tmp_path: Path, family: str, case: tuple[str, str]
 ):
-    base, edit = workshop.base(family, **how), workshop.edit(family, site)
-    bake(base, edit, tmp_path / "art")
+    site, how = case
+    base, edit = workshop.base(family, **KEPT[how]), workshop.edit(family, site)
+    bake(base, edit, tmp_path / "art", how="insert")
     before, after = raw(base), raw(tmp_path / "art")
     sea = after.keys() - before.keys()
     assert before.keys() <= after.keys()
@@ -356,9 +380,40 @@ def test_every_name_and_every_bit_of_the_base_is_kept(
     assert all(after[name] == before[name] for name in before)
     assert {after[name][0] for name in sea} == {torch.float32}
     reloaded = load(tmp_path / "art")
-    names = set(reloaded.state_dict())
-    assert names - set(workshop.model(family).state_dict()) == sea  # the same in memory: nothing is renamed
-    assert set(workshop.model(family).state_dict()) <= names
+    names, base_names = set(reloaded.state_dict()), set(workshop.model(family).state_dict())
+    assert base_names <= names  # in memory too nothing of the base is renamed
+    end = re.compile(r"(layers|block|h)\.\d\..*")  # a wrapper's stem is another one in memory
+    assert {end.search(name)[0] for name in names - base_names} == {end.search(name)[0] for name in sea}
+
+
+@pytest.mark.parametrize(
+    ("family", "lost"),
+    [
+        ("llama", "model.layers.2.mlp.up_proj.weight"),
+        ("qwen3_moe", "model.layers.1.mlp.down_proj.weight"),  # one of two dense layers
+        ("qwen3_moe", "model.layers.3.mlp.experts.2.down_proj.weight"),  # one of two layers with experts
+        ("qwen2_moe", "model.layers.0.mlp.shared_expert.down_proj.weight"),
+        ("t5", "decoder.block.3.layer.1.EncDecAttention.o.weight"),
+        ("gemma3", "language_model.model.layers.0.self_attn.o_proj.weight"),
+    ],
+)
+def test_a_base_that_lacks_a_tensor_is_refused(workshop: Workshop, tmp_path: Path, family: str, lost: str):
+    whole = workshop.base(family)
+    shutil.copytree(whole, tmp_path / "base")
+    tensors = load_file(whole / "model.safetensors")
+    tensors.pop(lost)
+    save_file(tensors, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=rf"lacks the tensor {re.escape(lost)}: the checkpoint is incomplete"):
+        open_folder(tmp_path / "base", ModelSource.parse(tmp_path / "base"))
+    assert open_folder(whole, ModelSource.parse(whole)).text.num_hidden_layers == 4  # control
+
+
+def hidden(model: Any) -> Tensor:
+    """What a language model's decoder gives to its head."""
+    if model.config.is_encoder_decoder:
+        read = model.get_encoder()(PROMPT.expand(len(IDS), -1)).last_hidden_state
+        return model.get_decoder()(IDS, encoder_hidden_states=read).last_hidden_state
+    return model.get_decoder()(IDS).last_hidden_state
 
 
 @every_family
@@ -369,16 +424,17 @@ def test_auto_model_loads_the_edit_too(workshop: Workshop, family: str):
         backbone, info = AutoModel.from_pretrained(artefact, trust_remote_code=True, output_loading_info=True)
         assert not info["missing_keys"]
         assert not info["mismatched_keys"]
-        assert {name.split(".")[0] for name in info["unexpected_keys"]} <= {"lm_head"}  # it has none
+        _, plain_info = AutoModel.from_pretrained(workshop.base(family), output_loading_info=True)
+        assert info["unexpected_keys"] == plain_info["unexpected_keys"]  # the head, which it has not
         backbone.eval()
         base = workshop.model(family)
         with torch.inference_mode():
-            found = backbone(IDS).last_hidden_state
-            causal = load(artefact).get_decoder()(IDS).last_hidden_state
+            found = told(backbone, IDS).last_hidden_state
+            whole = hidden(load(artefact))
             with workshop.edit(family, site, "l2", "identity").live(base):
-                live = base.get_decoder()(IDS).last_hidden_state
-            plain = base.get_decoder()(IDS).last_hidden_state
-        assert gap(found, causal) <= 1e-5  # as in ``limit``: 0 here; hidden states are a tenth of the logits
+                live = hidden(base)
+            plain = hidden(base)
+        assert gap(found, whole) <= 1e-5  # as in ``limit``: 0 here; hidden states are a tenth of the logits
         assert gap(found, live) <= 1e-5
         assert gap(found, plain) > 1e-2
 
@@ -397,23 +453,33 @@ def without(artefact: Path, folder: Path, lost: Any) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "lost", [lambda name: True, lambda name: name.endswith("3.sea.0.B") or "3.mlp.sea.0.B" in name], ids=["all", "one"]
-)
-@pytest.mark.parametrize("site", ["mlp", "block"])
-@every_family
-def test_a_lost_edit_gives_nan_never_the_base(workshop: Workshop, tmp_path: Path, family: str, site: str, lost: Any):
-    from transformers import AutoModelForCausalLM
+LOST = {"all": lambda name: True, "one": lambda name: ".3." in name and name.endswith("sea.0.B")}
 
+
+@pytest.mark.parametrize(("family", "case"), across([("mlp", "one")], list(itertools.product(["mlp", "block"], LOST))))
+@torch.inference_mode()
+def test_a_lost_edit_gives_nan_never_the_base(workshop: Workshop, tmp_path: Path, family: str, case: tuple[str, str]):
+    site, lost = case
     artefact = workshop.artefact(family, site, "l2", "identity")
-    folder = without(artefact, tmp_path / "lost", lost)
+    folder = without(artefact, tmp_path / "lost", LOST[lost])
     with pytest.raises(AssertionError, match="missing_keys"):
         load(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
-    with torch.inference_mode():
-        assert torch.isnan(model(IDS).logits).all()
-    with torch.inference_mode():
-        assert torch.isfinite(load(artefact)(IDS).logits).all()  # control: it is the loss that does it
+    model = families.auto(family).from_pretrained(folder, trust_remote_code=True).eval()
+    assert torch.isnan(told(model, IDS).logits).all()
+    assert torch.isfinite(told(load(artefact), IDS).logits).all()  # control: it is the loss that does it
+
+
+@pytest.mark.parametrize("family", ["t5", "llava"])
+def test_verify_proves_what_has_an_encoder_or_a_wrapper(workshop: Workshop, tmp_path: Path, family: str):
+    setting = ("block", "sum", "identity")
+    artefact, base = workshop.artefact(family, *setting), workshop.base(family)
+    report = verify(artefact, base=base, max_new_tokens=4, write=False)
+    assert report.passed, report.failures
+    assert report.facts["class"] == "SEA" + type(workshop.model(family)).__name__
+    assert report.equality.prompts == 6
+    if family == "t5":
+        broken = damaged(artefact, tmp_path / "broken", DAMAGES["one layer zero"])
+        assert "logits differ" in verify(broken, base=base, max_new_tokens=4, write=False).failures[0]
 
 
 # ---------------------------------------------------------------------------------------------- a real model
@@ -459,13 +525,11 @@ def real(smollm2: Path) -> Real:
 
 
 @pytest.mark.smollm2
-@every_feature
-@every_merge
-@every_site
-def test_live_is_inserted_and_reloaded_on_smollm2(real: Real, tmp_path: Path, site: str, merge: str, feature: str):
+@pytest.mark.parametrize("setting", EVERY, ids="-".join)
+def test_live_is_inserted_and_reloaded_on_smollm2(real: Real, tmp_path: Path, setting: Setting):
     """20 of 30 layers edited."""
-    edit = real.edit(site, merge, feature)
-    bake(real.folder, edit, tmp_path / "art")
+    edit = real.edit(*setting)
+    bake(real.folder, edit, tmp_path / "art", how="insert")
     for dtype in (torch.float32, torch.bfloat16):
         live = live_answers(edit, real.models[dtype], real.prompts)
         assert_visible(real.before[dtype], live)
@@ -475,8 +539,8 @@ def test_live_is_inserted_and_reloaded_on_smollm2(real: Real, tmp_path: Path, si
 
 
 @pytest.mark.smollm2
-@every_feature
-@every_site
+@pytest.mark.parametrize("feature", oracle.FEATURES)
+@pytest.mark.parametrize("site", SITES)
 def test_live_is_the_oracle_on_smollm2(real: Real, site: str, feature: str):
     """Real activations: single features of a block's output are hundreds of times larger than the others."""
     edit, saved = real.edit(site, "l2", feature), real.activations(site)

@@ -6,6 +6,7 @@ The reference is always the hook-edited base, put through the same treatment; an
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import os
 import pickle
@@ -20,6 +21,7 @@ import oracle
 import pytest
 import torch
 from conftest import Workshop, load
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
@@ -36,18 +38,22 @@ import sea_bake.modeling_sea as modeling_sea
 from sea_bake import bake
 from sea_bake.anatomy import Site
 
-every_family = pytest.mark.parametrize("family", families.CONFIGS)
+every_family = pytest.mark.parametrize("family", families.ALL)
+# What transformers does with models of any kind is tried in the most different ones.
+some_families = pytest.mark.parametrize("family", [*families.DEEP, "falcon", "gpt_oss", "gemma3"])
 every_site = pytest.mark.parametrize("site", [site.value for site in Site])
 every_feature = pytest.mark.parametrize("feature", oracle.FEATURES)
 
 IDS = torch.randint(7, families.VOCAB, (2, 11), generator=torch.Generator().manual_seed(1))
 # Hooks and artefact do the same operations on the same numbers: 0 here, with room for kernels that depend on where a
-# tensor lies in memory. An edit moves these logits (of magnitude 8) by 0.1 to 10.
-SAME, SEEN = 1e-4, 1e-1
+# tensor lies in memory. An edit moves these logits (of magnitude 8) by 0.09 to 10.
+SAME, SEEN = 1e-4, 5e-2
 
 
 @torch.inference_mode()
 def logits(model: Any, **options: Any) -> Tensor:
+    if model.config.is_encoder_decoder:
+        options["decoder_input_ids"] = IDS.to(model.device)
     return model(input_ids=IDS.to(model.device), use_cache=False, **options).logits.float().cpu()
 
 
@@ -112,7 +118,7 @@ def test_a_plain_class_called_by_name_fails(workshop: Workshop, family: str):
     for plain in (type(base), type(base.get_decoder())):
         assert torch.isfinite(plain.from_pretrained(workshop.base(family)).get_input_embeddings().weight).all()
         for site in ("mlp", "block"):
-            with pytest.raises(KeyError, match="edited by sea_bake: load it with the Auto classes"):
+            with pytest.raises(StrictDataclassError, match="edited by sea_bake: load it with the Auto classes"):
                 plain.from_pretrained(workshop.artefact(family, site, "l2", "identity"))
 
 
@@ -127,11 +133,12 @@ except ImportError:
 import torch, transformers
 from safetensors.torch import save_file
 found, names = {}, json.loads(sys.argv[1])
-for name, folder in names.items():
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
+for name, (auto, folder) in names.items():
+    model = getattr(transformers, auto).from_pretrained(folder, trust_remote_code=True).eval()
     ids = torch.tensor(json.loads(sys.argv[2]))
+    more = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
     with torch.inference_mode():
-        found[name] = model(ids, use_cache=False).logits
+        found[name] = model(ids, use_cache=False, **more).logits
         found[name + ".text"] = model.generate(ids, max_new_tokens=6, do_sample=False, pad_token_id=0)
 save_file(found, sys.argv[3])
 assert not [m for m in sys.modules if m.split(".")[0] == "sea_bake" and sys.modules[m] is not None]
@@ -139,16 +146,17 @@ assert not [m for m in sys.modules if m.split(".")[0] == "sea_bake" and sys.modu
 
 
 def test_a_process_without_sea_bake_gives_the_same_answers(workshop: Workshop, tmp_path: Path):
-    settings = {
-        family: (site, merge, feature)
-        for family, site, merge, feature in zip(
-            families.CONFIGS,
-            ["mlp", "attn", "block"] * 3,
-            ["l2", "sum", "average", "l2"] * 2,
-            ["identity", "tanh", "elu", "squared-exponential", "identity"] * 2,
-        )
+    few = [
+        ("mlp", "l2", "identity"),
+        ("attn", "l2", "identity"),
+        ("block", "l2", "identity"),
+        ("block", "average", "tanh"),
+    ]
+    settings = dict(zip(families.ALL, itertools.cycle(few)))
+    folders = {
+        family: (families.auto(family).__name__, str(workshop.artefact(family, *setting)))
+        for family, setting in settings.items()
     }
-    folders = {family: str(workshop.artefact(family, *setting)) for family, setting in settings.items()}
     request = (json.dumps(folders), json.dumps(IDS.tolist()), tmp_path / "out")
     ran = run(ALONE, *request, HF_MODULES_CACHE=str(tmp_path / "modules"))
     assert ran.returncode == 0, ran.stderr
@@ -184,7 +192,7 @@ def test_a_model_made_from_the_configuration_alone_is_nan(workshop: Workshop):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@every_family
+@some_families
 def test_sea_tensors_stay_float32_in_half_precision(workshop: Workshop, family: str, dtype: torch.dtype):
     for site in ("mlp", "block"):
         model = load(workshop.artefact(family, site, "l2", "identity"), dtype)
@@ -202,7 +210,7 @@ def test_sea_tensors_stay_float32_in_half_precision(workshop: Workshop, family: 
 def test_auto_dtype_is_the_bases(workshop: Workshop, tmp_path: Path, how: dict[str, Any]):
     """float32 SEA tensors in a bfloat16 checkpoint do not make the model float32."""
     base = workshop.base("llama", **how)
-    bake(base, workshop.edit("llama"), tmp_path / "art")
+    bake(base, workshop.edit("llama"), tmp_path / "art", how="insert")
     for dtype in ("auto", None):
         options = {} if dtype is None else {"dtype": dtype}
         model = AutoModelForCausalLM.from_pretrained(tmp_path / "art", trust_remote_code=True, **options)
@@ -232,7 +240,7 @@ def test_a_model_cast_afterwards_still_works(workshop: Workshop, feature: str, d
 def test_autocast(workshop: Workshop, tmp_path: Path, feature: str, parts: str):
     """Under autocast products come out in bfloat16; what is done with them does not."""
     edit = workshop.edit("llama", "mlp", "l2", feature).with_settings(parts=parts, alpha=0.5)
-    model = load(bake(workshop.base("llama"), edit, tmp_path / "art").output)
+    model = load(bake(workshop.base("llama"), edit, tmp_path / "art", how="insert").output)
     exact, base = logits(model), workshop.model("llama")
     with torch.autocast("cpu", torch.bfloat16):
         found, plain = logits(model), logits(base)
@@ -271,7 +279,7 @@ def test_quantised_loading_leaves_the_edit_alone(workshop: Workshop, site: str, 
 
 
 @every_site
-@every_family
+@some_families
 def test_device_map_auto_gives_the_same(workshop: Workshop, family: str, site: str):
     setting = (site, "l2", "identity")
     model = load(workshop.artefact(family, *setting), device_map="auto")
@@ -331,7 +339,7 @@ GENERATE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("how", GENERATE)
-@every_family
+@some_families
 def test_every_way_to_generate(workshop: Workshop, family: str, how: str):
     setting = ("block", "average", "tanh")  # strong enough to change the text
     options = {"max_new_tokens": 8, "pad_token_id": 0, **GENERATE[how]}
@@ -349,12 +357,12 @@ def test_every_way_to_generate(workshop: Workshop, family: str, how: str):
     assert not torch.equal(plain, live)
 
 
-@every_family
+@some_families
 def test_chat_pipeline(workshop: Workshop, tmp_path: Path, family: str):
     """``pipeline("text-generation", model=ARTEFACT, trust_remote_code=True)``, with the tokenizer's chat template."""
     setting = ("block", "average", "tanh")  # strong enough to change the text
     base = workshop.base(family, chat=True)
-    bake(base, workshop.edit(family, *setting), tmp_path / "art")
+    bake(base, workshop.edit(family, *setting), tmp_path / "art", how="insert")
     options = {"max_new_tokens": 8, "do_sample": False, "return_full_text": False}
 
     def answer(door: Any) -> list[str]:
@@ -372,7 +380,7 @@ def test_chat_pipeline(workshop: Workshop, tmp_path: Path, family: str):
 
 
 @every_site
-@every_family
+@some_families
 def test_hidden_states_are_those_under_hooks(workshop: Workshop, family: str, site: str):
     setting = (site, "sum", "identity")
     base, model = workshop.model(family), load(workshop.artefact(family, *setting))
@@ -392,7 +400,7 @@ def test_hidden_states_are_those_under_hooks(workshop: Workshop, family: str, si
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
 @every_site
-@every_family
+@some_families
 def test_gradients_are_those_under_hooks(workshop: Workshop, family: str, site: str, checkpointing: bool):
     setting = (site, "l2", "identity")
     edit = workshop.edit(family, *setting)
@@ -406,7 +414,9 @@ def test_gradients_are_those_under_hooks(workshop: Workshop, family: str, site: 
             model.gradient_checkpointing_enable()
             assert model.is_gradient_checkpointing
         model(input_ids=IDS, labels=IDS, use_cache=False).loss.backward()
-        return {name: p.grad for name, p in model.named_parameters()}
+        return {
+            name: p.grad for name, p in model.named_parameters() if "vision" not in name and "multi_modal" not in name
+        }
 
     plain = gradients(load(workshop.base(family)))
     hooked = load(workshop.base(family))
@@ -434,8 +444,10 @@ def test_attention_implementations(workshop: Workshop):
 # ---------------------------------------------------------------------------------------------- saving and copying
 
 
-@every_site
-@every_family
+@pytest.mark.parametrize(
+    ("family", "site"),
+    [(f, s) for f in families.ALL for s in ("mlp", "attn", "block") if s == "mlp" or f in families.DEEP],
+)
 def test_saved_again_and_reloaded(workshop: Workshop, tmp_path: Path, family: str, site: str):
     """``save_pretrained`` of a loaded artefact is an artefact again: edit, code file and SEA dtype."""
     setting = (site, "l2", "identity")
@@ -452,7 +464,7 @@ def test_saved_again_and_reloaded(workshop: Workshop, tmp_path: Path, family: st
     assert gap(logits(again), logits(workshop.model(family, torch.bfloat16))) > SEEN / 4
     ran = AutoModel.from_pretrained(tmp_path / "again", trust_remote_code=True)
     assert any(".sea." in name for name in ran.state_dict())
-    with pytest.raises(KeyError, match="edited by sea_bake"):
+    with pytest.raises(StrictDataclassError, match="edited by sea_bake"):
         type(workshop.model(family)).from_pretrained(tmp_path / "again")
 
 
@@ -462,18 +474,21 @@ def test_the_plain_class_never_gives_the_base(workshop: Workshop, family: str):
     artefact = workshop.artefact(family, "mlp", "l2", "identity")
     plain = workshop.model(family)
     for cls in (type(plain), type(plain.get_decoder())):
-        with pytest.raises(KeyError, match=r"edited by sea_bake: load it with the Auto classes and trust_remote_code"):
+        with pytest.raises(StrictDataclassError, match=r"edited by sea_bake: load it with the Auto classes and trust"):
             cls.from_pretrained(artefact)
     config = json.loads((artefact / "config.json").read_text())
     key, value = next(iter(config["sea"]["guard"].items()))
-    assert config[key] != value
-    assert getattr(load(artefact).config, key) == value  # ours puts it back
+    found = load(artefact).config
+    if isinstance(value, dict):  # in the decoder's part of a wrapper's configuration
+        config, found, (key, value) = config[key], getattr(found, key), next(iter(value.items()))
+    assert config[key].startswith(f"{value} (edited by sea_bake")
+    assert getattr(found, key) == value  # ours puts it back
 
 
 @pytest.mark.parametrize(
     "copied", [lambda model: pickle.loads(pickle.dumps(model)), copy.deepcopy], ids=["pickle", "deepcopy"]
 )
-@every_family
+@some_families
 def test_copies_keep_the_edit(workshop: Workshop, family: str, copied: Callable[[Any], Any]):
     for site in ("mlp", "attn", "block"):
         setting = (site, "l2", "tanh")
@@ -485,8 +500,10 @@ def test_copies_keep_the_edit(workshop: Workshop, family: str, copied: Callable[
 # ---------------------------------------------------------------------------------------------- tokenizers
 
 
-@pytest.mark.parametrize("named", [True, False], ids=["class named", "no class named"])
-@every_family
+# (T5's own class takes no BPE, which the tests' tokenizer is.)
+@pytest.mark.parametrize(
+    ("family", "named"), [(f, named) for f in families.ALL for named in (True, False) if named or f != "t5"]
+)
 def test_the_tokenizer_is_the_bases(workshop: Workshop, tmp_path: Path, family: str, named: bool):
     """Where tokenizer_config.json names no class, AutoTokenizer goes by model_type, and ours is unknown to it."""
     base = families.save(family, tmp_path / "base", chat=True)
@@ -495,7 +512,7 @@ def test_the_tokenizer_is_the_bases(workshop: Workshop, tmp_path: Path, family: 
     if not named:
         del config["tokenizer_class"]
         path.write_text(json.dumps(config))
-    bake(base, workshop.edit(family), tmp_path / "art")
+    bake(base, workshop.edit(family), tmp_path / "art", how="insert")
     original, found = AutoTokenizer.from_pretrained(base), AutoTokenizer.from_pretrained(tmp_path / "art")
     assert type(found) is type(original)
     for text in ("is the sun a star?", "Water boils at a lower temperature,\n  on a mountain!", "</s><pad>"):
@@ -509,7 +526,7 @@ def test_a_tokenizer_without_any_configuration(workshop: Workshop, tmp_path: Pat
     """GPT-2's own repository once held a vocabulary, merges and tokenizer.json, and nothing that names a class."""
     base = families.save("gpt2", tmp_path / "base")
     (base / "tokenizer_config.json").unlink()
-    bake(base, workshop.edit("gpt2"), tmp_path / "art")
+    bake(base, workshop.edit("gpt2"), tmp_path / "art", how="insert")
     original, found = AutoTokenizer.from_pretrained(base), AutoTokenizer.from_pretrained(tmp_path / "art")
     assert type(found) is type(original)
     assert found("is the sun a star?")["input_ids"] == original("is the sun a star?")["input_ids"]

@@ -1,6 +1,6 @@
 """Outputs are whole or nothing: under SIGKILL and SIGINT at chosen and random moments, and for every unit of staging.
 
-The killed process is the real command line in a process of its own, copying some 75 MB in 16 shards. It is forked from
+The killed process is the real command line in a process of its own, copying some 115 MB in 20 shards or more. It is forked from
 one that has imported everything (``tiny.Nursery``), so that the moments lie within the bake.
 """
 
@@ -26,17 +26,28 @@ from sea_bake.staging import check_output, scratch_folder, staged_file, staged_f
 KILLS = 20
 
 
-def bake_large(output: Path, *more: object, edit: Path | None = None) -> tuple[object, ...]:
-    return ("bake", tiny.large(), edit or tiny.edit_file(tiny.large()), "-o", output, "--copy", "--quiet", *more)
+def bake_large(output: Path, *more: object, how: str = "insert", edit: Path | None = None) -> tuple[object, ...]:
+    edit = edit or edit_of(how)
+    return ("bake", tiny.large(), edit, "-o", output, "--how", how, "--copy", "--quiet", *more)
 
 
 @functools.cache
-def seconds_of_a_bake() -> float:
+def edit_of(how: str) -> Path:
+    """An edit of the large model; for a fold the same projectors with a merge that folds."""
+    path = tiny.edit_file(tiny.large())
+    if how == "fold":
+        edit, path = Edit.load(path), tiny.root() / "large-sum.safetensors"
+        edit.with_settings(merge="sum").save(path)
+    return path
+
+
+@functools.cache
+def seconds_of_a_bake(how: str = "insert") -> float:
     """How long one takes that nobody interrupts; the best of three, for a busy machine only makes it longer."""
     times = []
     for i in range(3):
         output = tiny.root() / f"undisturbed-{i}"
-        ran, seconds = tiny.nursery().run(*bake_large(output))
+        ran, seconds = tiny.nursery().run(*bake_large(output, how=how))
         assert ran.code == 0, ran
         times.append(seconds)
         shutil.rmtree(output)
@@ -64,7 +75,7 @@ def is_complete(output: Path, *edits: Path) -> bool:
     # The name of the temporary is part of the key: every output is loaded anew.
     found = logits_of(Path(shutil.move(output, tiny.root() / f"moved-{time.monotonic_ns()}")))
     assert bool(torch.isfinite(found).all())
-    # 1e-4: the same operations in the same process; float32 logits of magnitude 10.
+    # 1e-4: the same operations in the same process, or their sums in another order; float32 logits of magnitude 10.
     assert any(float((found - logits_of(tiny.large(), edit)).abs().max()) < 1e-4 for edit in edits)
     return True
 
@@ -77,18 +88,20 @@ def other_edit() -> Path:
     return path
 
 
-def test_a_bake_killed_at_random_moments(tmp_path: Path) -> None:
-    seconds, before = seconds_of_a_bake(), tiny.snapshot(tiny.large())
+@pytest.mark.parametrize("how", ["insert", "fold"])
+def test_a_bake_killed_at_random_moments(tmp_path: Path, how: str) -> None:
+    seconds, before = seconds_of_a_bake(how), tiny.snapshot(tiny.large())
+    assert len(list(tiny.large().glob("*.safetensors"))) >= 20
     chance = random.Random(0)
     complete = litter = 0
     for kill in range(KILLS):
         output = tmp_path / f"out-{kill}"
-        ran = tiny.nursery().killed((kill + chance.random()) / KILLS * 1.1 * seconds, *bake_large(output))
+        ran = tiny.nursery().killed((kill + chance.random()) / KILLS * 1.1 * seconds, *bake_large(output, how=how))
         assert ran.code in (0, -signal.SIGKILL)
         found = tiny.listing(tmp_path) - {output.name}
         assert all(name.startswith(f".{output.name}.sea-bake-") for name in found), found
         litter += bool(found)
-        complete += is_complete(output, tiny.edit_file(tiny.large()))
+        complete += is_complete(output, edit_of(how))
         # What the killed run left is removed by the next one that writes there, and nothing else is.
         for name in found:
             shutil.rmtree(tmp_path / name)

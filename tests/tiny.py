@@ -127,8 +127,8 @@ def sharded(*, seed: int = 0) -> Path:
 
 
 def large() -> Path:
-    """A Llama of 20 shards, about 90 MB: baking it with --copy takes long enough to be killed on the way."""
-    size = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 19, "initializer_range": 0.05}
+    """A Llama of more than 20 shards, some 115 MB: baking it with --copy takes long enough to be killed on the way."""
+    size = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 25, "initializer_range": 0.05}
     return write_llama(root() / "large", shard="5MB", **size)
 
 

@@ -37,10 +37,15 @@ def sequences(
     The neutral text is the demonstration's own if it has one; else the model's greedy continuation ("generate", as in
     the paper; a trailing end-of-sequence token is dropped), or nothing ("prompt": the prompt alone).
     """
-    found: dict[str, list[Tokens]] = {
-        "positive": [encode(tokenizer, d.prompt, d.positive, system) for d in demonstrations],
-        "negative": [encode(tokenizer, d.prompt, d.negative, system) for d in demonstrations],
-        "neutral": [encode(tokenizer, d.prompt, d.neutral, system) for d in demonstrations],
+    start = decoder_start(model)
+
+    def encoded(prompt: str, continuation: str | None) -> Tokens:
+        return encode(tokenizer, prompt, continuation, system, decoder_start=start)
+
+    found = {
+        "positive": [encoded(d.prompt, d.positive) for d in demonstrations],
+        "negative": [encoded(d.prompt, d.negative) for d in demonstrations],
+        "neutral": [encoded(d.prompt, d.neutral) for d in demonstrations],
     }
     _check_lengths(model, found, max_new_tokens if neutral == "generate" else 0)
     if neutral == "generate":
@@ -52,15 +57,27 @@ def sequences(
     return found
 
 
+def decoder_start(model: Any) -> int | None:
+    """The token that the decoder of an encoder-decoder starts with; None where there is no encoder."""
+    if not model.config.is_encoder_decoder:
+        return None
+    start = model.generation_config.decoder_start_token_id
+    return int(model.generation_config.bos_token_id if start is None else start)
+
+
 def greedy(
     model: Any, tokenizer: Any, prompts: Sequence[Tokens], *, max_new_tokens: int, batch_size: int
 ) -> list[Tokens]:
-    """The prompts with the model's greedy continuation, from left-padded batches sorted by length."""
+    """The prompts with the model's greedy continuation, from batches sorted by length.
+
+    They are padded on the left; for an encoder on the right, since its positions count from the left.
+    """
     stops = _stop_ids(model, tokenizer)
     pad = pad_id(tokenizer)
 
     def run(batch: list[Tokens]) -> list[Tokens]:
-        ids, mask = _pad([t.ids for t in batch], pad, left=True)
+        ids, mask = _pad([t.encoder or t.ids for t in batch], pad, left=batch[0].encoder is None)
+        prompt_length = ids.shape[1] if batch[0].encoder is None else 1  # a decoder of its own gives its start token
         device = _input_device(model)
         out = model.generate(
             input_ids=ids.to(device),
@@ -74,9 +91,9 @@ def greedy(
             pad_token_id=pad,
         )
         continued = []
-        for tokens, row in zip(batch, out[:, ids.shape[1] :].tolist()):
+        for tokens, row in zip(batch, out[:, prompt_length:].tolist()):
             cut = next((i for i, token in enumerate(row) if token in stops), len(row))
-            continued.append(Tokens((*tokens.ids, *row[:cut]), len(tokens.ids)))
+            continued.append(Tokens((*tokens.ids, *row[:cut]), len(tokens.ids), tokens.encoder))
         return continued
 
     return _distributed("neutral texts", prompts, batch_size, run)
@@ -114,11 +131,12 @@ def vectors(
         caught: dict[int, Tensor] = {}
 
         def catch(layer: int, output: Tensor) -> None:
-            caught[layer] = _mean_over(output, spans.to(output.device))
+            caught[layer] = _mean_over(output.reshape(*ids.shape, -1), spans.to(output.device))  # OPT's MLP flattens
 
         device = _input_device(model)
         with torch.inference_mode(), hooked(modules, catch):
-            backbone(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
+            read = _read(model, [t.encoder for t, _ in batch if t.encoder], pad)
+            backbone(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, **read)
         return list(torch.stack([caught[layer].cpu() for layer in layers], dim=1))  # B x [L, d]
 
     found = _distributed(f"activations ({site.value})", jobs, batch_size, run, key=lambda job: len(job[0].ids))
@@ -126,6 +144,15 @@ def vectors(
     stacked = {role: torch.stack(found[r * n : (r + 1) * n], dim=1) for r, role in enumerate(ROLES)}
     check_finite(stacked, layers)
     return stacked
+
+
+def _read(model: Any, prompts: Sequence[Sequence[int]], pad: int) -> dict[str, Tensor]:
+    """What a decoder is told about the prompts that an encoder read; nothing where there is no encoder."""
+    if not prompts:
+        return {}
+    ids, mask = (t.to(_input_device(model)) for t in _pad(prompts, pad, left=False))
+    states = model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+    return {"encoder_hidden_states": states, "encoder_attention_mask": mask}
 
 
 def check_finite(stacked: dict[str, Tensor], layers: Sequence[int]) -> None:
@@ -208,7 +235,7 @@ def _check_lengths(model: Any, roles: dict[str, list[Tokens]], extra: int) -> No
         return
     for role, sequences_of_role in roles.items():
         for i, tokens in enumerate(sequences_of_role):
-            length = len(tokens.ids) + (extra if role == "neutral" else 0)
+            length = max(len(tokens.ids) + (extra if role == "neutral" else 0), len(tokens.encoder or ()))
             if length > limit:
                 raise ActivationError(
                     f"the {role} text of demonstration {i + 1} takes {length} tokens, and the model has positions for "

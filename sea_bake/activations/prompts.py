@@ -12,10 +12,14 @@ PLAIN_TEMPLATE = "Q: {prompt}\nA:"
 
 @dataclass(frozen=True)
 class Tokens:
-    """One sequence: ``ids`` and the index at which the continuation starts (``len(prompt)``)."""
+    """One sequence of the decoder: ``ids``, and the index at which the continuation starts (``len(prompt)``).
+
+    In an encoder-decoder ``encoder`` holds the prompt, and ``ids`` are the decoder's start token and the continuation.
+    """
 
     ids: tuple[int, ...]
     start: int
+    encoder: tuple[int, ...] | None = None
 
 
 def render(tokenizer: Any, prompt: str, system: str | None = None) -> tuple[str, bool]:
@@ -38,9 +42,22 @@ def render(tokenizer: Any, prompt: str, system: str | None = None) -> tuple[str,
     return (f"{system}\n\n{text}" if system is not None else text), True
 
 
-def encode(tokenizer: Any, prompt: str, continuation: str | None = None, system: str | None = None) -> Tokens:
-    """Token ids of the rendered prompt, followed by the continuation when there is one."""
+def encode(
+    tokenizer: Any,
+    prompt: str,
+    continuation: str | None = None,
+    system: str | None = None,
+    *,
+    decoder_start: int | None = None,
+) -> Tokens:
+    """Token ids of the rendered prompt, followed by the continuation when there is one.
+
+    ``decoder_start``: of an encoder-decoder, the token that its decoder starts with.
+    """
     text, special = render(tokenizer, prompt, system)
+    if decoder_start is not None:  # special tokens as in training: all for the encoder, none before the answer
+        told = tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+        return Tokens((decoder_start, *_ids(tokenizer, continuation or "", False)), 1, tuple(told))
     prompt_ids = _ids(tokenizer, text, special)
     if continuation is None:
         return Tokens(tuple(prompt_ids), len(prompt_ids))

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sea_bake.baking.adapter import adapter
+from sea_bake.baking.approximate import approximate as fold_approximately
 from sea_bake.baking.fold import fold
 from sea_bake.baking.insert import insert
 from sea_bake.baking.opening import check_edits, opened
 from sea_bake.baking.planning import Plan, choose, plan
 from sea_bake.baking.report import BakeReport
+from sea_bake.baking.unbake import UnbakeReport, unbake
+from sea_bake.demonstrations import Demonstration
 from sea_bake.edit import Edit
 from sea_bake.errors import SettingError
 from sea_bake.source import ModelSource
@@ -18,7 +21,7 @@ from sea_bake.staging import check_output
 
 WAYS = {"insert": insert, "fold": fold, "adapter": adapter}
 
-__all__ = ["WAYS", "BakeReport", "Plan", "bake", "plan"]
+__all__ = ["WAYS", "BakeReport", "Plan", "UnbakeReport", "bake", "plan", "unbake"]
 
 
 def bake(
@@ -30,11 +33,14 @@ def bake(
     revision: str | None = None,
     overwrite: bool = False,
     copy: bool = False,
+    approximate: bool = False,
+    calibration: str | Path | Sequence[Demonstration] | None = None,
+    rank: int | None = None,
 ) -> BakeReport:
-    """Write an edited checkpoint; the model is never loaded.
+    """Write an edited checkpoint; the model is never loaded, but for an approximate fold.
 
     Args:
-        model: folder, .gguf file or Hub id of the base.
+        model: folder, .gguf file or Hub id of the base; or a PEFT LoRA that names its base, merged into it first.
         edit: an Edit, or the file of one; or several, which act in this order.
         output: folder to write; it appears whole or not at all.
         how: "auto" folds where that is exact and inserts elsewhere; or a key of ``WAYS``. "insert": an SEALayer behind
@@ -42,6 +48,8 @@ def bake(
             disappears into the output projections; a plain checkpoint. "adapter": the fold as a PEFT LoRA.
         overwrite: replace an earlier artefact of ours at ``output``.
         copy: copy unedited shards instead of hard-linking them.
+        approximate: fold also where that is not exact, as the best linear stand-in, with its error measured and stated.
+        calibration, rank: of the stand-in; see :func:`sea_bake.baking.approximate.approximate`.
 
     Raises:
         NotExactError: a fold or an adapter was asked for, and it would not be exact.
@@ -49,6 +57,10 @@ def bake(
     """
     if how != "auto" and how not in WAYS:
         raise SettingError(f"unknown way to bake {how!r}: use one of auto, {', '.join(WAYS)}")
+    if approximate and how not in ("auto", "fold"):
+        raise SettingError(f"approximate goes with how='fold' (--how fold), not {how!r}")
+    if not approximate and (calibration is not None or rank is not None):
+        raise SettingError("calibration texts and a rank are for an approximate fold alone: ask for it (--approximate)")
     source = model if isinstance(model, ModelSource) else ModelSource.parse(model, revision)
     given = [edit] if isinstance(edit, Edit | str | Path) else list(edit)
     edits = [e if isinstance(e, Edit) else Edit.load(e) for e in given]
@@ -57,6 +69,10 @@ def bake(
     target = check_output(output, overwrite=overwrite, folder=True)
     with opened(source, target) as base:
         check_edits(base, edits)
+        if approximate:
+            return fold_approximately(
+                base, edits, target, calibration=calibration, rank=rank, overwrite=overwrite, copy=copy
+            )
         why = "asked for"
         if how == "auto":
             how, why = choose(base, edits)

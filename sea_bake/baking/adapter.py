@@ -167,7 +167,8 @@ class _Names:
         """
         from peft import LoraConfig, get_peft_model
 
-        options = {key: value for key, value in config.items() if key not in ("peft_type", "revision", "task_type")}
+        skipped = ("peft_type", "task_type", "base_model_name_or_path", "revision")
+        options = {key: value for key, value in config.items() if key not in skipped}
         model = get_peft_model(self.model, LoraConfig(**options), low_cpu_mem_usage=True)
         theirs = {n.replace(".default", ""): tuple(p.shape) for n, p in model.named_parameters() if ".lora_" in n}
         ours = {name: tuple(tensor.shape) for name, tensor in tensors.items()}

@@ -12,19 +12,21 @@ import torch
 from safetensors.torch import save_file
 
 import sea_bake.modeling_sea as modeling_sea
-from sea_bake.anatomy import SEA_PREFIX, Family
+from sea_bake.anatomy import FAMILIES, SEA_PREFIX, Site
+from sea_bake.baking.measuring import measure
 from sea_bake.baking.opening import OpenBase
 from sea_bake.baking.report import BakeReport, layers_of, record
 from sea_bake.checkpoint import Checkpoint, carry, place, write_json
 from sea_bake.checkpoint.reader import INDEX, SINGLE, read_json
 from sea_bake.checkpoint.writer import linkable
 from sea_bake.edit import Edit
-from sea_bake.errors import CheckpointError
+from sea_bake.errors import CheckpointError, FamilyError
 from sea_bake.staging import need_space, staged_folder
 
 SEA_SHARD = "model-sea.safetensors"
 CODE = "modeling_sea.py"
 ORIGINALS = "sea/base"  # the base's own copies of what was patched, for ``unbake``
+_MOVED_ALONG = ("bitsandbytes",)  # seen to put its linears in place through ``set_submodule``
 _OWN_BYTES = 8 << 20  # configuration, code, tokenizer: room for what is neither a shard nor the edit
 
 
@@ -33,6 +35,9 @@ def insert(
 ) -> BakeReport:
     """Write the base with an SEALayer behind each edited module; see :func:`sea_bake.baking.bake`."""
     checkpoint, folder = base.checkpoint, base.checkpoint.folder
+    _refuse_lost(base, edits)
+    if base.row.model_type not in FAMILIES and not base.is_quantised:  # discovered on random weights: now on the real
+        measure(base, [edit.with_settings(merge="sum") for edit in edits if edit.site is not Site.BLOCK])
     tensors = sea_tensors(edits, base)
     edit_bytes = 2 * sum(t.numel() * t.element_size() for t in tensors.values())
     linked = not copy and linkable(folder, target.parent)
@@ -50,7 +55,7 @@ def insert(
         shutil.copyfile(modeling_sea.__file__, stage / CODE)
         left_out = carry(folder, stage, written=["config.json", INDEX, CODE], shards=checkpoint.shards)
         _keep_tokenizer_class(stage, checkpoint.config["model_type"])
-        _keep_originals(folder, stage)
+        patched = _keep_originals(folder, stage)
         report = BakeReport(
             output=target,
             how="insert",
@@ -62,18 +67,34 @@ def insert(
             layers=layers_of(edits),
             left_out=left_out,
         )
-        record(stage, report, edits, shards=shard_names)
+        record(stage, report, edits, shards=shard_names, patched=patched)
         total = sum(f.stat().st_size for f in stage.rglob("*") if f.is_file())
     return replace(report, bytes_linked=linked_bytes, bytes_written=total - linked_bytes)
 
 
-def _keep_originals(folder: Path, stage: Path) -> None:
+def _refuse_lost(base: OpenBase, edits: Sequence[Edit]) -> None:
+    """An edit behind a bare linear (OPT's fc2) moves along only with quantisers that are known to let it."""
+    for edit in edits:
+        bare = edit.site is not Site.BLOCK and base.row.module(edit.site) == base.row.writer(edit.site)
+        if bare and base.quantisation not in (None, *_MOVED_ALONG):
+            raise CheckpointError(
+                f"{base.source.name} is quantised ({base.quantisation}), and its {edit.site.value} site is the linear "
+                f"{base.row.module(edit.site)} itself, which that quantiser may replace together with the edit. "
+                "Fit the edit at another site (--site attn or block)."
+            )
+
+
+def _keep_originals(folder: Path, stage: Path) -> list[str]:
+    """Names of the base's files that are other ones now, or new; what the base had of them is kept."""
+    patched = []
+    (stage / ORIGINALS).mkdir(parents=True)
     for name in ("config.json", INDEX, "tokenizer_config.json"):
         source, now = folder / name, stage / name
         if now.is_file() and not (source.is_file() and source.read_bytes() == now.read_bytes()):
-            (stage / ORIGINALS).mkdir(parents=True, exist_ok=True)
+            patched.append(name)
             if source.is_file():
                 shutil.copyfile(source, stage / ORIGINALS / name)
+    return patched
 
 
 def sea_tensors(edits: Sequence[Edit], base: OpenBase) -> dict[str, torch.Tensor]:
@@ -94,14 +115,13 @@ def sea_config(base: OpenBase, edits: Sequence[Edit]) -> dict[str, Any]:
     """The base's config.json with ours on top: every key keeps its value but the two that name it, and the guard.
 
     A class of transformers that is called by name (``LlamaForCausalLM.from_pretrained``) ignores tensors that it does
-    not know and would give the unedited base. It looks its activation function up by name, though: the guard makes that
-    fail with a message that says what to do. Our own configuration class puts the true value back.
+    not know and would give the unedited base. It cannot do without the number of attention heads, though, and insists
+    that it is one: the guard makes that fail with a message that says what to do. Our own configuration class puts the
+    true value back.
     """
-    config, row = base.checkpoint.config, base.row
-    activation = config.get(row.activation) or default_activation(row)
+    config, row, guard = base.checkpoint.config, base.row, _guard(base.config)
     return {
-        **config,
-        row.activation: modeling_sea.GUARD.format(value=activation),
+        **modeling_sea.put(config, guard, modeling_sea.GUARD.format),
         "architectures": ["SEA" + base.architecture],
         "model_type": SEA_PREFIX + config["model_type"],
         "auto_map": {auto: f"{Path(CODE).stem}.SEA{name}" for auto, name in base.classes.items()},
@@ -117,16 +137,22 @@ def sea_config(base: OpenBase, edits: Sequence[Edit]) -> dict[str, Any]:
                 }
                 for edit in edits
             ],
-            "guard": {row.activation: activation},
+            "guard": guard,
         },
     }
 
 
-def default_activation(row: Family) -> str:
-    """What the family's configuration class takes when config.json does not name an activation."""
-    from transformers import AutoConfig
-
-    return str(getattr(AutoConfig.for_model(row.model_type), row.activation))
+def _guard(config: Any) -> dict[str, Any]:
+    """The decoder's number of attention heads, under its key and where it stands in config.json."""
+    name = "num_attention_heads"
+    text = config.get_text_config(decoder=True)
+    part = next((key for key in config.sub_configs if getattr(config, key, None) is text), None)
+    own = config if part is None else text
+    key = own.attribute_map.get(name, name)
+    if not hasattr(own, key):
+        raise FamilyError(f"{type(own).__name__} has no {key}: an artefact could be loaded as the unedited base")
+    guard = {key: getattr(own, key)}
+    return guard if part is None else {part: guard}
 
 
 def _shard_names(base: Checkpoint) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Exactness is also measured: on the real weights of one layer of each kind, before anything is written.
 
-The writers are multiplied by Q, a cyclic shift with its sign turned. Q is linear, mixes every axis and rounds nothing,
+The writers are multiplied by Q, a cyclic shift doubled and with its sign turned. Q mixes every axis and rounds nothing,
 so in any dtype the site's output must be Q times what it was. That fails where a writer was overlooked, where something
 stands between writer and output, and where a bias is added behind.
 """
@@ -17,10 +17,10 @@ from torch import Tensor
 from sea_bake.anatomy import Site
 from sea_bake.baking.opening import OpenBase
 from sea_bake.baking.writers import Writer, writers_of
-from sea_bake.discovery import load_state, one_layer_config
 from sea_bake.edit import Edit
 from sea_bake.errors import NotExactError
 from sea_bake.hooks import hooked
+from sea_bake.one_layer import load_state, one_layer_config
 from sea_bake.sites import site_modules
 
 _TOKENS = 8
@@ -56,7 +56,7 @@ def _measure(base: OpenBase, site: Site, layer: int, *, lengths: bool) -> float:
     writers = writers_of(base, site, layer)
     before, output = _run(base, site, layer, [])
     shifted, _ = _run(base, site, layer, writers)
-    expected = -before.roll(1, dims=-1)
+    expected = -2 * before.roll(1, dims=-1)
     scale = float(expected.abs().max())
     error = float((shifted - expected).abs().max()) / scale if scale else float("inf")
     room = _ROOM[before.dtype]
@@ -122,7 +122,7 @@ def one_layer(base: OpenBase, layer: int, shifted: Sequence[Writer] = ()) -> Ite
     for part in sorted(base.layer_parts(layer)):
         tensor = base.checkpoint.tensor(prefix + part).read()  # type: ignore[union-attr]
         axis = axes.get(prefix + part)
-        state[stem + part] = tensor if axis is None else -tensor.roll(1, dims=axis)
+        state[stem + part] = tensor if axis is None else -2 * tensor.roll(1, dims=axis)
     dtype = next(t.dtype for t in state.values() if t.is_floating_point())
     model, info = load_state(cls, config, state, dtype)
     wrong = [k for k in info["missing_keys"] if k.startswith(stem) and "relative_attention_bias" not in k]

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sea_bake.anatomy import SEA_PREFIX, Family, Site, family
-from sea_bake.checkpoint import Checkpoint, materialise
+from sea_bake.anatomy import SEA_PREFIX, Family, family
+from sea_bake.baking.quantised import quantisation
+from sea_bake.checkpoint import Checkpoint, MergedCheckpoint, materialise, merge, merged
+from sea_bake.checkpoint.writer import linkable
+from sea_bake.discovery import family_of
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, FamilyError, OutputError
 from sea_bake.fingerprint import BaseModel
+from sea_bake.loading import language_models
+from sea_bake.sites import decoder_config
 from sea_bake.source import ModelSource
 from sea_bake.staging import need_space, scratch_folder
 
@@ -40,7 +47,7 @@ class OpenBase:
     @property
     def text(self) -> Any:
         """The decoder's configuration, also of a model that wraps it."""
-        return self.config.get_text_config(decoder=True)
+        return decoder_config(self.config)
 
     @property
     def architecture(self) -> str:
@@ -48,7 +55,12 @@ class OpenBase:
 
     @property
     def is_quantised(self) -> bool:
-        return "quantization_config" in self.checkpoint.config
+        return self.quantisation is not None
+
+    @functools.cached_property
+    def quantisation(self) -> str | None:
+        """How its layers are quantised, if they are."""
+        return quantisation(self.checkpoint, self.stem)
 
     def layer_parts(self, layer: int) -> set[str]:
         """Names of a decoder layer's tensors, inside the layer."""
@@ -74,19 +86,42 @@ def opened(source: ModelSource, target: Path | None) -> Iterator[OpenBase]:
             materialise(source, plain)
             yield open_folder(plain, source)
         return
-    folder = source.folder()
-    if target is not None and folder.resolve() in target.resolve().parents:
-        raise OutputError(f"{target} lies inside the base's own folder {folder}: choose an output outside of it")
-    yield open_folder(folder, source)
+    checkpoint = _with_adapter(source) if source.is_adapter else Checkpoint.open(source.folder())
+    for folder in (source.folder(), checkpoint.folder):
+        if target is not None and folder.resolve() in target.resolve().parents:
+            raise OutputError(f"{target} lies inside the base's own folder {folder}: choose an output outside of it")
+    base = open_checkpoint(checkpoint, source)
+    if not isinstance(checkpoint, MergedCheckpoint) or target is None:
+        yield base
+        return
+    linked = linkable(checkpoint.folder, target.parent)
+    shards = checkpoint.touched if linked else checkpoint.shards
+    need_space(target.parent, sum((checkpoint.folder / shard).stat().st_size for shard in shards))
+    with scratch_folder(target) as plain:
+        merge(checkpoint, plain)
+        yield open_folder(plain, source)
+
+
+def _with_adapter(source: ModelSource) -> MergedCheckpoint:
+    """The merged view of a PEFT adapter's base."""
+    import transformers
+
+    checkpoint = Checkpoint.open(source.base().folder())
+    model_class = getattr(transformers, list(class_names(checkpoint.config).values())[-1])
+    return merged(source, checkpoint, model_class, _config(checkpoint))
 
 
 def open_folder(folder: Path, source: ModelSource) -> OpenBase:
     """A plain checkpoint folder, with every check that needs no edit. Raises as :func:`opened`."""
-    checkpoint = Checkpoint.open(folder)
+    return open_checkpoint(Checkpoint.open(folder), source)
+
+
+def open_checkpoint(checkpoint: Checkpoint, source: ModelSource) -> OpenBase:
+    """The same of a checkpoint that is open already."""
     classes = class_names(checkpoint.config)
     config = _config(checkpoint)
-    text = config.get_text_config(decoder=True)
-    row = family(text.model_type)
+    text = decoder_config(config)
+    row = family_of(text)
     stem = layers_stem(checkpoint, row)
     _check_layers(checkpoint, row, stem, text.num_hidden_layers)
     return OpenBase(source, checkpoint, config, row, stem, classes)
@@ -100,14 +135,14 @@ def check_edits(base: OpenBase, edits: Sequence[Edit]) -> None:
 
 
 def class_names(config: dict[str, Any]) -> dict[str, str]:
-    """Auto class -> the base's own class name; the last is the one that answers.
+    """Auto class -> the base's own class name; the last are those that answer, all of one name.
 
     Raises:
         CheckpointError: it has custom code of its own, or is no language model.
         FamilyError: edited already.
     """
-    from transformers.models.auto import modeling_auto
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
@@ -119,24 +154,18 @@ def class_names(config: dict[str, Any]) -> dict[str, str]:
             "the base has custom code of its own (auto_map in config.json): two kinds of custom code cannot be joined. "
             "Use a base that transformers supports natively."
         )
-    heads = {
-        "AutoModelForCausalLM": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        "AutoModelForSeq2SeqLM": modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
-        "AutoModelForImageTextToText": modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
-    }
-    named = (config.get("architectures") or [None])[0]
-    fitting = {auto: names[model_type] for auto, names in heads.items() if model_type in names}
-    if not fitting or model_type not in CONFIG_MAPPING_NAMES:
+    heads = language_models(model_type)
+    if not heads or model_type not in CONFIG_MAPPING_NAMES:
         raise FamilyError(f"unknown model family '{model_type}': transformers has no language model of that name")
-    chosen = next((auto for auto, name in fitting.items() if named in (None, name)), None)
-    if chosen is None:
+    named = (config.get("architectures") or [next(iter(heads.values()))])[0]
+    if named not in heads.values():
         raise CheckpointError(
-            f"the base is a {named}, not the causal LM {next(iter(fitting.values()))}: only that can be edited"
+            f"the base is a {named}, not the language model {next(iter(heads.values()))}: only that can be edited"
         )
     return {
         "AutoConfig": CONFIG_MAPPING_NAMES[model_type],
-        "AutoModel": modeling_auto.MODEL_MAPPING_NAMES[model_type],
-        chosen: fitting[chosen],
+        "AutoModel": MODEL_MAPPING_NAMES[model_type],
+        **{auto: name for auto, name in heads.items() if name == named},
     }
 
 
@@ -147,13 +176,14 @@ def layers_stem(base: Checkpoint, row: Family) -> str:
     Raises:
         CheckpointError: no such tensors.
     """
-    for stem in (f"{row.stem}.{row.layers}", row.layers):
+    parts = f"{row.stem}.{row.layers}".split(".")
+    for stem in (".".join(parts[i:]) for i in range(len(parts))):
         if any(name.startswith(f"{stem}.0.") for name in base.weight_map):
             return stem
-    end = f".{row.layers}.0.{row.writer(Site.ATTN)}.weight"
-    wrapped = sorted(name for name in base.weight_map if name.endswith(end) and "language_model" in name)
-    if len(wrapped) == 1:
-        return wrapped[0].removesuffix(f".0.{row.writer(Site.ATTN)}.weight")
+    wrapped = re.compile(rf"(.*\blanguage_model\b.*\.{re.escape(row.layers)})\.\d+\.")
+    stems = {found[1] for name in base.weight_map if (found := wrapped.match(name))}
+    if len(stems) == 1:
+        return stems.pop()
     raise CheckpointError(
         f"{base.folder} has no tensors named '{row.stem}.{row.layers}.0....', as {row.model_type} should"
     )
@@ -178,7 +208,7 @@ def _check_layers(base: Checkpoint, row: Family, stem: str, count: int) -> None:
     kinds = {layer: any(".experts." in part for part in own) for layer, own in parts.items()}
     for layer, own in parts.items():
         others = [p for i, p in parts.items() if i != layer and kinds[i] == kinds[layer]]
-        absent = set.intersection(*others) - own if len(others) > 1 else set()
+        absent = set.intersection(*others) - own if others else set()
         if absent or not own:
             name = f"{stem}.{layer}.{min(absent, default='')}"
             raise CheckpointError(

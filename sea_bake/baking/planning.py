@@ -16,6 +16,10 @@ from sea_bake.exactness import Exactness, exactness, linear_edits, of_edit
 from sea_bake.modeling_sea import MERGES
 from sea_bake.source import ModelSource
 
+_MERGED = (
+    "the base is a base with an adapter, so an adapter of the edit would belong to the two merged, which no server has"
+)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -99,9 +103,14 @@ def refuse_adapter(base: OpenBase, edits: Sequence[Edit]) -> None:
     """Raise NotExactError unless a LoRA adapter carries every edit exactly."""
     refuse_fold(base, edits)
     for edit in edits:
-        found = verdict(base, edit)
+        found = of_edit(base.row, edit, biased=is_biased(base, edit.site, edit.layers))
         if not found.adapter:
             raise NotExactError(_refusal("an adapter", base, edit, found.why, "or --how fold"))
+    if base.source.is_adapter:
+        raise CheckpointError(
+            f"{base.source.name}: {_MERGED}. Bake with --how fold, which merges both; or merge the base's adapter "
+            "once (PeftModel.merge_and_unload(), then save_pretrained) and bake an adapter of the merged model."
+        )
 
 
 def is_biased(base: OpenBase, site: Site, layers: Sequence[int]) -> bool:
@@ -119,6 +128,8 @@ def _on_disk(base: OpenBase, site: Site, layer: int, found: Exactness) -> Exactn
         writers_of(base, site, layer)
     except CheckpointError as error:
         return Exactness(False, False, str(error))
+    if found.adapter and base.source.is_adapter:
+        return Exactness(True, False, f"{found.why}; {_MERGED}")
     return found
 
 

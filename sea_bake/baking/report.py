@@ -12,6 +12,7 @@ from sea_bake.checkpoint import write_json
 from sea_bake.checkpoint.reader import read_json
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError
+from sea_bake.source import ModelSource
 
 RECORD = "sea/bake.json"  # what was done, for people and for ``inspect``
 _EDIT = "sea/edit-{}.safetensors"  # the edits themselves, for ``verify``; in a folder, where no weight loader looks
@@ -85,6 +86,32 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     if not is_artefact(folder):
         raise CheckpointError(f"{folder} is not an artefact of sea_bake: it has no {RECORD}")
     return read_json(folder / RECORD)
+
+
+def recorded_base(
+    artefact: Path, data: dict[str, Any], base: str | Path | None = None, revision: str | None = None
+) -> ModelSource:
+    """The base of an artefact: the one given, or what its record ``data`` names: a folder beside it, or a Hub id.
+
+    Raises:
+        CheckpointError: the recorded one is nowhere.
+    """
+    if base is not None:
+        return ModelSource.parse(base, revision)
+    name = data.get("base")
+    if not isinstance(name, str) or not name:
+        raise CheckpointError(f"{artefact / RECORD} is damaged: it names no base; say where it is with --base")
+    beside = artefact.parent / name
+    if Path(name).name == name and beside.exists():
+        return ModelSource.parse(beside)
+    try:
+        source = ModelSource.parse(name, revision or data.get("revision"))
+        source.folder()
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the base '{name}' is neither beside the artefact nor on the Hub: say where it is with --base ({error})"
+        ) from error
+    return source
 
 
 def edit_files(folder: str | Path) -> list[Path]:

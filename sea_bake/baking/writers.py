@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sea_bake.anatomy import Site
 from sea_bake.baking.opening import OpenBase
+from sea_bake.baking.quantised import ways_out
 from sea_bake.checkpoint.editing import FLOATS
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError
@@ -67,12 +68,7 @@ def _checked(base: OpenBase, writer: Writer) -> Writer:
     name, width = writer.name, base.text.hidden_size
     tensor = base.checkpoint.tensor(name)
     if base.is_quantised or (tensor is not None and tensor.dtype not in FLOATS):
-        method = (base.checkpoint.config.get("quantization_config") or {}).get("quant_method", "quantised")
-        raise CheckpointError(
-            f"{base.source.name} holds quantised weights ({method}; {name}), and a fold needs plain ones: fold into "
-            "the model it was quantised from and quantise the result, or bake with --how insert, which works on top. "
-            "(transformers undoes some schemes: model.dequantize(), then save_pretrained.)"
-        )
+        raise CheckpointError(ways_out(base.source.name, base.quantisation or str(tensor and tensor.dtype), name))
     if tensor is None:
         raise CheckpointError(
             f"{base.checkpoint.folder} lacks the tensor {name}: the checkpoint is incomplete, or a writer of "

@@ -1,7 +1,18 @@
 """Checkpoints on disk: read without being loaded, written without being copied."""
 
 from sea_bake.checkpoint.gguf import materialise
+from sea_bake.checkpoint.merging import MergedCheckpoint, merge, merged
 from sea_bake.checkpoint.reader import Checkpoint, LazyTensor
 from sea_bake.checkpoint.writer import carry, place, write_json
 
-__all__ = ["Checkpoint", "LazyTensor", "carry", "materialise", "place", "write_json"]
+__all__ = [
+    "Checkpoint",
+    "LazyTensor",
+    "MergedCheckpoint",
+    "carry",
+    "materialise",
+    "merge",
+    "merged",
+    "place",
+    "write_json",
+]

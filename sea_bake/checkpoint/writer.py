@@ -15,7 +15,7 @@ _OTHER_WEIGHTS = {
     ".safetensors", ".mlmodel", ".npz", ".ot",
 }  # fmt: skip
 _CODE = {".py", ".so"}  # never carried: the artefact's only code is modeling_sea.py
-_SKIPPED_FOLDERS = {".git", ".cache", "__pycache__", "sea"}
+SKIPPED_FOLDERS = {".git", ".cache", "__pycache__", "sea"}
 
 
 def place(source: Path, target: Path, *, copy: bool = False) -> bool:
@@ -50,7 +50,7 @@ def carry(source: Path, target: Path, *, written: Iterable[str], shards: Iterabl
     left_out: list[str] = []
     ours = {*written, *shards}
     for folder, folders, files in os.walk(source):
-        folders[:] = [f for f in folders if f not in _SKIPPED_FOLDERS]
+        folders[:] = [f for f in folders if f not in SKIPPED_FOLDERS]
         for name in files:
             path = Path(folder) / name
             relative = path.relative_to(source)

@@ -101,8 +101,9 @@ def _smollm2() -> Path:
 
 
 def _answer(model: object, tokenizer: object, question: str) -> str:
-    from sea_bake.activations.capture import greedy
+    from sea_bake.activations.capture import decoder_start, greedy
     from sea_bake.activations.prompts import encode
 
-    tokens = greedy(model, tokenizer, [encode(tokenizer, question)], max_new_tokens=40, batch_size=1)[0]
+    prompt = encode(tokenizer, question, decoder_start=decoder_start(model))
+    tokens = greedy(model, tokenizer, [prompt], max_new_tokens=40, batch_size=1)[0]
     return str(tokenizer.decode(tokens.ids[tokens.start :])).strip().replace("\n", " ")  # type: ignore[attr-defined]

@@ -21,7 +21,9 @@ def fit(
     context: typer.Context,
     model: Annotated[
         str | None,
-        typer.Argument(help="Folder, .gguf file or Hub id. Not needed with --activations.", show_default=False),
+        typer.Argument(
+            help="Folder (or PEFT adapter), .gguf file or Hub id. Not needed with --activations.", show_default=False
+        ),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Edit file to write.")] = Path("edit.safetensors"),
     demonstrations: Annotated[

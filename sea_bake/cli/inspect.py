@@ -58,9 +58,11 @@ def inspect(
                 console.print(f"  {key}: {value}", style="dim", markup=False)
     if "bake" in facts:
         verification = facts["verification"]
-        verdict = (
-            "not verified yet" if verification is None else "verified" if verification["passed"] else "NOT verified"
-        )
+        approximation = facts["bake"].get("details", {}).get("approximation")
+        good = "verified" if approximation is None else "approximate, as promised"
+        verdict = "not verified yet" if verification is None else good if verification["passed"] else "NOT verified"
+        if approximation is not None:
+            console.print(approximation_summary(approximation), markup=False)
         console.print(f"{path}: {facts['bake']['architecture']}, {size(facts['bytes'])}, {verdict}", markup=False)
     if plot is not None:
         console.print(f"drew {plot}", markup=False)
@@ -101,6 +103,17 @@ def summary(edit: Edit) -> str:
         f"merge {edit.merge}, k+ {min(plus)}-{max(plus)}, k- {min(minus)}-{max(minus)}"
         + ("" if edit.alpha == 1 else f", alpha {edit.alpha:g}")
         + ("" if edit.parts == "both" else f", {edit.parts} projection only")
+    )
+
+
+def approximation_summary(approximation: dict[str, Any]) -> str:
+    """The error of an approximate fold, on texts held out from it."""
+    shares, end = [layer["share"] for layer in approximation["layers"]], approximation["end_to_end"]
+    return (
+        f"approximate: a linear stand-in for the edit, not the edit. On held-out texts it explains "
+        f"{min(shares):.1%} to {max(shares):.1%} of the edit's change per layer; mean KL from the edit {end['kl']:.2e} "
+        f"per token (the base: {end['base_kl']:.2e}), the same most likely token at {end['top1']:.1%} "
+        f"(the base: {end['base_top1']:.1%})"
     )
 
 

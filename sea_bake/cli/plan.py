@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def plan(
-    model: Annotated[str, typer.Argument(help="The base: folder or Hub id.")],
+    model: Annotated[str, typer.Argument(help="The base: folder (or PEFT adapter that names it) or Hub id.")],
     edits: Annotated[list[Path] | None, typer.Argument(help="Edit files; without any, every site and merge.")] = None,
     more: Annotated[list[Path] | None, typer.Option("--edit", "-e", help="The same, as an option.")] = None,
     revision: Revision = None,

@@ -34,7 +34,8 @@ def verify(
 ) -> None:
     """Prove an artefact: reloaded in a fresh process, it answers like the hook-edited base, and unlike the base.
 
-    Writes sea_verification.json into the artefact. Exit code 1 when the proof fails.
+    Writes sea_verification.json into the artefact. Exit code 1 when the proof fails. An approximate
+    fold is held to the error that it promises; its verdict is "approximate" at best.
     """
     console = prepare(as_json=as_json, quiet=quiet)
     from sea_bake.verification import verify as run
@@ -73,7 +74,14 @@ def show(report: Report, console: Console) -> None:
             f"{c.padded_equal}/{c.prompts}",
         )
     console.print(table)
-    if report.passed:
+    if report.passed and report.approximate:
+        assert report.baseline is not None
+        console.print(
+            f"[bold yellow]approximate[/]: not equal to the hook-edited base, but as near as promised (mean KL "
+            f"{report.equality.mean_kl:.2e}, at most {report.kl_limit:.2e}; the base is at "
+            f"{report.baseline.mean_kl:.2e}), different from the base, no missing or unexpected keys"
+        )
+    elif report.passed:
         console.print(
             f"[bold green]verified[/]: equal to the hook-edited base (tolerance {report.tolerance:.1e}), "
             "different from the base, no missing or unexpected keys"

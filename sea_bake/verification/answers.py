@@ -2,8 +2,9 @@
 
     python -I answers.py request.json
 
-loads an artefact the way any user would, ``AutoModelForCausalLM.from_pretrained(..., trust_remote_code=True)``, and
-writes its answers; sea_bake itself cannot be imported there. The same ``answer`` is called on the hook-edited base.
+loads an artefact the way any user would, ``AutoModelForCausalLM.from_pretrained(...)`` or its like (and
+``PeftModel.from_pretrained`` where it is an adapter), and writes its answers; sea_bake itself cannot be imported there.
+The same ``answer`` is called on the hook-edited base.
 """
 
 import json
@@ -11,7 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 
 @torch.inference_mode()
@@ -19,16 +20,26 @@ def answer(model, request, output):
     """Write one safetensors file of answers.
 
     Args:
-        model: a causal LM in evaluation mode.
+        model: a language model in evaluation mode.
         request: "teacher" (id lists for logits), "prompts" (id lists to continue), "max_new_tokens", "pad",
-            "positions" (how many last positions of the logits are kept).
+            "positions" (how many last positions of the logits are kept), "decoder_start" (None; in an encoder-decoder
+            the first token of its decoder: there "teacher" is what the decoder says to the "prompts").
         output: file to write: ``logits.i`` [positions, vocabulary] float32, ``greedy.i`` ids continued one by one,
-            ``padded.i`` ids continued in one left-padded batch, ``padded_logits`` [prompts, vocabulary].
+            ``padded.i`` ids continued in one padded batch (on the left; for an encoder on the right),
+            ``padded_logits`` [prompts, vocabulary].
     """
     device = model.get_input_embeddings().weight.device
+    prompts, start, pad = request["prompts"], request["decoder_start"], request["pad"]
+
+    def ids_of(*rows):
+        return torch.tensor(rows, device=device)
+
     found = {}
     for i, ids in enumerate(request["teacher"]):
-        logits = model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits
+        inputs = {"input_ids": ids_of(ids)}
+        if start is not None:
+            inputs = {"input_ids": ids_of(prompts[i]), "decoder_input_ids": ids_of(ids)}
+        logits = model(**inputs, use_cache=False).logits
         found[f"logits.{i}"] = logits[0, -request["positions"] :].float().cpu().contiguous()
     options = {
         "max_new_tokens": request["max_new_tokens"],
@@ -38,24 +49,38 @@ def answer(model, request, output):
         "temperature": None,
         "top_p": None,
         "top_k": None,
-        "pad_token_id": request["pad"],
+        "pad_token_id": pad,
         "use_cache": True,
     }
-    prompts = request["prompts"]
+
+    def continued(ids, mask):
+        out = model.generate(input_ids=ids, attention_mask=mask, **options)
+        return out[:, ids.shape[1] if start is None else 1 :].cpu()
+
     for i, ids in enumerate(prompts):
-        batch = torch.tensor([ids], device=device)
-        out = model.generate(input_ids=batch, attention_mask=torch.ones_like(batch), **options)
-        found[f"greedy.{i}"] = out[0, len(ids) :].cpu().clone()
+        batch = ids_of(ids)
+        found[f"greedy.{i}"] = continued(batch, torch.ones_like(batch))[0].clone()
     width = max(map(len, prompts))
-    batch = torch.tensor([[request["pad"]] * (width - len(ids)) + ids for ids in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
-    out = model.generate(input_ids=batch, attention_mask=mask, **options)
-    for i, row in enumerate(out[:, width:]):
-        found[f"padded.{i}"] = row.cpu().clone()
-    positions = (mask.cumsum(-1) - 1).clamp_min(0)
-    logits = model(input_ids=batch, attention_mask=mask, position_ids=positions, use_cache=False).logits
+    rows = [([pad] * (width - len(ids)), ids) for ids in prompts]
+    batch = ids_of(*(fill + ids if start is None else ids + fill for fill, ids in rows))
+    mask = ids_of(*([0] * len(f) + [1] * len(p) if start is None else [1] * len(p) + [0] * len(f) for f, p in rows))
+    for i, row in enumerate(continued(batch, mask)):
+        found[f"padded.{i}"] = row.clone()
+    inputs = {"position_ids": (mask.cumsum(-1) - 1).clamp_min(0)}
+    if start is not None:
+        inputs = {"decoder_input_ids": ids_of(*[[start]] * len(prompts))}
+    logits = model(input_ids=batch, attention_mask=mask, **inputs, use_cache=False).logits
     found["padded_logits"] = logits[:, -1].float().cpu().contiguous()
     save_file(found, output)
+
+
+def attach(model, adapter):
+    """Put a PEFT adapter's layers into a model; its tensors that found no place, as transformers reports them."""
+    import peft
+
+    theirs = load_file(Path(adapter) / "adapter_model.safetensors").keys()
+    ours = peft.get_peft_model_state_dict(peft.PeftModel.from_pretrained(model, adapter)).keys()
+    return {"missing_keys": ours - theirs, "unexpected_keys": theirs - ours, "mismatched_keys": ()}
 
 
 def main(path):
@@ -65,13 +90,16 @@ def main(path):
     request = json.loads(Path(path).read_text("utf-8"))
     dtype = request["dtype"]
     options = {"device_map": request["device"]} if request["device"] != "cpu" else {}
-    model, loading = transformers.AutoModelForCausalLM.from_pretrained(
+    model, loading = getattr(transformers, request["auto_class"]).from_pretrained(
         request["model"],
         trust_remote_code=request["trust_remote_code"],
         dtype=dtype if dtype == "auto" else getattr(torch, dtype),
         output_loading_info=True,
+        **request["load"],
         **options,
     )
+    if request["adapter"]:
+        loading = attach(model, request["adapter"])
     model.eval()
     answer(model, request, request["output"])
     facts = {

@@ -22,8 +22,11 @@ def main(path: str) -> int:
     facts: dict[str, str] = {}
     try:
         source = ModelSource.parse(request["model"], request["revision"])
-        model = load_model(source, dtype=request["dtype"], device=request["device"])
+        # Widened only after the edits were checked: rounded weights are the checkpoint's own, whatever they run in.
+        wide = request["dtype"] == "float32"
+        model = load_model(source, dtype="auto" if wide else request["dtype"], device=request["device"])
         edits = [Edit.load(path, model) for path in request["edits"]]
+        model = model.float() if wide else model
         answer(model, request, request["output"])
         with live(edits, model, check=False):
             answer(model, request, request["live_output"])

@@ -1,0 +1,238 @@
+"""Calibration texts through the base with all edits live: what a stand-in is fitted on, and what it is held against."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sea_bake import progress
+from sea_bake.activations.capture import decoder_start
+from sea_bake.activations.prompts import Tokens, encode
+from sea_bake.anatomy import Site
+from sea_bake.baking.regression import Moments
+from sea_bake.demonstrations import Demonstration
+from sea_bake.edit import Edit, live
+from sea_bake.errors import ActivationError, DemonstrationError
+from sea_bake.exactness import LinearEdit
+from sea_bake.sites import hooked, site_modules, text_config
+
+Place = tuple[Site, int]
+HELD_OUT = 2  # the part of a text that nothing is fitted on; 0 and 1 are the two folds of the calibration half
+_PROMPTS = 4  # fewer distinct prompts do not give two folds and a held-out half
+_LOGITS = 512 << 20  # bytes of reference logits that are kept
+
+
+@dataclass(frozen=True)
+class Text:
+    """One prompt with one answer.
+
+    Attributes:
+        tokens: ids.
+        fresh: the first token that, with all before it, stands in no earlier text. What comes before is the same
+            activation once more (a chat template, a prompt): it is counted once, and never as held out.
+        part: 0 or 1 (folds of the calibration half) or ``HELD_OUT``.
+    """
+
+    tokens: Tokens
+    fresh: int
+    part: int
+
+    @property
+    def count(self) -> int:
+        return len(self.tokens.ids) - self.fresh
+
+
+def texts(model: Any, tokenizer: Any, demonstrations: Sequence[Demonstration]) -> list[Text]:
+    """Prompt + positive and prompt + negative of each demonstration; every second prompt is held out.
+
+    Raises:
+        DemonstrationError: too few prompts.
+    """
+    prompts = {prompt: i for i, prompt in enumerate(dict.fromkeys(d.prompt for d in demonstrations))}
+    if len(prompts) < _PROMPTS:
+        raise DemonstrationError(
+            f"{len(prompts)} distinct calibration prompts: a stand-in needs at least {_PROMPTS} (it is fitted on one "
+            "half and judged on the other), and gets better up to some hundreds"
+        )
+    start, limit = decoder_start(model), getattr(text_config(model), "max_position_embeddings", None)
+    seen: set[int] = set()
+    found = []
+    for part, demo in sorted(
+        ((0, HELD_OUT, 1, HELD_OUT)[prompts[d.prompt] % 4], i) for i, d in enumerate(demonstrations)
+    ):
+        for answer in (demonstrations[demo].positive, demonstrations[demo].negative):
+            tokens = encode(tokenizer, demonstrations[demo].prompt, answer, decoder_start=start)
+            ids = tokens.ids[:limit]
+            key, fresh = hash(tokens.encoder), 0
+            for i, token in enumerate(ids):
+                key = hash((key, token))
+                if key in seen:
+                    fresh = i + 1
+                seen.add(key)
+            if fresh < len(ids):
+                found.append(Text(Tokens(ids, min(tokens.start, len(ids) - 1), tokens.encoder), fresh, part))
+    return found
+
+
+@torch.inference_mode()
+def logits(model: Any, text: Text) -> Tensor:
+    """[tokens, vocabulary] of one text."""
+    device = model.get_input_embeddings().weight.device
+    ids = torch.tensor([text.tokens.ids], device=device)
+    if text.tokens.encoder is None:
+        return model(input_ids=ids, use_cache=False).logits[0]
+    told = torch.tensor([text.tokens.encoder], device=device)
+    return model(input_ids=told, decoder_input_ids=ids, use_cache=False).logits[0]
+
+
+@contextlib.contextmanager
+def watched(model: Any, edits: Sequence[Edit], places: Sequence[Place]) -> Iterator[dict[Place, list[Tensor]]]:
+    """All edits live, and for each forward pass the input and the output of the edits at each place."""
+    seen: dict[Place, list[Tensor]] = {}
+
+    def note(site: Site, layer: int, output: Tensor, *, raw: bool) -> None:
+        output = output.reshape(-1, output.shape[-1]).clone()  # a decoder layer may add to it in place
+        if raw:
+            seen[site, layer] = [output]
+        else:
+            seen[site, layer].append(output)
+
+    with live(edits, model, check=False), contextlib.ExitStack() as stack:
+        for site in sorted({site for site, _ in places}):
+            modules = site_modules(model, site, [layer for place, layer in places if place is site])
+            stack.enter_context(hooked(modules, partial(note, site, raw=True), first=True))
+            stack.enter_context(hooked(modules, partial(note, site, raw=False)))
+        yield seen
+
+
+def moments(
+    model: Any, edits: Sequence[Edit], places: Sequence[Place], calibration: Sequence[Text]
+) -> dict[Place, tuple[Moments, Moments]]:
+    """Place -> the moments of h, the site's own output, and y, the edited one, over each fold's tokens.
+
+    Raises:
+        ActivationError: NaN or infinite activations.
+    """
+    width = text_config(model).hidden_size
+    found = {place: (Moments(width), Moments(width)) for place in places}
+    with watched(model, edits, places) as seen, progress.bar("calibration", len(calibration), "text") as advance:
+        for text in calibration:
+            logits(model, text)
+            for place, (h, y) in seen.items():
+                found[place][text.part].add(h[text.fresh :], _finite(y[text.fresh :], place))
+            advance(1)
+    return found
+
+
+def _finite(y: Tensor, place: Place) -> Tensor:
+    if not bool(torch.isfinite(y).all()):
+        raise ActivationError(
+            f"the edited {place[0].value} output of layer {place[1]} is NaN or infinite on a calibration text. "
+            "float16 overflows in some models: convert the base to bfloat16 or float32."
+        )
+    return y
+
+
+class Fit:
+    """How well M h stands for y at one place, over held-out tokens."""
+
+    def __init__(self, width: int) -> None:
+        self.count, self.error, self.change, self.square = 0, 0.0, 0.0, 0.0
+        self.total = torch.zeros(width, dtype=torch.float64)
+
+    def add(self, h: Tensor, y: Tensor, M: LinearEdit) -> None:
+        """h, y: [tokens, d]."""
+        h, y = h.cpu().double(), y.cpu().double()
+        self.count += len(h)
+        self.error += float((y - M(h.T).T).square().sum())
+        self.change += float((y - h).square().sum())
+        self.square += float(y.square().sum())
+        self.total += y.sum(0)
+
+    @property
+    def share(self) -> float:
+        """Share of the edit's own change that is explained: 1 - Σ|y - M h|² / Σ|y - h|². Leaving h alone gives 0."""
+        return 1 - self.error / self.change if self.change else 0.0
+
+    @property
+    def r2(self) -> float:
+        """1 - Σ|y - M h|² / Σ|y - mean y|². Near 1 for any weak edit, for y is near h: look at ``share``."""
+        spread = self.square - float(self.total.square().sum()) / self.count
+        return 1 - self.error / spread if spread > 0 else 0.0
+
+
+@dataclass
+class Distance:
+    """A model against the edited one, over held-out tokens: mean KL(edited ‖ model) per token, and top-1 agreement.
+
+    Attributes:
+        kls: for each text its tokens and its sum of KL, nats.
+        agreed: tokens whose most likely next token is the same.
+    """
+
+    kls: list[tuple[int, float]]
+    agreed: int = 0
+
+    def add(self, reference: Tensor, found: Tensor) -> None:
+        """Both log-probabilities: [tokens, vocabulary]."""
+        p, q = reference.double(), found.double()
+        self.kls.append((len(p), float((p.exp() * (p - q)).sum())))
+        self.agreed += int((p.argmax(-1) == q.argmax(-1)).sum())
+
+    @property
+    def tokens(self) -> int:
+        return sum(count for count, _ in self.kls)
+
+    @property
+    def kl(self) -> float:
+        return sum(total for _, total in self.kls) / self.tokens
+
+    @property
+    def top1(self) -> float:
+        return self.agreed / self.tokens
+
+
+class Reference:
+    """The edited model's answers to the held-out texts, and the base's distance from them.
+
+    Log-probabilities are kept at evenly spread tokens: all of them, or as many as fit into 512 MiB, so that the model
+    can be given up before its stand-in is loaded.
+    """
+
+    def __init__(
+        self, model: Any, edits: Sequence[Edit], held: Sequence[Text], changes: dict[Place, LinearEdit]
+    ) -> None:
+        width = text_config(model).hidden_size
+        self.fits = {place: Fit(width) for place in changes}
+        self.base = Distance([])
+        self.kept: list[tuple[Text, list[int], Tensor]] = []
+        total, passed = sum(text.count for text in held), 0
+        with progress.bar("held out", len(held), "text") as advance:
+            for text in held:
+                with watched(model, edits, list(changes)) as seen:
+                    answer = logits(model, text)
+                for place, (h, y) in seen.items():
+                    self.fits[place].add(h[text.fresh :], _finite(y[text.fresh :], place), changes[place])
+                stride = -(-total * answer.shape[-1] * 4 // _LOGITS)
+                at = [i for i in range(text.fresh, len(text.tokens.ids)) if (passed + i - text.fresh) % stride == 0]
+                passed += text.count
+                if at:
+                    reference = answer[at].float().log_softmax(-1).cpu()
+                    self.base.add(reference, logits(model, text)[at].float().log_softmax(-1).cpu())
+                    self.kept.append((text, at, reference))
+                advance(1)
+
+    def distance(self, model: Any) -> Distance:
+        """Of a stand-in, reloaded from its files."""
+        found = Distance([])
+        with progress.bar("stand-in", len(self.kept), "text") as advance:
+            for text, at, reference in self.kept:
+                found.add(reference, logits(model, text)[at].float().log_softmax(-1).cpu())
+                advance(1)
+        return found

@@ -1,0 +1,56 @@
+"""Quantised checkpoints: known by their configuration or by their tensors alone; and how to get plain weights."""
+
+from __future__ import annotations
+
+from sea_bake.checkpoint import Checkpoint
+from sea_bake.checkpoint.editing import FLOATS
+
+# Tensor names that only a quantiser writes; in a checkpoint whose config.json forgot to say so.
+_MARKS = {
+    ".weight.absmax": "bitsandbytes",
+    ".SCB": "bitsandbytes",
+    ".g_idx": "gptq",
+    ".qweight": "gptq or awq",
+    ".weight_packed": "compressed-tensors",
+    ".weight_scale_inv": "fp8",
+    ".weight_scale": "fp8",
+    "_blocks": "mxfp4",
+}
+# What transformers undoes, run with 5.23. Without save_original_format=False, save_pretrained turns the weights back:
+# it raises for bitsandbytes, and writes wrong numbers for FP8.
+_SAVE = ".save_pretrained(OUT, save_original_format=False)"
+_UNDO = {
+    "bitsandbytes": f"AutoModelForCausalLM.from_pretrained(SOURCE).dequantize(){_SAVE}",
+    "fp8": "AutoModelForCausalLM.from_pretrained(SOURCE, quantization_config=FineGrainedFP8Config(dequantize=True))"
+    + _SAVE,
+    "mxfp4": f"AutoModelForCausalLM.from_pretrained(SOURCE, quantization_config=Mxfp4Config(dequantize=True)){_SAVE}",
+}
+
+
+def quantisation(checkpoint: Checkpoint, stem: str) -> str | None:
+    """How a checkpoint's layers are quantised: "bitsandbytes", "gptq", "awq", "fp8", ...; None when they are not."""
+    config = checkpoint.config
+    for part in (config, config.get("text_config") or {}):
+        found = part.get("quantization_config") or part.get("compression_config")
+        if isinstance(found, dict):
+            bits = any(found.get(key) for key in ("load_in_4bit", "load_in_8bit"))
+            return str(found.get("quant_method") or ("bitsandbytes" if bits else "by an unnamed method"))
+    for name in sorted(n for n in checkpoint.weight_map if n.startswith(f"{stem}.")):
+        mark = next((method for end, method in _MARKS.items() if name.endswith(end)), None)
+        tensor = checkpoint.tensor(name)
+        if mark is None and name.endswith(".weight") and tensor is not None and tensor.dtype not in FLOATS:
+            mark = "fp8" if tensor.dtype.is_floating_point else f"as {str(tensor.dtype).removeprefix('torch.')}"
+        if mark is not None:
+            return mark
+    return None
+
+
+def ways_out(name: str, method: str, tensor: str) -> str:
+    """What to do with a quantised base: for people who asked for a fold or an adapter."""
+    undo = _UNDO.get(method)
+    again = f" Or get plain weights back from it: {undo}." if undo else ""
+    return (
+        f"{name} holds quantised weights ({method}; {tensor}), and a fold or an adapter needs plain ones. Make it of "
+        "the model that this one was quantised from, and quantise the result; or bake with --how insert, which works "
+        f"on top.{again}"
+    )

@@ -1,0 +1,279 @@
+"""Unbake: the base again, from an artefact. An insert holds all of it; a fold has lost it and needs the base itself."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sea_bake import progress
+from sea_bake.baking.insert import CODE, ORIGINALS, SEA_SHARD
+from sea_bake.baking.opening import OpenBase, check_edits, opened
+from sea_bake.baking.report import RECORD, edit_files, read_record, recorded_base
+from sea_bake.checkpoint import Checkpoint, place
+from sea_bake.checkpoint.reader import SINGLE
+from sea_bake.checkpoint.writer import SKIPPED_FOLDERS, linkable
+from sea_bake.edit import Edit
+from sea_bake.errors import CheckpointError, OutputError, WrongModelError
+from sea_bake.staging import check_output, need_space, staged_folder
+
+_OWN = {SEA_SHARD, CODE, "sea_verification.json"}  # what we put beside the base's files
+_CHUNK = 1 << 24
+
+
+@dataclass(frozen=True)
+class UnbakeReport:
+    """What an unbake did.
+
+    Attributes:
+        output: the base's folder.
+        how: how the artefact had been baked.
+        base: the base's recorded name.
+        proof: what is proven of the output, for people.
+        hash_checked: files that were held against the base's own, bit for bit (SHA-256, or the very same file).
+        left_out: files of the base that the artefact never held (weights in other forms, code) and that are lacking.
+        bytes_linked, bytes_written: sizes of what was hard-linked, and of what was really written.
+    """
+
+    output: Path
+    how: str
+    base: str
+    proof: str
+    hash_checked: int
+    left_out: list[str]
+    bytes_linked: int
+    bytes_written: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "output": str(self.output)}
+
+
+def unbake(
+    artefact: str | Path,
+    output: str | Path,
+    *,
+    base: str | Path | None = None,
+    revision: str | None = None,
+    overwrite: bool = False,
+    copy: bool = False,
+) -> UnbakeReport:
+    """Give back the base of an artefact.
+
+    An insert is rebuilt from the artefact alone; with ``base`` each of its files is held against the base's. A fold is
+    not invertible: its base is needed (``base``, or the recorded one), is proven to be the right one, and given back.
+
+    Args:
+        artefact: folder written by ``bake``.
+        output: folder to write; it appears whole or not at all.
+        base: the base as it was given to ``bake``.
+        overwrite: replace an earlier artefact of ours at ``output``.
+        copy: copy weight files instead of hard-linking them.
+
+    Raises:
+        CheckpointError: no artefact of ours, a damaged one, an adapter, or a fold whose base cannot be found.
+        WrongModelError: the given base is another one; the message names the first file or tensor that differs.
+        OutputError: ``output`` exists, or lies inside the artefact.
+    """
+    artefact = Path(artefact).expanduser().absolute()
+    data = read_record(artefact)
+    how = data.get("how")
+    if how == "adapter":
+        raise CheckpointError(
+            f"{artefact.name} is an adapter: it changed nothing of its base, so there is nothing to undo. "
+            "Load the base without it, or delete the folder."
+        )
+    if how not in ("insert", "fold"):
+        raise CheckpointError(f"{artefact / RECORD} does not say how it was baked: it is damaged")
+    target = check_output(output, overwrite=overwrite, folder=True)
+    if artefact.resolve() in target.resolve().parents:
+        raise OutputError(f"{target} lies inside the artefact {artefact}: choose an output outside of it")
+    if how == "fold" or base is not None:
+        with opened(recorded_base(artefact, data, base, revision), target) as found:
+            if how == "fold":
+                return _restore(artefact, data, found, target, overwrite, copy)
+            return _rebuild(artefact, data, found.checkpoint.folder, target, overwrite, copy)
+    return _rebuild(artefact, data, None, target, overwrite, copy)
+
+
+def _rebuild(
+    artefact: Path, data: dict[str, Any], base: Path | None, target: Path, overwrite: bool, copy: bool
+) -> UnbakeReport:
+    """The base inside an insert: its shards under their old names, its own small files, nothing of ours."""
+    shards, patched, left_out = _insert_record(artefact, data)
+    size = sum((artefact / new).stat().st_size for new in shards.values())
+    need_space(target.parent, (0 if not copy and linkable(artefact, target.parent) else size) + (8 << 20))
+    linked = 0
+    with staged_folder(target, overwrite=overwrite) as stage:
+        for old, new in shards.items():
+            linked += _place(artefact / new, stage / old, copy)
+        for name in _files(artefact):
+            if name not in {*_OWN, *shards.values(), *patched}:
+                _carry(artefact / name, stage / name)
+        for name in patched:
+            if (artefact / ORIGINALS / name).is_file():
+                _carry(artefact / ORIGINALS / name, stage / name)
+        if base is not None:
+            for name in left_out:
+                if (base / name).is_file():
+                    linked += _place(base / name, stage / name, copy)
+        restored = Checkpoint.open(stage)
+        if set(restored.shards) != set(shards):
+            raise CheckpointError(f"{artefact / RECORD} lists other shards than the base's own index: it is damaged")
+        checked = 0 if base is None else _hold_against(stage, base)
+        left_out = [name for name in left_out if not (stage / name).is_file()]
+        total = sum(f.stat().st_size for f in stage.rglob("*") if f.is_file())
+    proof = (
+        f"bit for bit the given base: {checked} files compared"
+        if base is not None
+        else "rebuilt from the artefact alone; give --base to have every file compared"
+    )
+    return UnbakeReport(target, "insert", str(data.get("base")), proof, checked, left_out, linked, total - linked)
+
+
+def _insert_record(artefact: Path, data: dict[str, Any]) -> tuple[dict[str, str], list[str], list[str]]:
+    """Shard names (old -> new), patched files and left-out files of an insert's record.
+
+    Raises:
+        CheckpointError: damaged, or pointing outside of the artefact.
+    """
+    shards, patched, left_out = (data.get(key) for key in ("shards", "patched", "left_out"))
+    whole = (
+        isinstance(shards, dict)
+        and all(isinstance(name, str) for name in shards.values())
+        and all(isinstance(part, list) and all(isinstance(name, str) for name in part) for part in (patched, left_out))
+    )
+    if not whole or not isinstance(shards, dict) or not isinstance(patched, list) or not isinstance(left_out, list):
+        raise CheckpointError(f"{artefact / RECORD} is damaged: it does not list the base's files")
+    for name in (*shards, *shards.values(), *patched):
+        if Path(name).name != name or name.startswith("."):
+            raise CheckpointError(f"{artefact / RECORD} is damaged: it points outside of its folder ({name!r})")
+    for name in left_out:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise CheckpointError(f"{artefact / RECORD} is damaged: it points outside of its folder ({name!r})")
+    for new in shards.values():
+        if not (artefact / new).is_file():
+            raise CheckpointError(f"{artefact / new} is missing: the artefact is not whole")
+    if not (artefact / ORIGINALS / "config.json").is_file():
+        raise CheckpointError(f"{artefact / ORIGINALS / 'config.json'} is missing: the base's own is lost")
+    if len(shards) > 1 and SINGLE in shards:
+        raise CheckpointError(f"{artefact / RECORD} is damaged: several shards, and one is called {SINGLE}")
+    return shards, patched, left_out
+
+
+def _hold_against(stage: Path, base: Path) -> int:
+    """Compare two folders, file by file. Raises WrongModelError with the first that differs."""
+    ours, theirs = set(_files(stage)), set(_files(base))
+    with progress.bar("compare", len(ours | theirs), "file") as advance:
+        for name in sorted(ours | theirs):
+            if name not in theirs or name not in ours:
+                where = "the base has no such file" if name in ours else "the artefact holds none of that name"
+                raise WrongModelError(
+                    f"the artefact is not the given base, edited: {name}: {where}; nothing was written"
+                )
+            a, b = stage / name, (base / name).resolve()
+            if not a.samefile(b) and (a.stat().st_size != b.stat().st_size or _sha256(a) != _sha256(b)):
+                raise WrongModelError(
+                    f"the artefact is not the given base, edited: {name} differs from the base's. Nothing was "
+                    "written. (Without --base it is rebuilt from what the artefact itself holds.)"
+                )
+            advance(1)
+    return len(ours)
+
+
+def _restore(
+    artefact: Path, data: dict[str, Any], base: OpenBase, target: Path, overwrite: bool, copy: bool
+) -> UnbakeReport:
+    """The base of a fold, once it is proven to be the one that was folded into."""
+    coverage = data.get("coverage")
+    changed = coverage.get("changed") if isinstance(coverage, dict) else None
+    if not isinstance(changed, dict) or not all(isinstance(c, int | float) for c in changed.values()) or not changed:
+        raise CheckpointError(f"{artefact / RECORD} is damaged: it does not list the changed tensors")
+    checkpoint, folder = base.checkpoint, base.checkpoint.folder
+    left_out = data.get("left_out")  # large files among them: linked, as shards are
+    if not isinstance(left_out, list) or not all(isinstance(name, str) for name in left_out):
+        raise CheckpointError(f"{artefact / RECORD} is damaged: it does not list what was left out")
+    try:
+        check_edits(base, [Edit.load(path) for path in edit_files(artefact)])
+    except WrongModelError as error:
+        raise WrongModelError(
+            f"{base.source.name} is not the base of {artefact.name}: its weights are not those of "
+            f"'{data.get('base')}', into which the edit was folded"
+        ) from error
+    _prove_fold(artefact, checkpoint, changed)
+    need_space(target.parent, (0 if not copy and linkable(folder, target.parent) else checkpoint.size()) + (8 << 20))
+    linked = 0
+    with staged_folder(target, overwrite=overwrite) as stage:
+        for name in _files(folder):
+            if name in {*checkpoint.shards, *left_out}:
+                linked += _place(folder / name, stage / name, copy)
+            else:
+                _carry(folder / name, stage / name)
+        total = sum(f.stat().st_size for f in stage.rglob("*") if f.is_file())
+    count, differ = len(checkpoint.weight_map), sum(bool(change) for change in changed.values())
+    proof = (
+        f"the base itself, proven to be the one: of its {count} tensors, exactly the {differ} that the fold "
+        "lists differ from the artefact's"
+    )
+    return UnbakeReport(target, "fold", str(data.get("base")), proof, 0, [], linked, total - linked)
+
+
+def _prove_fold(artefact: Path, base: Checkpoint, changed: dict[str, Any]) -> None:
+    """The listed tensors differ from the base's, and no others. Raises WrongModelError."""
+    folded = Checkpoint.open(artefact)
+    strange = set(folded.weight_map) ^ set(base.weight_map) | set(changed) - set(base.weight_map)
+    if strange or folded.config != base.config:
+        what = f"the tensor {min(strange)}" if strange else "config.json"
+        raise WrongModelError(f"{base.folder} is not the base of {artefact.name}: {what} is not the same in both")
+    with progress.bar("compare", len(base.weight_map), "tensor") as advance:
+        for name in sorted(base.weight_map):
+            advance(1)
+            if changed.get(name) == 0:  # a bias of zeros, which the fold leaves as it is (or turns -0 into 0)
+                continue
+            shards = artefact / folded.weight_map[name], (base.folder / base.weight_map[name]).resolve()
+            same = shards[0].samefile(shards[1]) or _same(folded.tensor(name), base.tensor(name))
+            if same == (name in changed):
+                how = "is the same as in" if same else "differs from"
+                listed = "and the fold lists it as changed" if same else "which the fold does not list"
+                raise WrongModelError(
+                    f"{base.folder} is not the base of {artefact.name}: {name} {how} the artefact's, {listed}"
+                )
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Bit for bit, also where both are NaN."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    left, right = (t.read().reshape(-1).view(torch.uint8) for t in (a, b))
+    return bool(torch.equal(left, right))
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Every file of a checkpoint, as its name inside; not what git, caches and sea_bake keep there."""
+    for where, folders, files in os.walk(folder):
+        folders[:] = [f for f in folders if f not in SKIPPED_FOLDERS]
+        yield from (str((Path(where) / name).relative_to(folder)) for name in files)
+
+
+def _place(source: Path, target: Path, copy: bool) -> int:
+    """Link or copy a large file; its size where it was linked."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target.stat().st_size if place(source, target, copy=copy) else 0
+
+
+def _carry(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,321 @@
+"""Folds and adapters: live = folded = adapted = merged = reloaded, and none of them is the base; for every family.
+
+Exactly where ``plan`` says so, and refused everywhere else. The controls: a fold with one writer skipped, an adapter
+with one tensor lost, must fail the same comparison.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import families
+import pytest
+import torch
+from conftest import Workshop
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sea_bake import Edit, bake
+from sea_bake.anatomy import FAMILIES
+from sea_bake.baking import plan
+from sea_bake.checkpoint import Checkpoint
+from sea_bake.edit import live
+from sea_bake.errors import NotExactError
+from sea_bake.exactness import linear_edit
+
+ALL = [*families.CONFIGS, *families.WRAPPERS]
+BIASED = {"gpt2", "gpt_neox", "opt", "starcoder2", "gpt_oss"}  # their writers have biases, which no LoRA can change
+NORMED = {"gemma2", "gemma3_text", "olmo2", "gemma3"}  # an RMSNorm stands behind attention and MLP
+IDS = torch.randint(7, families.VOCAB, (3, 12), generator=torch.Generator().manual_seed(0))
+
+every_family = pytest.mark.parametrize("family", ALL)
+both_sites = pytest.mark.parametrize("site", ["mlp", "attn"])
+
+
+@torch.inference_mode()
+def logits(model: Any) -> Tensor:
+    more = {"decoder_input_ids": IDS} if model.config.is_encoder_decoder else {}
+    return model(input_ids=IDS, use_cache=False, **more).logits
+
+
+def load_plain(folder: Path, family: str, dtype: Any = "auto") -> Any:
+    """As any user would, without trusting any code; nothing missing, unexpected or mismatched."""
+    model, info = families.auto(family).from_pretrained(
+        folder, dtype=dtype, trust_remote_code=False, output_loading_info=True
+    )
+    assert not any(info.values()), info
+    return model.eval()
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    """max |a - b| / max |b|; infinite when anything is NaN, so that no comparison passes by accident."""
+    value = float((a - b).abs().max() / b.abs().max())
+    return value if value == value else float("inf")
+
+
+# float32: W' is rounded once to 6e-8 of its entries, and M (W x) and (M W) x are summed in different orders over a few
+# hundred terms: measured 2e-7 to 2e-6 of the largest logit, over 4 layers of random weights (gpt_oss most).
+EQUAL = 1e-5
+VISIBLE = 100 * EQUAL  # an edit moves the logits by at least so much
+
+
+def exact_settings(family: str) -> list[tuple[str, str]]:
+    """(site, merge) that fold exactly, by what is known of the family, not by what the package says."""
+    merges = ["sum", "average", *(["l2"] if family in NORMED else [])]
+    return [(site, merge) for site in ("mlp", "attn") for merge in merges]
+
+
+# ------------------------------------------------------------------------------------------------- one equality
+
+
+@every_family
+def test_live_is_folded_and_reloaded(workshop: Workshop, tmp_path: Path, family: str):
+    """Every exact site and merge; a plain checkpoint, whose only changed tensors are those of the coverage report."""
+    base, model = workshop.base(family), workshop.model(family)
+    before = logits(model)
+    for site, merge in exact_settings(family):
+        edit = workshop.edit(family, site, merge, "identity")
+        folder = tmp_path / f"{site}-{merge}"
+        report = bake(base, edit, folder, how="fold")
+        with edit.live(model):
+            expected = logits(model)
+        found = logits(load_plain(folder, family))
+        assert difference(expected, before) > VISIBLE, (site, merge)
+        assert difference(found, expected) < EQUAL, (site, merge)
+        config, theirs = (json.loads((f / "config.json").read_text()) for f in (folder, base))
+        assert (config["architectures"], config["model_type"]) == (theirs["architectures"], theirs["model_type"])
+        assert not list(folder.glob("*.py"))
+        assert changed_tensors(base, folder) == set(report.coverage["changed"])
+        assert report.exact
+
+
+def changed_tensors(base: Path, folder: Path) -> set[str]:
+    before, after = Checkpoint.open(base), Checkpoint.open(folder)
+    assert before.weight_map == after.weight_map
+    same = [torch.equal(before.tensor(n).read(), after.tensor(n).read()) for n in before.weight_map]
+    return {name for name, equal in zip(before.weight_map, same) if not equal}
+
+
+@every_family
+def test_live_is_adapted_and_merged(workshop: Workshop, tmp_path: Path, family: str):
+    base, model = workshop.base(family), workshop.model(family)
+    before = logits(model)
+    for site, merge in exact_settings(family):
+        edit = workshop.edit(family, site, merge, "identity")
+        folder = tmp_path / f"{site}-{merge}"
+        if merge == "average" or family in BIASED:
+            reason = "full rank" if merge == "average" else "bias"
+            with pytest.raises(NotExactError, match=reason):
+                bake(base, edit, folder, how="adapter")
+            assert not folder.exists()
+            continue
+        report = bake(base, edit, folder, how="adapter")
+        config = json.loads((folder / "adapter_config.json").read_text())
+        assert config["r"] == config["lora_alpha"] == report.details["rank"]
+        assert not {"rank_pattern", "alpha_pattern", "use_rslora"} & set(config)
+        with edit.live(model):
+            expected = logits(model)
+        adapted = PeftModel.from_pretrained(copy.deepcopy(model), folder)
+        assert difference(logits(adapted), expected) < EQUAL, (site, merge)
+        with adapted.disable_adapter():
+            assert difference(logits(adapted), before) == 0
+        merged = adapted.merge_and_unload()
+        assert difference(logits(merged), expected) < EQUAL, (site, merge)
+        bake(base, edit, tmp_path / f"fold-{site}-{merge}", how="fold")
+        folded = load_plain(tmp_path / f"fold-{site}-{merge}", family).state_dict()
+        for name, weight in merged.state_dict().items():  # the same weights, not only the same answers
+            assert torch.allclose(weight, folded[name], rtol=0, atol=1e-6 * float(weight.abs().max())), name
+
+
+@every_family
+@both_sites
+def test_a_fold_that_skips_one_writer_is_noticed(workshop: Workshop, tmp_path: Path, family: str, site: str):
+    """The control of the equality: one of the folded tensors, the base's again."""
+    base, model, edit = workshop.base(family), workshop.model(family), workshop.edit(family, site, "sum", "identity")
+    report = bake(base, edit, tmp_path / "fold", how="fold")
+    with edit.live(model):
+        expected = logits(model)
+    weights = [name for name in report.coverage["changed"] if not name.endswith("bias")]
+    original, path = load_file(base / "model.safetensors"), tmp_path / "fold" / "model.safetensors"
+    for skipped in (weights[0], weights[-1]):
+        tensors = load_file(path)
+        tensors[skipped] = original[skipped]
+        shutil.copytree(tmp_path / "fold", tmp_path / "skipped", dirs_exist_ok=True)
+        save_file(tensors, tmp_path / "skipped" / "model.safetensors", metadata={"format": "pt"})
+        assert difference(logits(load_plain(tmp_path / "skipped", family)), expected) > 10 * EQUAL, skipped
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral", "qwen3_moe"])
+def test_an_adapter_that_lost_a_tensor_is_noticed(workshop: Workshop, tmp_path: Path, family: str):
+    model, edit = workshop.model(family), workshop.edit(family, "mlp", "sum", "identity")
+    bake(workshop.base(family), edit, tmp_path / "lora", how="adapter")
+    with edit.live(model):
+        expected = logits(model)
+    path = tmp_path / "lora" / "adapter_model.safetensors"
+    for lost in load_file(path):
+        tensors = load_file(path)
+        shutil.copytree(tmp_path / "lora", tmp_path / "lost", dirs_exist_ok=True)
+        save_file({**tensors, lost: tensors[lost] * 0}, tmp_path / "lost" / path.name, metadata={"format": "pt"})
+        adapted = PeftModel.from_pretrained(copy.deepcopy(model), tmp_path / "lost")
+        assert difference(logits(adapted), expected) > 10 * EQUAL, lost
+
+
+# ------------------------------------------------------------------------------------------------- what is exact
+
+
+@every_family
+def test_the_plan_is_what_baking_obeys(workshop: Workshop, tmp_path: Path, family: str):
+    """Every site and merge: what the plan calls exact is baked so, all else is refused with the two ways out."""
+    base, row = workshop.base(family), FAMILIES[{"gemma3": "gemma3_text", "llava": "llama"}.get(family, family)]
+    verdicts = {(r["site"], r["merge"]): r for r in plan(base).rows}
+    expected = set(exact_settings(family))
+    assert {key for key, r in verdicts.items() if r["fold"]} == expected
+    adapters = {key for key in expected if key[1] != "average" and family not in BIASED}
+    assert {key for key, r in verdicts.items() if r["adapter"]} == adapters
+    for site in ("mlp", "attn", "block"):
+        for merge in ("sum", "l2", "average"):
+            if (site, merge) in expected:
+                continue
+            edit = workshop.edit(family, site, merge, "identity")
+            assert plan(base, [edit]).how == "insert"
+            for how in ("fold", "adapter"):
+                with pytest.raises(NotExactError) as error:
+                    bake(base, edit, tmp_path / "no", how=how)
+                for word in (f"site {site}", f"merge {merge}", f"family {row.model_type}", "--how insert"):
+                    assert word in str(error.value)
+                assert not (tmp_path / "no").exists()
+            assert "--approximate" in str(error.value)
+
+
+@pytest.mark.parametrize("feature", ["tanh", "elu", "squared-exponential"])
+@both_sites
+def test_no_feature_function_folds(workshop: Workshop, tmp_path: Path, site: str, feature: str):
+    for family in ("llama", "gemma3_text"):
+        edit = workshop.edit(family, site, "sum", feature)
+        assert plan(workshop.base(family), [edit]).how == "insert"
+        with pytest.raises(NotExactError, match="not linear"):
+            bake(workshop.base(family), edit, tmp_path / "no", how="fold")
+
+
+@pytest.mark.parametrize(
+    ("parts", "alpha"), [("both", 0.5), ("both", -1.0), ("positive", 1.0), ("negative", 1.0), ("positive", 0.3)]
+)
+@pytest.mark.parametrize("merge", ["sum", "average"])
+def test_parts_and_strengths_fold_too(workshop: Workshop, tmp_path: Path, merge: str, parts: str, alpha: float):
+    base, model = workshop.base("llama"), workshop.model("llama")
+    edit = workshop.edit("llama", "attn", merge, "identity").with_settings(parts=parts, alpha=alpha)
+    bake(base, edit, tmp_path / "fold", how="fold")
+    with edit.live(model):
+        expected = logits(model)
+    assert difference(expected, logits(model)) > VISIBLE
+    assert difference(logits(load_plain(tmp_path / "fold", "llama")), expected) < EQUAL
+    low_rank = parts == "negative" or (parts == "both" and merge == "sum")
+    assert plan(base, [edit]).rows[0]["adapter"] == low_rank
+
+
+@pytest.mark.parametrize("family", sorted(NORMED - {"gemma3"}))
+def test_l2_with_another_strength_is_not_linear(workshop: Workshop, tmp_path: Path, family: str):
+    edit = workshop.edit(family, "mlp", "l2", "identity").with_settings(alpha=0.5)
+    with pytest.raises(NotExactError, match="alpha"):
+        bake(workshop.base(family), edit, tmp_path / "no", how="fold")
+
+
+def test_auto_folds_where_it_is_exact_and_says_why(workshop: Workshop, tmp_path: Path):
+    base = workshop.base("llama")
+    folded = bake(base, workshop.edit("llama", "mlp", "sum", "identity"), tmp_path / "sum")
+    inserted = bake(base, workshop.edit("llama", "mlp", "l2", "identity"), tmp_path / "l2")
+    assert (folded.how, inserted.how) == ("fold", "insert")
+    assert "linear" in folded.why
+    assert "rescales each token" in inserted.why
+
+
+@pytest.mark.parametrize("merge", ["sum", "average"])
+@pytest.mark.parametrize("parts", ["both", "positive", "negative"])
+@pytest.mark.parametrize("alpha", [1.0, 0.3])
+def test_the_thin_matrix_is_the_dense_one(workshop: Workshop, merge: str, parts: str, alpha: float):
+    """M against dense float64 projectors, and two in a row against the product."""
+    edit = workshop.edit("llama", "mlp", merge, "identity").with_settings(parts=parts, alpha=alpha)
+
+    def dense(edit: Edit, layer: int) -> Tensor:
+        p, eye = edit.projectors[layer], torch.eye(48, dtype=torch.float64)
+        positive = p.positive.double().T @ p.positive.double()
+        negative = eye - p.negative.double().T @ p.negative.double()
+        y = {"both": positive + negative, "positive": positive, "negative": negative}[edit.parts]
+        y = y / 2 if edit.merge == "average" and edit.parts == "both" else y
+        return eye + edit.alpha * (y - eye)
+
+    W = torch.randn(48, 20, generator=torch.Generator().manual_seed(0)).double()
+    first, second = dense(edit, 1), dense(edit.with_settings(alpha=0.7), 3)
+    assert torch.allclose(linear_edit(edit, 1)(W), first @ W, rtol=0, atol=1e-12)
+    both = linear_edit(edit, 1).then(linear_edit(edit.with_settings(alpha=0.7), 3))
+    assert torch.allclose(both(W), second @ first @ W, rtol=0, atol=1e-12)
+    assert not torch.allclose(both(W), first @ second @ W, rtol=0, atol=1e-3)  # control: order matters
+
+
+# ------------------------------------------------------------------------------------------------- several edits
+
+
+def pair(workshop: Workshop, family: str, *settings: tuple[str, str]) -> list[Edit]:
+    """Edits that differ: the second has its two layers exchanged."""
+    first, second = (workshop.edit(family, site, merge, "identity") for site, merge in settings)
+    swapped = dict(zip(second.layers, (second.projectors[layer] for layer in second.layers[::-1])))
+    return [first, replace(second, projectors=swapped)]
+
+
+@pytest.mark.parametrize("how", ["insert", "fold", "adapter"])
+@pytest.mark.parametrize("settings", [(("mlp", "sum"), ("mlp", "sum")), (("attn", "sum"), ("mlp", "sum"))])
+@pytest.mark.parametrize("family", ["llama", "mixtral", "gemma3_text"])
+def test_two_edits_are_both_there_in_their_order(
+    workshop: Workshop, tmp_path: Path, family: str, settings: Any, how: str
+):
+    base, model, edits = workshop.base(family), workshop.model(family), pair(workshop, family, *settings)
+    report = bake(base, edits, tmp_path / "art", how=how)
+    assert report.sites == [site for site, _ in settings]
+    with live(edits, model):
+        expected = logits(model)
+    if how == "adapter":
+        found = logits(PeftModel.from_pretrained(copy.deepcopy(model), tmp_path / "art"))
+    else:
+        trusted = {"trust_remote_code": how == "insert"}
+        found = logits(families.auto(family).from_pretrained(tmp_path / "art", **trusted).eval())
+    assert difference(found, expected) < EQUAL
+    for others in ([edits[0]], [edits[1]]):  # controls: neither alone
+        with live(others, model):
+            assert difference(found, logits(model)) > 10 * EQUAL
+    if settings[0] == settings[1]:
+        with live(edits[::-1], model):
+            assert difference(found, logits(model)) > 2 * EQUAL  # nor in the other order
+
+
+def test_one_inexact_edit_of_two_is_inserted(workshop: Workshop, tmp_path: Path):
+    base, model = workshop.base("llama"), workshop.model("llama")
+    edits = [workshop.edit("llama", "mlp", "sum", "identity"), workshop.edit("llama", "block", "l2", "tanh")]
+    assert bake(base, edits, tmp_path / "art").how == "insert"
+    with live(edits, model):
+        expected = logits(model)
+    found = logits(families.auto("llama").from_pretrained(tmp_path / "art", trust_remote_code=True).eval())
+    assert difference(found, expected) < EQUAL
+
+
+def test_adapters_are_switched_and_weighted(workshop: Workshop, tmp_path: Path):
+    model, edits = workshop.model("llama"), pair(workshop, "llama", ("mlp", "sum"), ("attn", "sum"))
+    for name, edit in zip(("truthful", "fair"), edits):
+        bake(workshop.base("llama"), edit, tmp_path / name, how="adapter")
+    adapted = PeftModel.from_pretrained(copy.deepcopy(model), tmp_path / "truthful", adapter_name="truthful")
+    adapted.load_adapter(tmp_path / "fair", adapter_name="fair")
+    for name, edit in zip(("truthful", "fair"), edits):
+        adapted.set_adapter(name)
+        with edit.live(model):
+            assert difference(logits(adapted), logits(model)) < EQUAL
+    adapted.add_weighted_adapter(["truthful", "fair"], [0.5, 1.0], "mixture", combination_type="cat")
+    adapted.set_adapter("mixture")
+    with live([edits[0].with_settings(alpha=0.5), edits[1]], model):
+        assert difference(logits(adapted), logits(model)) < EQUAL
+    with live(edits, model):
+        assert difference(logits(adapted), logits(model)) > 10 * EQUAL  # control: not at full strength
