@@ -80,7 +80,7 @@ def _discover(text: Any, layer: int, found: dict[str, str]) -> Family:
     block = getattr(decoder, stacks[0])[0]
     on_disk = _on_disk(model, f"{stem}.{stacks[0]}.0.")
     width = config.hidden_size
-    row = Family(text.model_type, stem, stacks[0], activation=None)
+    row = Family(text.model_type, stem, stacks[0])
     done: set[str] = set()
     taken: set[str] = set()  # writers: what lies inside or behind the attention is not the MLP
     norms = []

@@ -15,8 +15,9 @@ from sea_bake import spectral, store
 from sea_bake.anatomy import Site
 from sea_bake.errors import EditError, SettingError
 from sea_bake.fingerprint import BaseModel
+from sea_bake.hooks import hooked
 from sea_bake.modeling_sea import FEATURES, MERGES, PARTS, SEALayer
-from sea_bake.sites import hooked, site_modules
+from sea_bake.sites import site_modules
 from sea_bake.source import ModelSource
 from sea_bake.spectral import Projector
 

@@ -11,9 +11,6 @@ from torch import nn
 from sea_bake.anatomy import Family, Site
 from sea_bake.discovery import family_of
 from sea_bake.errors import FamilyError, SettingError
-from sea_bake.hooks import hooked
-
-__all__ = ["decoder_config", "hooked", "model_family", "site_modules", "text_config"]
 
 
 def text_config(model: Any) -> Any:

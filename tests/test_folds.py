@@ -7,8 +7,11 @@ with one tensor lost, must fail the same comparison.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +24,12 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sea_bake import Edit, bake
+from sea_bake import Edit, bake, verify
 from sea_bake.anatomy import FAMILIES
 from sea_bake.baking import plan
 from sea_bake.checkpoint import Checkpoint
 from sea_bake.edit import live
-from sea_bake.errors import NotExactError
+from sea_bake.errors import CheckpointError, NotExactError, SeaBakeError, WrongModelError
 from sea_bake.exactness import linear_edit
 
 ALL = [*families.CONFIGS, *families.WRAPPERS]
@@ -319,3 +322,188 @@ def test_adapters_are_switched_and_weighted(workshop: Workshop, tmp_path: Path):
         assert difference(logits(adapted), logits(model)) < EQUAL
     with live(edits, model):
         assert difference(logits(adapted), logits(model)) > 10 * EQUAL  # control: not at full strength
+
+
+# ------------------------------------------------------------------------------------------------- bad input
+
+
+def spoiled(base: Path, folder: Path, change: Any) -> Path:
+    """A copy of a single-file checkpoint whose tensors went through ``change(tensors)``."""
+    shutil.copytree(base, folder)
+    tensors = load_file(base / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+EXPERT = "model.layers.3.block_sparse_moe.experts.2.w2.weight"
+DOWN = "model.layers.3.mlp.down_proj.weight"
+SPOILED: dict[str, tuple[str, Any, str]] = {
+    "a missing expert": ("mixtral", lambda t: t.pop(EXPERT), f"lacks the tensor {EXPERT}"),
+    "fp8": ("llama", lambda t: t.update({DOWN: t[DOWN].to(torch.float8_e4m3fn)}), "holds quantised weights"),
+    "a writer that two layers share": ("llama", lambda t: t.pop(DOWN), "shares this tensor between layers"),
+}
+
+
+@pytest.mark.parametrize("how", ["fold", "adapter"])
+@pytest.mark.parametrize("name", SPOILED)
+def test_a_spoiled_base_is_refused(workshop: Workshop, tmp_path: Path, name: str, how: str):
+    family, change, words = SPOILED[name]
+    edit = workshop.edit(family, "mlp", "sum", "identity")
+    bake(workshop.base(family), edit, tmp_path / "fine", how=how)  # control
+    base = spoiled(workshop.base(family), tmp_path / "spoiled", change)
+    with pytest.raises(SeaBakeError, match=words):
+        bake(base, edit, tmp_path / "no", how=how)
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_writer_of_an_unexpected_shape_is_refused(workshop: Workshop, tmp_path: Path):
+    edit, name = workshop.edit("gpt2", "mlp", "sum", "identity"), "transformer.h.3.mlp.c_proj.bias"
+    base = spoiled(workshop.base("gpt2"), tmp_path / "spoiled", lambda t: t.update({name: torch.zeros(50)}))
+    with pytest.raises(CheckpointError, match="unexpected shape"):
+        bake(base, edit, tmp_path / "no", how="fold")
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_result_that_the_dtype_cannot_hold_is_refused(workshop: Workshop, tmp_path: Path):
+    """float16 ends at 65504, and this edit makes everything a million times larger."""
+    base = workshop.base("llama", dtype=torch.float16)
+    edit = workshop.edit("llama", "mlp", "sum", "identity").with_settings(alpha=9e5)
+    with pytest.raises(CheckpointError, match="does not fit into torch"):
+        bake(base, edit, tmp_path / "no", how="fold")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_edit_too_weak_for_the_dtype_is_refused(workshop: Workshop, tmp_path: Path):
+    """A fold that rounds to the base would be the base."""
+    base = workshop.base("llama", dtype=torch.bfloat16)
+    edit = workshop.edit("llama", "mlp", "sum", "identity").with_settings(alpha=1e-7)
+    with pytest.raises(CheckpointError, match="too weak for the dtype"):
+        bake(base, edit, tmp_path / "no", how="fold")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_edit_of_another_model_is_refused(workshop: Workshop, tmp_path: Path):
+    for how in ("fold", "adapter"):
+        with pytest.raises(WrongModelError):
+            bake(workshop.base("mistral"), workshop.edit("llama", "mlp", "sum", "identity"), tmp_path / "no", how=how)
+
+
+# ------------------------------------------------------------------------------------------------- on disk
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
+def test_half_precision_is_rounded_once(workshop: Workshop, tmp_path: Path, family: str, dtype: torch.dtype):
+    """Against dense float64. Working in float32 instead turns a tie in fewer than one entry of a thousand (measured:
+    4e-5 of them in bfloat16); merging in the half precision itself, as a control, turns more than one in ten.
+    """
+    base, edit = workshop.base(family, dtype=dtype), workshop.edit(family, "mlp", "sum", "identity")
+    report = bake(base, edit, tmp_path / "fold", how="fold")
+    before, after = load_file(base / "model.safetensors"), load_file(tmp_path / "fold" / "model.safetensors")
+    wrong = sloppy = total = 0
+    for name, relative in report.coverage["changed"].items():
+        W = before[name].double().T if family == "gpt2" and before[name].dim() == 2 else before[name].double()
+        layer = int(name.split("layers." if "layers." in name else "h.")[1].split(".")[0])
+        p = edit.projectors[layer]
+        up, un = p.positive.double(), p.negative.double()
+        M = torch.eye(48, dtype=torch.float64) + up.T @ up - un.T @ un
+        expected, half = M @ W, (M.to(dtype) @ W.to(dtype))
+        if W.shape != before[name].shape:
+            expected, half = expected.T, half.T
+        wrong += int((after[name] != expected.to(dtype)).sum())
+        sloppy += int((half != expected.to(dtype)).sum())
+        total += W.numel()
+        found = float((after[name].double() - before[name].double()).norm() / before[name].double().norm())
+        assert found == pytest.approx(relative, rel=1e-3)
+    assert wrong < total / 1000
+    assert sloppy > total / 10
+
+
+def test_unedited_shards_are_linked_and_the_base_is_untouched(workshop: Workshop, tmp_path: Path):
+    base, edit = workshop.base("llama", shards=True, chat=True), workshop.edit("llama", "mlp", "sum", "identity")
+    before = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in base.iterdir()}
+    report = bake(base, edit, tmp_path / "fold", how="fold")
+    touched = {Checkpoint.open(base).weight_map[name] for name in report.coverage["changed"]}
+    shards = {p.name for p in base.glob("*.safetensors")}
+    assert 0 < len(touched) < len(shards)
+    for name in shards:
+        ours, theirs = tmp_path / "fold" / name, base / name
+        assert (ours.stat().st_ino == theirs.stat().st_ino) == (name not in touched)
+        assert ours.stat().st_size == theirs.stat().st_size
+    assert {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in base.iterdir()} == before
+    for name in before.keys() - shards:  # configuration, tokenizer, index: byte for byte
+        assert hashlib.sha256((tmp_path / "fold" / name).read_bytes()).hexdigest() == before[name]
+    layers = Workshop.LAYERS
+    assert report.coverage["unchanged_writers"] == [f"model.layers.{i}.self_attn.o_proj.weight" for i in layers]
+
+
+@pytest.mark.parametrize("how", ["fold", "adapter"])
+def test_verify_proves_it_in_fresh_processes(workshop: Workshop, tmp_path: Path, how: str):
+    base, edit = workshop.base("llama"), workshop.edit("llama", "mlp", "sum", "identity")
+    folder = bake(base, edit, tmp_path / how, how=how).output
+    report = verify(folder, base=base, max_new_tokens=4)
+    assert report.passed, report.failures
+    assert (report.how, report.verdict, report.dtype) == (how, "verified", "float32")
+    file = folder / ("adapter_model.safetensors" if how == "adapter" else "model.safetensors")
+    tensors = load_file(file)
+    name = next(n for n in tensors if "layers.3.mlp.down_proj" in n)
+    tensors[name] = tensors[name] * 1.02  # control: 2 % too strong in one layer
+    save_file(tensors, file, metadata={"format": "pt"})
+    assert not verify(folder, base=base, max_new_tokens=4).passed
+
+
+def test_verify_of_half_precision_folds(workshop: Workshop, tmp_path: Path):
+    base, edit = workshop.base("llama", dtype=torch.bfloat16), workshop.edit("llama", "mlp", "average", "identity")
+    folder = bake(base, edit, tmp_path / "fold", how="fold").output
+    report = verify(folder, base=base, max_new_tokens=4)
+    assert report.passed, report.failures
+    shutil.copyfile(base / "model.safetensors", folder / "model.safetensors")  # control: silently the base
+    assert any("like the unedited base" in failure for failure in verify(folder, base=base, max_new_tokens=4).failures)
+
+
+# ------------------------------------------------------------------------------------------------- a real model
+
+
+@pytest.mark.smollm2
+def test_smollm2_with_real_text(smollm2: Path, tmp_path: Path):
+    """20 of 30 layers: fold, adapter, merged and insert answer like the hooks, in a process that trusts no code."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from sea_bake import collect, fit
+    from sea_bake.demonstrations import builtin
+
+    tokenizer, model = AutoTokenizer.from_pretrained(smollm2), load_plain(smollm2, "llama", torch.float32)
+    saved = collect(model, tokenizer, builtin()[:16], source=smollm2.name, site="mlp", neutral="prompt")
+    edit = fit(None, activations=saved, merge="sum")
+    ids = tokenizer("Why is the sky so blue when the sun is low, and what do goldfish remember?", return_tensors="pt")
+
+    @torch.inference_mode()
+    def answer(model: Any) -> tuple[Tensor, list[int]]:
+        text = model.generate(**ids, max_new_tokens=12, do_sample=False)
+        return model(**ids).logits, text[0].tolist()
+
+    with edit.live(model):
+        expected, said = answer(model)
+    before, _ = answer(model)
+    assert difference(before, expected) > VISIBLE
+    for how in ("fold", "adapter", "insert"):
+        report = bake(smollm2, edit, tmp_path / how, how=how)
+        if how == "adapter":
+            found = PeftModel.from_pretrained(load_plain(smollm2, "llama", torch.float32), tmp_path / how)
+            assert difference(answer(found)[0], expected) < EQUAL
+            found = found.merge_and_unload()
+        else:
+            found = AutoModelForCausalLM.from_pretrained(tmp_path / how, trust_remote_code=how == "insert").eval()
+        logits, text = answer(found)
+        assert difference(logits, expected) < EQUAL, how
+        assert text == said, how
+        if how == "fold":
+            assert changed_tensors(smollm2, tmp_path / how) == set(report.coverage["changed"])
+            assert len(report.coverage["changed"]) == 20
+    script = (
+        "import sys, transformers; m = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1]); "
+        "print(type(m).__name__, type(m).__module__, m.config.model_type, 'sea_bake' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", script, tmp_path / "fold"], capture_output=True, text=True)
+    assert ran.stdout.split() == ["LlamaForCausalLM", "transformers.models.llama.modeling_llama", "llama", "False"]

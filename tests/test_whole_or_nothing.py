@@ -1,7 +1,7 @@
 """Outputs are whole or nothing: under SIGKILL and SIGINT at chosen and random moments, and for every unit of staging.
 
-The killed process is the real command line in a process of its own, copying some 115 MB in 20 shards or more. It is forked from
-one that has imported everything (``tiny.Nursery``), so that the moments lie within the bake.
+The killed process is the real command line in a process of its own, copying some 115 MB in 20 shards or more. It is
+forked from one that has imported everything (``tiny.Nursery``), so that the moments lie within the bake.
 """
 
 from __future__ import annotations

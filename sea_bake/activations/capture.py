@@ -15,8 +15,9 @@ from sea_bake.activations.prompts import Tokens, encode, pad_id
 from sea_bake.anatomy import Site
 from sea_bake.demonstrations import Demonstration
 from sea_bake.errors import ActivationError
+from sea_bake.hooks import hooked
 from sea_bake.loading import processes
-from sea_bake.sites import hooked, site_modules, text_config
+from sea_bake.sites import site_modules, text_config
 
 Position = Literal["last", "mean", "random"]
 ROLES = ("neutral", "positive", "negative")

@@ -20,7 +20,8 @@ from sea_bake.demonstrations import Demonstration
 from sea_bake.edit import Edit, live
 from sea_bake.errors import ActivationError, DemonstrationError
 from sea_bake.exactness import LinearEdit
-from sea_bake.sites import hooked, site_modules, text_config
+from sea_bake.hooks import hooked
+from sea_bake.sites import site_modules, text_config
 
 Place = tuple[Site, int]
 HELD_OUT = 2  # the part of a text that nothing is fitted on; 0 and 1 are the two folds of the calibration half

@@ -27,7 +27,7 @@ def inspect(
 ) -> None:
     """Show an edit, or a baked folder: layers, ranks, spectra, provenance, size, verification."""
     console = prepare(as_json=as_json, quiet=quiet)
-    from sea_bake.baking.report import edit_files, is_artefact, read_record
+    from sea_bake.baking.report import RECORD, edit_files, is_artefact, read_record
     from sea_bake.checkpoint.reader import read_json
     from sea_bake.edit import Edit
     from sea_bake.errors import EditError
@@ -37,7 +37,7 @@ def inspect(
     files = [path]
     if path.is_dir():
         if not is_artefact(path):
-            raise EditError(f"{path} is a folder that sea_bake did not bake")
+            raise EditError(f"{path} is a folder that sea_bake did not bake: it has no {RECORD}")
         files = edit_files(path)
         facts["bake"] = read_record(path)
         facts["bytes"] = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())

@@ -117,17 +117,30 @@ def _largest(t: Tensor) -> float:
     return value if value == value else float("inf")
 
 
-def tolerance(dtype: str, scale: float) -> float:
-    """Largest admissible |Δlogit| for logits of magnitude ``scale`` in a model that runs in ``dtype``.
+def tolerance(dtype: str, scale: float, *, folded: bool = False) -> float:
+    """Largest admissible |Δlogit| for logits of magnitude ``scale``.
 
     float32: 1e-4, or 16 roundings of the largest logit when that is more. Half precisions: two roundings of it.
+
+    Args:
+        dtype: in which the model runs; of a fold or an adapter, which run in float32, that of its edited weights.
+        folded: the artefact computes (M W) x where the hooks compute M (W x). In float32 these differ by some hundred
+            roundings of the largest logit (measured: 3e-6 of it on SmolLM2, up to 2e-6 on tiny models), so 1e-5 of it.
     """
-    roundings = 16 if dtype in ("float32", "float64") else 2
-    return max(ABSOLUTE, roundings * _ROUNDOFF.get(dtype, 2.0**-8) * scale)
+    if dtype in ("float32", "float64"):
+        return max(ABSOLUTE, (1e-5 if folded else 16 * _ROUNDOFF[dtype]) * scale)
+    return max(ABSOLUTE, 2 * _ROUNDOFF.get(dtype, 2.0**-8) * scale)
 
 
-def judge(equality: Comparison, effect: Comparison, facts: dict[str, Any], limit: float) -> list[str]:
-    """Every reason why the artefact is not the edited model; empty when it is."""
+def judge(
+    equality: Comparison, effect: Comparison, facts: dict[str, Any], limit: float, *, texts: bool = True
+) -> list[str]:
+    """Every reason why the artefact is not the edited model; empty when it is.
+
+    Args:
+        texts: generated texts have to be equal too. Not where folded weights were rounded to half precision: that may
+            turn a tie, after which two texts go their own ways. The logits of given texts decide there.
+    """
     failures = _misloaded(facts)
     if not equality.max_abs <= limit:
         failures.append(f"logits differ from the hook-edited base by {equality.max_abs:.3g} (tolerance {limit:.3g})")
@@ -137,7 +150,7 @@ def judge(equality: Comparison, effect: Comparison, facts: dict[str, Any], limit
             f"(tolerance {limit:.3g})"
         )
     for kind, equal in (("greedy", equality.greedy_equal), ("left-padded greedy", equality.padded_equal)):
-        if equal < equality.prompts:
+        if texts and equal < equality.prompts:
             failures.append(f"{kind} text differs from the hook-edited base on {equality.prompts - equal} prompts")
     return failures + _unedited(effect, limit)
 
