@@ -21,6 +21,8 @@ _HOMES = {
     "bake": "sea_bake.baking",
     "collect": "sea_bake.activations",
     "fit": "sea_bake.fitting",
+    "plan": "sea_bake.baking",
+    "unbake": "sea_bake.baking",
     "verify": "sea_bake.verification",
 }
 __all__ = [
@@ -34,13 +36,15 @@ __all__ = [
     "bake",
     "collect",
     "fit",
+    "plan",
+    "unbake",
     "verify",
 ]
 
 if TYPE_CHECKING:
     from sea_bake.activations import Activations, collect
     from sea_bake.anatomy import Site
-    from sea_bake.baking import bake
+    from sea_bake.baking import bake, plan, unbake
     from sea_bake.demonstrations import Demonstration
     from sea_bake.edit import Edit
     from sea_bake.errors import SeaBakeError

@@ -264,9 +264,13 @@ def test_the_stated_errors_are_the_real_ones(
     assert entry["r2"] == pytest.approx(float(1 - error / (y - y.mean(0)).square().sum()), abs=1e-5)
 
     kl, agreed, count = {"base": 0.0, "fold": 0.0}, {"base": 0, "fold": 0}, 0
+    whole: list[float] = []
     with torch.inference_mode():
         for ids, at in zip(held, places):
-            logits = {name: model(torch.tensor([ids])).logits[0, at].double() for name, model in doors.items()}
+            logits = {name: model(torch.tensor([ids])).logits[0].double() for name, model in doors.items()}
+            ratio = logits["edit"].log_softmax(-1) - logits["fold"].log_softmax(-1)
+            whole += (logits["edit"].softmax(-1) * ratio).sum(-1).tolist()
+            logits = {name: t[at] for name, t in logits.items()}
             truth = logits["edit"].softmax(-1)
             count += len(at)
             for name in kl:
@@ -278,6 +282,7 @@ def test_the_stated_errors_are_the_real_ones(
     for name, key in (("fold", ""), ("base", "base_")):
         assert end[f"{key}kl"] == pytest.approx(kl[name] / count, rel=1e-3)  # log-probabilities are kept in float32
         assert end[f"{key}top1"] == pytest.approx(agreed[name] / count, abs=1.5 / count)  # one near-tie
+    assert end["kl_of_all_tokens"] == pytest.approx(np.mean(whole), rel=1e-3)
     assert end["kl"] < end["base_kl"]
     assert report.exact is False
     assert json.loads((report.output / "sea/bake.json").read_text())["details"]["approximation"] == stated
@@ -370,11 +375,11 @@ def test_the_verdict_is_approximate_and_the_promise_is_held_to(
         assert re.search(word, wrong[0])
 
     for kl in ("much", float("nan"), -1.0, None):
-        data["details"]["approximation"]["end_to_end"]["kl"] = kl
+        data["details"]["approximation"]["end_to_end"]["kl_of_all_tokens"] = kl
         record.write_text(json.dumps(data))
         with pytest.raises(CheckpointError, match="the artefact's record"):
             verify(artefact, base=base, write=False)
-    data["details"]["approximation"]["end_to_end"]["kl"] = 1e-3 * stored["equality"]["mean_kl"]
+    data["details"]["approximation"]["end_to_end"]["kl_of_all_tokens"] = 1e-3 * stored["equality"]["mean_kl"]
     record.write_text(json.dumps(data))
     boast = verify(artefact, base=base, max_new_tokens=2)
     assert not boast.passed
@@ -436,15 +441,20 @@ def test_a_stand_in_as_far_off_as_the_base_is_refused() -> None:
     torch.manual_seed(0)
     truth, base = (torch.randn(50, 16).log_softmax(-1) for _ in range(2))
     near = torch.log_softmax(truth + 0.1 * torch.randn(50, 16), -1)
-    far, found = Distance([]), Distance([])
-    far.add(truth, base)
-    found.add(truth, near)
-    assert _end_to_end(found, far)["kl"] < far.kl
-    with pytest.raises(NotExactError, match="no nearer to the edit than the unedited base"):
-        _end_to_end(far, far)
-    broken = Distance([(50, float("nan"))])
-    with pytest.raises(NotExactError, match="KL"):
-        _end_to_end(broken, far)
+    fresh = torch.arange(50) >= 20
+    far, found, broken = Distance(), Distance(), Distance()
+    far.add(truth, base, fresh)
+    found.add(truth, near, fresh)
+    broken.add(truth, base * float("nan"), fresh)
+    stated = _end_to_end(found, far)
+    expected = torch.nn.functional.kl_div(near, truth, log_target=True, reduction="none").sum(-1)
+    assert stated["tokens"] == 30
+    # float32 against float64
+    assert stated["kl"] == pytest.approx(float(expected[20:].mean()), rel=1e-3)
+    assert stated["kl_of_all_tokens"] == pytest.approx(float(expected.mean()), rel=1e-3)
+    for wrong in (far, broken):
+        with pytest.raises(NotExactError, match="no nearer to the edit than the unedited base"):
+            _end_to_end(wrong, far)
 
 
 def test_the_command_line_says_approximate(workshop: Workshop, tmp_path: Path) -> None:

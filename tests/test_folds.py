@@ -392,6 +392,28 @@ def test_an_edit_of_another_model_is_refused(workshop: Workshop, tmp_path: Path)
 # ------------------------------------------------------------------------------------------------- on disk
 
 
+@pytest.mark.parametrize("how", ["fold", "adapter", "insert"])
+@pytest.mark.parametrize("family", ["mixtral", "qwen2_moe", "qwen3_moe"])
+def test_experts_fused_on_disk(workshop: Workshop, tmp_path: Path, family: str, how: str):
+    """As some tools save them with transformers 5: all experts of a layer in one 3-D tensor, named as in memory."""
+    model, base = workshop.model(family), tmp_path / "fused"
+    shutil.copytree(workshop.base(family), base)
+    save_file({n: t.clone() for n, t in model.state_dict().items()}, base / "model.safetensors", {"format": "pt"})
+    assert Checkpoint.open(base).tensor("model.layers.3.mlp.experts.down_proj").dim() == 3
+    edit = workshop.edit(family, "mlp", "sum", "identity")
+    report = bake(base, edit, tmp_path / how, how=how)
+    with edit.live(model):
+        expected = logits(model)
+    if how == "adapter":
+        found = PeftModel.from_pretrained(copy.deepcopy(model), tmp_path / how)
+    else:
+        found = families.auto(family).from_pretrained(tmp_path / how, trust_remote_code=how == "insert").eval()
+    assert difference(logits(found), expected) < EQUAL
+    if how == "fold":
+        assert "model.layers.3.mlp.experts.down_proj" in report.coverage["changed"]
+        assert changed_tensors(base, tmp_path / how) == set(report.coverage["changed"])
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
 def test_half_precision_is_rounded_once(workshop: Workshop, tmp_path: Path, family: str, dtype: torch.dtype):

@@ -183,4 +183,5 @@ def _end_to_end(found: Distance, base: Distance) -> dict[str, Any]:
         "top1": found.top1,
         "base_kl": base.kl,
         "base_top1": base.top1,
+        "kl_of_all_tokens": found.all_kl,  # what ``verify`` can see again: with those that calibration texts share
     }

@@ -170,29 +170,37 @@ class Fit:
 
 @dataclass
 class Distance:
-    """A model against the edited one, over held-out tokens: mean KL(edited ‖ model) per token, and top-1 agreement.
+    """A model against the edited one, over tokens of the held-out texts.
 
     Attributes:
-        kls: for each text its tokens and its sum of KL, nats.
-        agreed: tokens whose most likely next token is the same.
+        tokens, total, agreed: over fresh tokens, their number, Σ KL(edited ‖ model) in nats, and how many have the same
+            most likely next token.
+        all_tokens, all_total: the same with the tokens before them, which calibration texts share (a chat template).
     """
 
-    kls: list[tuple[int, float]]
+    tokens: int = 0
+    total: float = 0.0
     agreed: int = 0
+    all_tokens: int = 0
+    all_total: float = 0.0
 
-    def add(self, reference: Tensor, found: Tensor) -> None:
-        """Both log-probabilities: [tokens, vocabulary]."""
+    def add(self, reference: Tensor, found: Tensor, fresh: Tensor) -> None:
+        """Both log-probabilities, [tokens, vocabulary]; which tokens are fresh, [tokens]."""
         p, q = reference.double(), found.double()
-        self.kls.append((len(p), float((p.exp() * (p - q)).sum())))
-        self.agreed += int((p.argmax(-1) == q.argmax(-1)).sum())
-
-    @property
-    def tokens(self) -> int:
-        return sum(count for count, _ in self.kls)
+        kl = (p.exp() * (p - q)).sum(-1)
+        self.all_tokens += len(kl)
+        self.all_total += float(kl.sum())
+        self.tokens += int(fresh.sum())
+        self.total += float(kl[fresh].sum())
+        self.agreed += int((p.argmax(-1) == q.argmax(-1))[fresh].sum())
 
     @property
     def kl(self) -> float:
-        return sum(total for _, total in self.kls) / self.tokens
+        return self.total / self.tokens
+
+    @property
+    def all_kl(self) -> float:
+        return self.all_total / self.all_tokens
 
     @property
     def top1(self) -> float:
@@ -211,9 +219,9 @@ class Reference:
     ) -> None:
         width = text_config(model).hidden_size
         self.fits = {place: Fit(width) for place in changes}
-        self.base = Distance([])
+        self.base = Distance()
         self.kept: list[tuple[Text, list[int], Tensor]] = []
-        total, passed = sum(text.count for text in held), 0
+        total, passed = sum(len(text.tokens.ids) for text in held), 0
         with progress.bar("held out", len(held), "text") as advance:
             for text in held:
                 with watched(model, edits, list(changes)) as seen:
@@ -221,19 +229,22 @@ class Reference:
                 for place, (h, y) in seen.items():
                     self.fits[place].add(h[text.fresh :], _finite(y[text.fresh :], place), changes[place])
                 stride = -(-total * answer.shape[-1] * 4 // _LOGITS)
-                at = [i for i in range(text.fresh, len(text.tokens.ids)) if (passed + i - text.fresh) % stride == 0]
-                passed += text.count
+                at = [i for i in range(len(text.tokens.ids)) if (passed + i) % stride == 0]
+                passed += len(text.tokens.ids)
                 if at:
-                    reference = answer[at].float().log_softmax(-1).cpu()
-                    self.base.add(reference, logits(model, text)[at].float().log_softmax(-1).cpu())
-                    self.kept.append((text, at, reference))
+                    self.kept.append((text, at, answer[at].float().log_softmax(-1).cpu()))
+                    self._compare(self.base, model, *self.kept[-1])
                 advance(1)
 
     def distance(self, model: Any) -> Distance:
         """Of a stand-in, reloaded from its files."""
-        found = Distance([])
+        found = Distance()
         with progress.bar("stand-in", len(self.kept), "text") as advance:
             for text, at, reference in self.kept:
-                found.add(reference, logits(model, text)[at].float().log_softmax(-1).cpu())
+                self._compare(found, model, text, at, reference)
                 advance(1)
         return found
+
+    def _compare(self, found: Distance, model: Any, text: Text, at: list[int], reference: Tensor) -> None:
+        answer = logits(model, text)[at].float().log_softmax(-1).cpu()
+        found.add(reference, answer, torch.tensor(at) >= text.fresh)

@@ -92,6 +92,10 @@ def verify(
     device = device or default_device()
     # An adapter has neither configuration nor tokenizer of its own: it lives on its base.
     is_adapter = record.get("how") == "adapter"
+    if is_adapter and source.is_gguf:
+        raise VerificationError(
+            f"an adapter is verified on a checkpoint, and {source.path} is a GGUF: name one with --base"
+        )
     plain = source.folder() if is_adapter else artefact
     request = _request(plain, source, prompts, max_new_tokens, positions)
     stored = _dtype(plain, "auto")
@@ -116,7 +120,6 @@ def verify(
         reloaded = request | {
             "model": str(plain),
             "adapter": str(artefact) if is_adapter else None,
-            "load": {},
             "trust_remote_code": record.get("how") == "insert",
             "output": str(folder / "artefact.safetensors"),
         }

@@ -95,7 +95,6 @@ def main(path):
         trust_remote_code=request["trust_remote_code"],
         dtype=dtype if dtype == "auto" else getattr(torch, dtype),
         output_loading_info=True,
-        **request["load"],
         **options,
     )
     if request["adapter"]:

@@ -188,6 +188,8 @@ def judge_approximate(
 def promised_kl(record: dict[str, Any]) -> float | None:
     """The mean KL per token from the true edit that an approximate artefact's record promises; None of an exact one.
 
+    Over all tokens of its held-out texts, template and all, as ``verify`` reads its own texts.
+
     Raises:
         CheckpointError: the record is damaged.
     """
@@ -195,7 +197,7 @@ def promised_kl(record: dict[str, Any]) -> float | None:
         approximation = (record.get("details") or {}).get("approximation")
         if approximation is None:
             return None
-        promise = float(approximation["end_to_end"]["kl"])
+        promise = float(approximation["end_to_end"]["kl_of_all_tokens"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"the artefact's record lacks or garbles the error of its approximation: {error}"
