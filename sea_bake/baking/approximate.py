@@ -41,7 +41,7 @@ from sea_bake.staging import scratch_folder, staged_folder
 
 _RANK = 8  # the least that a stand-in gets: an edit of rank 1 is no rank-1 map once it is rescaled per token
 _DEMONSTRATIONS = 512  # the first so many of a calibration file are used
-_MEMORY = 4 << 30  # bytes of moments at a time, 32 d² per layer; beyond it the texts are run once per group of layers
+_MEMORY = 4 << 30  # bytes of moments at a time, 48 d² per layer; beyond it the texts are run once per group of layers
 
 
 def approximate(
@@ -145,13 +145,13 @@ def _stand_ins(
         )
     places, changes, layers = list(ranks), {}, []
     width = next(iter(edits[0].projectors.values())).dim
-    group = max(1, _MEMORY // (32 * width**2))
+    group = max(1, _MEMORY // (48 * width**2))
     for i in range(0, len(places), group):
         found = moments(model, edits, places[i : i + group], calibration)
         with progress.bar("least squares", len(found), "layer") as advance:
-            for place, folds in found.items():
-                ridge = best_ridge(folds, ranks[place])
-                M = changes[place] = solve(folds[0] + folds[1], ranks[place], ridge)
+            for place, (one, other, repeated) in found.items():
+                ridge = best_ridge((one, other), ranks[place])  # on tokens that the two do not share
+                M = changes[place] = solve(one + other + repeated, ranks[place], ridge)
                 layers.append(
                     {"site": place[0].value, "layer": place[1], "rank": M.rank, "scale": M.scale, "ridge": ridge}
                 )

@@ -36,7 +36,7 @@ class Text:
     Attributes:
         tokens: ids.
         fresh: the first token that, with all before it, stands in no earlier text. What comes before is the same
-            activation once more (a chat template, a prompt): it is counted once, and never as held out.
+            activation once more (a chat template, a prompt), so it is never counted as held out.
         part: 0 or 1 (folds of the calibration half) or ``HELD_OUT``.
     """
 
@@ -114,30 +114,35 @@ def watched(model: Any, edits: Sequence[Edit], places: Sequence[Place]) -> Itera
 
 def moments(
     model: Any, edits: Sequence[Edit], places: Sequence[Place], calibration: Sequence[Text]
-) -> dict[Place, tuple[Moments, Moments]]:
-    """Place -> the moments of h, the site's own output, and y, the edited one, over each fold's tokens.
+) -> dict[Place, list[Moments]]:
+    """Place -> the moments of h, the site's own output, and y, the edited one: of each fold's fresh tokens, and of the
+    repeated ones.
+
+    Repeated tokens count as often as they come: a stand-in is to be good where the model is used. On SmolLM2-135M (mlp,
+    l2) KL over the chat template is 0.0004 so, and 0.0059 where each of its tokens counts once; the rest is the same.
 
     Raises:
         ActivationError: NaN or infinite activations.
     """
     width = text_config(model).hidden_size
-    found = {place: (Moments(width), Moments(width)) for place in places}
+    found = {place: [Moments(width) for _ in range(3)] for place in places}
     with watched(model, edits, places) as seen, progress.bar("calibration", len(calibration), "text") as advance:
         for text in calibration:
             logits(model, text)
             for place, (h, y) in seen.items():
-                found[place][text.part].add(h[text.fresh :], _finite(y[text.fresh :], place))
+                _check_finite(y, place)
+                found[place][text.part].add(h[text.fresh :], y[text.fresh :])
+                found[place][2].add(h[: text.fresh], y[: text.fresh])
             advance(1)
     return found
 
 
-def _finite(y: Tensor, place: Place) -> Tensor:
+def _check_finite(y: Tensor, place: Place) -> None:
     if not bool(torch.isfinite(y).all()):
         raise ActivationError(
             f"the edited {place[0].value} output of layer {place[1]} is NaN or infinite on a calibration text. "
             "float16 overflows in some models: convert the base to bfloat16 or float32."
         )
-    return y
 
 
 class Fit:
@@ -227,7 +232,8 @@ class Reference:
                 with watched(model, edits, list(changes)) as seen:
                     answer = logits(model, text)
                 for place, (h, y) in seen.items():
-                    self.fits[place].add(h[text.fresh :], _finite(y[text.fresh :], place), changes[place])
+                    _check_finite(y, place)
+                    self.fits[place].add(h[text.fresh :], y[text.fresh :], changes[place])
                 stride = -(-total * answer.shape[-1] * 4 // _LOGITS)
                 at = [i for i in range(len(text.tokens.ids)) if (passed + i) % stride == 0]
                 passed += len(text.tokens.ids)
