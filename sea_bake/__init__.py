@@ -44,7 +44,8 @@ __all__ = [
 if TYPE_CHECKING:
     from sea_bake.activations import Activations, collect
     from sea_bake.anatomy import Site
-    from sea_bake.baking import bake, plan, unbake
+    from sea_bake.baking import bake, plan
+    from sea_bake.baking.unbake import unbake
     from sea_bake.demonstrations import Demonstration
     from sea_bake.edit import Edit
     from sea_bake.errors import SeaBakeError
