@@ -94,9 +94,8 @@ def refuse_fold(base: OpenBase, edits: Sequence[Edit]) -> None:
     for edit in edits:
         found = of_edit(base.row, edit, biased=is_biased(base, edit.site, edit.layers))
         if not found.fold:
-            raise NotExactError(
-                _refusal("a fold", base, edit, found.why, "or ask for the best stand-in: --approximate")
-            )
+            stand_in = "" if edit.site is Site.BLOCK else ", or ask for the best stand-in: --approximate"
+            raise NotExactError(_refusal("a fold", base, edit, found.why, stand_in))
 
 
 def refuse_adapter(base: OpenBase, edits: Sequence[Edit]) -> None:
@@ -105,7 +104,7 @@ def refuse_adapter(base: OpenBase, edits: Sequence[Edit]) -> None:
     for edit in edits:
         found = of_edit(base.row, edit, biased=is_biased(base, edit.site, edit.layers))
         if not found.adapter:
-            raise NotExactError(_refusal("an adapter", base, edit, found.why, "or --how fold"))
+            raise NotExactError(_refusal("an adapter", base, edit, found.why, ", or --how fold"))
     if base.source.is_adapter:
         raise CheckpointError(
             f"{base.source.name}: {_MERGED}. Bake with --how fold, which merges both; or merge the base's adapter "
@@ -136,5 +135,5 @@ def _on_disk(base: OpenBase, site: Site, layer: int, found: Exactness) -> Exactn
 def _refusal(what: str, base: OpenBase, edit: Edit, why: str, other: str) -> str:
     return (
         f"{what} of this edit would not be exact: site {edit.site.value}, merge {edit.merge}, feature {edit.feature}, "
-        f"family {base.row.model_type}: {why}. Bake it with --how insert, which is exact for every edit, {other}."
+        f"family {base.row.model_type}: {why}. Bake it with --how insert, which is exact for every edit{other}."
     )
