@@ -19,7 +19,7 @@ from sea_bake import progress
 from sea_bake.baking.measuring import measure
 from sea_bake.baking.opening import OpenBase
 from sea_bake.baking.planning import refuse_adapter
-from sea_bake.baking.report import BakeReport, layers_of, record
+from sea_bake.baking.report import BakeReport, record
 from sea_bake.baking.writers import Writer, find_writers
 from sea_bake.checkpoint import write_json
 from sea_bake.edit import Edit
@@ -46,7 +46,6 @@ def adapter(
     changes = linear_edits(edits)
     rank = max(1, *(change.rank for change in changes.values()))
     names = _Names(base)
-    tensors: dict[str, Tensor] = {}
     with progress.bar("adapter", len(writers), "tensor") as advance:
         for writer in writers:
             tensor = base.checkpoint.tensor(writer.name)
@@ -75,15 +74,12 @@ def adapter(
     with staged_folder(target, overwrite=overwrite) as stage:
         save_file(tensors, str(stage / WEIGHTS), metadata={"format": "pt"})
         write_json(stage / CONFIG, config)
-        report = BakeReport(
-            output=target,
+        report = BakeReport.of(
+            base,
+            edits,
+            target,
             how="adapter",
             why=why,
-            base=base.source.name,
-            revision=base.source.revision,
-            architecture=base.architecture,
-            sites=[edit.site.value for edit in edits],
-            layers=layers_of(edits),
             details=details | {"rank": rank, "flags": flags},
         )
         record(stage, report, edits)

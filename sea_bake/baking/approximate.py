@@ -27,7 +27,7 @@ from sea_bake.baking.calibration import HELD_OUT, Distance, Place, Reference, Te
 from sea_bake.baking.fold import fold, write_folded
 from sea_bake.baking.measuring import measure
 from sea_bake.baking.opening import OpenBase
-from sea_bake.baking.planning import is_biased
+from sea_bake.baking.planning import by_settings
 from sea_bake.baking.regression import best_ridge, solve
 from sea_bake.baking.report import RECORD, BakeReport, read_record
 from sea_bake.baking.writers import find_writers
@@ -35,7 +35,7 @@ from sea_bake.checkpoint import write_json
 from sea_bake.demonstrations import Demonstration
 from sea_bake.edit import Edit
 from sea_bake.errors import DemonstrationError, NotExactError, SettingError
-from sea_bake.exactness import Exactness, LinearEdit, linear_edits, of_edit
+from sea_bake.exactness import Exactness, LinearEdit, linear_edits
 from sea_bake.loading import load_model, load_tokenizer
 from sea_bake.staging import scratch_folder, staged_folder
 
@@ -65,7 +65,7 @@ def approximate(
         NotExactError: an edit of the residual stream, or one that the stand-in does not keep; with the numbers.
         DemonstrationError: unreadable calibration texts, or too few for the rank.
     """
-    verdicts = [of_edit(base.row, edit, biased=is_biased(base, edit.site, edit.layers)) for edit in edits]
+    verdicts = [by_settings(base, edit) for edit in edits]
     if all(verdict.fold for verdict in verdicts):
         return fold(
             base, edits, target, why=f"exact, so no stand-in: {verdicts[0].why}", overwrite=overwrite, copy=copy

@@ -1,7 +1,7 @@
 """Fold: the edit disappears into its writers, and a plain checkpoint of the base's own architecture comes out.
 
-W <- M W (and b <- M b) with M = scale · I + B A, in float64, rounded once. Shards without a writer are linked; the
-others are copied, and their writers edited in place.
+W <- M W (and b <- M b) with M = scale · I + B A, in float32 for half precisions and float64 for the others,
+rounded once. Shards without a writer are linked; the others are copied, and their writers edited in place.
 """
 
 from __future__ import annotations
@@ -41,8 +41,7 @@ def fold(
     """
     refuse_fold(base, edits)
     find_writers(base, edits)  # whole and editable, before anything is measured
-    measured = measure(base, edits)
-    details = {"measured": measured}
+    details = {"measured": measure(base, edits)}
     changes = linear_edits(edits)
     return write_folded(base, edits, changes, target, why=why, details=details, overwrite=overwrite, copy=copy)
 
@@ -90,15 +89,12 @@ def write_folded(
         for name in ("config.json", *index):
             shutil.copyfile(folder / name, stage / name)
         left_out = carry(folder, stage, written=["config.json", *index], shards=checkpoint.shards)
-        report = BakeReport(
-            output=target,
+        report = BakeReport.of(
+            base,
+            edits,
+            target,
             how="fold",
             why=why,
-            base=base.source.name,
-            revision=base.source.revision,
-            architecture=base.architecture,
-            sites=[edit.site.value for edit in edits],
-            layers=layers_of(edits),
             left_out=left_out,
             coverage=_coverage(base, edits, writers, changed, changes),
             details=details,

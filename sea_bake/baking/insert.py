@@ -15,7 +15,7 @@ import sea_bake.modeling_sea as modeling_sea
 from sea_bake.anatomy import FAMILIES, SEA_PREFIX, Site
 from sea_bake.baking.measuring import measure
 from sea_bake.baking.opening import OpenBase
-from sea_bake.baking.report import BakeReport, layers_of, record
+from sea_bake.baking.report import BakeReport, record
 from sea_bake.checkpoint import Checkpoint, carry, place, write_json
 from sea_bake.checkpoint.reader import INDEX, SINGLE, read_json
 from sea_bake.checkpoint.writer import linkable
@@ -56,15 +56,13 @@ def insert(
         left_out = carry(folder, stage, written=["config.json", INDEX, CODE], shards=checkpoint.shards)
         _keep_tokenizer_class(stage, checkpoint.config["model_type"])
         patched = _keep_originals(folder, stage)
-        report = BakeReport(
-            output=target,
+        report = BakeReport.of(
+            base,
+            edits,
+            target,
             how="insert",
             why=why,
-            base=base.source.name,
-            revision=base.source.revision,
             architecture=config["architectures"][0],
-            sites=[edit.site.value for edit in edits],
-            layers=layers_of(edits),
             left_out=left_out,
         )
         record(stage, report, edits, shards=shard_names, patched=patched)

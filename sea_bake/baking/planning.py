@@ -74,9 +74,14 @@ def plan(model: str | Path | ModelSource, edits: Sequence[Edit] = (), *, revisio
         return Plan(base.source.name, base.row.model_type, how, why, rank, rows)
 
 
+def by_settings(base: OpenBase, edit: Edit) -> Exactness:
+    """The exactness of an edit on this base's family, biases included; however the writers are stored."""
+    return of_edit(base.row, edit, biased=is_biased(base, edit.site, edit.layers))
+
+
 def verdict(base: OpenBase, edit: Edit) -> Exactness:
     """The exactness of an edit on a base on disk."""
-    found = of_edit(base.row, edit, biased=is_biased(base, edit.site, edit.layers))
+    found = by_settings(base, edit)
     return _on_disk(base, edit.site, edit.layers[0], found)
 
 
@@ -92,7 +97,7 @@ def choose(base: OpenBase, edits: Sequence[Edit]) -> tuple[str, str]:
 def refuse_fold(base: OpenBase, edits: Sequence[Edit]) -> None:
     """Raise NotExactError unless every edit folds exactly."""
     for edit in edits:
-        found = of_edit(base.row, edit, biased=is_biased(base, edit.site, edit.layers))
+        found = by_settings(base, edit)
         if not found.fold:
             stand_in = "" if edit.site is Site.BLOCK else ", or ask for the best stand-in: --approximate"
             raise NotExactError(_refusal("a fold", base, edit, found.why, stand_in))
@@ -102,7 +107,7 @@ def refuse_adapter(base: OpenBase, edits: Sequence[Edit]) -> None:
     """Raise NotExactError unless a LoRA adapter carries every edit exactly."""
     refuse_fold(base, edits)
     for edit in edits:
-        found = of_edit(base.row, edit, biased=is_biased(base, edit.site, edit.layers))
+        found = by_settings(base, edit)
         if not found.adapter:
             raise NotExactError(_refusal("an adapter", base, edit, found.why, ", or --how fold"))
     if base.source.is_adapter:

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sea_bake.checkpoint import write_json
 from sea_bake.checkpoint.reader import read_json
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError
 from sea_bake.source import ModelSource
+
+if TYPE_CHECKING:
+    from sea_bake.baking.opening import OpenBase
 
 RECORD = "sea/bake.json"  # what was done, for people and for ``inspect``
 _EDIT = "sea/edit-{}.safetensors"  # the edits themselves, for ``verify``; in a folder, where no weight loader looks
@@ -49,6 +52,18 @@ class BakeReport:
     left_out: list[str] = field(default_factory=list)
     coverage: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, base: OpenBase, edits: Sequence[Edit], output: Path, *, how: str, why: str, **more: Any) -> BakeReport:
+        """What all ways have to say alike; ``more`` are further fields, or others in their place."""
+        alike: dict[str, Any] = {
+            "base": base.source.name,
+            "revision": base.source.revision,
+            "architecture": base.architecture,
+            "sites": [edit.site.value for edit in edits],
+            "layers": layers_of(edits),
+        }
+        return cls(output=output, how=how, why=why, **(alike | more))
 
     @property
     def exact(self) -> bool:
