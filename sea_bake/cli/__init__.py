@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from sea_bake.cli import bake, demo, fit, importing, inspect, plan, unbake, verify
+from sea_bake.cli import bake, demo, export, fit, importing, inspect, plan, unbake, verify
 from sea_bake.errors import SeaBakeError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("plan")(plan.plan)
 app.command("bake")(bake.bake)
 app.command("verify")(verify.verify)
 app.command("unbake")(unbake.unbake)
+app.add_typer(export.app, name="export")
 app.command("inspect")(inspect.inspect)
 app.command("demo")(demo.demo)
 app.command("import")(importing.import_dense)
