@@ -35,6 +35,7 @@ from sea_bake.verification.report import (
     promised_kl,
     tolerance,
 )
+from sea_bake.verification.seal import seal
 
 REPORT = "sea_verification.json"
 _PROMPTS = 6
@@ -98,6 +99,7 @@ def verify(
         )
     plain = source.folder() if is_adapter else artefact
     request = _request(plain, source, prompts, max_new_tokens, positions)
+    sealed = seal(artefact) if write else {}
     stored = _dtype(plain, "auto")
     folded = record.get("how") in ("fold", "adapter")
     if folded and dtype == "auto":
@@ -154,7 +156,7 @@ def verify(
     )
     if write:
         with staged_file(artefact / REPORT, overwrite=True) as stage:
-            write_json(stage, report.to_json())
+            write_json(stage, report.to_json() | {"files": sealed})
     return report
 
 
