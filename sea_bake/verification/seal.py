@@ -1,4 +1,4 @@
-"""Which files a verdict was given on: their SHA-256, kept in the report, so that a changed artefact is known as such."""
+"""Which files a verdict was given on: their SHA-256, in the report, so that a changed artefact is known as such."""
 
 from __future__ import annotations
 
