@@ -75,6 +75,92 @@ def fit(
     Raises:
         SeaBakeError: a child of it for every wrong input, before the heavy work where that is possible.
     """
+    check_settings(K=K, K_positive=K_positive, K_negative=K_negative, merge=merge, feature=feature, parts=parts)
+    if activations is None:
+        everything = save_activations is not None or (isinstance(layers, str) and layers.startswith("signature"))
+        if isinstance(model, str | Path | ModelSource):
+            check_layers(model, layers)
+        activations = gather(
+            model,
+            demonstrations,
+            tokenizer=tokenizer,
+            source=source,
+            site=site,
+            layers=None if everything else layers,
+            position=position,
+            neutral=neutral,
+            max_new_tokens=max_new_tokens,
+            system=system,
+            seed=seed,
+            batch_size=batch_size,
+            dtype=dtype,
+            device=device,
+        )
+        if save_activations is not None and is_main_process():
+            activations.save(save_activations, overwrite=overwrite)
+    K_pos, K_neg = (K if value is None else value for value in (K_positive, K_negative))
+    return _project(activations, layers, K_pos, K_neg, merge, feature, parts, alpha, centre)
+
+
+def gather(
+    model: Any,
+    demonstrations: Sequence[Demonstration] | None = None,
+    *,
+    tokenizer: Any = None,
+    source: ModelSource | str | None = None,
+    site: Site | str = Site.MLP,
+    layers: str | Sequence[int] | None = None,
+    position: Position = "last",
+    neutral: Literal["generate", "prompt"] = "generate",
+    max_new_tokens: int = 64,
+    system: str | None = None,
+    seed: int = 0,
+    batch_size: int = 16,
+    dtype: str = "auto",
+    device: str | None = None,
+) -> Activations:
+    """The first half of :func:`fit`: activations of a living model, or of one that is loaded for it.
+
+    Arguments as of ``fit``; ``layers`` None takes all, to refit any from.
+    """
+    if model is None:
+        raise SettingError("fit needs a model, or saved activations")
+    site = Site.parse(site)
+    if isinstance(model, str | Path | ModelSource):
+        source = model if isinstance(model, ModelSource) else ModelSource.parse(model)
+        tokenizer = tokenizer or load_tokenizer(source)
+        model = load_model(source, dtype=dtype, device=device)
+    if tokenizer is None:
+        raise SettingError("a living model needs its tokenizer: fit(model, demonstrations, tokenizer=...)")
+    named = source or getattr(model, "name_or_path", "") or type(model).__name__
+    if not isinstance(named, ModelSource):  # a path is never recorded, only the folder's own name
+        named = ModelSource(Path(named).name if Path(named).exists() else str(named))
+    return collect(
+        model,
+        tokenizer,
+        builtin() if demonstrations is None else demonstrations,
+        source=named,
+        site=site,
+        layers=None if layers is None else spectral.select_layers(layers, text_config(model).num_hidden_layers),
+        position=position,
+        neutral=neutral,
+        max_new_tokens=max_new_tokens,
+        system=system,
+        seed=seed,
+        batch_size=batch_size,
+    )
+
+
+def check_settings(
+    *,
+    K: float | int = DEFAULT_K,
+    K_positive: float | int | None = None,
+    K_negative: float | int | None = None,
+    merge: str = "l2",
+    feature: str = "identity",
+    parts: str = "both",
+) -> None:
+    """Raise SettingError for settings that no model and no activations could make right."""
     K_pos, K_neg = (K if value is None else value for value in (K_positive, K_negative))
     spectral.check_share(K_pos, "K_positive")
     spectral.check_share(K_neg, "K_negative")
@@ -87,39 +173,6 @@ def fit(
     ):
         if value not in known:
             raise SettingError(f"unknown {name} {value!r}: use one of {', '.join(known)}")
-    if activations is None:
-        if model is None:
-            raise SettingError("fit needs a model, or saved activations")
-        site = Site.parse(site)
-        everything = save_activations is not None or (isinstance(layers, str) and layers.startswith("signature"))
-        if isinstance(model, str | Path | ModelSource):
-            source = model if isinstance(model, ModelSource) else ModelSource.parse(model)
-            _check_config(source, layers)
-            tokenizer = tokenizer or load_tokenizer(source)
-            model = load_model(source, dtype=dtype, device=device)
-        if tokenizer is None:
-            raise SettingError("a living model needs its tokenizer: fit(model, demonstrations, tokenizer=...)")
-        named = source or getattr(model, "name_or_path", "") or type(model).__name__
-        if not isinstance(named, ModelSource):  # a path is never recorded, only the folder's own name
-            named = ModelSource(Path(named).name if Path(named).exists() else str(named))
-        num_layers = text_config(model).num_hidden_layers
-        activations = collect(
-            model,
-            tokenizer,
-            builtin() if demonstrations is None else demonstrations,
-            source=named,
-            site=site,
-            layers=None if everything else spectral.select_layers(layers, num_layers),
-            position=position,
-            neutral=neutral,
-            max_new_tokens=max_new_tokens,
-            system=system,
-            seed=seed,
-            batch_size=batch_size,
-        )
-        if save_activations is not None and is_main_process():
-            activations.save(save_activations, overwrite=overwrite)
-    return _project(activations, layers, K_pos, K_neg, merge, feature, parts, alpha, centre)
 
 
 def _project(
@@ -164,10 +217,11 @@ def _project(
     return Edit(projectors, found.site, found.base, merge, feature, parts, alpha, recipe)
 
 
-def _check_config(source: ModelSource, layers: str | Sequence[int]) -> None:
-    """Refuse an unknown family or a layer out of range before any weight is read."""
+def check_layers(model: str | Path | ModelSource, layers: str | Sequence[int]) -> None:
+    """Refuse an unknown family or a layer out of range before any weight is read. Raises FamilyError, SettingError."""
     from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
+    source = model if isinstance(model, ModelSource) else ModelSource.parse(model)
     if source.is_gguf:
         return  # its configuration is inside the file that is about to be read
     source = source.base() if source.is_adapter else source

@@ -20,6 +20,7 @@ import torch
 from sea_bake import Activations, Demonstration, Edit, Site, collect, fit
 from sea_bake.activations.capture import ROLES, greedy, sequences, vectors
 from sea_bake.activations.prompts import PLAIN_TEMPLATE, Tokens, encode, render
+from sea_bake.demonstrations import load
 from sea_bake.errors import ActivationError, SettingError
 from sea_bake.hooks import hooked
 from sea_bake.loading import load_model
@@ -444,7 +445,8 @@ def saved() -> Path:
 def test_saved_activations_are_the_same_bit_for_bit(saved: Path, tmp_path: Path) -> None:
     found = Activations.load(saved)
     assert found.layers == ALL  # of all layers, whatever was fitted
-    direct = collect(llama(), tiny.tokenizer(), tiny.demonstrations(), source="single-0", neutral="prompt")
+    triples = load(tiny.demonstrations_file())  # as the command line did: where they are from is recorded
+    direct = collect(llama(), tiny.tokenizer(), triples, source="single-0", neutral="prompt")
     assert all(torch.equal(getattr(found, role), getattr(direct, role)) for role in ROLES)
     assert found.base == direct.base
     assert found.recipe == direct.recipe
@@ -465,7 +467,7 @@ def test_saved_activations_are_the_same_bit_for_bit(saved: Path, tmp_path: Path)
 )
 def test_a_refit_is_the_direct_fit_bit_for_bit(saved: Path, settings: dict[str, Any]) -> None:
     again = fit(None, activations=Activations.load(saved), **settings)
-    direct = fit(tiny.single(), tiny.demonstrations(), neutral="prompt", device="cpu", **settings)
+    direct = fit(tiny.single(), load(tiny.demonstrations_file()), neutral="prompt", device="cpu", **settings)
     assert again.layers == direct.layers
     for layer in direct.layers:
         for name in ("positive", "negative", "positive_spectrum", "negative_spectrum"):

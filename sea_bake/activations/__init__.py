@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from sea_bake import demonstrations as demos
 from sea_bake import store
 from sea_bake.activations.capture import ROLES, Position, check_finite, sequences, vectors
+from sea_bake.activations.prompts import Tokens
 from sea_bake.anatomy import Site
 from sea_bake.demonstrations import Demonstration
 from sea_bake.errors import ActivationError, SettingError
@@ -34,7 +38,8 @@ class Activations:
         layers: the decoder layers they belong to, ascending.
         site: the module whose output they are.
         base: the model they were taken from.
-        recipe: how: token position, neutral text, system prompt, seed, number and digest of the demonstrations.
+        recipe: how: token position, neutral text (and the digest of its tokens), system prompt, seed, batch size,
+            number and digest of the demonstrations, and where they were loaded from, if they know.
     """
 
     neutral: Tensor
@@ -104,12 +109,7 @@ def collect(
         FamilyError: a model family that ``anatomy`` does not know.
         SettingError: an unknown site, position or neutral mode.
     """
-    if position not in ("last", "mean", "random"):
-        raise SettingError(f"unknown token position {position!r}: use last, mean or random")
-    if neutral not in ("generate", "prompt"):
-        raise SettingError(f"unknown neutral text {neutral!r}: use generate or prompt")
-    if batch_size < 1 or max_new_tokens < 1:
-        raise SettingError(f"batch_size ({batch_size}) and max_new_tokens ({max_new_tokens}) must be at least 1")
+    check_settings(position=position, neutral=neutral, max_new_tokens=max_new_tokens, batch_size=batch_size)
     if len(demonstrations) < demos.MIN_TRIPLES:
         raise ActivationError(f"{len(demonstrations)} usable triples: a cross-covariance needs at least two")
     site = Site.parse(site)
@@ -137,5 +137,24 @@ def collect(
         "dtype": str(model.dtype).removeprefix("torch."),
         "demonstrations": len(demonstrations),
         "demonstrations_sha256": demos.digest(demonstrations),
+        "demonstrations_from": getattr(demonstrations, "origin", None),
+        "neutral_sha256": _tokens_digest(roles["neutral"]),
+        "batch_size": batch_size,
+        "device": torch.device(model.device).type,
     }
     return Activations(found["neutral"], found["positive"], found["negative"], layers, site, base, recipe)
+
+
+def check_settings(*, position: str, neutral: str, max_new_tokens: int, batch_size: int) -> None:
+    """Raise SettingError for what ``collect`` would refuse."""
+    if position not in ("last", "mean", "random"):
+        raise SettingError(f"unknown token position {position!r}: use last, mean or random")
+    if neutral not in ("generate", "prompt"):
+        raise SettingError(f"unknown neutral text {neutral!r}: use generate or prompt")
+    if batch_size < 1 or max_new_tokens < 1:
+        raise SettingError(f"batch_size ({batch_size}) and max_new_tokens ({max_new_tokens}) must be at least 1")
+
+
+def _tokens_digest(sequences: Sequence[Tokens]) -> str:
+    """SHA-256 of token ids: greedy texts go other ways where a near-tie turns, and this tells."""
+    return hashlib.sha256(json.dumps([t.ids for t in sequences], separators=(",", ":")).encode("ascii")).hexdigest()

@@ -5,19 +5,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from sea_bake.demonstrations import formats, readers
 from sea_bake.demonstrations.formats import FORMATS, Format
-from sea_bake.demonstrations.triple import MIN_TRIPLES, Demonstration, digest
+from sea_bake.demonstrations.triple import MIN_TRIPLES, Demonstration, Loaded, digest
 from sea_bake.errors import DemonstrationError
 
-__all__ = ["FORMATS", "MIN_TRIPLES", "Demonstration", "Format", "builtin", "digest", "load"]
+__all__ = ["FORMATS", "MIN_TRIPLES", "Demonstration", "Format", "Loaded", "builtin", "digest", "load"]
 
 
-def builtin() -> list[Demonstration]:
+def builtin() -> Loaded:
     """The truthfulness set that comes with the package, in its fixed order."""
     return load("builtin")
 
@@ -30,8 +32,8 @@ def load(
     shuffle_seed: int | None = None,
     split: str = "train",
     seed: int = 0,
-) -> list[Demonstration]:
-    """Read demonstrations, at least ``MIN_TRIPLES`` of them.
+) -> Loaded:
+    """Read demonstrations, at least ``MIN_TRIPLES`` of them; how they were read is recorded in their ``origin``.
 
     Every row is read and checked, also those that ``limit`` leaves out: a damaged file is damaged at any limit.
 
@@ -70,7 +72,20 @@ def load(
             f"{source}: a fit needs at least {MIN_TRIPLES} usable triples, and gets better up to some hundreds; {why}. "
             "Add demonstrations or raise the limit."
         )
-    return chosen
+    asked = {"format": format, "limit": limit, "shuffle_seed": shuffle_seed, "split": split, "seed": seed}
+    return Loaded(chosen, _named(source) | asked)
+
+
+def _named(source: str | Path) -> dict[str, Any]:
+    """What a source is called wherever it lies, and of a file its digest: never a local path."""
+    path = Path(source)
+    if source == "builtin":
+        return {"kind": "builtin", "source": "builtin", "file_sha256": None}
+    if path.is_file():
+        return {"kind": "file", "source": path.name, "file_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    if path.is_dir():
+        return {"kind": "folder", "source": path.absolute().name, "file_sha256": None}
+    return {"kind": "hub", "source": str(source), "file_sha256": None}
 
 
 def _convert(source: str | Path, format: str, split: str, seed: int) -> list[Demonstration]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from sea_bake.errors import DemonstrationError
 
@@ -56,6 +56,19 @@ class Demonstration:
             if problem:
                 hint = " (or leave it out: None)" if name == "neutral" else ""
                 raise DemonstrationError(f"Demonstration: '{name}' {problem}. Give it a non-empty string{hint}.")
+
+
+class Loaded(list[Demonstration]):
+    """Demonstrations that know how they were loaded; a slice or a copy is a plain list, and does not claim to.
+
+    Attributes:
+        origin: "kind" (builtin, file, folder, hub), "source" (of a path its last part alone), "file_sha256" of a file,
+            and the other arguments of :func:`sea_bake.demonstrations.load`.
+    """
+
+    def __init__(self, demonstrations: Iterable[Demonstration], origin: dict[str, Any]) -> None:
+        super().__init__(demonstrations)
+        self.origin = origin
 
 
 def digest(demonstrations: Iterable[Demonstration]) -> str:
