@@ -51,8 +51,16 @@ class MissingExtraError(SeaBakeError):
     """An optional dependency is not installed; the message carries the exact ``pip install`` line."""
 
 
+class RecipeError(SeaBakeError):
+    """A recipe that cannot be read: no plain YAML, an unknown key, a value of another type, a step that is not there."""
+
+
 class VerificationError(SeaBakeError):
     """A verification that cannot be carried out (one that fails is a verdict, not an error)."""
+
+
+class PublishError(SeaBakeError):
+    """An artefact that may not be published as it is, or a Hub that does not take it."""
 
 
 def missing_extra(package: str, extra: str, purpose: str) -> MissingExtraError:
