@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _quiet = False
+_host: Progress | None = None
 
 
 def set_quiet(quiet: bool) -> None:
@@ -15,9 +20,18 @@ def set_quiet(quiet: bool) -> None:
 
 
 @contextlib.contextmanager
-def bar(description: str, total: int, unit: str = "it") -> Iterator[Callable[[int], None]]:
-    """Yields ``advance(n)``. The bar is drawn on stderr, where that is a terminal, and removed when it is done."""
-    from rich.console import Console
+def hosted(progress: Progress) -> Iterator[None]:
+    """Draw all bars in this one, which is part of a larger display: a terminal holds one live display at a time."""
+    global _host
+    before, _host = _host, progress
+    try:
+        yield
+    finally:
+        _host = before
+
+
+def bars(**options: Any) -> Progress:
+    """The rich display that bars are drawn in; ``options`` go to ``rich.progress.Progress``."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -27,7 +41,6 @@ def bar(description: str, total: int, unit: str = "it") -> Iterator[Callable[[in
         TimeRemainingColumn,
     )
 
-    console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -37,11 +50,25 @@ def bar(description: str, total: int, unit: str = "it") -> Iterator[Callable[[in
         TextColumn("ETA"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=_quiet or not console.is_terminal) as progress:
+    return Progress(*columns, **options)
+
+
+@contextlib.contextmanager
+def bar(description: str, total: int, unit: str = "it") -> Iterator[Callable[[int], None]]:
+    """Yields ``advance(n)``. The bar is drawn on stderr, where that is a terminal, and removed when it is done."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    own = _host is None
+    progress = _host or bars(console=console, transient=True, disable=_quiet or not console.is_terminal)
+    with progress if own else contextlib.nullcontext():
         task = progress.add_task(description, total=total, rate="")
 
         def advance(count: int = 1) -> None:
-            speed = progress.tasks[0].speed
+            speed = next(t.speed for t in progress.tasks if t.id == task)
             progress.update(task, advance=count, rate=f"{speed:,.1f} {unit}/s" if speed else "")
 
-        yield advance
+        try:
+            yield advance
+        finally:
+            progress.remove_task(task)
