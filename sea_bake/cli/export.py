@@ -70,7 +70,7 @@ def onnx(
     emit(report.to_json(), as_json=as_json)
     console.print(
         f"[bold]{escape(str(output))}[/]: {report.architecture} in ONNX (opset {report.opset}, {report.dtype}), "
-        f"{len(report.sea_nodes)} SEA nodes in {len(report.layers)} layers, {report.seconds:.0f} s"
+        f"{len(report.sea_nodes)} of {report.nodes} nodes are the edit's, {sum(report.seconds.values()):.0f} s"
     )
     for name, count in report.files.items():
         console.print(f"  {name}: {size(count)}", markup=False)
