@@ -55,12 +55,7 @@ def bake(
         NotExactError: a fold or an adapter was asked for, and it would not be exact.
         SeaBakeError: a child of it, before anything is written where that is possible.
     """
-    if how != "auto" and how not in WAYS:
-        raise SettingError(f"unknown way to bake {how!r}: use one of auto, {', '.join(WAYS)}")
-    if approximate and how not in ("auto", "fold"):
-        raise SettingError(f"approximate goes with how='fold' (--how fold), not {how!r}")
-    if not approximate and (calibration is not None or rank is not None):
-        raise SettingError("calibration texts and a rank are for an approximate fold alone: ask for it (--approximate)")
+    check_settings(how=how, approximate=approximate, calibration=calibration, rank=rank)
     source = model if isinstance(model, ModelSource) else ModelSource.parse(model, revision)
     given = [edit] if isinstance(edit, Edit | str | Path) else list(edit)
     edits = [e if isinstance(e, Edit) else Edit.load(e) for e in given]
@@ -77,3 +72,13 @@ def bake(
         if how == "auto":
             how, why = choose(base, edits)
         return WAYS[how](base, edits, target, why=why, overwrite=overwrite, copy=copy)
+
+
+def check_settings(*, how: str, approximate: bool, calibration: object, rank: int | None) -> None:
+    """Raise SettingError for what no edit and no base could make right."""
+    if how != "auto" and how not in WAYS:
+        raise SettingError(f"unknown way to bake {how!r}: use one of auto, {', '.join(WAYS)}")
+    if approximate and how not in ("auto", "fold"):
+        raise SettingError(f"approximate goes with how='fold' (--how fold), not {how!r}")
+    if not approximate and (calibration is not None or rank is not None):
+        raise SettingError("calibration texts and a rank are for an approximate fold alone: ask for it (--approximate)")
