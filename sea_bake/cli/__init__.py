@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from sea_bake.cli import bake, demo, export, fit, importing, inspect, plan, unbake, verify
+from sea_bake.cli import bake, demo, export, fit, importing, inspect, plan, publish, unbake, verify
 from sea_bake.errors import SeaBakeError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command("bake")(bake.bake)
 app.command("verify")(verify.verify)
 app.command("unbake")(unbake.unbake)
 app.add_typer(export.app, name="export")
+app.command("publish")(publish.publish)
 app.command("inspect")(inspect.inspect)
 app.command("demo")(demo.demo)
 app.command("import")(importing.import_dense)

@@ -1,0 +1,144 @@
+"""Publish an artefact to the Hub: verified, with its card and its recipe, in one commit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sea_bake.errors import PublishError
+from sea_bake.publishing.artefact import Artefact, check_repo_id
+from sea_bake.publishing.card import render
+from sea_bake.publishing.contents import CARD, collect
+from sea_bake.publishing.evaluation import EVALUATION, Result, read_results
+from sea_bake.publishing.licence import find
+from sea_bake.publishing.provenance import RECIPE, recipe_text, renamed
+from sea_bake.publishing.upload import push
+
+__all__ = ["EVALUATION", "PublishReport", "Result", "publish"]
+
+_REPORT_PAGE = "sea/report.html"
+
+
+@dataclass(frozen=True)
+class PublishReport:
+    """What was published, or would be.
+
+    Attributes:
+        repo, url: "user/name", and where it lies.
+        verdict: "verified", "approximate" or "NOT verified".
+        private: whether only its owners see it.
+        commit, pull_request: what holds it now; None after a dry run.
+        files: path -> bytes, of everything that the repository holds of ours.
+        sent, copied, there: paths uploaded, copied on the Hub out of the base's repository, there already.
+        removed: files of an earlier publish that are gone.
+        left_out: files of the artefact that stay at home.
+        licence: its identifier, and where it was found.
+        card: the model card's text.
+    """
+
+    repo: str
+    url: str | None
+    verdict: str
+    private: bool
+    commit: str | None
+    pull_request: str | None
+    files: dict[str, int]
+    licence: str
+    card: str
+    sent: list[str] = field(default_factory=list)
+    copied: list[str] = field(default_factory=list)
+    there: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(self.files.values())
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "bytes": self.size}
+
+
+def publish(
+    artefact: str | Path,
+    repo: str,
+    *,
+    public: bool = False,
+    unverified: bool = False,
+    dry_run: bool = False,
+    create_pr: bool = False,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    base_model: str | None = None,
+    license: str | None = None,
+    datasets: Sequence[str] = (),
+) -> PublishReport:
+    """Upload a baked or exported folder with a model card and its recipe. The folder itself is not changed.
+
+    The token is huggingface_hub's own (``hf auth login``, or HF_TOKEN). What the Hub holds already is not sent: a
+    second publish of the same artefact sends nothing and makes no commit, and an interrupted one goes on where it was.
+
+    Args:
+        artefact: a folder written by ``bake`` or an export, and verified.
+        repo: "user/name".
+        public: for everybody to see; otherwise private.
+        unverified: publish also without a passed verification of just these files; the card's first line says so.
+        dry_run: make the card and check everything, but send nothing.
+        create_pr: propose it as a pull request to a repository that exists.
+        revision: branch to publish to; made when it is not there. None: main.
+        commit_message: None says what was published.
+        base_model: the base's Hub id, where the artefact records the name of a local folder.
+        license: a licence identifier of the Hub; None takes the base's.
+        datasets: Hub ids of the data sets that the demonstrations came from.
+
+    Raises:
+        PublishError: not verified, no artefact, something in it that must not be uploaded, or a Hub that refuses.
+    """
+    check_repo_id(repo, "the repository")
+    if "/" not in repo:
+        raise PublishError(f"'{repo}' lacks its owner: give USER/NAME")
+    for dataset in datasets:
+        check_repo_id(dataset, "the data set")
+    found = Artefact.open(artefact, unverified=unverified, base_model=base_model)
+    results = read_results(found.folder, (found.verification or {}).get("files"))
+    licence, base_card = find(found, license)
+    made = renamed(found, base_model)
+    recipe = recipe_text(found, base_model)
+    made |= {RECIPE: recipe} if recipe else {}
+    card = render(
+        found,
+        repo,
+        licence=licence,
+        base_card=base_card,
+        results=results,
+        datasets=datasets,
+        recipe=RECIPE if recipe else None,
+        report=_REPORT_PAGE if (found.folder / _REPORT_PAGE).is_file() else None,
+    )
+    items, left_out = collect(found, made | {CARD: card})
+    verdict = "NOT verified" if found.doubt else "approximate" if found.approximate else "verified"
+    common: dict[str, Any] = {
+        "repo": repo,
+        "verdict": verdict,
+        "files": {item.path: item.size for item in items},
+        "left_out": left_out,
+        "licence": f"{licence.id} ({licence.origin})",
+        "card": card,
+    }
+    if dry_run:
+        return PublishReport(url=None, private=not public, commit=None, pull_request=None, **common)
+    pushed = push(
+        items,
+        repo,
+        card=card,
+        message=commit_message or f"{found.base_name.rpartition('/')[2]} with SEA baked in ({found.how}, {verdict})",
+        public=public,
+        revision=revision,
+        create_pr=create_pr,
+        base=found.base,
+        base_revision=found.revision,
+    )
+    return PublishReport(**common, **asdict(pushed))

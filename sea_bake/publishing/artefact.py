@@ -1,0 +1,154 @@
+"""What is about to be published: an artefact, its edits, and how far its verification still speaks for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sea_bake.baking.report import edit_files, is_artefact, read_record
+from sea_bake.checkpoint.reader import read_json
+from sea_bake.edit import Edit
+from sea_bake.errors import CheckpointError, PublishError
+from sea_bake.exporting.record import is_export, read_export
+from sea_bake.loading import auto_class
+from sea_bake.verification import REPORT
+from sea_bake.verification.seal import broken
+
+ONNX = "onnx"
+_TASKS = {"AutoModelForImageTextToText": "image-text-to-text"}  # else text-generation, encoder-decoders too
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A folder that sea_bake wrote.
+
+    Attributes:
+        folder: where it lies.
+        how: "insert", "fold", "adapter" or "onnx".
+        record: what the bake (or the export) left in it.
+        edits: the edits, in the order in which they act.
+        base: the base's Hub id; None where only a local folder's name is known.
+        revision: its commit, where it came from the Hub.
+        verification: its report; None when there is none that speaks for these files.
+        doubt: why it counts as unverified; None when it is verified, or approximate.
+    """
+
+    folder: Path
+    how: str
+    record: dict[str, Any]
+    edits: list[Edit]
+    base: str | None
+    revision: str | None
+    verification: dict[str, Any] | None
+    doubt: str | None
+
+    @property
+    def base_name(self) -> str:
+        """What to call the base: its Hub id, or the name of its folder."""
+        return self.base or str(self.record.get("base"))
+
+    @property
+    def approximate(self) -> bool:
+        return "approximation" in (self.record.get("details") or {}) or bool(
+            (self.verification or {}).get("approximate")
+        )
+
+    @property
+    def auto_class(self) -> str:
+        """The Auto class of transformers that loads it (or its base, for an adapter)."""
+        if self.how == "adapter":
+            sequence = self.config.get("task_type") == "SEQ_2_SEQ_LM"
+            return "AutoModelForSeq2SeqLM" if sequence else "AutoModelForCausalLM"
+        return auto_class(self.config)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return read_json(self.folder / ("adapter_config.json" if self.how == "adapter" else "config.json"))
+
+    @property
+    def pipeline_tag(self) -> str:
+        return _TASKS.get(self.auto_class, "text-generation")
+
+    @classmethod
+    def open(cls, folder: str | Path, *, unverified: bool = False, base_model: str | None = None) -> Artefact:
+        """Read a baked or exported folder.
+
+        Args:
+            unverified: take it also without a passed verification of just these files.
+            base_model: Hub id of the base, where the artefact records another name.
+
+        Raises:
+            PublishError: no artefact of ours; not verified; an adapter whose base has no Hub id.
+            CheckpointError, EditError: its record or its edits are damaged.
+        """
+        folder = Path(folder).expanduser().absolute()
+        if not is_artefact(folder) and not is_export(folder):
+            raise PublishError(
+                f"{folder} is nothing that sea_bake wrote (neither sea/bake.json nor sea/export.json is in it): "
+                "publish what sea-bake bake or sea-bake export made"
+            )
+        exported = is_export(folder)
+        record = read_export(folder) if exported else read_record(folder)
+        how = ONNX if exported else str(record.get("how"))
+        if how not in ("insert", "fold", "adapter", ONNX):
+            raise PublishError(f"{folder} is recorded as '{how}', which this sea_bake does not know: bake it again")
+        verification, doubt = _verdict(folder)
+        if doubt and not unverified:
+            raise PublishError(
+                f"{folder} is not verified: {doubt}. Run sea-bake verify {folder}, or pass --unverified, which the "
+                "model card then says in its first line."
+            )
+        if base_model is not None:
+            check_repo_id(base_model, "--base-model")
+        base = base_model or hub_id(record)
+        if how == "adapter" and base is None:
+            raise PublishError(
+                f"an adapter loads onto its base, and '{record.get('base')}' is the name of a local folder: say what "
+                "the base is called on the Hub with --base-model"
+            )
+        revision = record.get("revision") if base == record.get("base") else None
+        return cls(folder, how, record, _edits(folder), base, revision, verification, doubt)
+
+
+def _edits(folder: Path) -> list[Edit]:
+    try:
+        names = edit_files(folder) if is_artefact(folder) else sorted((folder / "sea").glob("edit-*.safetensors"))
+    except CheckpointError as error:
+        raise PublishError(f"{folder} cannot be published: {error}") from error
+    return [Edit.load(name) for name in names]
+
+
+def _verdict(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """The verification that speaks for these files, and what is wrong with it."""
+    if not (folder / REPORT).is_file():
+        return None, f"it has no {REPORT}"
+    report = read_json(folder / REPORT)
+    sealed = report.get("files")
+    if not isinstance(sealed, dict) or not sealed:
+        return None, f"its {REPORT} does not say which files it was given on (an earlier sea_bake wrote it)"
+    changes = broken(folder, sealed)
+    if changes:
+        more = f" (and {len(changes) - 1} other changes)" if len(changes) > 1 else ""
+        return None, f"{changes[0]} since its verification{more}"
+    if report.get("passed") is not True:
+        failures = report.get("failures") or ["no reason is given"]
+        return report, f"its verification failed: {failures[0]}"
+    return report, None
+
+
+def hub_id(record: dict[str, Any]) -> str | None:
+    """The base's Hub id: a local folder is recorded by its last name, without a slash, and has no commit."""
+    name = record.get("base")
+    return name if isinstance(name, str) and ("/" in name or record.get("revision")) else None
+
+
+def check_repo_id(repo_id: str, what: str) -> None:
+    """Raise PublishError unless it can be the id of a repository."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise PublishError(f"{what} '{repo_id}' cannot be the id of a repository: {error}") from error

@@ -1,0 +1,113 @@
+"""The model card: metadata as the Hub reads it, and a page for people. The same artefact gives the same card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sea_bake.publishing import sections
+from sea_bake.publishing.artefact import ONNX, Artefact
+from sea_bake.publishing.evaluation import Result
+from sea_bake.publishing.licence import Licence
+
+# What the Hub's model tree calls an edit of this kind: the edited weights are new ones, whatever file they lie in.
+_RELATIONS = {"insert": "finetune", "fold": "finetune", "adapter": "adapter", ONNX: "finetune"}
+_LIBRARIES = {"insert": "transformers", "fold": "transformers", "adapter": "peft", ONNX: "transformers.js"}
+
+
+def render(
+    artefact: Artefact,
+    repo: str,
+    *,
+    licence: Licence,
+    base_card: dict[str, Any],
+    results: Sequence[Result] = (),
+    datasets: Sequence[str] = (),
+    recipe: str | None = None,
+    report: str | None = None,
+) -> str:
+    """README.md of the published artefact.
+
+    Args:
+        repo: where it will be: "user/name".
+        base_card: metadata of the base's card, for its language.
+        results: what was measured; nothing is claimed without.
+        datasets: Hub ids of the demonstrations.
+        recipe: name of the recipe's file, where there is one.
+        report: path of the HTML report, where there is one.
+    """
+    from huggingface_hub import ModelCard
+
+    parts = [
+        sections.warning(artefact),
+        f"# {repo.rpartition('/')[2]}",
+        sections.summary(artefact),
+        "## What was edited",
+        sections.edits(artefact),
+        "## Gain and damage",
+        sections.effects(results, report),
+        "## Exactness",
+        sections.exactness(artefact),
+        "## How to load it",
+        sections.loading(artefact, repo),
+        "## How it was made",
+        sections.making(artefact, repo, recipe),
+        "## Limitations",
+        sections.limitations(artefact, results),
+        "## Licence",
+        sections.licence(artefact, licence),
+        "## Citation",
+        sections.CITATION,
+    ]
+    data = metadata(artefact, repo, licence=licence, base_card=base_card, results=results, datasets=datasets)
+    text = f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(part for part in parts if part) + "\n"
+    return str(ModelCard(text))  # parsed once: what the Hub's own library cannot read does not leave the house
+
+
+def metadata(
+    artefact: Artefact,
+    repo: str,
+    *,
+    licence: Licence,
+    base_card: dict[str, Any],
+    results: Sequence[Result] = (),
+    datasets: Sequence[str] = (),
+) -> Any:
+    """The card's metadata, as huggingface_hub's ModelCardData."""
+    from huggingface_hub import ModelCardData
+
+    relation = "quantized" if artefact.record.get("quantised") else _RELATIONS[artefact.how]
+    tags = ["sea", "sea_bake", "activation-steering", "model-editing", "arxiv:2405.09719"]
+    tags += ["onnx"] if artefact.how == ONNX else ["lora"] if artefact.how == "adapter" else []
+    tags += ["custom_code"] if artefact.how == "insert" else []
+    tags += ["unverified"] if artefact.doubt else ["approximate"] if artefact.approximate else []
+    tags += [f"base_model:{relation}:{artefact.base}"] if artefact.base else []
+    return ModelCardData(
+        language=base_card.get("language") or None,
+        license=None,
+        library_name=_LIBRARIES[artefact.how],
+        pipeline_tag=artefact.pipeline_tag,
+        base_model=artefact.base,
+        base_model_relation=relation if artefact.base else None,
+        datasets=list(datasets) or None,
+        tags=tags,
+        model_name=repo.rpartition("/")[2] if results else None,
+        eval_results=[_eval_result(result, artefact) for result in results] or None,
+        **licence.metadata(),
+    )
+
+
+def _eval_result(result: Result, artefact: Artefact) -> Any:
+    from huggingface_hub import EvalResult
+
+    return EvalResult(
+        task_type=artefact.pipeline_tag,
+        dataset_type=result.dataset["type"],
+        dataset_name=result.dataset["name"],
+        dataset_config=result.dataset.get("config"),
+        dataset_split=result.dataset.get("split"),
+        dataset_revision=result.dataset.get("revision"),
+        metric_type=result.metric["type"],
+        metric_name=result.metric["name"],
+        metric_value=result.value,
+    )

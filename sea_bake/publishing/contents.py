@@ -1,0 +1,189 @@
+"""Which files of an artefact go to the Hub, and which must not: links, foreign code, pickles, local paths, tokens."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sea_bake import modeling_sea
+from sea_bake.baking.insert import CODE
+from sea_bake.checkpoint.reader import INDEX, SINGLE, read_json
+from sea_bake.errors import PublishError
+from sea_bake.publishing.artefact import ONNX, Artefact
+from sea_bake.verification import REPORT
+from sea_bake.verification.seal import digest, files
+
+CARD = "README.md"
+_CODE = {".py", ".so", ".pyc", ".sh", ".js", ".exe", ".dll"}
+_PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".h5", ".msgpack", ".ot"}
+_VOCABULARIES = {
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+}  # any string may be in it
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Item:
+    """One file to publish.
+
+    Attributes:
+        path: its path in the repository.
+        source: the file on disk, or its bytes.
+        size: in bytes.
+        sha256: of its content.
+    """
+
+    path: str
+    source: Path | bytes
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: str, source: Path | bytes, sha256: str | None = None) -> Item:
+        if isinstance(source, bytes):
+            return cls(path, source, len(source), hashlib.sha256(source).hexdigest())
+        return cls(path, source, source.stat().st_size, sha256 or digest(source))
+
+    def read(self) -> bytes:
+        return self.source if isinstance(self.source, bytes) else self.source.read_bytes()
+
+
+def collect(artefact: Artefact, made: dict[str, str]) -> tuple[list[Item], list[str]]:
+    """Everything to publish, checked; and what of the folder stays at home.
+
+    Args:
+        made: texts that take the place of files, or join them: the card, the recipe.
+
+    Raises:
+        PublishError: a link, a pickle, code that is not ours, weights that nothing loads, a local path or a token.
+    """
+    folder = artefact.folder
+    sealed: dict[str, str] = (artefact.verification or {}).get("files") or {}
+    taken: dict[str, Item] = {name: Item.of(name, text.encode()) for name, text in made.items()}
+    _refuse_links(folder)
+    for name in files(folder):
+        _refuse(artefact, name)
+        if name not in taken and not (name == REPORT and artefact.verification is None):  # it speaks of other files
+            taken[name] = Item.of(name, folder / name, sealed.get(name))
+    items = sorted(taken.values(), key=lambda item: item.path)
+    for item in items:
+        _refuse_leaks(item, artefact)
+    return items, _left_at_home(folder, {item.path for item in items})
+
+
+def _refuse(artefact: Artefact, name: str) -> None:
+    """Raise PublishError for a file that has no business in a repository of this kind."""
+    path, suffix = artefact.folder / name, Path(name).suffix.lower()
+    if name == CODE and artefact.how == "insert":
+        if path.read_bytes() != Path(modeling_sea.__file__).read_bytes():
+            raise PublishError(
+                f"{path} is not the file that this sea_bake writes, and it is run by everybody who loads the model: "
+                "bake again with this version"
+            )
+        return
+    if suffix in _CODE:
+        raise PublishError(f"{path} is code, and not sea_bake's: take it out, publish runs and ships no other code")
+    if suffix in _PICKLES or (suffix.startswith(".onnx") and artefact.how != ONNX) or suffix == ".gguf":
+        raise PublishError(
+            f"{path} holds weights in another form ({suffix}), which is not what was verified: remove it"
+        )
+    if suffix == ".safetensors" and name not in _weights(artefact):
+        raise PublishError(f"{path} belongs to no index of the artefact: remove it, or bake again")
+
+
+def _weights(artefact: Artefact) -> set[str]:
+    """Paths of the safetensors files that make up an artefact."""
+    folder = artefact.folder
+    found = {f"sea/edit-{i}.safetensors" for i in range(len(artefact.edits))}
+    if artefact.how == "adapter":
+        return found | {"adapter_model.safetensors"}
+    if artefact.how == ONNX:
+        return found
+    if (folder / SINGLE).is_file():
+        return found | {SINGLE}
+    return found | set((read_json(folder / INDEX).get("weight_map") or {}).values())
+
+
+def _refuse_links(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            raise PublishError(f"{path} is a link: put the file itself there (sea-bake bake makes none)")
+
+
+def _left_at_home(folder: Path, taken: set[str]) -> list[str]:
+    """Hidden files and caches, and what does not speak for the artefact: named, not uploaded."""
+    hidden = sorted(p.relative_to(folder).as_posix() for p in folder.rglob(".*") if not _inside_hidden(p, folder))
+    return sorted({*hidden, *files(folder)} - taken)
+
+
+def _inside_hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts[:-1])
+
+
+# ------------------------------------------------------------------------------------------------- what tells too much
+
+
+def _refuse_leaks(item: Item, artefact: Artefact) -> None:
+    for what, pattern in _secrets(artefact, vocabulary=Path(item.path).name in _VOCABULARIES):
+        if any(pattern.search(block) for block in _searched(item)):
+            raise PublishError(
+                f"{item.path} holds {what}, which everybody could read: take it out"
+                + ("" if item.path == CARD else ", then verify again")
+            )
+
+
+def _secrets(artefact: Artefact, *, vocabulary: bool) -> Iterator[tuple[str, re.Pattern[bytes]]]:
+    """What must be in no file: tokens, and paths of this machine. A vocabulary may hold "/root/" as a word."""
+    from huggingface_hub import get_token
+
+    token = get_token()
+    if token:
+        yield "your Hugging Face token", re.compile(re.escape(token.encode()))
+    yield "what looks like a Hugging Face token", re.compile(rb"\bhf_[A-Za-z0-9]{34}\b")
+    for place in sorted(_places(artefact, vocabulary=vocabulary)):
+        spellings = {place.encode(), json.dumps(place)[1:-1].encode()}
+        yield f"a path of this machine ({place})", re.compile(b"|".join(map(re.escape, sorted(spellings))))
+
+
+def _places(artefact: Artefact, *, vocabulary: bool) -> set[str]:
+    """Paths that say where this was made, and by whom."""
+    parent, home = artefact.folder.parent, Path.home()
+    places = {str(artefact.folder)} | ({f"{parent}{os.sep}"} if len(parent.parts) > 2 else set())
+    if vocabulary:
+        return places
+    places |= {f"{home}{os.sep}"} if home != Path(home.anchor) else set()
+    return places | {form.format(name) for name in _user() for form in ("/home/{}/", "/Users/{}/", "\\Users\\{}\\")}
+
+
+def _user() -> list[str]:
+    try:
+        return [getpass.getuser()]
+    except (KeyError, OSError, ImportError):  # a process without a name
+        return []
+
+
+def _searched(item: Item) -> Iterable[bytes]:
+    """The bytes of an item that may hold text: all, but of weights the header only."""
+    if isinstance(item.source, bytes):
+        yield item.source
+        return
+    if item.path.endswith((".onnx_data", ".onnx.data")):
+        return
+    with open(item.source, "rb") as file:
+        if item.path.endswith(".safetensors"):
+            yield file.read(int.from_bytes(file.read(8), "little"))
+            return
+        tail = b""
+        while block := file.read(_BLOCK):
+            yield tail + block
+            tail = block[-512:]  # a path may lie across two blocks

@@ -1,0 +1,71 @@
+"""The Hub's refusals, each as one clear sentence with its cure."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from sea_bake.errors import PublishError, SeaBakeError
+
+_LOG_IN = "log in with `hf auth login` (or set HF_TOKEN) and a token that may write"
+_AGAIN = "run the same command again: what the Hub has whole is not sent twice"
+
+
+@contextlib.contextmanager
+def hub_errors(repo: str) -> Iterator[None]:
+    """Turn what huggingface_hub raises into a PublishError. Our own errors pass."""
+    try:
+        yield
+    except SeaBakeError:
+        raise
+    except Exception as error:
+        raise PublishError(_told(error, repo)) from error
+
+
+def _told(error: BaseException, repo: str) -> str:
+    from huggingface_hub import errors, get_token
+
+    chain = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
+        chain.append(inner)
+    for found in chain:
+        if isinstance(found, errors.OfflineModeIsEnabled):
+            return "the Hub is not asked, since HF_HUB_OFFLINE is set: unset it to publish"
+        if isinstance(found, errors.LocalTokenNotFoundError):
+            return f"nobody is logged in to the Hub: {_LOG_IN}"
+        if isinstance(found, errors.HfHubHTTPError):
+            return _status(found, repo, logged_in=get_token() is not None)
+    for found in chain:
+        if isinstance(found, OSError) or type(found).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore"):
+            return f"the Hub cannot be reached, or hung up ({_line(found)}): {_AGAIN}"
+    return f"the upload to {repo} failed ({type(error).__name__}: {_line(error)}): {_AGAIN}"
+
+
+def _status(error: BaseException, repo: str, *, logged_in: bool) -> str:
+    from huggingface_hub import errors
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    said = getattr(error, "server_message", None)
+    reason = f" ({' '.join(str(said).split())})" if said else ""
+    if not logged_in and status in (401, 403, 404):
+        return f"nobody is logged in to the Hub: {_LOG_IN}"
+    if status == 401:
+        return f"the Hub does not accept your token{reason}: {_LOG_IN}"
+    if status == 403:
+        return f"your token may not write to {repo}{reason}: {_LOG_IN}, or choose a repository under your own name"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{repo} has no such revision{reason}: give a branch that is there, or leave --revision out"
+    if status == 404:
+        return f"the Hub has no repository {repo}, or does not show it to you{reason}: check its name and your login"
+    if status in (409, 412):
+        return f"somebody else has written to {repo} meanwhile{reason}: {_AGAIN}"
+    if status == 429:
+        return f"the Hub asks to slow down{reason}: wait a while, then {_AGAIN}"
+    if status == 400:
+        return f"the Hub does not accept this{reason or f' ({_line(error)})'}"
+    return f"the Hub failed with status {status}{reason}: {_AGAIN}"
+
+
+def _line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

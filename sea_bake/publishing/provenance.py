@@ -1,0 +1,51 @@
+"""The recipe that goes along, and the base's Hub name in the place of a local folder's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from sea_bake.baking.report import RECORD, is_artefact
+from sea_bake.checkpoint.reader import read_json
+from sea_bake.errors import CheckpointError
+from sea_bake.publishing.artefact import ONNX, Artefact
+from sea_bake.recipes.provenance import RECIPE, dump
+from sea_bake.verification import REPORT
+
+__all__ = ["RECIPE", "recipe_text", "renamed"]
+
+
+def recipe_text(artefact: Artefact, base_model: str | None) -> str | None:
+    """sea_bake.yaml of an artefact; None of an export that does not hold what a recipe needs."""
+    try:
+        return dump(artefact.folder, model=base_model)
+    except CheckpointError:
+        if artefact.how != ONNX:
+            raise
+        return None
+
+
+def renamed(artefact: Artefact, base_model: str | None) -> dict[str, str]:
+    """Path -> new text, of our own files that name the base, where it gets another name on the Hub.
+
+    The verification goes along: it spoke of these files but for that name, so its seal is set on the new ones.
+    """
+    if base_model is None or base_model == artefact.record.get("base"):
+        return {}
+    folder = artefact.folder
+    made: dict[str, dict[str, Any]] = {}
+    if is_artefact(folder):
+        made[RECORD] = {**read_json(folder / RECORD), "base": base_model, "revision": None}
+    if artefact.how == "adapter":
+        made["adapter_config.json"] = {**artefact.config, "base_model_name_or_path": base_model, "revision": None}
+    texts = {name: json.dumps(data, indent=2, ensure_ascii=False) + "\n" for name, data in made.items()}
+    if artefact.verification is not None:
+        seal = {**artefact.verification["files"], **{n: _sha256(t) for n, t in texts.items()}}
+        report = {**artefact.verification, "base": base_model, "files": seal}
+        texts[REPORT] = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    return texts
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

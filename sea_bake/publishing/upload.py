@@ -1,0 +1,228 @@
+"""Upload through huggingface_hub: what the Hub has is not sent, large files go first, and one commit tells it all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sea_bake import progress
+from sea_bake.errors import PublishError
+from sea_bake.publishing.contents import Item
+from sea_bake.publishing.hub_errors import hub_errors
+
+_WAVE = 4  # files under way at once; after each wave the Hub holds them, whatever happens next
+# What decides which model a repository holds: left over from an earlier publish, it could be loaded in ours' place.
+_DECIDE = (
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".h5",
+    ".msgpack",
+    ".onnx",
+    ".onnx_data",
+    ".gguf",
+    ".py",
+    ".index.json",
+)
+_CONFIGS = ("config.json", "adapter_config.json", "sea_bake.yaml", "sea_verification.json")
+
+
+@dataclass
+class Pushed:
+    """What an upload did.
+
+    Attributes:
+        url: of the repository.
+        private: whether only its owners see it.
+        commit: the commit that now holds everything; an earlier one when there was nothing new.
+        pull_request: its URL, where one was asked for.
+        sent, copied, there: paths that were uploaded, copied on the Hub out of the base's repository, there already.
+        removed: paths of an earlier publish that are gone now.
+    """
+
+    url: str
+    private: bool
+    commit: str
+    pull_request: str | None = None
+    sent: list[str] = field(default_factory=list)
+    copied: list[str] = field(default_factory=list)
+    there: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+
+
+def push(
+    items: Sequence[Item],
+    repo: str,
+    *,
+    card: str,
+    message: str,
+    public: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+    base: str | None = None,
+    base_revision: str | None = None,
+) -> Pushed:
+    """Make a repository hold exactly these files, in one commit.
+
+    Args:
+        card: checked by the Hub before anything is made or sent.
+        base, base_revision: a repository on the Hub that may hold some of the files already.
+
+    Raises:
+        PublishError: not logged in, not allowed, not reachable, other weights in the way, or public unasked.
+    """
+    from huggingface_hub import CommitOperationDelete, HfApi, ModelCard
+
+    api = HfApi()
+    with hub_errors(repo):
+        _check_card(ModelCard(card))
+        info = _repository(api, repo, public=public, create_pr=create_pr)
+        if revision and not revision.startswith("refs/") and not create_pr:
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        head = api.model_info(repo, revision=revision).sha
+        remote = _tree(api, repo, revision)
+        pushed = Pushed(f"{api.endpoint}/{repo}", bool(info.private), str(head))
+        pushed.removed = _leftovers(remote, items, repo)
+        new = [item for item in items if not _same(item, remote.get(item.path))]
+        pushed.there = sorted({item.path for item in items} - {item.path for item in new})
+        if not new and not pushed.removed:
+            return pushed
+        copies = _copies(api, new, base, base_revision)
+        additions = {item.path: _addition(item) for item in new if item.path not in copies}
+        place = {"repo_id": repo, "revision": revision, "create_pr": create_pr}
+        _send(api, list(additions.values()), place)
+        removals = [CommitOperationDelete(path_in_repo=path, is_folder=False) for path in pushed.removed]
+        options: dict[str, Any] = {**place, "commit_message": message, "parent_commit": head}
+        try:
+            done = api.create_commit(operations=[*additions.values(), *copies.values(), *removals], **options)
+        except Exception as error:
+            if not copies or not _refused_copy(error):
+                raise
+            additions |= {item.path: _addition(item) for item in new if item.path in copies}  # gated, another region
+            copies = {}
+            _send(api, [a for a in additions.values() if not a._is_uploaded], place)
+            done = api.create_commit(operations=[*additions.values(), *removals], **options)
+        pushed.sent, pushed.copied = sorted(additions), sorted(copies)
+        pushed.commit, pushed.pull_request = done.oid, done.pr_url
+        _witness(_tree(api, repo, done.oid), items, repo)
+    return pushed
+
+
+def _check_card(card: Any) -> None:
+    try:
+        card.validate()
+    except ValueError as error:
+        raise PublishError(f"the Hub does not accept the model card's metadata: {error}") from error
+
+
+def _repository(api: Any, repo: str, *, public: bool, create_pr: bool) -> Any:
+    """The repository's own facts; made when it is not there, but never for a pull request."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        info = api.model_info(repo)
+    except RepositoryNotFoundError:
+        if create_pr:
+            raise
+        api.create_repo(repo, private=not public, exist_ok=True)
+        return api.model_info(repo)
+    if not info.private and not public:
+        raise PublishError(
+            f"{repo} is public, and everybody would see what is published into it: pass --public if that is meant, or "
+            "choose another repository"
+        )
+    return info
+
+
+def _tree(api: Any, repo: str, revision: str | None) -> dict[str, Any]:
+    """Path -> what the Hub says of the file."""
+    from huggingface_hub.hf_api import RepoFile
+
+    entries = api.list_repo_tree(repo, recursive=True, revision=revision)
+    return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+
+
+def _same(item: Item, remote: Any) -> bool:
+    """Whether the Hub's file has the same content: by SHA-256 of a large one, by git's own hash of a small one."""
+    from huggingface_hub.utils.sha import git_hash
+
+    if remote is None or remote.size != item.size:
+        return False
+    return bool(remote.lfs.sha256 == item.sha256 if remote.lfs else remote.blob_id == git_hash(item.read()))
+
+
+def _leftovers(remote: dict[str, Any], items: Sequence[Item], repo: str) -> list[str]:
+    """Files of an earlier publish that could be taken for a part of this one: they go in the same commit.
+
+    Raises:
+        PublishError: they are not ours to remove.
+    """
+    ours = {item.path for item in items}
+    old = [p for p in remote if p not in ours and (p.endswith(_DECIDE) or p in _CONFIGS or p.startswith("sea/"))]
+    if old and not {"sea/bake.json", "sea/export.json"} & remote.keys():
+        raise PublishError(
+            f"{repo} holds another model ({old[0]}), which sea_bake did not publish: choose a repository of its own"
+        )
+    return sorted(old)
+
+
+def _copies(api: Any, items: Sequence[Item], base: str | None, revision: str | None) -> dict[str, Any]:
+    """Large files that the base's repository holds byte for byte: the Hub copies them by itself, nothing is sent."""
+    from huggingface_hub import CommitOperationCopy
+
+    if base is None:
+        return {}
+    try:
+        theirs = _tree(api, base, revision)
+    except Exception:  # gone, gated, never there: then they are sent
+        return {}
+    by_hash = {f.lfs.sha256: f.path for f in theirs.values() if f.lfs and f.xet_hash}  # the Hub copies by this hash
+    return {
+        item.path: CommitOperationCopy(
+            src_path_in_repo=by_hash[item.sha256],
+            path_in_repo=item.path,
+            src_revision=revision,
+            src_repo_id=base,
+            src_repo_type="model",
+        )
+        for item in items
+        if item.sha256 in by_hash
+    }
+
+
+def _refused_copy(error: Exception) -> bool:
+    from huggingface_hub.errors import FileDuplicationError, HfHubHTTPError
+
+    url = str(getattr(getattr(error, "request", None), "url", "")) if isinstance(error, HfHubHTTPError) else ""
+    return isinstance(error, FileDuplicationError) or "/lfs-files/duplicate" in url
+
+
+def _addition(item: Item) -> Any:
+    from huggingface_hub import CommitOperationAdd
+
+    made = CommitOperationAdd(item.path, str(item.source) if isinstance(item.source, Path) else item.source)
+    made.upload_info.sha256 = bytes.fromhex(item.sha256)  # known already: a large file is not read once more
+    return made
+
+
+def _send(api: Any, additions: Sequence[Any], place: dict[str, Any]) -> None:
+    """Large files, in waves: the Hub keeps each one that it has whole, and is asked for it first the next time."""
+    ordered = sorted(additions, key=lambda addition: addition.upload_info.size)
+    with progress.bar("upload", sum(a.upload_info.size for a in ordered), "B") as advance:
+        for start in range(0, len(ordered), _WAVE):
+            wave = ordered[start : start + _WAVE]
+            api.preupload_lfs_files(additions=wave, num_threads=_WAVE, free_memory=False, **place)
+            advance(sum(a.upload_info.size for a in wave))
+
+
+def _witness(remote: dict[str, Any], items: Sequence[Item], repo: str) -> None:
+    """Raise PublishError unless the commit holds every file: a .gitignore on the Hub drops files without a word."""
+    lost = [item.path for item in items if not _same(item, remote.get(item.path))]
+    if lost:
+        raise PublishError(
+            f"{repo} does not hold {lost[0]} as it was sent (and {len(lost) - 1} other files): does a .gitignore of "
+            "the repository name it?"
+        )
