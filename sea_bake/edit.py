@@ -159,12 +159,14 @@ class Edit:
         """
         tensors, header = store.load(path, form=FORMAT, version=VERSION, error=EditError)
         try:
-            layers = [int(layer) for layer in header["layers"]]
+            layers = [store.whole(layer) for layer in header["layers"]]
+            if len(layers) != len(set(layers)):
+                raise EditError("a layer is listed twice")
             base = BaseModel.from_json(header["base"])
             projectors = {layer: _projector(tensors, header, layer, base) for layer in layers}
             recipe = dict(header["recipe"])
             if "signatures" in recipe:  # the one part of it that is more than shown
-                recipe["signatures"] = {str(int(k)): float(v) for k, v in recipe["signatures"].items()}
+                recipe["signatures"] = {str(int(k)): store.finite(v) for k, v in recipe["signatures"].items()}
             edit = cls(
                 projectors,
                 Site.parse(header["site"]),
@@ -179,9 +181,7 @@ class Edit:
             raise EditError(f"{path}: the header lacks or garbles {error}") from error
         except EditError as error:
             raise EditError(f"{path}: {error}") from error
-        if len(layers) != len(set(layers)) or set(tensors) != {
-            f"layers.{layer}.{part}" for layer in layers for part in ("positive", "negative")
-        }:
+        if set(tensors) != {f"layers.{layer}.{part}" for layer in layers for part in ("positive", "negative")}:
             raise EditError(f"{path}: its tensors do not match its list of layers")
         if model is not None:
             edit.check(model)
@@ -251,16 +251,20 @@ def _projector(tensors: Mapping[str, Tensor], header: Mapping[str, Any], layer: 
     if not 0 <= layer < base.num_layers:
         raise EditError(f"layer {layer} is out of range for a model of {base.num_layers} layers")
     found = [tensors[f"layers.{layer}.{part}"] for part in ("positive", "negative")]
-    ranks = [int(k) for k in header["ranks"][str(layer)]]
+    ranks = [store.whole(k) for k in header["ranks"][str(layer)]]
     for part, rows, k in zip(("positive", "negative"), found, ranks, strict=True):
         if rows.dtype != torch.float32 or rows.shape != (k, base.hidden_size):
             raise EditError(
                 f"layers.{layer}.{part} is {tuple(rows.shape)} {rows.dtype}, not ({k}, {base.hidden_size}) float32"
             )
+        if k > base.hidden_size:  # before a k x k matrix is made: k may be huge where a row is short
+            raise EditError(f"layers.{layer}.{part} has {k} rows, more than can be orthonormal in {base.hidden_size}")
         gram = rows.double() @ rows.double().T
         # Also catches NaN. Unit rows at right angles up to float32 rounding, or it is no projector.
         if not bool(((gram - torch.eye(k, dtype=torch.float64)).abs() < 1e-4).all()):
             raise EditError(f"the rows of layers.{layer}.{part} are not orthonormal, so this is no projector")
     spectra = header["spectra"][str(layer)]
-    values = [torch.tensor([float(x) for x in spectra[p]], dtype=torch.float64) for p in ("positive", "negative")]
+    values = [
+        torch.tensor([store.finite(x) for x in spectra[p]], dtype=torch.float64) for p in ("positive", "negative")
+    ]
     return Projector(*found, *values)

@@ -6,7 +6,7 @@ has: sampled values are compared after rounding both to the coarser of the two d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from sea_bake.discovery import family_of
 from sea_bake.errors import WrongModelError
 from sea_bake.sites import decoder_config, text_config
 from sea_bake.source import ModelSource
+from sea_bake.store import finite
 
 # What makes two checkpoints interchangeable for an edit; read through transformers, so both spellings of a key count.
 _SHAPE = (
@@ -74,12 +75,15 @@ class BaseModel:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> BaseModel:
         """Raises KeyError, TypeError or ValueError when a field is missing or of another type."""
-        samples = {str(k): [float(x) for x in v] for k, v in data["samples"].items()}
+        samples = {str(k): [finite(x) for x in v] for k, v in data["samples"].items()}
         config = {key: data["config"].get(key) for key in _SHAPE}
         for key in ("hidden_size", "num_hidden_layers"):
-            if not isinstance(config[key], int):
+            if isinstance(config[key], bool) or not isinstance(config[key], int) or config[key] < 1:
                 raise ValueError(f"base.config.{key}")
-        return cls(str(data["name"]), data.get("revision"), config, str(data["dtype"]), samples)
+        revision = data.get("revision")
+        if not isinstance(revision, str | None):
+            raise TypeError("base.revision")
+        return cls(str(data["name"]), revision, config, str(data["dtype"]), samples)
 
     @classmethod
     def of(cls, model: Any, source: ModelSource | str) -> BaseModel:
@@ -177,8 +181,12 @@ def _sample(weight: Any) -> list[float]:
     """16 values along the diagonal of a [rows, columns] matrix (of the first one of a stack); readable from a lazy
     tensor without decoding it all.
     """
-    *stack, rows, columns = weight.shape
+    return [float(weight[place]) for place in sample_places(weight.shape)]
+
+
+def sample_places(shape: Sequence[int]) -> list[tuple[int, ...]]:
+    """Where the samples of a weight [..., rows, columns] are taken, in their order: one full index each."""
+    *stack, rows, columns = shape
     first = (0,) * len(stack)
     last = _SAMPLES - 1
-    places = [(*first, i * (rows - 1) // last, i * (columns - 1) // last) for i in range(_SAMPLES)]
-    return [float(weight[place]) for place in places]
+    return [(*first, i * (rows - 1) // last, i * (columns - 1) // last) for i in range(_SAMPLES)]

@@ -11,6 +11,8 @@ from sea_bake.errors import CheckpointError, SettingError, missing_extra
 from sea_bake.lora import merge_into
 from sea_bake.source import ModelSource
 
+# transformers takes an "owner/name" in them for a repository of kernels, which it downloads and runs.
+_KERNELS = ("attn_implementation", "experts_implementation")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -56,6 +58,18 @@ def _arguments(source: ModelSource, trust_remote_code: bool) -> tuple[str, dict[
     if source.path is not None:
         return str(source.path), options
     return source.name, {**options, "revision": source.revision or "main"}
+
+
+def check_kernels(config: dict[str, Any]) -> None:
+    """Raise CheckpointError where a configuration, or a part of it, asks for a kernel from the Hub: that is code."""
+    parts: list[Any] = [config]
+    while parts:
+        part = parts.pop()
+        for key, value in part.items() if isinstance(part, dict) else ():
+            named = [value, *value.values()] if isinstance(value, dict) else [value]
+            if key.lstrip("_").removesuffix("_internal") in _KERNELS and any("/" in str(name) for name in named):
+                raise CheckpointError(f"config.json asks for a kernel from the Hub ({key} = {value!r:.80}): remove it")
+            parts.append(value)
 
 
 def language_models(model_type: str) -> dict[str, str]:
@@ -112,7 +126,9 @@ def load_model(
     if device != "cpu":
         options["device_map"] = device
     try:
-        auto = "AutoModelForCausalLM" if source.is_gguf else auto_class(_config_json(name, options))
+        config = {} if source.is_gguf else _config_json(name, options)
+        check_kernels(config)
+        auto = auto_class(config)
         loaded, found = getattr(transformers, auto).from_pretrained(name, output_loading_info=True, **options)
     except Exception as error:
         raise _unloadable("the model", source, error) from error

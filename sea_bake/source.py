@@ -5,6 +5,7 @@ becomes files on disk.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,9 +59,9 @@ class ModelSource:
         Raises:
             CheckpointError: there is no such path and it cannot be a Hub id.
         """
-        path = Path(model).expanduser()
-        if path.exists():
-            path = path.absolute()
+        path = Path(os.path.expanduser(model))
+        if os.path.exists(path):  # which no name makes raise
+            path = path.absolute() if path.name not in ("", "..") else path.resolve()
             if path.is_file() and path.suffix != ".gguf":
                 raise CheckpointError(f"{path} is a file: give the checkpoint's folder, a .gguf file, or a Hub id")
             if path.is_dir() and not any((path / name).is_file() for name in ("config.json", ADAPTER_CONFIG)):
@@ -114,7 +115,7 @@ class ModelSource:
         if not isinstance(name, str) or not name.strip():
             raise CheckpointError(f"{config} does not name the adapter's base: write it into base_model_name_or_path")
         beside = self.path.parent / name.rstrip("/").rpartition("/")[2]
-        found = next((p for p in (Path(name).expanduser(), beside) if p.exists()), name)
+        found = next((p for p in (Path(os.path.expanduser(name)), beside) if os.path.exists(p)), name)
         try:
             base = ModelSource.parse(found, revision if isinstance(revision, str) and found == name else None)
         except CheckpointError as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,14 +54,32 @@ def load(
     return tensors, header
 
 
+def whole(value: Any) -> int:
+    """A header's integer. Raises TypeError: a number with a fraction, a truth value and a text are none."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{value!r:.40}, which is no whole number")
+    return value
+
+
+def finite(value: Any) -> float:
+    """A header's number. Raises TypeError, or ValueError for NaN and infinity, which no JSON file can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r:.40}, which is no number")
+    if not math.isfinite(value):
+        raise ValueError(f"{value!r:.40}, which is no finite number")
+    return float(value)
+
+
 def _read(path: str | Path, error: type[SeaBakeError]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    if not Path(path).is_file():
+    if not os.path.isfile(path):  # which no name makes raise
         raise error(f"no such file: {path}")
     try:
         with safe_open(str(path), framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(_KEY, "null"))
             if not isinstance(header, dict):
                 raise error(f"{path} is a safetensors file, but not one of sea_bake's (no '{_KEY}' header)")
+            # What cannot be written again (NaN, infinity, half a surrogate pair) would fail in the middle of a bake.
+            json.dumps(header, allow_nan=False, ensure_ascii=False).encode("utf-8")
             return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError, RecursionError) as reason:
         raise error(f"{path} cannot be read: it is truncated, damaged or no safetensors file ({reason})") from reason

@@ -212,13 +212,13 @@ def test_files_are_readable_to_others(tmp_path: Path, copy: bool) -> None:
 
 def test_links_are_resolved(tmp_path: Path) -> None:
     """The Hub's cache: every file of a snapshot is a link to a blob."""
-    base, blobs = tmp_path / "snapshot", tmp_path / "blobs"
-    base.mkdir()
+    base, blobs = tmp_path / "snapshots" / "0123abc", tmp_path / "blobs"
+    base.mkdir(parents=True)
     blobs.mkdir()
     for path in tiny.sharded().iterdir():
         blob = blobs / hashlib.sha256(path.name.encode()).hexdigest()
         blob.write_bytes(path.read_bytes())
-        (base / path.name).symlink_to(Path("..") / "blobs" / blob.name)
+        (base / path.name).symlink_to(Path("..") / ".." / "blobs" / blob.name)
     report = bake(base, tiny.edit_file(), tmp_path / "out")
     assert not any(path.is_symlink() for path in (tmp_path / "out").rglob("*"))
     assert report.bytes_linked == sum(p.stat().st_size for p in tiny.sharded().glob("*.safetensors"))

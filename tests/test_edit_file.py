@@ -122,7 +122,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a list": (lambda p: write(p, "[]"), "not one of sea_bake's"),
     "deep JSON": (lambda p: write(p, "[" * 100_000), "cannot be read"),
     "much JSON": (lambda p: write(p, json.dumps({"format": "x" * 10_000_000})), "not 'sea_bake.edit'"),
-    "infinite layer": (lambda p: write(p, changed(layers=[float("inf")])), "lacks or garbles"),
+    "infinite layer": (lambda p: write(p, changed(layers=[float("inf")])), "Out of range float values"),
+    "half a layer": (lambda p: write(p, changed(layers=[0.5, 1, 2, 3])), "0.5, which is no whole number"),
+    "a layer of truth": (lambda p: write(p, changed(layers=[False, 1, 2, 3])), "False, which is no whole number"),
+    "a truthful rank": (lambda p: write(p, changed(ranks={str(i): [True, 1] for i in range(4)})), "True, which is no"),
     "a number of 400 digits": (lambda p: write(p, changed(ranks={str(i): [10**400, 1] for i in range(4)})), "is "),
     "a float of 400 digits": (
         lambda p: write(p, changed(spectra={str(i): {"positive": [10**400], "negative": []} for i in range(4)})),
@@ -142,12 +145,12 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a tensor too many": (lambda p: write(p, **{"layers.9.negative": first_rows()}), "do not match its list of layers"),
     "layer out of range": (lambda p: write(p, changed(layers=[0, 1, 2, 4])), "layer 4 is out of range"),
     "negative layer": (lambda p: write(p, changed(layers=[0, 1, 2, -1])), "layer -1 is out of range"),
-    "layer twice": (lambda p: write(p, changed(layers=[0, 1, 2, 3, 3])), "do not match its list of layers"),
+    "layer twice": (lambda p: write(p, changed(layers=[0, 1, 2, 3, 3])), "a layer is listed twice"),
     "no layers": (lambda p: write(p, changed(layers=[])), "at least one layer"),
     "unknown site": (lambda p: write(p, changed(site="nose")), "unknown site 'nose'"),
     "unknown merge": (lambda p: write(p, changed(merge="max")), "unknown merge 'max'"),
     "alpha is a text": (lambda p: write(p, changed(alpha="1")), "alpha = '1'"),
-    "alpha is NaN": (lambda p: write(p, changed(alpha=float("nan"))), "alpha = nan"),
+    "alpha is NaN": (lambda p: write(p, changed(alpha=float("nan"))), "Out of range float values"),
     "no model size": (lambda p: write(p, changed(base={**changed()["base"], "config": {}})), "base.config.hidden_size"),
 }
 for key in ("base", "site", "layers", "merge", "feature", "parts", "alpha", "ranks", "spectra", "recipe"):

@@ -12,7 +12,15 @@ from typing import Any
 
 from sea_bake.anatomy import SEA_PREFIX, Family, family
 from sea_bake.baking.quantised import quantisation
-from sea_bake.checkpoint import Checkpoint, MergedCheckpoint, materialise, merge, merged
+from sea_bake.checkpoint import (
+    Checkpoint,
+    MergedCheckpoint,
+    check_files,
+    check_references,
+    materialise,
+    merge,
+    merged,
+)
 from sea_bake.checkpoint.writer import linkable
 from sea_bake.discovery import family_of
 from sea_bake.edit import Edit
@@ -86,7 +94,10 @@ def opened(source: ModelSource, target: Path | None) -> Iterator[OpenBase]:
             materialise(source, plain)
             yield open_folder(plain, source)
         return
+    check_files(source.folder())
     checkpoint = _with_adapter(source) if source.is_adapter else Checkpoint.open(source.folder())
+    if source.is_adapter:
+        check_files(checkpoint.folder)
     for folder in (source.folder(), checkpoint.folder):
         if target is not None and folder.resolve() in target.resolve().parents:
             raise OutputError(f"{target} lies inside the base's own folder {folder}: choose an output outside of it")
@@ -107,6 +118,7 @@ def _with_adapter(source: ModelSource) -> MergedCheckpoint:
     import transformers
 
     checkpoint = Checkpoint.open(source.base().folder())
+    check_references(checkpoint.folder, checkpoint.config)
     model_class = getattr(transformers, list(class_names(checkpoint.config).values())[-1])
     return merged(source, checkpoint, model_class, _config(checkpoint))
 
@@ -119,6 +131,7 @@ def open_folder(folder: Path, source: ModelSource) -> OpenBase:
 def open_checkpoint(checkpoint: Checkpoint, source: ModelSource) -> OpenBase:
     """The same of a checkpoint that is open already."""
     classes = class_names(checkpoint.config)
+    check_references(checkpoint.folder, checkpoint.config)
     config = _config(checkpoint)
     text = decoder_config(config)
     row = family_of(text)
@@ -200,6 +213,11 @@ def _config(checkpoint: Checkpoint) -> Any:
 
 def _check_layers(base: Checkpoint, row: Family, stem: str, count: int) -> None:
     """Every layer is there, and none lacks a tensor that all others of its kind (with experts, or without) have."""
+    if not 0 < count <= len(base.weight_map):  # before a row is made for each of 10^9 layers
+        raise CheckpointError(
+            f"{base.folder} holds {len(base.weight_map)} tensors, and config.json asks for {count} layers: it belongs to "
+            "another model"
+        )
     parts: dict[int, set[str]] = {layer: set() for layer in range(count)}
     for name in base.weight_map:
         number, _, part = name.removeprefix(f"{stem}.").partition(".")

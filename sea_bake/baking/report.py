@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -116,8 +117,12 @@ def recorded_base(
     name = data.get("base")
     if not isinstance(name, str) or not name:
         raise CheckpointError(f"{artefact / RECORD} is damaged: it names no base; say where it is with --base")
+    if name.startswith("~") or ".." in Path(name).parts or Path(name).is_absolute():
+        raise CheckpointError(
+            f"{artefact / RECORD} is damaged: its base {name!r} is a path; say where it is with --base"
+        )
     beside = artefact.parent / name
-    if Path(name).name == name and beside.exists():
+    if Path(name).name == name and os.path.exists(beside):
         return ModelSource.parse(beside)
     try:
         source = ModelSource.parse(name, revision or data.get("revision"))

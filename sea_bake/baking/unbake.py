@@ -16,7 +16,7 @@ from sea_bake import progress
 from sea_bake.baking.insert import CODE, ORIGINALS, SEA_SHARD
 from sea_bake.baking.opening import OpenBase, check_edits, opened
 from sea_bake.baking.report import RECORD, edit_files, read_record, recorded_base
-from sea_bake.checkpoint import Checkpoint, place
+from sea_bake.checkpoint import Checkpoint, check_files, place
 from sea_bake.checkpoint.reader import SINGLE
 from sea_bake.checkpoint.writer import SKIPPED_FOLDERS, linkable
 from sea_bake.edit import Edit
@@ -82,6 +82,7 @@ def unbake(
     """
     artefact = Path(artefact).expanduser().absolute()
     data = read_record(artefact)
+    check_files(artefact)
     how = data.get("how")
     if how == "adapter":
         raise CheckpointError(

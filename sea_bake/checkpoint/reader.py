@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,8 +128,10 @@ class Checkpoint:
         for shard in self.shards:
             if not isinstance(shard, str) or Path(shard).name != shard or shard.startswith("."):
                 raise CheckpointError(f"{self.folder / INDEX} points outside its folder: {shard!r}")
+            if not shard.endswith(".safetensors"):  # also: no name that an artefact has another file for
+                raise CheckpointError(f"{self.folder / INDEX} names a shard that is no .safetensors file: {shard!r}")
             path = self.folder / shard
-            if not path.is_file():
+            if not os.path.isfile(path):  # which no name makes raise
                 raise CheckpointError(f"{path} is missing, and {INDEX} names it: is the download complete?")
             absent = {name for name, file in self.weight_map.items() if file == shard} - set(_names(path))
             if absent:
@@ -153,6 +156,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Raises CheckpointError when it is missing, unreadable, or not a JSON object."""
     try:
         data = json.loads(path.read_text("utf-8"))
+        json.dumps(data, ensure_ascii=False).encode("utf-8")  # half a surrogate pair could not be written again
     except FileNotFoundError:
         raise CheckpointError(f"no such file: {path}") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -11,10 +11,12 @@ from typing import Any
 
 # Weights in other forms are the *unedited* model: carried along, some loader would serve them as the edited one.
 _OTHER_WEIGHTS = {
-    ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack", ".onnx", ".onnx_data", ".gguf", ".tflite",
-    ".safetensors", ".mlmodel", ".npz", ".ot",
+    ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".keras", ".msgpack", ".onnx", ".onnx_data",
+    ".gguf", ".tflite", ".safetensors", ".mlmodel", ".npy", ".npz", ".pb", ".ot",
 }  # fmt: skip
-_CODE = {".py", ".so"}  # never carried: the artefact's only code is modeling_sea.py
+_INDICES = (".bin.index.json", ".safetensors.index.json")
+# Never carried: the artefact's only code is modeling_sea.py.
+_CODE = {".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".exe", ".sh", ".bat"}
 SKIPPED_FOLDERS = {".git", ".cache", "__pycache__", "sea"}
 
 
@@ -45,18 +47,19 @@ def carry(source: Path, target: Path, *, written: Iterable[str], shards: Iterabl
         shards: weight files that the caller has placed.
 
     Returns:
-        Names that were left out on purpose: weights in other forms, and code.
+        Names that were left out on purpose: weights in other forms, code, and links to folders.
     """
     left_out: list[str] = []
     ours = {*written, *shards}
     for folder, folders, files in os.walk(source):
+        left_out += [str((Path(folder) / f).relative_to(source)) for f in folders if (Path(folder) / f).is_symlink()]
         folders[:] = [f for f in folders if f not in SKIPPED_FOLDERS]
         for name in files:
             path = Path(folder) / name
             relative = path.relative_to(source)
             if str(relative) in ours:
                 continue
-            if path.suffix in _OTHER_WEIGHTS | _CODE or name.endswith((".bin.index.json", ".safetensors.index.json")):
+            if path.suffix.lower() in _OTHER_WEIGHTS | _CODE or name.endswith(_INDICES):
                 left_out.append(str(relative))
                 continue
             (target / relative).parent.mkdir(parents=True, exist_ok=True)

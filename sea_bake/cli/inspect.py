@@ -30,7 +30,7 @@ def inspect(
     from sea_bake.baking.report import RECORD, edit_files, is_artefact, read_record
     from sea_bake.checkpoint.reader import read_json
     from sea_bake.edit import Edit
-    from sea_bake.errors import EditError
+    from sea_bake.errors import CheckpointError, EditError
     from sea_bake.verification import REPORT
 
     facts: dict[str, Any] = {}
@@ -43,6 +43,10 @@ def inspect(
         facts["bytes"] = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
         facts["verification"] = read_json(path / REPORT) if (path / REPORT).is_file() else None
     edits = [Edit.load(file) for file in files]
+    try:
+        closing = _verdict(path, facts) if "bake" in facts else []
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: {RECORD} or {REPORT} is damaged: it lacks or garbles {error}") from error
     facts["edits"] = [describe_edit(edit) | {"bytes": file.stat().st_size} for edit, file in zip(edits, files)]
     if plot is not None:
         from sea_bake.plotting import plot_edit
@@ -56,16 +60,20 @@ def inspect(
         for key, value in edit.recipe.items():
             if key != "signatures":
                 console.print(f"  {key}: {value}", style="dim", markup=False)
-    if "bake" in facts:
-        verification = facts["verification"]
-        approximation = facts["bake"].get("details", {}).get("approximation")
-        good = "verified" if approximation is None else "approximate, as promised"
-        verdict = "not verified yet" if verification is None else good if verification["passed"] else "NOT verified"
-        if approximation is not None:
-            console.print(approximation_summary(approximation), markup=False)
-        console.print(f"{path}: {facts['bake']['architecture']}, {size(facts['bytes'])}, {verdict}", markup=False)
+    for line in closing:
+        console.print(line, markup=False)
     if plot is not None:
         console.print(f"drew {plot}", markup=False)
+
+
+def _verdict(path: Path, facts: dict[str, Any]) -> list[str]:
+    """What an artefact is, and whether it has been verified."""
+    bake, verification = facts["bake"], facts["verification"]
+    approximation = bake.get("details", {}).get("approximation")
+    good = "verified" if approximation is None else "approximate, as promised"
+    verdict = "not verified yet" if verification is None else good if verification["passed"] else "NOT verified"
+    shown = [] if approximation is None else [approximation_summary(approximation)]
+    return [*shown, f"{path}: {bake['architecture']}, {size(facts['bytes'])}, {verdict}"]
 
 
 def describe_edit(edit: Edit) -> dict[str, Any]:

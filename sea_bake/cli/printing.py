@@ -12,6 +12,9 @@ from rich.markup import escape
 from sea_bake import progress
 from sea_bake.errors import SettingError
 
+# A name in a file may hold what a terminal obeys, or half a surrogate pair: shown, not obeyed.
+_CONTROL = {c: f"\\x{c:02x}" for c in (*range(32), *range(127, 160)) if chr(c) not in "\n\t"}
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no chatter.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output.")]
@@ -32,17 +35,27 @@ def prepare(*, as_json: bool, quiet: bool) -> Console:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    return Console(quiet=as_json or quiet, highlight=False)
+    return _Console(quiet=as_json or quiet, highlight=False)
+
+
+class _Console(Console):
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(harmless(o) if isinstance(o, str) else o for o in objects), **options)
+
+
+def harmless(text: str) -> str:
+    """A text without control characters."""
+    return text.translate(_CONTROL).encode("utf-8", "backslashreplace").decode()
 
 
 def emit(data: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(data, indent=2, ensure_ascii=False))
+        print(harmless(json.dumps(data, indent=2, ensure_ascii=False)))
 
 
 def complain(kind: str, message: str) -> None:
     """One clear paragraph on stderr; wrapped by the terminal alone, so that a path in it can be copied."""
-    Console(stderr=True, highlight=False).print(f"[bold red]{kind}[/]: {escape(message)}", soft_wrap=True)
+    _Console(stderr=True, highlight=False).print(f"[bold red]{kind}[/]: {escape(message)}", soft_wrap=True)
 
 
 def parse_share(text: str | None, name: str) -> float | int | None:
