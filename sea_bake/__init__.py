@@ -20,8 +20,11 @@ _HOMES = {
     "Site": "sea_bake.anatomy",
     "bake": "sea_bake.baking",
     "collect": "sea_bake.activations",
+    "export_gguf": "sea_bake.exporting.gguf",
     "fit": "sea_bake.fitting",
     "plan": "sea_bake.baking",
+    "reproduce": "sea_bake.recipes",
+    "run": "sea_bake.recipes",
     "unbake": "sea_bake.baking",
     "verify": "sea_bake.verification",
 }
@@ -35,8 +38,11 @@ __all__ = [
     "Site",
     "bake",
     "collect",
+    "export_gguf",
     "fit",
     "plan",
+    "reproduce",
+    "run",
     "unbake",
     "verify",
 ]
@@ -49,7 +55,9 @@ if TYPE_CHECKING:
     from sea_bake.demonstrations import Demonstration
     from sea_bake.edit import Edit
     from sea_bake.errors import SeaBakeError
+    from sea_bake.exporting.gguf import export_gguf
     from sea_bake.fitting import fit
+    from sea_bake.recipes import reproduce, run
     from sea_bake.spectral import Projector
     from sea_bake.verification import Report, verify
 

@@ -8,7 +8,21 @@ import sys
 
 import typer
 
-from sea_bake.cli import bake, demo, export, fit, importing, inspect, plan, publish, unbake, verify
+from sea_bake.cli import (
+    bake,
+    demo,
+    export,
+    fit,
+    importing,
+    init,
+    inspect,
+    plan,
+    publish,
+    reproduce,
+    run,
+    unbake,
+    verify,
+)
 from sea_bake.errors import SeaBakeError
 
 app = typer.Typer(
@@ -22,6 +36,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("init")(init.init)
+app.command("run")(run.run)
 app.command("fit")(fit.fit)
 app.command("plan")(plan.plan)
 app.command("bake")(bake.bake)
@@ -29,6 +45,7 @@ app.command("verify")(verify.verify)
 app.command("unbake")(unbake.unbake)
 app.add_typer(export.app, name="export")
 app.command("publish")(publish.publish)
+app.command("reproduce")(reproduce.reproduce)
 app.command("inspect")(inspect.inspect)
 app.command("demo")(demo.demo)
 app.command("import")(importing.import_dense)

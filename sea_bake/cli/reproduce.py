@@ -1,0 +1,88 @@
+"""sea-bake reproduce"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from sea_bake.cli.printing import Device, Json, Quiet, emit, prepare
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sea_bake.recipes import Reproduction
+
+
+def reproduce(
+    published: Annotated[
+        str, typer.Argument(metavar="REPO_OR_FOLDER", help="Hub id of a published model, or a folder of ours.")
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="Where the base is. Default: beside the folder, or on the Hub, as recorded.")
+    ] = None,
+    demonstrations: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--demonstrations", "-d", help="Where they are; of several edits one for each. Default: as recorded."
+        ),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the published model.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Another than the recipe's: changes roundings only.")] = None,
+    device: Device = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fit a published model's edits again, from its recipe, and compare the projectors.
+
+    Fetches the recipe (sea_bake.yaml) and the edits, and nothing else; base and demonstrations must be those of the
+    recipe, by their digests. Projectors are compared by the angle between what they span, within the tolerance that
+    the recipe states. Exit code 1 when they differ.
+
+      sea-bake reproduce user/smollm2-truthful
+
+      sea-bake reproduce ./smollm2-truthful --model ./SmolLM2-135M-Instruct -d halueval_qa.jsonl
+    """
+    console = prepare(as_json=as_json, quiet=quiet)
+    from sea_bake.recipes import reproduce as run
+
+    found = [str(d) for d in demonstrations or []]
+    report = run(
+        published,
+        revision=revision,
+        model=model,
+        demonstrations=found if len(found) > 1 else found[0] if found else None,
+        batch_size=batch_size,
+        device=device,
+    )
+    emit(report.to_json(), as_json=as_json)
+    show(report, console)
+    if not report.reproduced:
+        raise typer.Exit(1)
+
+
+def show(report: Reproduction, console: Console) -> None:
+    """A table of each edit's projections, and the verdict."""
+    from rich.table import Table
+
+    for edit in report.edits:
+        table = Table(title=f"{escape(edit.name)} on {escape(report.base)}", title_justify="left")
+        for name in ("layer", "projection", "k", "refitted", "sine", "tolerance", ""):
+            table.add_column(name, justify="left" if name in ("projection", "") else "right")
+        for layer in edit.layers:
+            mark = "[green]same[/]" if layer.same else "[bold red]DIFFERENT[/]"
+            ranks = [str(k) for k in layer.ranks]
+            table.add_row(str(layer.layer), layer.part, *ranks, f"{layer.sine:.1e}", f"{layer.limit:.1e}", mark)
+        console.print(table)
+        for key in edit.differences:
+            console.print(f"  {key} of the recipe is not that of the published edit", markup=False)
+        for package, (was, here) in edit.versions.items():
+            console.print(f"  fitted with {package} {was}, here {here}", markup=False)
+        if edit.same_texts is False:
+            console.print("  the model's own (greedy) neutral texts came out otherwise here", markup=False)
+    if report.reproduced:
+        console.print("[bold green]reproduced[/]: the same projectors, within the recipe's tolerance")
+    else:
+        console.print("[bold red]NOT reproduced[/]")

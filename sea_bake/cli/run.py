@@ -1,0 +1,124 @@
+"""sea-bake run"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sea_bake.cli.printing import Json, Quiet, emit, prepare
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from sea_bake.recipes import Progress
+
+_MARKS = {
+    "waiting": "[dim]·[/]",
+    "running": "[bold cyan]»[/]",
+    "kept": "[green]=[/]",
+    "done": "[bold green]✓[/]",
+    "would run": "[yellow]»[/]",
+    "failed": "[bold red]✗[/]",
+    "left out": "[dim]·[/]",
+}
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(help="Recipe; sea-bake init writes one.")] = Path("sea_bake.yaml"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say which steps would run, and why. Nothing is written.")
+    ] = False,
+    until: Annotated[str | None, typer.Option(metavar="STEP", help="Stop after this step.")] = None,
+    again_from: Annotated[
+        str | None, typer.Option("--from", metavar="STEP", help="Do this step and all behind it again.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace outputs of sea-bake that no run of this recipe wrote.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fit, bake, verify, export and publish as one recipe says, step by step.
+
+    Run it again and only what changed is done again: a step runs when its settings or what it reads changed, or its
+    output is gone. A run that was killed goes on where it was. Exit code 1 when the verification fails; nothing behind
+    it is done then.
+
+      sea-bake init && sea-bake run
+
+      sea-bake run fair.yaml --dry-run
+
+      sea-bake run fair.yaml --until verify
+
+      sea-bake run fair.yaml --from bake
+    """
+    console = prepare(as_json=as_json, quiet=quiet)
+    from sea_bake.recipes import run as do
+
+    with _display(console) as watch:
+        report = do(recipe, until=until, again_from=again_from, dry_run=dry_run, overwrite=overwrite, watch=watch)
+    emit(report.to_json(), as_json=as_json)
+    if dry_run:
+        console.print(_table(report.steps))
+        return
+    failed = [step for step in report.steps if step.status == "failed"]
+    for step in failed:
+        console.print(f"[bold red]{step.step} failed[/]: nothing behind it was done")
+        for reason in step.why.split("; "):
+            console.print(f"  - {reason}", markup=False)
+    if not report.passed:
+        raise typer.Exit(1)
+    console.print(f"{report.artefact}: all steps are done", markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _display(console: Console) -> Iterator[Callable[[Sequence[Progress]], None]]:
+    """One live table of the steps, with the bar of the running one under it; plain lines where there is no terminal."""
+    if not console.is_terminal or console.quiet:
+        yield _Lines(console)
+        return
+    from rich.console import Group
+    from rich.live import Live
+
+    from sea_bake import progress
+
+    bars = progress.bars(console=console)
+    with Live(console=console, refresh_per_second=4) as live, progress.hosted(bars):
+
+        def watch(steps: Sequence[Progress]) -> None:
+            live.update(Group(_table(steps), bars), refresh=True)
+
+        yield watch
+
+
+class _Lines:
+    """A line for every step that begins or ends."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.said: dict[str, str] = {}
+
+    def __call__(self, steps: Sequence[Progress]) -> None:
+        for i, step in enumerate(steps, start=1):
+            if step.status == self.said.get(step.step) or step.status in ("waiting", "left out"):
+                continue
+            self.said[step.step] = step.status
+            took = f" ({step.seconds:.1f} s)" if step.status == "done" else ""
+            why = f": {step.why}" if step.why and step.status in ("running", "failed") else ""
+            self.console.print(f"[{i}/{len(steps)}] {step.step} {step.status}{took}{why}", markup=False, soft_wrap=True)
+
+
+def _table(steps: Sequence[Progress]) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for step in steps:
+        took = f"{step.seconds:.1f} s" if step.seconds else ""
+        table.add_row(_MARKS[step.status], escape(step.step), step.status, took, f"[dim]{escape(step.why)}[/]")
+    return table

@@ -1,0 +1,215 @@
+"""The recipe that a published artefact carries: made from its own records, runnable, and held by ``reproduce``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sea_bake.baking.report import edit_files, is_artefact, read_record
+from sea_bake.edit import Edit
+from sea_bake.errors import CheckpointError
+from sea_bake.exporting.record import is_export, read_export
+from sea_bake.fingerprint import BaseModel
+from sea_bake.recipes.comparing import MEASURE, Tolerance
+from sea_bake.recipes.schema import RECIPE
+from sea_bake.recipes.sections import SECTIONS
+from sea_bake.recipes.state import file_digest
+
+__all__ = ["RECIPE", "describe", "dump", "fingerprint"]
+
+SCHEMA = 1
+_HEAD = """\
+# How this model was made, and a recipe to make it again: https://arxiv.org/abs/2405.09719
+#
+#   pip install sea-bake=={version}
+#   sea-bake reproduce REPO_OR_FOLDER       refit from this recipe, compare the projectors
+#   sea-bake run sea_bake.yaml              make the model anew
+#
+# Everything under `provenance` is a record, and no setting.
+"""
+_REASON = (
+    "a relative change of the cross-covariance by `noise` turns a span by at most noise * s_1 / (s_k - s_k+1); "
+    "`noise` is a hundred times what threads, batch size and kernels were seen to do in this dtype, `largest` the cap"
+)
+_FLAGS = {"limit": "--limit", "K": "-K", "demonstrations": "-d"}
+_OF_THE_RECIPE = (
+    *("K_positive", "K_negative", "layers", "centre", "position", "neutral", "max_new_tokens", "system", "seed"),
+    *("batch_size", "dtype"),
+)
+_NO_OPTION = ("split",)  # of the library alone
+
+
+def describe(artefact: str | Path, *, model: str | None = None) -> dict[str, Any]:
+    """The recipe of an artefact as a mapping: from ``sea/bake.json`` and the edits' own headers, and nothing else.
+
+    Args:
+        artefact: a folder written by ``bake``, or by an export that carries the edits.
+        model: what to call the base, where the records name a local folder.
+
+    Raises:
+        CheckpointError: no artefact of ours, a damaged record, or an export without edits.
+        EditError: a damaged edit.
+    """
+    folder = Path(artefact).expanduser().absolute()
+    record, files = _records(folder)
+    edits = [Edit.load(file) for file in files]
+    base = model or str(record.get("base"))
+    revision = record.get("revision") if base == record.get("base") else None
+    names = [file.stem for file in files]
+    fits = [_fit_settings(edit) for edit in edits]
+    refittable = all("imported" not in edit.recipe for edit in edits)
+    bake = _bake_settings(record)
+    found: dict[str, Any] = {"model": base, "revision": revision, "output": folder.name}
+    if refittable:
+        found["fit"] = [{"name": name, **settings} for name, settings in zip(names, fits)]
+    else:
+        found["edits"] = [str(file.relative_to(folder)) for file in files]
+    dtype = str(edits[0].recipe.get("dtype"))
+    tolerance = Tolerance.of(dtype)
+    found |= {
+        "bake": bake,
+        "verify": {},
+        "provenance": {
+            "schema": SCHEMA,
+            "versions": _plain(edits[0].recipe.get("versions")),
+            "base": {
+                "name": base,
+                "revision": revision,
+                "model_type": edits[0].base.model_type,
+                "dtype": edits[0].base.dtype,
+                "fingerprint_sha256": fingerprint(edits[0].base),
+            },
+            "edits": [_edit_record(*one, folder) for one in zip(names, files, edits)],
+            "commands": _commands(base, revision, folder.name, names, fits, bake, refittable),
+            "tolerance": {
+                "measure": MEASURE,
+                "noise": tolerance.noise,
+                "largest": tolerance.largest,
+                "reason": _REASON,
+            },
+        },
+    }
+    return found
+
+
+def dump(artefact: str | Path, *, model: str | None = None) -> str:
+    """:func:`describe` as YAML text, with a head that says what to do with it."""
+    from importlib.metadata import version
+
+    body = yaml.safe_dump(describe(artefact, model=model), sort_keys=False, allow_unicode=True, width=100)
+    return _HEAD.format(version=version("sea-bake")) + "\n" + str(body)
+
+
+def fingerprint(base: BaseModel) -> str:
+    """SHA-256 of what a base is known by: the numbers of its configuration, and the sampled weights."""
+    data = {"config": base.config, "dtype": base.dtype, "samples": base.samples}
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def _records(folder: Path) -> tuple[dict[str, Any], list[Path]]:
+    if is_artefact(folder) or not is_export(folder):
+        return read_record(folder), edit_files(folder)
+    record = read_export(folder)
+    files = sorted((folder / "sea").glob("edit-*.safetensors"))
+    if not files:
+        raise CheckpointError(f"{folder} carries no edits, so there is no recipe to make of it")
+    return record, files
+
+
+def _fit_settings(edit: Edit) -> dict[str, Any]:
+    """The settings of ``fit:``, in the section's own order; what the edit does not record is left out."""
+    recipe, origin = edit.recipe, edit.recipe.get("demonstrations_from")
+    origin = origin if isinstance(origin, dict) else {}
+    known: dict[str, Any] = {
+        **{key: recipe[key] for key in _OF_THE_RECIPE if key in recipe},
+        **{key: origin[key] for key in ("format", "limit", "shuffle_seed", "split") if key in origin},
+        "demonstrations": origin.get("source"),
+        "site": edit.site.value,
+        "merge": edit.merge,
+        "feature": edit.feature,
+        "parts": edit.parts,
+        "alpha": edit.alpha,
+    }
+    if known.get("max_new_tokens") is None:  # of the prompt alone nothing is generated
+        known.pop("max_new_tokens", None)
+    return {key: _plain(known[key]) for key in SECTIONS["fit"].settings if key in known}
+
+
+def _bake_settings(record: dict[str, Any]) -> dict[str, Any]:
+    details = record.get("details")
+    approximation = details.get("approximation") if isinstance(details, dict) else None
+    if not isinstance(approximation, dict):
+        return {"how": str(record.get("how"))}
+    source = (approximation.get("calibration") or {}).get("source")
+    return {"how": "fold", "approximate": True, "calibration": None if source in ("builtin", "given") else source}
+
+
+def _edit_record(name: str, file: Path, edit: Edit, folder: Path) -> dict[str, Any]:
+    recipe = edit.recipe
+    origin = recipe.get("demonstrations_from")
+    origin = origin if isinstance(origin, dict) else {}
+    return {
+        "name": name,
+        "file": file.relative_to(folder).as_posix(),
+        "sha256": file_digest(file),
+        "demonstrations": {
+            "kind": origin.get("kind"),
+            "source": origin.get("source"),
+            "file_sha256": origin.get("file_sha256"),
+            "sha256": recipe.get("demonstrations_sha256"),
+            "count": recipe.get("demonstrations"),
+        },
+        "seeds": {"seed": recipe.get("seed"), "shuffle_seed": origin.get("shuffle_seed"), "load": origin.get("seed")},
+        "neutral_sha256": recipe.get("neutral_sha256"),
+        "device": recipe.get("device"),
+        "ranks": {layer: list(ranks) for layer, ranks in edit.ranks.items()},
+        "versions": _plain(recipe.get("versions")),
+    }
+
+
+def _commands(
+    base: str,
+    revision: Any,
+    output: str,
+    names: Sequence[str],
+    fits: Sequence[dict[str, Any]],
+    bake: dict[str, Any],
+    refittable: bool,
+) -> list[str]:
+    """The same as lines for a shell, with what differs from the defaults."""
+    at = ["--revision", str(revision)] if revision else []
+    lines = []
+    if refittable:
+        for name, settings in zip(names, fits):
+            lines.append(["sea-bake", "fit", base, *at, "-o", f"{name}.safetensors", *_options("fit", settings)])
+    files = [f"{name}.safetensors" for name in names]
+    lines.append(["sea-bake", "bake", base, *at, *files, "-o", output, *_options("bake", bake)])
+    lines.append(["sea-bake", "verify", output, *(["--base", base, *at] if "/" in base else [])])
+    return [shlex.join(line) for line in lines]
+
+
+def _options(section: str, settings: dict[str, Any]) -> list[str]:
+    settings = dict(settings)
+    if section == "fit" and settings.get("K_positive") == settings.get("K_negative") is not None:
+        settings["K"] = settings.pop("K_positive")
+        del settings["K_negative"]
+    words: list[str] = []
+    for key, value in settings.items():
+        default = SECTIONS[section].settings[key].default
+        if value is None or value == default or key in _NO_OPTION:
+            continue
+        flag = _FLAGS.get(key, "--" + key.replace("_", "-"))
+        shown = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        words += [flag] if value is True else [flag, shown]
+    return words
+
+
+def _plain(value: Any) -> Any:
+    """JSON data only, whatever a header may hold: what YAML can say without tags."""
+    return json.loads(json.dumps(value, default=str))

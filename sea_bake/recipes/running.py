@@ -1,0 +1,189 @@
+"""Do what a recipe asks for, step by step, and only what has not been done already."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sea_bake.errors import OutputError, SettingError
+from sea_bake.recipes.schema import Recipe, read
+from sea_bake.recipes.settings import unknown
+from sea_bake.recipes.state import State, digest
+from sea_bake.recipes.steps import Step, steps_of
+from sea_bake.staging import check_output
+
+
+@dataclass
+class Progress:
+    """How far one step is.
+
+    Attributes:
+        step: its name.
+        status: "waiting", "running", "kept" (done by an earlier run), "done", "would run", "failed" or "left out".
+        why: why it runs, or what it came to.
+        seconds: how long it took.
+        details: what its function reported, as plain data.
+    """
+
+    step: str
+    status: str = "waiting"
+    why: str = ""
+    seconds: float = 0.0
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run did.
+
+    Attributes:
+        passed: every step that it was told to do is done, and no verification failed.
+        artefact: folder of the edited model.
+        work: folder of edits, activations and the state.
+        steps: all steps of the recipe.
+    """
+
+    passed: bool
+    artefact: Path
+    work: Path
+    steps: list[Progress]
+
+    def to_json(self) -> dict[str, Any]:
+        steps = [vars(step) for step in self.steps]
+        return {"passed": self.passed, "artefact": str(self.artefact), "work": str(self.work), "steps": steps}
+
+
+def run(
+    recipe: str | Path | Mapping[str, Any],
+    *,
+    folder: str | Path | None = None,
+    until: str | None = None,
+    again_from: str | None = None,
+    dry_run: bool = False,
+    overwrite: bool = False,
+    watch: Callable[[Sequence[Progress]], None] | None = None,
+) -> RunReport:
+    """Fit, bake, verify, export and publish as one recipe says.
+
+    Finished steps are kept: a step runs when its settings, the base, the demonstrations or the output of a step before
+    it changed, or its own output is gone; so a run that was killed goes on where it was.
+
+    Args:
+        recipe: a YAML file (``sea-bake init`` writes one), or the same as a mapping.
+        folder: relative paths are meant from here; None takes the file's own folder, for a mapping the current one.
+        until: the last step to do.
+        again_from: do this step and all behind it again, finished or not.
+        dry_run: say what would run, and why; nothing is written.
+        overwrite: replace outputs that no run of this recipe wrote (of ours; nothing else is ever replaced).
+        watch: told of all steps whenever one begins or ends.
+
+    Raises:
+        RecipeError: the recipe cannot be read; see :func:`sea_bake.recipes.schema.read`.
+        SettingError: ``until`` or ``again_from`` is no step of it.
+        OutputError: an output is there that no run of this recipe wrote.
+        SeaBakeError: whatever the steps raise; the steps before are kept.
+    """
+    found = read(recipe, folder=folder)
+    return _Run(found, steps_of(found), State(found.work), overwrite, watch).go(until, again_from, dry_run)
+
+
+@dataclass
+class _Run:
+    recipe: Recipe
+    steps: list[Step]
+    state: State
+    overwrite: bool
+    watch: Callable[[Sequence[Progress]], None] | None
+
+    def go(self, until: str | None, again_from: str | None, dry_run: bool) -> RunReport:
+        names = [step.name for step in self.steps]
+        for asked in (until, again_from):
+            if asked is not None and asked not in names:
+                raise SettingError(f"'{asked}' is no step of {self.recipe.where}. {unknown(asked, names)}")
+        last = names.index(until) if until is not None else len(names) - 1
+        again = set(names[names.index(again_from) :]) if again_from is not None else set()
+        self.progress = [Progress(name, "waiting" if i <= last else "left out") for i, name in enumerate(names)]
+        if not dry_run:
+            for step in self.steps[: last + 1]:
+                self._check_output(step)
+        running: set[str] = set()
+        passed = True
+        for step, progress in list(zip(self.steps, self.progress))[: last + 1]:
+            behind = [name for name in step.after if name in running]
+            inputs = None if dry_run and behind else self._inputs(step)
+            why = f"behind {', '.join(behind)}" if inputs is None else self.state.why(step.name, inputs, step.output)
+            if why is None and step.name in again:
+                why = "asked for"
+            if why is None:
+                progress.status = "kept"
+                self._tell()
+                continue
+            running.add(step.name)
+            progress.why = why
+            if dry_run:
+                progress.status = "would run"
+                continue
+            passed = self._do(step, progress, inputs or {})
+            if not passed:
+                break
+        for progress in self.progress:
+            progress.status = "left out" if progress.status == "waiting" else progress.status
+        return RunReport(passed, self.recipe.output, self.recipe.work, self.progress)
+
+    def _do(self, step: Step, progress: Progress, inputs: dict[str, str]) -> bool:
+        overwrite = self.overwrite or (step.output.exists() and self.state.may_replace(step.name, step.output))
+        progress.status = "running"
+        self._tell()
+        self.state.begin(step.name, step.output)
+        began = time.perf_counter()
+        try:
+            result = step.work(overwrite)
+        except BaseException:
+            self.state.give_up()
+            progress.status = "failed"
+            self._tell()
+            raise
+        progress.seconds = round(time.perf_counter() - began, 2)
+        progress.details = _plain(result)
+        failures = getattr(result, "failures", None)
+        if getattr(result, "passed", True) is not True:
+            progress.status = "failed"
+            progress.why = "; ".join(failures or ["it did not hold"])
+            self.state.give_up(step.name)
+        else:
+            progress.status = "done"
+            self.state.finish(step.name, inputs, step.output, progress.seconds)
+        self._tell()
+        return progress.status == "done"
+
+    def _inputs(self, step: Step) -> dict[str, str]:
+        """Name -> digest of everything that decides what a step makes."""
+        behind = {name: self.state.output(name) for name in step.after}
+        place = {"output": digest(step.output.name)}
+        return {name: digest(value) for name, value in {**step.settings, **step.reads}.items()} | behind | place
+
+    def _check_output(self, step: Step) -> None:
+        """Before anything heavy: what lies where a step will write has to be its own."""
+        there = step.output.exists() or step.output.is_symlink()
+        if step.replaces and there and not self.overwrite and not self.state.may_replace(step.name, step.output):
+            raise OutputError(
+                f"{step.output} exists already, and no run of {self.recipe.where} left it so (step {step.name}): move "
+                "it away, choose another output or pass --overwrite"
+            )
+        if not there:
+            check_output(step.output, folder=True)  # whether it can be written at all
+
+    def _tell(self) -> None:
+        if self.watch is not None:
+            self.watch(self.progress)
+
+
+def _plain(result: Any) -> dict[str, Any]:
+    if hasattr(result, "to_json"):
+        data = dict(result.to_json())
+        data.pop("card", None)  # of a publish: a page of text
+        return data
+    return result if isinstance(result, dict) else {}
