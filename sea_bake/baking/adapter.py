@@ -52,7 +52,7 @@ def adapter(
             assert tensor is not None
             weight = tensor.read()
             weight = weight if writer.axis == -2 else weight.transpose(-1, -2)
-            names.add(writer, _factors(weight, changes[writer.site, writer.layer], rank))
+            names.add(writer, factors(weight, changes[writer.site, writer.layer], rank))
             advance(1)
     tensors, targets = names.finish(rank)
     need_space(target.parent, 2 * sum(t.numel() * t.element_size() for t in tensors.values()) + (8 << 20))
@@ -93,7 +93,7 @@ def _flags(rank: int) -> dict[str, str]:
     return {"vLLM": f"--enable-lora --max-lora-rank {vllm}" if vllm else "none: vLLM takes ranks of up to 512"}
 
 
-def _factors(weight: Tensor, change: LinearEdit, rank: int) -> tuple[Tensor, Tensor]:
+def factors(weight: Tensor, change: LinearEdit, rank: int) -> tuple[Tensor, Tensor]:
     """lora_A [..., rank, in] and lora_B [d, rank] in float32, for a weight [..., d, in]."""
     A = torch.zeros(*weight.shape[:-2], rank, weight.shape[-1])
     B = torch.zeros(weight.shape[-2], rank)

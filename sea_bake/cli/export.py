@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from sea_bake.cli import export_gguf
 from sea_bake.cli.printing import Json, Overwrite, Quiet, emit, prepare, size
 
 app = typer.Typer(
@@ -75,3 +76,6 @@ def onnx(
     for name, count in report.files.items():
         console.print(f"  {name}: {size(count)}", markup=False)
     console.print(f"Next: sea-bake verify {output}", markup=False)
+
+
+app.command("gguf")(export_gguf.gguf)

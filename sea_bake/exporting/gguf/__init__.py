@@ -1,0 +1,258 @@
+"""GGUF, for llama.cpp and all that is built on it: the base's own file with its edited tensors rewritten; a LoRA
+adapter; or a whole folder through llama.cpp's own converter.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sea_bake.errors import OutputError, SettingError
+from sea_bake.exactness import linear_edits
+from sea_bake.exporting.gguf import adapter, converting, rewriting
+from sea_bake.exporting.gguf.header import GgufFile, need_gguf
+from sea_bake.exporting.gguf.matching import check_base
+from sea_bake.exporting.gguf.names import ARCHITECTURES, GgufWriter, find_writers, known_family
+from sea_bake.exporting.gguf.source import Exportable, Given, exportable, refuse_inexact
+from sea_bake.staging import check_output, need_space, staged_file
+
+_OWN_BYTES = 1 << 20  # header of an adapter
+
+
+@dataclass(frozen=True)
+class GgufReport:
+    """What an export wrote.
+
+    Attributes:
+        output: the file.
+        route: "rewritten" (the base's GGUF), "adapter", or "converted" (by llama.cpp).
+        base: the base model as the artefact or the edits name it.
+        gguf: file name of the base's GGUF; None where none was given.
+        architecture: as llama.cpp calls it.
+        edits: site, merge and layers of each.
+        changed: tensor -> what became of it. Rewritten: its types ("from", "type"), ‖W' - W‖ / ‖W‖ ("change"), and the
+            new type's own rounding, ‖Q(W') - W'‖ / ‖W'‖ ("rounding"). Of an adapter: the shapes of its pair.
+        types: of the whole file: name of a type -> number of tensors.
+        notes: what to know: types that could not be kept, weights that could not be compared.
+        weights_compared: tensors whose samples were held against the edits' fingerprint.
+        rank: of an adapter.
+        bytes_written: size of the file.
+    """
+
+    output: Path
+    route: str
+    base: str
+    gguf: str | None
+    architecture: str
+    edits: list[dict[str, Any]]
+    changed: dict[str, dict[str, Any]]
+    types: dict[str, int]
+    notes: list[str] = field(default_factory=list)
+    weights_compared: int = 0
+    rank: int | None = None
+    bytes_written: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "output": str(self.output)}
+
+
+def export_gguf(
+    artefact: Given | Sequence[Given],
+    output: str | Path,
+    *,
+    base: str | Path | None = None,
+    lora: bool = False,
+    edited_type: str = "keep",
+    converter: str | Path | None = None,
+    outtype: str = "auto",
+    unedited: bool = False,
+    overwrite: bool = False,
+) -> GgufReport:
+    """Write an edited model as GGUF, whole or as a LoRA adapter; the model is never loaded.
+
+    Three routes. With ``base``, the edited tensors are rewritten inside the base's own GGUF, and every key, the
+    tokenizer and all other bytes stay. With ``lora``, or of an artefact that is an adapter, a LoRA for ``llama-cli
+    --lora`` is written: from the weights of ``base`` where that is given (then exact on that very file, whatever its
+    types), else from the artefact's own factors. Without either, a folder goes through llama.cpp's own converter.
+
+    Args:
+        artefact: folder of a fold or an adapter; or an Edit, its file, or several, which act in this order and have to
+            fold exactly.
+        output: .gguf file to write; it appears whole or not at all.
+        base: the base's GGUF, in whatever types: one little-endian file.
+        lora: write an adapter.
+        edited_type: of rewritten weights: "keep" (the tensor's own type where the package gguf can quantise it, else
+            Q8_0 or F16), "f32", "f16", "q8_0". Of an adapter: "keep" (f32), "f32", "f16".
+        converter: llama.cpp's convert_hf_to_gguf.py, or the folder it is in; None looks at LLAMA_CPP, then at PATH.
+        outtype: of a converted file: "auto", "f32", "f16", "bf16", "q8_0".
+        unedited: convert a plain checkpoint: the base, to compare with.
+        overwrite: replace an existing file at ``output``.
+
+    Raises:
+        SettingError: an unknown type, routes that exclude each other, or no converter where one is needed.
+        MissingExtraError: the extra "gguf" is not installed.
+        NotExactError: an edit that no weight, or no low-rank update, carries exactly.
+        WrongModelError: the GGUF is not the base that the edits were fitted on.
+        FamilyError: a family whose tensors in a GGUF are not known here.
+        CheckpointError: a damaged artefact or GGUF; or one of several parts, big-endian, with inserted layers.
+        OutputError: the output exists, or the disk is too small.
+    """
+    _check_settings(edited_type, outtype, base=base, lora=lora, converter=converter, unedited=unedited)
+    target = check_output(output, overwrite=overwrite, folder=False)
+    if target.suffix != ".gguf":
+        raise SettingError(f"{target.name} should end in .gguf: llama.cpp's tools look for that")
+    need_gguf("Exporting to GGUF")
+    source = exportable(artefact, unedited=unedited)
+    if base is not None and target.exists() and target.samefile(Path(base).expanduser()):
+        raise OutputError(f"{target} is the base's own GGUF, which is never written to: choose another output")
+    if lora or source.how == "adapter":
+        return _adapter(source, base, target, edited_type, overwrite)
+    if base is not None:
+        return _rewritten(source, base, target, edited_type, overwrite)
+    return _converted(source, converter, target, outtype, overwrite)
+
+
+def _check_settings(edited_type: str, outtype: str, *, base: Any, lora: bool, converter: Any, unedited: bool) -> None:
+    if edited_type not in rewriting.EDITED_TYPES:
+        raise SettingError(f"unknown type {edited_type!r} of edited tensors: use {', '.join(rewriting.EDITED_TYPES)}")
+    if outtype not in converting.OUTTYPES:
+        raise SettingError(f"unknown type {outtype!r} of a converted file: use {', '.join(converting.OUTTYPES)}")
+    if base is not None and converter is not None:
+        raise SettingError("a base's GGUF is rewritten, a folder is converted: give --base or --converter, not both")
+    if lora and converter is not None:
+        raise SettingError("an adapter is written here, not by llama.cpp's converter: leave --converter away")
+    if unedited and (base is not None or lora):
+        raise SettingError("--unedited is for a folder that llama.cpp's converter turns into GGUF")
+    if edited_type != "keep" and base is None and not lora:
+        raise SettingError("--edited-type is for tensors rewritten in the base's GGUF: give --base, or see --outtype")
+    if outtype != "auto" and base is not None:
+        raise SettingError("--outtype is for a folder that llama.cpp converts: with --base, see --edited-type")
+
+
+def _opened(source: Exportable, base: str | Path, *, lora: bool) -> tuple[GgufFile, list[GgufWriter], int]:
+    """The base's GGUF, the writers of all edits in it, and how many of its weights were recognised."""
+    edits = source.edits
+    row = known_family(edits[0].base.model_type)
+    refuse_inexact(source, row, adapter=lora)
+    file = GgufFile.open(base)
+    compared = check_base(file, row, edits)
+    writers = find_writers(file, row, edits, edits[0].base.hidden_size)
+    refuse_inexact(source, row, writers, adapter=lora)
+    return file, writers, compared
+
+
+def _rewritten(source: Exportable, base: str | Path, target: Path, wanted: str, overwrite: bool) -> GgufReport:
+    file, writers, compared = _opened(source, base, lora=False)
+    changes = linear_edits(source.edits)
+    rewrites = {
+        w.name: rewriting.Rewrite(change, rewriting.edited_type(w.tensor, wanted, is_bias=w.is_bias), w.is_bias)
+        for w in writers
+        if not (change := changes[w.site, w.layer]).is_identity
+    }
+    need_space(target.parent, rewriting.new_places(file, rewrites)[1])
+    with staged_file(target, overwrite=overwrite) as stage:
+        changed = rewriting.rewrite(file, rewrites, stage)
+    notes = [*(_unkept(changed) if wanted == "keep" else []), *_coarse(changed)]
+    types = [rewrites[name].type.name if name in rewrites else t.type.name for name, t in file.tensors.items()]
+    return _report(
+        source, target, "rewritten", file, changed, Counter(types), weights_compared=compared,
+        notes=notes + _uncompared(compared),
+    )  # fmt: skip
+
+
+def _adapter(source: Exportable, base: str | Path | None, target: Path, kind: str, overwrite: bool) -> GgufReport:
+    if kind not in adapter.ADAPTER_TYPES:
+        raise SettingError(f"a LoRA is written as f32 or f16, not {kind}")
+    row = known_family(source.edits[0].base.model_type)
+    file, compared, notes = None, 0, []
+    if base is not None:
+        file, writers, compared = _opened(source, base, lora=True)
+        notes = _uncompared(compared)
+        pairs = adapter.of_gguf(file, writers, linear_edits(source.edits))
+    elif source.how == "adapter":
+        assert source.folder is not None
+        pairs = adapter.of_artefact(source.folder, row)
+    else:
+        raise SettingError(
+            "a LoRA is made from the base's weights: give the base's GGUF (--base BASE.gguf), or an artefact baked "
+            "with --how adapter"
+        )
+    need_space(target.parent, sum(A.nbytes + B.nbytes for A, B in pairs.values()) + _OWN_BYTES)
+    with staged_file(target, overwrite=overwrite) as stage:
+        adapter.write(stage, ARCHITECTURES[row.model_type], pairs, kind)
+    shapes = {name: {"lora_a": list(A.shape), "lora_b": list(B.shape)} for name, (A, B) in pairs.items()}
+    name = "F16" if kind == "f16" else "F32"
+    return _report(
+        source, target, "adapter", file, shapes, Counter({name: 2 * len(pairs)}), weights_compared=compared,
+        notes=notes, rank=adapter.rank_of(pairs), architecture=ARCHITECTURES[row.model_type],
+    )  # fmt: skip
+
+
+def _converted(
+    source: Exportable, converter: str | Path | None, target: Path, outtype: str, overwrite: bool
+) -> GgufReport:
+    if source.folder is None:
+        raise SettingError(
+            "an edit by itself holds no weights: give the base's GGUF (--base BASE.gguf) to rewrite its edited "
+            "tensors, or bake a fold first and give its folder"
+        )
+    script = converting.find_converter(converter)
+    weights = sum(path.stat().st_size for path in source.folder.glob("*.safetensors"))
+    need_space(target.parent, weights * (2 if outtype == "f32" else 1))
+    with staged_file(target, overwrite=overwrite) as stage:
+        file = converting.convert(script, source.folder, stage, outtype)
+    types = Counter(t.type.name for t in file.tensors.values())
+    notes = [] if source.exact else ["a linear stand-in of the edit, as the artefact says"]
+    return _report(source, target, "converted", None, {}, types, notes=notes, architecture=file.architecture)
+
+
+def _report(
+    source: Exportable,
+    target: Path,
+    route: str,
+    file: GgufFile | None,
+    changed: dict[str, dict[str, Any]],
+    types: Counter[str],
+    **more: Any,
+) -> GgufReport:
+    edits = [{"site": edit.site.value, "merge": edit.merge, "layers": list(edit.layers)} for edit in source.edits]
+    alike: dict[str, Any] = {"architecture": file.architecture} if file else {}
+    return GgufReport(
+        output=target,
+        route=route,
+        base=source.base,
+        gguf=file.path.name if file else None,
+        edits=edits,
+        changed=changed,
+        types=dict(types),
+        bytes_written=target.stat().st_size,
+        **(alike | more),
+    )
+
+
+def _unkept(changed: dict[str, dict[str, Any]]) -> list[str]:
+    """Which types gave way to which, and why."""
+    pairs = Counter((c["from"], c["type"]) for c in changed.values() if c["from"] != c["type"])
+    return [
+        f"{count} edited tensors of type {old} are {new} now: the package gguf cannot quantise to {old}"
+        for (old, new), count in pairs.items()
+    ]
+
+
+def _coarse(changed: dict[str, dict[str, Any]]) -> list[str]:
+    count = sum(entry["rounding"] > entry["change"] for entry in changed.values())
+    if not count:
+        return []
+    return [
+        f"{count} of {len(changed)} edited tensors are rounded by more than the edit changes them: a finer --edited-type "
+        "(q8_0, f16, f32) or --lora keeps more of the edit"
+    ]
+
+
+def _uncompared(compared: int) -> list[str]:
+    if compared:
+        return []
+    return ["the edit was fitted on a quantised model, so the weights of the GGUF could not be held against it"]

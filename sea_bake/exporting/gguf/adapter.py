@@ -1,0 +1,117 @@
+"""A LoRA adapter as llama.cpp reads it (``llama-cli --lora``): one rank, zero-padded, and alpha equal to it.
+
+llama.cpp scales each pair by alpha / (rank of this very pair), so with pairs of several ranks one alpha is right for
+one of them only. The factors are those of ``baking.adapter``: B = [U+, -U-] and A = [U+, U-]ᵀ W.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+
+from sea_bake import progress
+from sea_bake.anatomy import Family, Site
+from sea_bake.baking.adapter import CONFIG, WEIGHTS, factors
+from sea_bake.checkpoint.reader import read_json
+from sea_bake.errors import CheckpointError
+from sea_bake.exactness import LinearEdit
+from sea_bake.exporting.gguf.header import GgufFile
+from sea_bake.exporting.gguf.names import GgufWriter, tensor_name
+
+ADAPTER_TYPES = {"keep": np.float32, "f32": np.float32, "f16": np.float16}
+Pair = tuple[Any, Any]  # lora_a [..., rank, in] and lora_b [..., d, rank], float32
+
+
+def of_gguf(
+    file: GgufFile, writers: Sequence[GgufWriter], changes: Mapping[tuple[Site, int], LinearEdit]
+) -> dict[str, Pair]:
+    """The factors of each writer, from the GGUF's own weights: exact on that file, whatever its types.
+
+    A stack of experts gets one pair per expert, in the layout of its weights: [experts, rank, in], [experts, d, rank].
+    """
+    rank = max(1, *(changes[w.site, w.layer].rank for w in writers))
+    found: dict[str, Pair] = {}
+    with progress.bar("adapter", len(writers), "tensor") as advance:
+        for writer in writers:
+            tensor, change = writer.tensor, changes[writer.site, writer.layer]
+            rows = tensor.shape[-2]
+            pairs = [
+                factors(torch.from_numpy(file.rows(tensor, i * rows, rows)), change, rank)
+                for i in range(tensor.shape[0] if len(tensor.shape) == 3 else 1)
+            ]
+            A, B = (torch.stack(part).numpy() for part in zip(*pairs))
+            found[writer.name] = (A, B) if len(tensor.shape) == 3 else (A[0], B[0])
+            advance(1)
+    return found
+
+
+def of_artefact(folder: Path, row: Family) -> dict[str, Pair]:
+    """The factors that an adapter artefact holds, under the names of a GGUF.
+
+    Raises:
+        CheckpointError: fused experts, whose layout is PEFT's own; or it is not as ``bake`` wrote it.
+    """
+    config = read_json(folder / CONFIG)
+    rank = config.get("r")
+    if config.get("target_parameters"):
+        raise CheckpointError(
+            f"{folder} adapts fused experts, in a layout that is PEFT's own. Give the base's GGUF (--base): the "
+            "factors are then made from its own weights, expert by expert."
+        )
+    if not isinstance(rank, int) or config.get("lora_alpha") != rank or config.get("rank_pattern"):
+        raise CheckpointError(f"{folder / CONFIG} is not as sea_bake writes it (one rank, lora_alpha equal to it)")
+    pattern = re.compile(rf".*\.{re.escape(row.layers)}\.(\d+)\.(.+)\.lora_([AB])\.weight")
+    sites = {row.writer(site): site for site in (Site.ATTN, Site.MLP)}
+    parts: dict[str, dict[str, Any]] = {}
+    try:
+        with safe_open(str(folder / WEIGHTS), framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (not a dict)
+                match = pattern.fullmatch(name)
+                if match is None or match[2] not in sites:
+                    raise CheckpointError(f"{folder / WEIGHTS} holds {name}, which no adapter of an edit has")
+                place = f"{tensor_name(sites[match[2]], int(match[1]))}.weight"
+                parts.setdefault(place, {})[match[3]] = file.get_tensor(name).float().numpy()
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{folder / WEIGHTS} cannot be read: it is missing, truncated or damaged") from error
+    for name, pair in parts.items():
+        if set(pair) != {"A", "B"} or pair["A"].shape[:1] != (rank,) or pair["B"].shape[1:] != (rank,):
+            raise CheckpointError(f"{folder / WEIGHTS} is damaged: its pair for {name} is not whole, of rank {rank}")
+    if not parts:
+        raise CheckpointError(f"{folder / WEIGHTS} is empty")
+    return {name: (pair["A"], pair["B"]) for name, pair in parts.items()}
+
+
+def rank_of(pairs: Mapping[str, Pair]) -> int:
+    """The one rank of all pairs."""
+    (rank,) = {A.shape[-2] for A, _ in pairs.values()}
+    return int(rank)
+
+
+def write(target: Path, architecture: str, pairs: Mapping[str, Pair], kind: str) -> None:
+    """Write the adapter's file.
+
+    Args:
+        kind: a key of ``ADAPTER_TYPES``.
+    """
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter(str(target), architecture)
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", float(rank_of(pairs)))
+    for name, pair in pairs.items():
+        for part, values in zip(("lora_a", "lora_b"), pair):
+            cast = values.astype(ADAPTER_TYPES[kind])
+            if not np.isfinite(cast).all():
+                raise CheckpointError(f"{name}.{part} does not fit into {kind}: take --edited-type f32")
+            writer.add_tensor(f"{name}.{part}", np.ascontiguousarray(cast))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

@@ -1,0 +1,56 @@
+"""A checkpoint folder through llama.cpp's own converter, where the user has it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from sea_bake.errors import CheckpointError, SettingError
+from sea_bake.exporting.gguf.header import GgufFile
+
+SCRIPT = "convert_hf_to_gguf.py"
+OUTTYPES = ("auto", "f32", "f16", "bf16", "q8_0")
+HOME = "LLAMA_CPP"
+
+
+def find_converter(given: str | Path | None) -> Path:
+    """The converter: the file or the checkout that was given, else of the folder in LLAMA_CPP, else on PATH.
+
+    Raises:
+        SettingError: there is none; the message says where to get it, and what needs none.
+    """
+    named = given or os.environ.get(HOME)
+    if named:
+        path = Path(named).expanduser()
+        for place in (path, path / SCRIPT):
+            if place.is_file():
+                return place.absolute()
+        raise SettingError(f"no {SCRIPT} at {path}: name that file, or llama.cpp's own folder")
+    found = shutil.which(SCRIPT)
+    if found is None:
+        raise SettingError(
+            "give the base's GGUF (--base BASE.gguf), whose edited tensors are then rewritten and nothing else; or "
+            f"llama.cpp's converter (--converter PATH/{SCRIPT}, or its folder in {HOME}): it is part of llama.cpp's "
+            "sources, also of those that PyPI has of llama-cpp-python"
+        )
+    return Path(found).absolute()
+
+
+def convert(converter: Path, folder: Path, target: Path, outtype: str) -> GgufFile:
+    """Run the converter on a checkpoint's folder, and look at what it wrote.
+
+    Raises:
+        CheckpointError: it failed; the message carries its last line.
+    """
+    command = [sys.executable, str(converter), str(folder), "--outtype", outtype, "--outfile", str(target)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    ran = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, env=environment
+    )
+    if ran.returncode:
+        lines = (ran.stderr.strip() or ran.stdout.strip() or "it said nothing").splitlines()
+        raise CheckpointError(f"llama.cpp's converter failed on {folder} (exit code {ran.returncode}): {lines[-1]}")
+    return GgufFile.open(target)

@@ -1,0 +1,192 @@
+"""Rewrite single tensors inside a GGUF: every key, the order, the alignment and every other byte stay as they are.
+
+Nothing of the header changes but the types and offsets of tensors; without a change the output is the input, byte for
+byte. New values: the file's own tensor, dequantised, multiplied in float64, quantised once. So a quantised model keeps
+its own weights, and only the edited ones are rounded again.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sea_bake import progress
+from sea_bake.errors import CheckpointError
+from sea_bake.exactness import LinearEdit
+from sea_bake.exporting.gguf.header import GgufFile, GgufTensor
+
+EDITED_TYPES = ("keep", "f32", "f16", "q8_0")
+# What gguf can quantise, but for ternary types: they hold ternary weights, which edited ones no longer are.
+_KEPT = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "MXFP4")
+_BLOCK = 1 << 22  # elements in float64 at a time: 32 MiB
+_COPY = 1 << 24  # bytes copied at a time
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """What becomes of one tensor.
+
+    Attributes:
+        change: what its output dimension is multiplied by; None leaves the values as they are.
+        type: gguf's GGMLQuantizationType to write.
+        is_bias: the output dimension is the last one.
+    """
+
+    change: LinearEdit | None
+    type: Any
+    is_bias: bool = False
+
+
+def edited_type(tensor: GgufTensor, wanted: str, *, is_bias: bool = False) -> Any:
+    """The type that an edited tensor is written in; a bias keeps its own, since llama.cpp adds it in that.
+
+    "keep": its own where gguf can quantise that; else Q8_0, or F16 where the rows are no whole blocks.
+    """
+    from gguf import GGMLQuantizationType as Type
+
+    if is_bias:
+        return tensor.type
+    if wanted == "keep" and tensor.type.name in _KEPT:
+        return tensor.type
+    if wanted in ("f32", "f16"):
+        return Type[wanted.upper()]
+    return Type.Q8_0 if tensor.shape[-1] % 32 == 0 else Type.F16
+
+
+def new_places(file: GgufFile, rewrites: Mapping[str, Rewrite]) -> tuple[dict[str, tuple[int, int]], int]:
+    """Tensor -> (start, size) in the new file, and the size of that file."""
+    places: dict[str, tuple[int, int]] = {}
+    shift = 0
+    for tensor in sorted(file.tensors.values(), key=lambda t: t.start):
+        size = _size(tensor, rewrites[tensor.name].type) if tensor.name in rewrites else tensor.size
+        places[tensor.name] = tensor.start + shift, size
+        if size != tensor.size:
+            shift += _aligned(size, file.alignment) - _aligned(tensor.size, file.alignment)
+    end = max((start + _aligned(size, file.alignment) for start, size in places.values()), default=0)
+    return places, max(file.size + shift, end)
+
+
+def rewrite(file: GgufFile, rewrites: Mapping[str, Rewrite], target: Path) -> dict[str, dict[str, Any]]:
+    """Write the new file; peak memory is one matrix (one expert of a stack) in float32, and a block of it in float64.
+
+    Returns:
+        Changed tensor -> its types ("from", "type"), ‖W' - W‖ / ‖W‖ ("change"), and the new type's own rounding,
+        ‖Q(W') - W'‖ / ‖W'‖ ("rounding").
+
+    Raises:
+        CheckpointError: a value that the type cannot hold, an edit that the type rounds away, a file cut meanwhile.
+    """
+    places, _ = new_places(file, rewrites)
+    found: dict[str, dict[str, Any]] = {}
+    with (
+        open(file.path, "rb") as source,
+        open(target, "wb") as out,
+        progress.bar("gguf", len(rewrites), "tensor") as advance,
+    ):
+        out.write(_header(file, rewrites, places, source))
+        at = min(file.data, file.size)
+        for tensor in sorted(file.tensors.values(), key=lambda t: t.start):
+            _copy(source, out, at, tensor.start - at)
+            start, size = places[tensor.name]
+            assert out.tell() == start
+            at = tensor.start + tensor.size
+            if tensor.name not in rewrites:
+                _copy(source, out, tensor.start, tensor.size)
+                continue
+            found[tensor.name] = _edit(file, tensor, rewrites[tensor.name], out)
+            if size != tensor.size:
+                out.write(bytes(_aligned(size, file.alignment) - size))
+                at = min(tensor.start + _aligned(tensor.size, file.alignment), file.size)
+            advance(1)
+        _copy(source, out, at, file.size - at)
+    return found
+
+
+def _aligned(size: int, alignment: int) -> int:
+    return -(-size // alignment) * alignment
+
+
+def _size(tensor: GgufTensor, kind: Any) -> int:
+    from gguf import GGML_QUANT_SIZES
+
+    block, size = GGML_QUANT_SIZES[kind]
+    return int(math.prod(tensor.shape) // block * size)
+
+
+def _header(
+    file: GgufFile, rewrites: Mapping[str, Rewrite], places: Mapping[str, tuple[int, int]], source: BinaryIO
+) -> bytearray:
+    header = bytearray(source.read(min(file.data, file.size)))
+    for tensor in file.tensors.values():
+        kind = rewrites[tensor.name].type if tensor.name in rewrites else tensor.type
+        struct.pack_into("<IQ", header, tensor.info, int(kind), places[tensor.name][0] - file.data)
+    return header
+
+
+def _copy(source: BinaryIO, out: BinaryIO, start: int, count: int) -> None:
+    source.seek(start)
+    while count > 0:
+        data = source.read(min(count, _COPY))
+        if not data:
+            raise CheckpointError(f"{source.name} has been cut while it was read")
+        out.write(data)
+        count -= len(data)
+
+
+def _edit(file: GgufFile, tensor: GgufTensor, new: Rewrite, out: BinaryIO) -> dict[str, Any]:
+    """Write one tensor anew, matrix by matrix."""
+    from gguf import quants
+
+    rows = 1 if len(tensor.shape) == 1 else tensor.shape[-2]
+    step = max(1, _BLOCK // tensor.shape[-1])
+    totals = dict.fromkeys(("before", "changed", "after", "lost"), 0.0)
+    moved = new.change is None or new.change.is_identity or new.is_bias  # a bias may be 0
+    for first in range(0, math.prod(tensor.shape[:-1]), rows):
+        matrix = np.empty((rows, tensor.shape[-1]), np.float32)
+        for i in range(0, rows, step):
+            matrix[i : i + step] = file.rows(tensor, first + i, min(step, rows - i))
+        if new.change is not None:
+            before, changed = _multiply(matrix.T if new.is_bias else matrix, new.change)
+            totals["before"] += before
+            totals["changed"] += changed
+        for i in range(0, rows, step):
+            part = matrix[i : i + step]
+            with np.errstate(over="ignore"):  # told below
+                data = quants.quantize(part, new.type)
+            back = quants.dequantize(np.ascontiguousarray(data).view(np.uint8), new.type).reshape(part.shape)
+            if not np.isfinite(back).all():
+                raise CheckpointError(
+                    f"{tensor.name}: the edited weight does not fit into {new.type.name}. Take --edited-type f32."
+                )
+            moved = moved or bool((back != file.rows(tensor, first + i, len(part))).any())
+            totals["after"] += float((part.astype(np.float64) ** 2).sum())
+            totals["lost"] += float(((back.astype(np.float64) - part) ** 2).sum())
+            out.write(data.tobytes())
+    if not moved:
+        raise CheckpointError(
+            f"the edit leaves {tensor.name} as it is: it is too weak for {new.type.name}. Take a finer --edited-type."
+        )
+    change = math.sqrt(totals["changed"] / totals["before"]) if totals["before"] else 0.0
+    rounding = math.sqrt(totals["lost"] / totals["after"]) if totals["after"] else 0.0
+    return {"from": tensor.type.name, "type": new.type.name, "change": change, "rounding": rounding}
+
+
+def _multiply(matrix: NDArray[np.float32], change: LinearEdit) -> tuple[float, float]:
+    """M W in place, for W [d, columns]; ‖W‖² and ‖W' - W‖²."""
+    before = changed = 0.0
+    step = max(1, _BLOCK // len(matrix))
+    for i in range(0, matrix.shape[1], step):
+        old = torch.from_numpy(matrix[:, i : i + step].astype(np.float64))
+        new = change(old)
+        matrix[:, i : i + step] = new.numpy()
+        before += float(torch.linalg.vector_norm(old)) ** 2
+        changed += float(torch.linalg.vector_norm(new.sub_(old))) ** 2
+    return before, changed
