@@ -63,6 +63,10 @@ class PublishError(SeaBakeError):
     """An artefact that may not be published as it is, or a Hub that does not take it."""
 
 
+class EvaluationError(SeaBakeError):
+    """An evaluation that cannot be carried out: unknown tasks, missing data, NaN logits, no memory."""
+
+
 def missing_extra(package: str, extra: str, purpose: str) -> MissingExtraError:
     """The one wording for a missing optional dependency."""
     return MissingExtraError(

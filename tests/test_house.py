@@ -39,6 +39,7 @@ FLOORS = {
     "exporting": 4,
     "verification": 5,
     "plotting": 5,
+    "evaluation": 5,
     "cli": 6,
     "publishing": 6,
     "recipes": 6,
@@ -132,6 +133,13 @@ def test_the_process_that_proves_does_not_know_us() -> None:
     text = (HOUSE / "verification" / "answers.py").read_text("utf-8")
     assert imported_rooms(text) == set()
     assert outside(text, lazy=True) == {"torch", "safetensors", "transformers", "peft"}
+
+
+def test_the_process_that_proves_exports_does_not_know_torch() -> None:
+    """``onnx_answers`` runs as a script in a process where sea_bake cannot be imported, and torch is not."""
+    text = (HOUSE / "verification" / "onnx_answers.py").read_text("utf-8")
+    assert imported_rooms(text) == set()
+    assert outside(text, lazy=True) == {"onnxruntime", "numpy", "safetensors"}
 
 
 def test_every_room_is_on_the_plan() -> None:

@@ -1,0 +1,202 @@
+"""Log-likelihoods of answers to prompts, where what many prompts have in common is computed once.
+
+The keys and values of the common beginning of all prompts are kept, then those of each prompt; the answers are rows of
+a batch that starts from them. No masks and no padding before an answer: prompts are batched only with prompts of their
+own length, and an answer is padded behind its end, where a causal model does not look. So every family that has a plain
+key-value cache gives what it would give to the whole text, up to rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sea_bake.errors import EvaluationError
+from sea_bake.evaluation.finite import check_finite
+
+Ids = tuple[int, ...]
+Score = tuple[float, bool]
+_SHORT = 8  # a common beginning of fewer tokens is not worth a pass of its own
+
+
+class Scorer:
+    """Scores answers with one model, and remembers what it has scored.
+
+    Args:
+        model: a living causal model, hooks and all.
+        batch_size: largest number of rows in a forward pass; halved when memory runs out.
+        advance: called with the number of requests that were answered.
+        say: called with a sentence for people, when the batch is halved.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        batch_size: int = 16,
+        advance: Callable[[int], None] = lambda count: None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.model, self.batch_size, self.advance, self.say = model, batch_size, advance, say
+        self._device = model.get_input_embeddings().weight.device
+        self._cache = _cache_name(model)
+        self._known: dict[tuple[Ids, Ids], Score] = {}
+
+    @torch.inference_mode()
+    def __call__(self, requests: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
+        """(prompt, answer), both token ids and neither empty -> (log p(answer | prompt) in nats, is it the greedy one).
+
+        Raises:
+            EvaluationError: NaN or infinite logits (the message names the first layer that gives them), or no memory
+                even for one row.
+        """
+        asked = [(tuple(prompt), tuple(answer)) for prompt, answer in requests]
+        answers: dict[Ids, set[Ids]] = {}
+        for prompt, answer in asked:
+            if (prompt, answer) not in self._known:
+                answers.setdefault(prompt, set()).add(answer)
+        told = len(asked) - sum(map(len, answers.values()))
+        if answers:
+            shared = _common(answers)
+            start = self._start(min(answers)[:shared])
+            for group in _by_length(answers):
+                self._in_batches(start, shared, {prompt: sorted(answers[prompt], key=len) for prompt in group})
+        self.advance(told)
+        return [self._known[pair] for pair in asked]
+
+    def _start(self, ids: Ids) -> Any:
+        return self._forward([ids], [ids], None, 1)[1] if ids else None
+
+    def _in_batches(self, start: Any, shared: int, answers: dict[Ids, list[Ids]]) -> None:
+        prompts = list(answers)
+        while prompts:
+            batch = prompts[: self.batch_size]
+            try:
+                self._score(start, shared, {prompt: answers[prompt] for prompt in batch})
+            except RuntimeError as error:
+                self.halve(error)
+                continue  # outside of the handler nothing holds on to the tensors that did not fit
+            prompts = prompts[len(batch) :]
+            self.advance(sum(len(answers[prompt]) for prompt in batch))
+
+    def halve(self, error: RuntimeError) -> None:
+        """Halve the batch if this error says that memory ran out; raise it again if it does not.
+
+        Raises:
+            EvaluationError: the batch was one row already.
+        """
+        if not out_of_memory(error):
+            raise error
+        if self.batch_size <= 1:
+            raise EvaluationError(
+                "out of memory with a batch of one: use a smaller dtype (--dtype bfloat16), another --device, or "
+                "leave out the tasks with long prompts"
+            ) from error
+        self.batch_size //= 2
+        self.say(f"out of memory: batches of {self.batch_size} from here on")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _score(self, start: Any, shared: int, answers: dict[Ids, list[Ids]]) -> None:
+        """All answers to a batch of prompts that have the same length."""
+        begun = _copy(start)
+        if begun is not None:
+            begun.batch_repeat_interleave(len(answers))
+        first, after = self._forward([prompt[shared:] for prompt in answers], list(answers), begun, 1)
+        found: dict[tuple[Ids, Ids], Score] = {}
+        longer: list[tuple[int, Ids, Ids, float, bool]] = []
+        for row, (prompt, given) in enumerate(answers.items()):
+            best = int(first[row, -1].argmax())
+            for answer in given:
+                value, greedy = float(first[row, -1, answer[0]]), best == answer[0]
+                if len(answer) == 1:
+                    found[prompt, answer] = value, greedy
+                else:
+                    longer.append((row, prompt, answer, value, greedy))
+        longer.sort(key=lambda item: len(item[2]))
+        for piece in _pieces(longer, self.batch_size):
+            cache = _copy(after)
+            cache.batch_select_indices(torch.tensor([row for row, *_ in piece], device=self._device))
+            width = len(piece[-1][2]) - 1
+            padded = [answer[:-1] + (0,) * (width - len(answer) + 1) for _, _, answer, _, _ in piece]
+            logs, _ = self._forward(padded, [prompt + answer for _, prompt, answer, _, _ in piece], cache, width)
+            for row, (_, prompt, answer, value, greedy) in enumerate(piece):
+                rest = torch.tensor(answer[1:], device=logs.device)
+                told = logs[row, : len(rest)]
+                rest_value = float(told.gather(1, rest[:, None]).sum())
+                found[prompt, answer] = value + rest_value, greedy and bool((told.argmax(-1) == rest).all())
+        self._known |= found
+
+    def _forward(self, rows: Sequence[Ids], texts: Sequence[Ids], cache: Any, keep: int) -> tuple[Tensor, Any]:
+        """[rows, keep, vocabulary] log-probabilities in float32 (or finer), and the cache that holds these rows too.
+
+        ``texts``: each row with all that stands before it, to look at if its logits are NaN.
+        """
+        ids = torch.tensor(rows, device=self._device)
+        out = self.model(input_ids=ids, use_cache=True, **{self._cache: cache})
+        logits = out.logits[:, -keep:]
+        check_finite(self.model, logits, texts)
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        return F.log_softmax(logits, dim=-1, dtype=dtype), out[self._cache]
+
+
+def can_share(model: Any) -> bool:
+    """Whether a model keeps plain keys and values, one pair per layer, that can be copied and cut by rows."""
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    if getattr(model.config, "is_encoder_decoder", False):
+        return False
+    ids = torch.zeros(1, 2, dtype=torch.long, device=model.get_input_embeddings().weight.device)
+    with torch.inference_mode():
+        cache = model(input_ids=ids, use_cache=True).get(_cache_name(model))
+    return type(cache) is DynamicCache and all(
+        type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers
+    )
+
+
+def _cache_name(model: Any) -> str:
+    """transformers 5.24 renames the argument and the output, family by family."""
+    return "cache" if "cache" in inspect.signature(type(model).forward).parameters else "past_key_values"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether torch says so, in whichever of its wordings."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        words in str(error).lower() for words in ("out of memory", "can't allocate memory", "not enough memory")
+    )
+
+
+def _common(prompts: dict[Ids, Any]) -> int:
+    """Length of the common beginning of all prompts, at least one token short of each; 0 when it is not worth it."""
+    low, high = min(prompts), max(prompts)  # in dictionary order all others lie between these two
+    longest = min(map(len, prompts)) - 1
+    same = next((i for i, (a, b) in enumerate(zip(low, high)) if a != b), min(len(low), len(high)))
+    shared = min(same, longest)
+    return shared if len(prompts) > 1 and shared >= _SHORT else 0
+
+
+def _by_length(prompts: dict[Ids, Any]) -> Iterator[list[Ids]]:
+    """Prompts in groups of one length, the longest first: what does not fit into memory is seen at once."""
+    groups: dict[int, list[Ids]] = {}
+    for prompt in prompts:
+        groups.setdefault(len(prompt), []).append(prompt)
+    for length in sorted(groups, reverse=True):
+        yield groups[length]
+
+
+def _pieces(items: list[Any], size: int) -> Iterator[list[Any]]:
+    for i in range(0, len(items), size):
+        yield items[i : i + size]
+
+
+def _copy(cache: Any) -> Any:
+    return copy.deepcopy(cache)

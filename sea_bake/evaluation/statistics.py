@@ -1,0 +1,139 @@
+"""Two doors on the same examples: value, difference, confidence interval, paired test. Never a bare number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+RESAMPLES = 5000
+LEVEL = 0.95
+_CHUNK = 500  # resamples at a time: their weights are [chunk, examples]
+_SEED = 0
+
+Array = Any  # np.ndarray of float64
+
+
+def _ratio(a: Array, b: Array) -> Array:
+    """a / b, and 0 where there is nothing to divide (b = 0 only where a = 0)."""
+    return np.divide(a, b, out=np.zeros_like(a, dtype=float), where=b != 0)
+
+
+def _bias(biased: Array, answered: Array) -> Array:
+    """s_DIS of Parrish et al. 2022: -1 (against the stereotype) to 1; 0 where nothing was answered."""
+    return np.where(answered > 0, 2 * _ratio(biased, answered) - 1, 0.0)
+
+
+# Name -> a statistic of sums over examples. The last axis of its argument holds the sums of a measure's columns.
+STATISTICS: dict[str, Callable[[Array], Array]] = {
+    "ratio": lambda s: _ratio(s[..., 0], s[..., 1]),  # a mean, where the second column counts
+    "bias": lambda s: _bias(s[..., 0], s[..., 1]),
+    "ambiguous bias": lambda s: (1 - _ratio(s[..., 2], s[..., 3])) * _bias(s[..., 0], s[..., 1]),
+    "perplexity": lambda s: np.exp(_ratio(s[..., 0], s[..., 1])),
+}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def half(self) -> float:
+        """Half of the interval's width: what stands behind "±"."""
+        return (self.high - self.low) / 2
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One measure, on one door or on two.
+
+    Attributes:
+        n: examples.
+        base: of the base.
+        edited: of the other door; None where there is none.
+        difference: edited - base, from the same resamples of the same examples; None where there is no other door.
+        p, test: two-sided p-value of the paired test named; None where there is no other door.
+        changed: examples on which the doors differ.
+    """
+
+    n: int
+    base: Estimate
+    edited: Estimate | None = None
+    difference: Estimate | None = None
+    p: float | None = None
+    test: str | None = None
+    changed: int | None = None
+
+
+def compare(base: Array, edited: Array | None = None, statistic: str = "ratio") -> Comparison:
+    """Measure one door, or two on the same examples.
+
+    Percentile intervals from 5,000 paired resamples of the examples (Efron and Tibshirani 1993, chapter 13). Yes/no
+    answers are tested with the exact McNemar test, all else by exchanging the doors example by example (Fisher's
+    randomisation test, 5,000 draws; its smallest p is 1/5001).
+
+    Args:
+        base, edited: [examples, columns], row i of both belongs to the same example.
+        statistic: a key of ``STATISTICS``.
+    """
+    function = STATISTICS[statistic]
+    doors = np.stack([base] if edited is None else [base, edited])  # [doors, examples, columns]
+    n = doors.shape[1]
+    values = function(doors.sum(1))  # [doors]
+    rng = np.random.default_rng(_SEED)
+    drawn = np.concatenate(
+        [function(np.einsum("rn,dnc->rdc", _weights(rng, n), doors)) for _ in range(RESAMPLES // _CHUNK)]
+    )
+    estimates = [_estimate(float(v), d) for v, d in zip(values, drawn.T)]
+    if edited is None:
+        return Comparison(n, estimates[0])
+    differs = (doors[0] != doors[1]).any(-1)
+    difference = _estimate(float(values[1] - values[0]), drawn[:, 1] - drawn[:, 0])
+    if yes_no(doors, statistic):
+        p, test = _mcnemar(doors[0, :, 0], doors[1, :, 0]), "McNemar"
+        if not differs.any():
+            # No answer changed, so no resample shows a change. With 95 % confidence fewer than 3/n of all do.
+            difference = Estimate(0.0, -min(1.0, 3 / n), min(1.0, 3 / n))
+    else:
+        p, test = _exchanged(doors, function, rng), "randomisation"
+    return Comparison(n, *estimates, difference, p, test, int(differs.sum()))
+
+
+def yes_no(doors: Array, statistic: str) -> bool:
+    """Whether a measure is a share of examples, each of which is a 0 or a 1."""
+    return statistic == "ratio" and bool(np.isin(doors[..., 0], (0, 1)).all() and (doors[..., 1] == 1).all())
+
+
+def _weights(rng: np.random.Generator, n: int) -> Array:
+    """[chunk, n]: how often each example is drawn."""
+    return rng.multinomial(n, np.full(n, 1 / n), size=_CHUNK).astype(float)
+
+
+def _estimate(value: float, drawn: Array) -> Estimate:
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(value, float(low), float(high))
+
+
+def _mcnemar(base: Array, edited: Array) -> float:
+    """McNemar's test in its exact form: a sign test of the examples whose answer turned."""
+    from scipy.stats import binomtest
+
+    won, lost = int((edited > base).sum()), int((edited < base).sum())
+    return float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
+
+
+def _exchanged(doors: Array, function: Callable[[Array], Array], rng: np.random.Generator) -> float:
+    sums, shift = doors.sum(1), doors[1] - doors[0]
+    observed = abs(function(sums[1]) - function(sums[0]))
+    extreme = 0
+    for _ in range(RESAMPLES // _CHUNK):
+        swapped = rng.integers(0, 2, size=(_CHUNK, doors.shape[1])) @ shift  # [chunk, columns]
+        found = np.abs(function(sums[1] - swapped) - function(sums[0] + swapped))
+        extreme += int((found >= observed * (1 - 1e-12)).sum())
+    return (extreme + 1) / (RESAMPLES + 1)
