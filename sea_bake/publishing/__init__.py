@@ -114,7 +114,7 @@ def publish(
         licence=licence,
         base_card=base_card,
         results=results,
-        datasets=datasets,
+        datasets=[*dict.fromkeys([*datasets, *_datasets(found)])],
         recipe=RECIPE if recipe else None,
         report=_REPORT_PAGE if (found.folder / _REPORT_PAGE).is_file() else None,
     )
@@ -142,3 +142,9 @@ def publish(
         base_revision=found.revision,
     )
     return PublishReport(**common, **asdict(pushed))
+
+
+def _datasets(artefact: Artefact) -> list[str]:
+    """Hub ids of the data sets that the edits were fitted on, where they came from the Hub."""
+    origins = [edit.recipe.get("demonstrations_from") or {} for edit in artefact.edits]
+    return [str(origin["source"]) for origin in origins if origin.get("kind") == "hub" and origin.get("source")]

@@ -84,7 +84,6 @@ def metadata(
     tags += [f"base_model:{relation}:{artefact.base}"] if artefact.base else []
     return ModelCardData(
         language=base_card.get("language") or None,
-        license=None,
         library_name=_LIBRARIES[artefact.how],
         pipeline_tag=artefact.pipeline_tag,
         base_model=artefact.base,

@@ -10,14 +10,15 @@ from sea_bake.baking.report import RECORD, is_artefact
 from sea_bake.checkpoint.reader import read_json
 from sea_bake.errors import CheckpointError
 from sea_bake.publishing.artefact import ONNX, Artefact
-from sea_bake.recipes.provenance import RECIPE, dump
 from sea_bake.verification import REPORT
 
-__all__ = ["RECIPE", "recipe_text", "renamed"]
+RECIPE = "sea_bake.yaml"
 
 
 def recipe_text(artefact: Artefact, base_model: str | None) -> str | None:
     """sea_bake.yaml of an artefact; None of an export that does not hold what a recipe needs."""
+    from sea_bake.recipes.provenance import dump
+
     try:
         return dump(artefact.folder, model=base_model)
     except CheckpointError:

@@ -47,7 +47,7 @@ def warning(artefact: Artefact) -> str:
 
 
 def summary(artefact: Artefact) -> str:
-    base = _base(artefact)
+    base = _base(artefact) + (f" (commit `{_plain(artefact.revision)}`)" if artefact.revision else "")
     return (
         f"{base} with {_PAPER} (SEA) baked in by {_BAKE}: no training, and no hooks needed to run it. "
         f"The edit is {_WAYS[artefact.how]}."
@@ -62,7 +62,8 @@ def edits(artefact: Artefact) -> str:
     names = ["", *(f"edit {i + 1}" for i in range(len(rows)))] if len(rows) > 1 else ["", ""]
     table = _table(names, [[key, *(row[key] for row in rows)] for key in rows[0]])
     why = artefact.record.get("why")
-    return table + (f"\n\nBaked as *{artefact.how}*: {why}." if why else "") + _ranks(artefact.edits)
+    reason = f"\n\nBaked as *{artefact.how}*: {_plain(why)}." if why and why != "asked for" else ""
+    return table + reason + _ranks(artefact.edits)
 
 
 def _settings(edit: Edit) -> dict[str, str]:
@@ -71,7 +72,7 @@ def _settings(edit: Edit) -> dict[str, str]:
     feature = "linear SEA" if edit.feature == "identity" else f"Φ-SEA, {edit.feature}"
     K = [recipe.get(f"K_{part}") for part in ("positive", "negative")]
     texts = recipe.get("demonstrations")
-    source = recipe.get("source") or recipe.get("demonstrations_source")
+    source = (recipe.get("demonstrations_from") or {}).get("source")
     return {
         "site": _SITES[edit.site.value],
         "decoder layers": f"{ranges(edit.layers)} of {edit.base.num_layers}",
@@ -81,12 +82,16 @@ def _settings(edit: Edit) -> dict[str, str]:
         "K (share of variance, or rank)": "/".join(dict.fromkeys(str(k) for k in K))
         if None not in K
         else "not recorded",
-        "rank kept, k+": f"{min(positive)} to {max(positive)}",
-        "rank dropped, k-": f"{min(negative)} to {max(negative)}",
+        "rank kept, k+": _span(positive),
+        "rank dropped, k-": _span(negative),
         "demonstrations": f"{texts} triples" + (f" ({_plain(source)})" if isinstance(source, str) else "")
         if isinstance(texts, int)
         else _plain(recipe.get("imported") or "not recorded"),
     }
+
+
+def _span(ranks: Sequence[int]) -> str:
+    return str(min(ranks)) if min(ranks) == max(ranks) else f"{min(ranks)} to {max(ranks)}"
 
 
 def _ranks(edits: Sequence[Edit]) -> str:
@@ -233,7 +238,8 @@ def limitations(artefact: Artefact, results: Sequence[Result]) -> str:
     lines = [
         f"Everything that limits {_base(artefact)} limits this model too: it knows nothing more than its base.",
         "The edit acts on every token of every text, also where that has nothing to do with the demonstrations.",
-        "Its directions come from a few demonstrations, in their language and style: elsewhere it may do nothing, or harm.",
+        "Its directions come from a few demonstrations, in their language and style: elsewhere it may do nothing, or "
+        "harm.",
     ]
     if not results:
         lines.append("Neither gain nor damage has been measured on a benchmark.")

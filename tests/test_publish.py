@@ -1,0 +1,748 @@
+"""Publish: to a Hub on loopback that speaks the real protocol, and back from it in a fresh process."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+import yaml
+from conftest import Workshop, load
+from hub_server import Hub, complaints
+from safetensors.torch import load_file
+
+from sea_bake import bake, fit, verify
+from sea_bake.errors import PublishError
+from sea_bake.publishing import publish
+from sea_bake.verification.seal import broken, seal
+
+ADA, BOB, READER = (f"hf_{name}{'x' * (34 - len(name))}" for name in ("ada", "bob", "reader"))
+USER = "zaphodbeeblebrox"  # of the machine; the Hub's users are others
+WAYS = {"insert": "l2", "fold": "sum", "adapter": "sum"}
+BASE_CARD = "---\nlicense: apache-2.0\nlanguage: en\n---\n\n# A tiny base\n"
+PROBE = [[1, 20, 30, 40, 50, 60], [1, 33, 44, 55, 66, 77]]
+
+LOAD = """
+import json, sys, torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+name, base, trust, output = sys.argv[1:5]
+if base:
+    from peft import PeftModel
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), name)
+else:
+    model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=trust == "1", dtype=torch.float32)
+AutoTokenizer.from_pretrained(base or name, trust_remote_code=trust == "1")
+with torch.inference_mode():
+    save_file({"logits": model.eval()(torch.tensor(json.loads(sys.argv[5]))).logits.contiguous()}, output)
+"""
+
+
+class Desk(tiny.Nursery):
+    """The publisher's machine: a home, a login, and a nursery whose Hub is the one on loopback."""
+
+    def __init__(self, hub: Hub, folder: Path) -> None:
+        self.hub, self.folder, self.home = hub, folder, folder / USER
+        self.home.mkdir(parents=True)
+        self.login = self.home / "hf" / "token"
+        self.login.parent.mkdir()
+        self.env = {
+            **os.environ,
+            "HOME": str(self.home),
+            "USER": USER,
+            "LOGNAME": USER,
+            "HF_HOME": str(self.home / "hf"),
+            "HF_ENDPOINT": hub.url,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",  # xet's own servers are not spoken to: the other protocol of the Hub is
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
+        }
+        script = "import os, tiny; os.environ['HF_HUB_OFFLINE'] = '0'; tiny._serve()"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            env=self.env,
+        )
+
+    def ok(self, *args: Any) -> dict[str, Any]:
+        """``sea-bake ARGS --json``, which has to succeed."""
+        ran, _ = self.run(*args, "--json")
+        assert ran.code == 0, ran
+        return json.loads(ran.out)
+
+    def refused(self, *args: Any, says: str) -> None:
+        ran, _ = self.run(*args)
+        tiny.refused(ran, "PublishError")
+        assert re.search(says, ran.message), ran.message
+
+    @contextlib.contextmanager
+    def logged_in(self, token: str | None) -> Iterator[None]:
+        """As ``hf auth login`` and ``hf auth logout`` leave it."""
+        before = self.login.read_text()
+        try:
+            self.login.unlink()
+            if token is not None:
+                self.login.write_text(token)
+            yield
+        finally:
+            self.login.write_text(before)
+
+    def logits(self, name: str, tmp_path: Path, *, base: str = "", trust: bool = False) -> torch.Tensor:
+        """Loaded by name, in a fresh process with an empty cache, from the Hub."""
+        output = tmp_path / "logits.safetensors"
+        home = tmp_path / "fresh"
+        env = {**self.env, "HF_HOME": str(home), "HF_MODULES_CACHE": str(home / "modules"), "HF_TOKEN": ADA}
+        command = [sys.executable, "-c", LOAD, name, base, str(int(trust)), str(output), json.dumps(PROBE)]
+        ran = subprocess.run(command, env=env, capture_output=True, text=True, cwd=tmp_path)
+        assert ran.returncode == 0, ran.stderr
+        return load_file(output)["logits"]
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    server = Hub(tmp_path_factory.mktemp("hub"), {ADA: "ada", BOB: "bob", READER: "ada"}, readers={READER})
+    with server.running():
+        yield server
+
+
+@pytest.fixture(scope="module")
+def desk(hub: Hub, workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    folder = tmp_path_factory.mktemp("desk")
+    made = Desk(hub, folder)
+    made.login.write_text(ADA)
+    base = tiny.changeable(workshop.base("llama"), folder / "tiny-llama")
+    (base / "README.md").write_text(BASE_CARD)
+    hub.add("tiny/llama", base)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def artefact(desk: Desk, workshop: Workshop) -> Callable[[str], Path]:
+    """One way of baking the base that lies on the Hub, verified; made once. Not to be changed."""
+    made: dict[str, Path] = {}
+
+    def make(how: str) -> Path:
+        if how not in made:
+            edit = desk.folder / f"{WAYS[how]}.safetensors"
+            if not edit.exists():
+                workshop.edit("llama", "mlp", WAYS[how]).save(edit)
+            made[how] = desk.folder / f"sea-{how}"
+            # In the nursery itself: what its children need is then imported once.
+            ran, _ = desk.run("bake", "tiny/llama", edit, "--how", how, "-o", made[how], "--copy", warm=True)
+            assert ran.code == 0, ran
+            assert desk.ok("verify", made[how], "--max-new-tokens", 8)["verdict"] == "verified"
+        return made[how]
+
+    return make
+
+
+@pytest.fixture
+def changed(artefact: Callable[[str], Path], tmp_path: Path) -> Path:
+    """The inserted artefact, to be spoilt."""
+    return tiny.changeable(artefact("insert"), tmp_path / "spoilt")
+
+
+# ------------------------------------------------------------------------------------------------- there and back again
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_a_published_artefact_loads_by_name_and_answers_alike(
+    how: str, desk: Desk, hub: Hub, artefact: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """One commit, private; what the base's repository holds is copied there; a second publish sends nothing."""
+    folder, repo = artefact(how), f"ada/sea-{how}"
+    before = tiny.snapshot(folder)
+    uploads, commits, copies = (len(c) for c in (hub.counts.uploads, hub.counts.commits, hub.counts.copies))
+    report = desk.ok("publish", folder, repo)
+    assert (report["verdict"], report["private"], hub.repos[repo].private) == ("verified", True, True)
+    assert len(hub.counts.commits) == commits + 1
+    local = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert set(hub.tree(repo)) == local | {"README.md", "sea_bake.yaml", ".gitattributes"}
+    for path in local - {"README.md"}:
+        assert hub.file(repo, path) == (folder / path).read_bytes()
+    # Of the insert's weights only the SEA shard was sent: the base's own file was copied on the Hub.
+    large = {p for p in local if p.endswith(".safetensors")}
+    assert set(report["copied"]) == ({"model-base.safetensors"} if how == "insert" else set())
+    assert len(hub.counts.copies) == copies + len(report["copied"])
+    assert large - set(report["copied"]) <= set(report["sent"])
+    sent = {hashlib.sha256((folder / p).read_bytes()).hexdigest() for p in large - set(report["copied"])}
+    assert set(hub.counts.uploads[uploads:]) <= sent
+
+    uploads, head = len(hub.counts.uploads), hub.repos[repo].heads["main"]
+    again = desk.ok("publish", folder, repo)
+    assert (again["sent"], again["copied"], again["removed"]) == ([], [], [])
+    assert (again["commit"], hub.repos[repo].heads["main"]) == (head, head)
+    assert (len(hub.counts.uploads), len(hub.counts.commits)) == (uploads, commits + 1)
+    assert tiny.snapshot(folder) == before
+
+    found = desk.logits(repo, tmp_path, base="tiny/llama" if how == "adapter" else "", trust=how == "insert")
+    base = load(desk.folder / "tiny-llama", "float32")
+    with torch.inference_mode():
+        unedited = base(torch.tensor(PROBE)).logits
+        if how == "adapter":
+            from peft import PeftModel
+
+            expected = PeftModel.from_pretrained(base, folder).eval()(torch.tensor(PROBE)).logits
+        else:
+            expected = load(folder, "float32")(torch.tensor(PROBE)).logits
+    assert torch.equal(found, expected)  # the same files, code and machine: the same bits
+    assert (found - unedited).abs().max() > 0.01  # the control
+
+
+def test_an_insert_does_not_load_from_the_hub_without_trust(
+    desk: Desk, artefact: Callable[[str], Path], tmp_path: Path
+) -> None:
+    desk.ok("publish", artefact("insert"), "ada/sea-insert")
+    with pytest.raises(AssertionError, match="trust_remote_code"):
+        desk.logits("ada/sea-insert", tmp_path)
+
+
+@pytest.mark.smollm2
+def test_the_real_model_goes_there_and_back(desk: Desk, hub: Hub, smollm2: Path, tmp_path: Path) -> None:
+    """538 MB, linked by the bake, sent once, loaded by name in a fresh process."""
+    base = tmp_path / "base"
+    shutil.copytree(smollm2, base, copy_function=os.link)
+    edit = fit(base, tiny.demonstrations(), neutral="prompt", layers="last:5", merge="sum")
+    bake(base, edit, tmp_path / "sea", how="insert")
+    assert verify(tmp_path / "sea", max_new_tokens=4, prompts=["The capital of France is"]).passed
+    uploads = len(hub.counts.uploads)
+    report = desk.ok("publish", tmp_path / "sea", "ada/smollm2-sea", "--license", "apache-2.0")
+    assert report["bytes"] > 500e6
+    assert len(hub.counts.uploads) == uploads + 3  # the base's shard, the SEA shard, the edit
+    again = desk.ok("publish", tmp_path / "sea", "ada/smollm2-sea", "--license", "apache-2.0")
+    assert (again["sent"], again["commit"]) == ([], report["commit"])
+    found = desk.logits("ada/smollm2-sea", tmp_path, trust=True)
+    with torch.inference_mode():
+        expected = load(tmp_path / "sea", "float32")(torch.tensor(PROBE)).logits
+        unedited = load(base, "float32")(torch.tensor(PROBE)).logits
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)  # threads may part a sum in other ways
+    assert (found - unedited).abs().max() > 0.1  # the control
+    for name in [k for k in hub.tree("ada/smollm2-sea") if k.endswith(".safetensors")]:
+        (hub.folder / hub.tree("ada/smollm2-sea")[name].key).unlink()  # half a gigabyte
+    shutil.rmtree(tmp_path / "fresh")
+
+
+# ------------------------------------------------------------------------------------------------------------- the card
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_the_card_is_what_hub_readers_expect(how: str, desk: Desk, artefact: Callable[[str], Path]) -> None:
+    """Valid by the Hub's documented rules, the same after a round trip through huggingface_hub, and full of facts."""
+    from huggingface_hub import ModelCard, ModelCardData
+    from huggingface_hub.repocard import metadata_load
+
+    report = desk.ok("publish", artefact(how), "ada/some-name", "--dry-run")
+    card = ModelCard(report["card"])
+    assert complaints(report["card"]) == []
+    assert ModelCardData(**card.data.to_dict()).to_dict() == card.data.to_dict()
+    saved = desk.folder / "card.md"
+    saved.write_text(report["card"])
+    data = metadata_load(saved)
+    relation = "adapter" if how == "adapter" else "finetune"
+    expected = {
+        "base_model": "tiny/llama",
+        "base_model_relation": relation,
+        "library_name": "peft" if how == "adapter" else "transformers",
+        "pipeline_tag": "text-generation",
+        "license": "apache-2.0",
+        "language": "en",
+    }
+    assert {key: data[key] for key in expected} == expected
+    assert {"sea", "activation-steering", "arxiv:2405.09719", f"base_model:{relation}:tiny/llama"} <= set(data["tags"])
+    assert ("custom_code" in data["tags"]) == (how == "insert")
+    text = card.text
+    verification = json.loads((artefact(how) / "sea_verification.json").read_text())
+    measured = max(verification["equality"][key] for key in ("max_abs", "padded_max_abs"))
+    for fact in (
+        "MLP output",
+        "1, 3 of 4",
+        f"merge | {WAYS[how]}",
+        "0.9",
+        f"{measured:.2e}",
+        "**verified**",
+        verification["facts"]["transformers"],
+        "Not measured",
+        "sea-bake reproduce ada/some-name",
+        "2405.09719",
+        "apache-2.0",
+    ):
+        assert fact in text, fact
+    assert ("trust_remote_code=True" in text) == (how == "insert")
+    assert "Not verified" not in text
+    for other in ("llama.cpp", "onnxruntime", "SGLang"):
+        assert other not in text  # nothing is said of runtimes in which nothing was verified
+
+
+def test_the_rules_of_the_card_see_what_they_should() -> None:
+    """The control of ``complaints``."""
+    bad = {
+        "license": "my-own",
+        "base_model_relation": "cousin",
+        "pipeline_tag": "talking",
+        "base_model": "a local/folder/name",
+        "datasets": ["ok/ok", "not ok"],
+        "model-index": [{"name": "m", "results": [{"task": {}, "dataset": {"type": "t"}, "metrics": [{"type": "a"}]}]}],
+    }
+    for key, value in bad.items():
+        assert complaints(f"---\n{yaml.safe_dump({key: value})}---\n"), key
+    assert complaints("no metadata")
+    assert complaints("---\nlicense: other\n---\n") == ["license_name is missing"]
+
+
+def test_the_recipe_tells_how_it_was_made(desk: Desk, hub: Hub, artefact: Callable[[str], Path]) -> None:
+    desk.ok("publish", artefact("fold"), "ada/sea-fold")
+    recipe = yaml.safe_load(hub.file("ada/sea-fold", "sea_bake.yaml"))
+    edit = artefact("fold") / "sea" / "edit-0.safetensors"
+    assert recipe["model"] == "tiny/llama"
+    assert recipe["revision"] == hub.repos["tiny/llama"].heads["main"]
+    assert recipe["provenance"]["edits"][0]["sha256"] == hashlib.sha256(edit.read_bytes()).hexdigest()
+    assert any(line.startswith("sea-bake fit") for line in recipe["provenance"]["commands"])
+
+
+RESULTS = {
+    "format": "sea_bake.evaluation",
+    "version": 1,
+    "results": [
+        {
+            "dataset": {"type": "Rowan/hellaswag", "name": "HellaSwag", "split": "validation"},
+            "metric": {"type": "accuracy", "name": "accuracy"},
+            "value": 0.41,
+            "base": 0.425,
+            "interval": [-0.03, 0.0],
+            "n": 200,
+        },
+        {
+            "dataset": {"type": "truthfulqa/truthful_qa", "name": "TruthfulQA"},
+            "metric": {"type": "mc1", "name": "MC1"},
+            "value": 0.301,
+            "base": 0.28,
+            "kind": "gain",
+        },
+    ],
+}
+
+
+def test_measured_gain_and_damage_are_on_the_card(desk: Desk, changed: Path) -> None:
+    """In a table, gain first, with intervals; and as model-index. The seal does not cover what is measured later."""
+    (changed / "sea" / "evaluation.json").write_text(json.dumps(RESULTS))
+    report = desk.ok("publish", changed, "ada/measured", "--dry-run")
+    assert complaints(report["card"]) == []
+    lines = report["card"].splitlines()
+    gain, damage = (
+        next(i for i, line in enumerate(lines) if name in line and "|" in line) for name in ("MC1", "Hella")
+    )
+    assert "| 0.28 | 0.301 | +0.021 |" in lines[gain]
+    assert "| 0.425 | 0.41 | -0.015 [-0.03, +0] |" in lines[damage]
+    assert gain < damage
+    index = yaml.safe_load(report["card"].split("---\n")[1])["model-index"][0]
+    assert (index["name"], len(index["results"])) == ("measured", 2)
+    assert "Not measured" not in report["card"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"version": 2}, "version 1"),
+        ({"results": [{"value": 1}]}, "schema"),
+        ({"results": [{**RESULTS["results"][0], "value": float("nan")}]}, "not finite"),
+        ({"files": {"config.json": "0"}}, "another state"),
+    ],
+)
+def test_results_that_cannot_be_trusted_are_refused(
+    change: dict[str, Any], says: str, changed: Path, tmp_path: Path
+) -> None:
+    (changed / "sea" / "evaluation.json").write_text(json.dumps(RESULTS | change))
+    with pytest.raises(PublishError, match=says):
+        publish(changed, "ada/measured", dry_run=True, license="mit")
+
+
+# ----------------------------------------------------------------------------------------------------- the verification
+
+
+def test_what_is_not_verified_is_refused_or_says_so(changed: Path) -> None:
+    """No report; a failed one; one of other files. With ``unverified`` the card's first line says it."""
+    report = changed / "sea_verification.json"
+    data = json.loads(report.read_text())
+    spoilt = {**data, "passed": False, "failures": ["logits differ from the hook-edited base by 3"]}
+    for told, text in (
+        ("no sea_verification.json", None),
+        ("logits differ from the hook-edited base by 3", json.dumps(spoilt)),
+        ("does not say which files", json.dumps({k: v for k, v in data.items() if k != "files"})),
+    ):
+        report.unlink(missing_ok=True)
+        if text is not None:
+            report.write_text(text)
+        with pytest.raises(PublishError, match="not verified") as error:
+            publish(changed, "ada/x", dry_run=True, license="mit")
+        assert told in str(error.value)
+        assert "sea-bake verify" in str(error.value)
+        made = publish(changed, "ada/x", dry_run=True, license="mit", unverified=True)
+        body = made.card.split("---\n", 2)[2].strip()
+        assert body.splitlines()[0].startswith("> **Not verified.**")
+        assert told in body.splitlines()[0]
+        assert made.verdict == "NOT verified"
+        assert "unverified" in yaml.safe_load(made.card.split("---\n")[1])["tags"]
+        assert "**verified**" not in body
+
+
+def test_an_artefact_that_changed_since_is_not_the_verified_one(changed: Path) -> None:
+    """One bit of one weight, size and time of change as before; a file more; a file less. Papers may come and go."""
+    sealed = json.loads((changed / "sea_verification.json").read_text())["files"]
+    (changed / "README.md").write_text("# Mine\n")
+    (changed / "LICENSE").write_text("Do what you like.")
+    assert broken(changed, sealed) == []
+    assert publish(changed, "ada/x", dry_run=True).verdict == "verified"
+    weights = changed / "model-sea.safetensors"
+    data, times = bytearray(weights.read_bytes()), weights.stat()
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(PublishError, match=r"model-sea\.safetensors was changed since its verification"):
+        publish(changed, "ada/x", dry_run=True)
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    (changed / "generation_config.json").unlink()
+    (changed / "added_tokens.json").write_text("{}")
+    assert broken(changed, sealed) == ["added_tokens.json was added", "generation_config.json is gone"]
+    with pytest.raises(PublishError, match="added_tokens"):
+        publish(changed, "ada/x", dry_run=True)
+    stale = publish(changed, "ada/x", dry_run=True, unverified=True)
+    assert "sea_verification.json" not in stale.files  # it speaks of other files
+    assert "sea_verification.json" in stale.left_out
+
+
+def test_every_file_that_decides_is_under_the_seal(artefact: Callable[[str], Path]) -> None:
+    folder = artefact("insert")
+    names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert set(seal(folder)) == names - {"sea_verification.json", "README.md"}
+
+
+def test_an_approximate_artefact_is_published_as_one(tmp_path: Path) -> None:
+    base = tiny.changeable(tiny.single(), tmp_path / "base")
+    bake(base, tiny.edit_file(), tmp_path / "art", approximate=True, calibration=tiny.demonstrations(24))
+    assert verify(tmp_path / "art", max_new_tokens=8).verdict == "approximate"
+    made = publish(tmp_path / "art", "ada/near", dry_run=True)
+    body = made.card.split("---\n", 2)[2].strip()
+    assert body.splitlines()[0].startswith("> **Approximate.**")
+    assert made.verdict == "approximate"
+    assert "promised: at most" in body
+    assert "**verified**" not in body
+
+
+# ----------------------------------------------------------------------------------------------- what must not go there
+
+
+def test_nothing_local_and_nothing_secret_is_in_any_file(desk: Desk, hub: Hub, artefact: Callable[[str], Path]) -> None:
+    """All text, headers of weights too, of everything that was uploaded: no path, no user, no token."""
+    for how in WAYS:
+        desk.ok("publish", artefact(how), f"ada/sea-{how}")
+    words = [str(desk.folder), str(desk.home), USER, ADA, "/root/", "/tmp/", str(Path.cwd())]
+    seen = 0
+    for how in WAYS:
+        for path in hub.tree(f"ada/sea-{how}"):
+            data = hub.file(f"ada/sea-{how}", path)
+            if path.endswith(".safetensors"):
+                data = data[8 : 8 + struct.unpack("<Q", data[:8])[0]]
+            text = data.decode("utf-8")
+            assert [word for word in words if word in text] == [], path
+            seen += 1
+    assert seen > 25
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("notes.txt", "made in {home}/work", "a path of this machine"),
+        ("notes.txt", "made in {folder}", "a path of this machine"),
+        ("extra.json", '{{"key": "{token}"}}', "Hugging Face token"),
+        ("extra.py", "print('hello')", "is code"),
+        ("sea/more.py", "", "is code"),
+        ("pytorch_model.bin", "x", "another form"),
+        ("model.onnx", "x", "another form"),
+        ("extra.safetensors", "x", "no index"),
+        ("modeling_sea.py", "import os\n", "not the file that this sea_bake writes"),
+    ],
+)
+def test_what_has_no_business_there_is_refused(
+    name: str, content: str, says: str, changed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even unverified; and before anything is asked of the Hub (the tests' own process has none)."""
+    monkeypatch.setenv("HOME", "/somewhere/of/mine")
+    text = content.format(home="/somewhere/of/mine", folder=changed, token=BOB)
+    assert publish(changed, "ada/x", dry_run=True).verdict == "verified"  # the control: without it, it goes
+    (changed / name).write_text(text)
+    with pytest.raises(PublishError, match=says):
+        publish(changed, "ada/x", unverified=True)
+
+
+def test_links_are_refused(changed: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("mine")
+    (changed / "LICENSE").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(PublishError, match="is a link"):
+        publish(changed, "ada/x", dry_run=True)
+    (changed / "LICENSE").unlink()
+    (changed / "docs").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(PublishError, match="is a link"):
+        publish(changed, "ada/x", dry_run=True)
+
+
+def test_hidden_files_stay_at_home(changed: Path) -> None:
+    (changed / ".git").mkdir()
+    (changed / ".git" / "config").write_text("url = ...")
+    (changed / ".env").write_text("HF_TOKEN=...")
+    made = publish(changed, "ada/x", dry_run=True)
+    assert made.left_out == [".env", ".git"]
+    assert not [path for path in made.files if path.startswith(".")]
+
+
+@pytest.mark.parametrize("repo", ["noowner", "a/b/c", "ada/..", "../ada", "ada/x.git", "ada/ x", "", "datasets/ada/x"])
+def test_a_repository_that_cannot_be_is_refused_first(repo: str, tmp_path: Path) -> None:
+    with pytest.raises(PublishError, match=r"repository|owner"):
+        publish(tmp_path / "not even there", repo)
+
+
+def test_a_folder_that_is_not_ours_is_refused(workshop: Workshop) -> None:
+    with pytest.raises(PublishError, match="nothing that sea_bake wrote"):
+        publish(workshop.base("llama"), "ada/x")
+
+
+# --------------------------------------------------------------------------------------------------------- names, terms
+
+
+def test_the_base_of_an_adapter_needs_a_name_on_the_hub(desk: Desk, hub: Hub, workshop: Workshop) -> None:
+    """A local folder's name loads nowhere else; the uploaded files say the Hub's, and their seal still holds."""
+    local = bake(desk.folder / "tiny-llama", workshop.edit("llama", "mlp", "sum"), desk.folder / "local", how="adapter")
+    assert desk.ok("verify", local.output, "--max-new-tokens", 4)["passed"]
+    desk.refused("publish", local.output, "ada/local", says="--base-model")
+    desk.ok("publish", local.output, "ada/local", "--base-model", "tiny/llama")
+    config = json.loads(hub.file("ada/local", "adapter_config.json"))
+    assert config["base_model_name_or_path"] == "tiny/llama"
+    assert json.loads(hub.file("ada/local", "sea/bake.json"))["base"] == "tiny/llama"
+    report = json.loads(hub.file("ada/local", "sea_verification.json"))
+    for name, digest in report["files"].items():
+        assert hashlib.sha256(hub.file("ada/local", name)).hexdigest() == digest
+    assert json.loads((local.output / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny-llama"
+    assert yaml.safe_load(hub.file("ada/local", "sea_bake.yaml"))["model"] == "tiny/llama"
+
+
+@pytest.mark.parametrize(
+    ("readme", "text", "given", "expected"),
+    [
+        ("---\nlicense: mit\n---\n", None, None, {"license": "mit"}),
+        ("---\nlicense: mit\n---\n", None, "gemma", {"license": "gemma"}),
+        (
+            "---\nlicense: other\nlicense_name: acme\nlicense_link: https://acme.example/l\n---\n",
+            None,
+            None,
+            {"license": "other", "license_name": "acme", "license_link": "https://acme.example/l"},
+        ),
+        ("no metadata", "Apache License\n  Version 2.0, January 2004", None, {"license": "apache-2.0"}),
+        (
+            None,
+            "Acme Model Terms\nPay first.",
+            None,
+            {"license": "other", "license_name": "acme-model-terms-pay-first", "license_link": "LICENSE"},
+        ),
+        ("---\n: : :\n---\n", None, None, {"license": "unknown"}),
+        (None, None, None, {"license": "unknown"}),
+    ],
+)
+def test_the_licence_is_the_bases_own(
+    readme: str | None, text: str | None, given: str | None, expected: dict[str, str], changed: Path
+) -> None:
+    """Off the Hub (it cannot be asked here): out of the base's card, or its licence's text, or plainly unknown."""
+    (changed / "README.md").unlink()
+    for name, content in (("README.md", readme), ("LICENSE", text)):
+        if content is not None:
+            (changed / name).write_text(content)
+    made = publish(changed, "ada/x", dry_run=True, license=given)
+    data = yaml.safe_load(made.card.split("---\n")[1])
+    assert {key: value for key, value in data.items() if key.startswith("license")} == expected
+    assert complaints(made.card) == []
+    assert ("**Unknown**" in made.card) == (expected["license"] == "unknown")
+
+
+def test_the_licence_is_asked_of_the_hub(desk: Desk, artefact: Callable[[str], Path]) -> None:
+    """An adapter carries no card of its base."""
+    assert not (artefact("adapter") / "README.md").exists()
+    report = desk.ok("publish", artefact("adapter"), "ada/x", "--dry-run")
+    assert report["licence"] == "apache-2.0 (the model card of tiny/llama on the Hub)"
+    with pytest.raises(PublishError, match="no licence identifier"):
+        publish(artefact("adapter"), "ada/x", license="My Own!")
+
+
+# ----------------------------------------------------------------------------------------------------------- on the Hub
+
+
+def test_a_dry_run_sends_nothing(desk: Desk, hub: Hub, artefact: Callable[[str], Path]) -> None:
+    """Shown to people: the card, every file with its size. Without a login; the Hub is asked for a licence at most."""
+    folder, before = artefact("fold"), len(hub.counts.requests)
+    with desk.logged_in(None), tiny.nothing_happens(folder.parent, folder):
+        ran, _ = desk.run("publish", folder, "ada/never", "--dry-run")
+    assert ran.code == 0, ran
+    assert {line.split()[0] for line in hub.counts.requests[before:]} <= {"GET"}
+    assert "ada/never" not in hub.repos
+    for text in (
+        "base_model: tiny/llama",
+        "# never",
+        "model.safetensors",
+        "sea_bake.yaml",
+        "nothing was sent",
+        "private",
+    ):
+        assert text in ran.out, text
+    quiet, _ = desk.run("publish", folder, "ada/never", "--dry-run", "--quiet")
+    assert (quiet.code, quiet.out) == (0, "")
+
+
+def test_an_interrupted_upload_goes_on_where_it_was(desk: Desk, hub: Hub, workshop: Workshop, tmp_path: Path) -> None:
+    """Killed while a file is on its way: no commit. Run again: what had arrived is not sent twice."""
+    base = tiny.changeable(workshop.base("llama", shards=True), tmp_path / "base")
+    baked = bake(base, workshop.edit("llama", "mlp", "sum"), tmp_path / "art", how="fold").output
+    large = [p for p in baked.rglob("*.safetensors")]
+    assert len(large) > 6
+    started = len(hub.counts.uploads)
+    pid: list[int] = []
+
+    def arrive() -> bool:
+        if len(hub.counts.uploads) - started < 3:
+            return True
+        os.kill(pid[0], signal.SIGKILL)
+        return False
+
+    arguments = ("publish", baked, "ada/large", "--unverified", "--license", "mit")
+    while not pid:
+        hub.before_upload = lambda: bool(pid) and arrive()
+        pid.append(desk.start(*arguments))
+    try:
+        ran, _ = desk.wait()
+    finally:
+        hub.before_upload = lambda: True
+    assert ran.code == -signal.SIGKILL
+    arrived = hub.counts.uploads[started:]
+    assert 3 <= len(arrived) < len(large)
+    assert set(hub.tree("ada/large")) == {".gitattributes"}  # nothing is half there
+    desk.ok(*arguments)
+    assert sorted(hub.counts.uploads[started:]) == sorted({hashlib.sha256(p.read_bytes()).hexdigest() for p in large})
+    assert hub.file("ada/large", large[0].relative_to(baked).as_posix()) == large[0].read_bytes()
+
+
+def test_a_pull_request_is_proposed_to_somebody_elses_repository(
+    desk: Desk, hub: Hub, artefact: Callable[[str], Path]
+) -> None:
+    """Which stays as it is; and which is never made for it."""
+    folder = artefact("adapter")
+    assert desk.ok("publish", artefact("fold"), "ada/open", "--public")["private"] is False
+    head = hub.repos["ada/open"].heads["main"]
+    with desk.logged_in(BOB):
+        desk.refused("publish", artefact("fold"), "ada/open", "--create-pr", says="is public")
+        desk.refused("publish", folder, "ada/nowhere", "--create-pr", says="no repository ada/nowhere")
+        report = desk.ok("publish", artefact("insert"), "ada/open", "--create-pr", "--public", "-m", "Inserted")
+    assert report["pull_request"] == f"{hub.url}/ada/open/discussions/1"
+    assert hub.repos["ada/open"].heads["main"] == head
+    proposed = hub.tree("ada/open", "refs/pr/1")
+    assert "model-sea.safetensors" in proposed
+    assert "model.safetensors" not in proposed  # of the fold: it would be loaded in place of the insert
+    assert hub.repos["ada/open"].commits[hub.repos["ada/open"].heads["refs/pr/1"]][0] == "Inserted"
+
+
+def test_nothing_is_published_for_all_to_see_unasked(desk: Desk, hub: Hub, artefact: Callable[[str], Path]) -> None:
+    desk.ok("publish", artefact("adapter"), "ada/shown", "--public")
+    assert not hub.repos["ada/shown"].private
+    desk.refused("publish", artefact("fold"), "ada/shown", says="ada/shown is public")
+
+
+def test_another_artefact_replaces_the_earlier_one_whole(desk: Desk, hub: Hub, artefact: Callable[[str], Path]) -> None:
+    """An insert over a fold: a plain model.safetensors left behind would be loaded instead, and answer otherwise."""
+    desk.ok("publish", artefact("fold"), "ada/replaced")
+    report = desk.ok("publish", artefact("insert"), "ada/replaced")
+    assert report["removed"] == ["model.safetensors"]
+    assert "model.safetensors" not in hub.tree("ada/replaced")
+    back = desk.ok("publish", artefact("fold"), "ada/replaced")
+    assert {"modeling_sea.py", "model-sea.safetensors", "model.safetensors.index.json"} <= set(back["removed"])
+
+
+def test_weights_of_others_are_not_touched(desk: Desk, hub: Hub, workshop: Workshop, artefact: Any) -> None:
+    hub.add("ada/other", workshop.base("llama"), private=True)
+    before = hub.tree("ada/other")
+    desk.refused("publish", artefact("adapter"), "ada/other", says="holds another model .*own")
+    assert hub.tree("ada/other") == before
+
+
+def test_a_branch_is_made_and_filled(desk: Desk, hub: Hub, artefact: Callable[[str], Path]) -> None:
+    desk.ok("publish", artefact("adapter"), "ada/branched", "--revision", "v2")
+    assert "adapter_config.json" in hub.tree("ada/branched", "v2")
+    assert set(hub.tree("ada/branched")) == {".gitattributes"}
+    assert desk.ok("publish", artefact("adapter"), "ada/branched", "--revision", "v2")["sent"] == []
+
+
+def test_where_the_hub_does_not_copy_the_file_is_sent(desk: Desk, hub: Hub, artefact: Callable[[str], Path]) -> None:
+    hub.copying = False
+    try:
+        report = desk.ok("publish", artefact("insert"), "ada/far")
+    finally:
+        hub.copying = True
+    assert report["copied"] == []
+    assert "model-base.safetensors" in report["sent"]
+    assert hub.file("ada/far", "model-base.safetensors") == (artefact("insert") / "model-base.safetensors").read_bytes()
+
+
+def test_a_file_that_the_hub_drops_is_noticed(
+    desk: Desk, hub: Hub, artefact: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """A .gitignore on the Hub makes it leave files out of a commit without a word."""
+    (tmp_path / ".gitignore").write_text("*.jinja\n*_config.json\n")
+    hub.add("ada/ignoring", tmp_path, private=True)
+    desk.refused("publish", artefact("adapter"), "ada/ignoring", says="does not hold adapter_config.json")
+
+
+@pytest.mark.parametrize(
+    ("token", "repo", "says"),
+    [
+        (None, "ada/refused", "nobody is logged in .*hf auth login"),
+        ("hf_" + "y" * 34, "ada/refused", "does not accept your token.*hf auth login"),
+        (READER, "ada/refused", "may not write to ada/refused.*hf auth login"),
+        (ADA, "bob/refused", "may not write to bob/refused"),
+    ],
+)
+def test_who_may_not_is_told_what_to_do(
+    token: str | None, repo: str, says: str, desk: Desk, hub: Hub, artefact: Callable[[str], Path]
+) -> None:
+    with desk.logged_in(token):
+        desk.refused("publish", artefact("adapter"), repo, says=says)
+    assert repo not in hub.repos
+
+
+def test_without_a_hub_there_is_one_clear_sentence(artefact: Callable[[str], Path]) -> None:
+    """Offline, as all tests' own processes are; and with nobody listening."""
+    folder = artefact("adapter")
+    with pytest.raises(PublishError, match="HF_HUB_OFFLINE"):
+        publish(folder, "ada/x", license="mit")
+    script = (
+        "from sea_bake.publishing import publish\nfrom sea_bake.errors import PublishError\n"
+        f"try: publish({str(folder)!r}, 'ada/x', license='mit')\nexcept PublishError as e: print(e)"
+    )
+    env = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": ADA}
+    ran = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+    assert "cannot be reached" in ran.stdout, ran
+    assert "run the same command again" in ran.stdout
+    assert ADA not in ran.stdout + ran.stderr
