@@ -113,6 +113,7 @@ def export_onnx(
     size = source.weights * (4 if dtype == "fp32" else 2)
     need_space(target.parent, size + len(kinds) * size // 2 + _ROOM)
     from sea_bake.exporting.onnx import finishing, folder
+    from sea_bake.exporting.onnx.experts import part_experts
     from sea_bake.exporting.onnx.tracing import trace
 
     seconds: dict[str, float] = {}
@@ -137,6 +138,7 @@ def export_onnx(
             finishing.check_sea_nodes(names, set(layers), source.architecture)
         if kind == "optional":
             finishing.make_optional(graph)
+        part_experts(graph)
         finishing.strip(graph)
         (stage / folder.GRAPHS).mkdir()
         main = stage / folder.GRAPHS / folder.FILES[dtype]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sea_bake.errors import FamilyError
+from sea_bake.exporting.onnx import experts
 from sea_bake.modeling_sea import SEALayer
 
 BATCH, NEW, PAST = 2, 3, 5
@@ -134,6 +135,7 @@ def trace(model: Any, *, opset: int, strength: bool) -> Traced:
                 dynamic_shapes={name: axes for name, (_, axes) in inputs.items()},
                 input_names=names,
                 output_names=["logits", *_pair_names("present", len(pairs))],
+                custom_translation_table=experts.translations(),
                 opset_version=opset,
                 dynamo=True,
                 verbose=False,
