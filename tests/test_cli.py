@@ -302,7 +302,9 @@ def test_a_good_artefact_is_verified() -> None:
     facts = report["facts"]
     assert facts["class"] == "SEALlamaForCausalLM"
     assert facts["missing_keys"] == facts["unexpected_keys"] == facts["mismatched_keys"] == []
-    assert json.loads((baked("good") / "sea_verification.json").read_text()) == report
+    stored = json.loads((baked("good") / "sea_verification.json").read_text())
+    assert "config.json" in stored.pop("files")  # sealed
+    assert stored == report
     assert str(tiny.root()) not in (baked("good") / "sea_verification.json").read_text()
     shown = tiny.run("inspect", baked("good"))
     assert ", verified" in shown.out

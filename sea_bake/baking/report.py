@@ -134,13 +134,13 @@ def recorded_base(
     return source
 
 
-def edit_files(folder: str | Path) -> list[Path]:
-    """The copies of the edits inside an artefact, in the order in which they act.
+def edit_files(folder: str | Path, data: dict[str, Any] | None = None) -> list[Path]:
+    """The copies of the edits inside an artefact, in the order in which they act; ``data`` is an export's own record.
 
     Raises:
         CheckpointError: the record is damaged, or names files outside of its own folder.
     """
-    names = read_record(folder).get("edits")
+    names = (read_record(folder) if data is None else data).get("edits")
     if not isinstance(names, list) or names != [_EDIT.format(i) for i in range(len(names))] or not names:
-        raise CheckpointError(f"{Path(folder) / RECORD} does not list the edits as sea_bake writes them")
+        raise CheckpointError(f"the record in {Path(folder) / 'sea'} does not list the edits as sea_bake writes them")
     return [Path(folder) / name for name in names]

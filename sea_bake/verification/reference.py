@@ -9,6 +9,8 @@ import json
 import sys
 from pathlib import Path
 
+from transformers import GenerationConfig
+
 from sea_bake.edit import Edit, live
 from sea_bake.errors import SeaBakeError
 from sea_bake.loading import load_model
@@ -27,6 +29,8 @@ def main(path: str) -> int:
         model = load_model(source, dtype="auto" if wide else request["dtype"], device=request["device"])
         edits = [Edit.load(path, model) for path in request["edits"]]
         model = model.float() if wide else model
+        if request.get("bare"):  # the other door knows no penalties and no end, only the most likely token
+            model.generation_config = GenerationConfig()
         answer(model, request, request["output"])
         with live(edits, model, check=False):
             answer(model, request, request["live_output"])

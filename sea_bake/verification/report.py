@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from sea_bake.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from sea_bake.verification.reduced import Variant
 
 # Unit roundoff of the dtype a model runs in. Two doors run the same operations, in the same order, on the same device,
 # so they agree to the last bit here; a tolerance of a few roundings allows for kernels that differ between processes.
@@ -34,6 +37,8 @@ class Comparison:
         padded_max_abs: largest |Δlogit| at the last position of the left-padded batch.
         greedy_equal, padded_equal: prompts whose continuation is the same, one by one and in a left-padded batch.
         prompts: how many there were.
+        cached_max_abs: largest |Δlogit| where the other door read the same texts piece by piece through its cache;
+            None where it did not.
     """
 
     max_abs: float
@@ -44,6 +49,12 @@ class Comparison:
     greedy_equal: int
     padded_equal: int
     prompts: int
+    cached_max_abs: float | None = None
+
+    @property
+    def largest(self) -> float:
+        """Of all ways, the largest |Δlogit|."""
+        return max(self.max_abs, self.padded_max_abs, self.cached_max_abs or 0.0)
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,7 @@ class Report:
             holds its error, whose ``mean_kl`` has to be within ``kl_limit``, what its record promises.
         baseline: the base against the hook-edited base: how far off an artefact would be that kept nothing of the edit.
         facts: class, missing and unexpected keys, versions, dtype, device, of the reloaded artefact.
+        variants: of an ONNX export, "fp16", "int8", "int4" -> what is left of the edit in that graph.
     """
 
     passed: bool
@@ -74,6 +86,7 @@ class Report:
     approximate: bool = False
     kl_limit: float | None = None
     baseline: Comparison | None = None
+    variants: dict[str, Variant] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
@@ -95,6 +108,9 @@ def compare(reference: dict[str, Tensor], other: dict[str, Tensor]) -> Compariso
         kl += float(F.kl_div(b.log_softmax(-1), a.log_softmax(-1), log_target=True, reduction="sum"))
         same += float((a.argmax(-1) == b.argmax(-1)).sum())
         positions += len(a)
+    cached = [
+        _largest(reference[f"logits.{i}"].double() - other[f"cached.{i}"].double()) for i in _indices(other, "cached")
+    ]
     equal = {
         kind: sum(torch.equal(reference[f"{kind}.{i}"], other[f"{kind}.{i}"]) for i in range(prompts))
         for kind in ("greedy", "padded")
@@ -108,7 +124,17 @@ def compare(reference: dict[str, Tensor], other: dict[str, Tensor]) -> Compariso
         greedy_equal=equal["greedy"],
         padded_equal=equal["padded"],
         prompts=prompts,
+        cached_max_abs=max(cached, default=None),
     )
+
+
+def largest_logit(answers: dict[str, Tensor]) -> float:
+    """What tolerances are measured by: max |logit| over all given texts."""
+    return max(float(t.abs().max()) for key, t in answers.items() if key.startswith("logits."))
+
+
+def _indices(answers: dict[str, Tensor], kind: str) -> list[str]:
+    return [key.partition(".")[2] for key in answers if key.startswith(f"{kind}.")]
 
 
 def _largest(t: Tensor) -> float:
@@ -147,6 +173,11 @@ def judge(
     if not equality.padded_max_abs <= limit:
         failures.append(
             f"logits of a left-padded batch differ from the hook-edited base by {equality.padded_max_abs:.3g} "
+            f"(tolerance {limit:.3g})"
+        )
+    if equality.cached_max_abs is not None and not equality.cached_max_abs <= limit:
+        failures.append(
+            f"logits of steps through the cache differ from the hook-edited base by {equality.cached_max_abs:.3g} "
             f"(tolerance {limit:.3g})"
         )
     for kind, equal in (("greedy", equality.greedy_equal), ("left-padded greedy", equality.padded_equal)):
@@ -222,7 +253,7 @@ def inconsistent(artefact: dict[str, Tensor], live: dict[str, Tensor], dtype: st
     """
     if dtype not in ("float32", "float64"):
         return 0
-    prompts = [key.partition(".")[2] for key in live if key.startswith("greedy.")]
+    prompts = _indices(live, "greedy")
     same = {i: [torch.equal(door[f"greedy.{i}"], door[f"padded.{i}"]) for door in (artefact, live)] for i in prompts}
     return sum(reference and not own for own, reference in same.values())
 

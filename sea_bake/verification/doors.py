@@ -1,0 +1,115 @@
+"""The two sides of a proof: what both are asked, and each asked in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sea_bake.activations.prompts import encode, pad_id
+from sea_bake.checkpoint.reader import read_json
+from sea_bake.demonstrations import builtin
+from sea_bake.errors import VerificationError
+from sea_bake.loading import auto_class, load_tokenizer
+from sea_bake.source import ModelSource
+
+_PROMPTS = 6
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is to be proved.
+
+    Attributes:
+        artefact: its folder.
+        record: what it says of itself.
+        source: its base.
+        edits: the edits, in the order in which they act.
+        plain: the folder with its configuration and tokenizer.
+        device: on which all doors run.
+    """
+
+    artefact: Path
+    record: dict[str, Any]
+    source: ModelSource
+    edits: list[Path]
+    plain: Path
+    device: str
+
+
+def dtype_of(artefact: Path, dtype: str) -> str:
+    """Every door has to run in one dtype: a GGUF base has none of its own, so the artefact's decides."""
+    if dtype != "auto":
+        return dtype
+    config = read_json(artefact / "config.json")
+    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
+
+
+def request_for(
+    artefact: Path, source: ModelSource, prompts: Sequence[str] | None, max_new_tokens: int, positions: int
+) -> dict[str, Any]:
+    """Token ids for all doors, from the artefact's own tokenizer, which must agree with the base's."""
+    tokenizer, reference = load_tokenizer(artefact), load_tokenizer(source)
+    triples = builtin()[:: max(1, len(builtin()) // _PROMPTS)][:_PROMPTS]
+    texts = [(p, None) for p in prompts] if prompts else [(d.prompt, d.positive) for d in triples]
+    start = decoder_start(artefact)
+    teacher = [encode(tokenizer, p, c, decoder_start=start) for p, c in texts]
+    if teacher != [encode(reference, p, c, decoder_start=start) for p, c in texts]:
+        raise VerificationError(
+            "the artefact's tokenizer does not encode like the base's: its files are not the base's"
+        )
+    return {
+        "auto_class": auto_class(read_json(artefact / "config.json")),
+        "decoder_start": start,
+        "teacher": [list(t.ids) for t in teacher],
+        "prompts": [list(t.encoder or encode(tokenizer, p).ids) for t, (p, _) in zip(teacher, texts)],
+        "max_new_tokens": max_new_tokens,
+        "positions": positions,
+        "pad": pad_id(tokenizer),
+    }
+
+
+def decoder_start(artefact: Path) -> int | None:
+    """The token that the decoder of an encoder-decoder starts with; None where there is no encoder."""
+    found = read_json(artefact / "config.json")
+    if not found.get("is_encoder_decoder"):
+        return None
+    generation = artefact / "generation_config.json"
+    found |= read_json(generation) if generation.is_file() else {}
+    start = found.get("decoder_start_token_id")
+    return int(found["bos_token_id"] if start is None else start)
+
+
+def open_reference(request: dict[str, Any], subject: Subject, folder: Path) -> dict[str, Any]:
+    """The base, and the base under ``Edit.live``: their answers go to base.safetensors and live.safetensors."""
+    reference = request | {
+        "model": str(subject.source.path or subject.source.name),
+        "revision": subject.source.revision,
+        "edits": [str(e) for e in subject.edits],
+        "output": str(folder / "base.safetensors"),
+        "live_output": str(folder / "live.safetensors"),
+    }
+    return open_door([sys.executable, "-m", "sea_bake.verification.reference"], folder, "reference", reference)
+
+
+def open_door(command: list[str], folder: Path, name: str, request: dict[str, Any]) -> dict[str, Any]:
+    """Run one door on a request and return its facts."""
+    request = request | {"facts": str(folder / f"{name}.facts.json")}
+    path = folder / f"{name}.request.json"
+    path.write_text(json.dumps(request), "utf-8")
+    quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
+    ran = subprocess.run(
+        [*command, str(path)], capture_output=True, text=True, env={**os.environ, **quiet}, stdin=subprocess.DEVNULL
+    )
+    if ran.returncode != 0 or not Path(request["facts"]).is_file():
+        lines = [line for line in ran.stderr.strip().splitlines() if line.strip()] or [f"exit code {ran.returncode}"]
+        raise VerificationError(f"the {name} door could not be opened: {lines[-1]}")
+    facts: dict[str, Any] = json.loads(Path(request["facts"]).read_text("utf-8"))
+    if "error" in facts:
+        raise VerificationError(f"the {name} door could not be opened: {facts['error']}")
+    return facts
