@@ -84,10 +84,16 @@ def language_models(model_type: str) -> dict[str, str]:
     return {name: mapping[model_type] for name, mapping in names.items() if model_type in mapping}
 
 
+def architecture(config: dict[str, Any]) -> str | None:
+    """The class that a config.json names first."""
+    named = config.get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else None
+
+
 def auto_class(config: dict[str, Any]) -> str:
     """The Auto class that loads a checkpoint, by its config.json: that of its custom code, or of its architecture."""
-    heads = language_models(str(config.get("model_type"))) | (config.get("auto_map") or {})
-    named = (config.get("architectures") or [None])[0]
+    own, named = config.get("auto_map"), architecture(config)
+    heads = language_models(str(config.get("model_type"))) | (own if isinstance(own, dict) else {})
     for auto, reference in heads.items():
         if auto.startswith("AutoModelFor") and (named is None or str(reference).split(".")[-1] == named):
             return auto

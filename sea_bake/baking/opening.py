@@ -26,7 +26,7 @@ from sea_bake.discovery import family_of
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, FamilyError, OutputError
 from sea_bake.fingerprint import BaseModel
-from sea_bake.loading import language_models
+from sea_bake.loading import architecture, language_models
 from sea_bake.sites import decoder_config
 from sea_bake.source import ModelSource
 from sea_bake.staging import need_space, scratch_folder
@@ -170,7 +170,7 @@ def class_names(config: dict[str, Any]) -> dict[str, str]:
     heads = language_models(model_type)
     if not heads or model_type not in CONFIG_MAPPING_NAMES:
         raise FamilyError(f"unknown model family '{model_type}': transformers has no language model of that name")
-    named = (config.get("architectures") or [next(iter(heads.values()))])[0]
+    named = architecture(config) or next(iter(heads.values()))
     if named not in heads.values():
         raise CheckpointError(
             f"the base is a {named}, not the language model {next(iter(heads.values()))}: only that can be edited"
@@ -215,8 +215,8 @@ def _check_layers(base: Checkpoint, row: Family, stem: str, count: int) -> None:
     """Every layer is there, and none lacks a tensor that all others of its kind (with experts, or without) have."""
     if not 0 < count <= len(base.weight_map):  # before a row is made for each of 10^9 layers
         raise CheckpointError(
-            f"{base.folder} holds {len(base.weight_map)} tensors, and config.json asks for {count} layers: it belongs to "
-            "another model"
+            f"{base.folder} holds {len(base.weight_map)} tensors, and config.json asks for {count} layers: it belongs "
+            "to another model"
         )
     parts: dict[int, set[str]] = {layer: set() for layer in range(count)}
     for name in base.weight_map:

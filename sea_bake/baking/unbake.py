@@ -18,7 +18,7 @@ from sea_bake.baking.opening import OpenBase, check_edits, opened
 from sea_bake.baking.report import RECORD, edit_files, read_record, recorded_base
 from sea_bake.checkpoint import Checkpoint, check_files, place
 from sea_bake.checkpoint.reader import SINGLE
-from sea_bake.checkpoint.writer import SKIPPED_FOLDERS, linkable
+from sea_bake.checkpoint.writer import SKIPPED_FOLDERS, linkable, refuse_existing
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, OutputError, WrongModelError
 from sea_bake.staging import check_output, need_space, staged_folder
@@ -117,17 +117,17 @@ def _rebuild(
             if name not in {*_OWN, *shards.values(), *patched}:
                 _carry(artefact / name, stage / name)
         for name in patched:
-            if (artefact / ORIGINALS / name).is_file():
+            if os.path.isfile(artefact / ORIGINALS / name):
                 _carry(artefact / ORIGINALS / name, stage / name)
         if base is not None:
             for name in left_out:
-                if (base / name).is_file():
+                if os.path.isfile(base / name):
                     linked += _place(base / name, stage / name, copy)
         restored = Checkpoint.open(stage)
         if set(restored.shards) != set(shards):
             raise CheckpointError(f"{artefact / RECORD} lists other shards than the base's own index: it is damaged")
         checked = 0 if base is None else _hold_against(stage, base)
-        left_out = [name for name in left_out if not (stage / name).is_file()]
+        left_out = [name for name in left_out if not os.path.isfile(stage / name)]
         total = sum(f.stat().st_size for f in stage.rglob("*") if f.is_file())
     proof = (
         f"bit for bit the given base: {checked} files compared"
@@ -158,7 +158,7 @@ def _insert_record(artefact: Path, data: dict[str, Any]) -> tuple[dict[str, str]
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise CheckpointError(f"{artefact / RECORD} is damaged: it points outside of its folder ({name!r})")
     for new in shards.values():
-        if not (artefact / new).is_file():
+        if not os.path.isfile(artefact / new):  # which no name makes raise
             raise CheckpointError(f"{artefact / new} is missing: the artefact is not whole")
     if not (artefact / ORIGINALS / "config.json").is_file():
         raise CheckpointError(f"{artefact / ORIGINALS / 'config.json'} is missing: the base's own is lost")
@@ -268,6 +268,7 @@ def _place(source: Path, target: Path, copy: bool) -> int:
 
 
 def _carry(source: Path, target: Path) -> None:
+    refuse_existing(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
 

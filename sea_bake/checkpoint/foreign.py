@@ -71,8 +71,8 @@ def check_code(artefact: Path) -> None:
         raise CheckpointError(f"{theirs} is missing: the artefact is not whole")
     if _digest(ours) != _digest(theirs):
         raise CheckpointError(
-            f"{theirs} is not this sea_bake's (sha256 {_digest(theirs)[:16]}..., not {_digest(ours)[:16]}...), so it is "
-            "not run: it was changed, or comes from another version. Bake it again, or use the sea_bake that made it."
+            f"{theirs} is not this sea_bake's (sha256 {_digest(theirs)[:16]}..., not {_digest(ours)[:16]}...), so it "
+            "is not run: it was changed, or comes from another version. Bake again, or use the sea_bake that made it."
         )
     for path in sorted(artefact.glob("*config.json")):
         named = read_json(path).get("auto_map") or {}

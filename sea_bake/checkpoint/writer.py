@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from sea_bake.errors import CheckpointError
+
 # Weights in other forms are the *unedited* model: carried along, some loader would serve them as the edited one.
 _OTHER_WEIGHTS = {
     ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".keras", ".msgpack", ".onnx", ".onnx_data",
@@ -21,7 +23,12 @@ SKIPPED_FOLDERS = {".git", ".cache", "__pycache__", "sea"}
 
 
 def place(source: Path, target: Path, *, copy: bool = False) -> bool:
-    """Hard-link a file (links resolved first), or copy it where that is asked for or needed. True when linked."""
+    """Hard-link a file (links resolved first), or copy it where that is asked for or needed. True when linked.
+
+    Raises:
+        CheckpointError: the target is there already: it may be a link to somebody's own file, and is not written to.
+    """
+    refuse_existing(target)
     source = source.resolve()
     if not copy:
         try:
@@ -31,6 +38,12 @@ def place(source: Path, target: Path, *, copy: bool = False) -> bool:
             pass  # another file system, or one without hard links
     shutil.copyfile(source, target)
     return False
+
+
+def refuse_existing(target: Path) -> None:
+    """Raise CheckpointError where a file of an output is there already: two of its parts claim one name."""
+    if os.path.lexists(target):
+        raise CheckpointError(f"{target.name} is listed twice, as two different files: nothing was written")
 
 
 def linkable(source: Path, target_folder: Path) -> bool:
