@@ -20,6 +20,7 @@ _HOMES = {
     "Site": "sea_bake.anatomy",
     "bake": "sea_bake.baking",
     "collect": "sea_bake.activations",
+    "evaluate": "sea_bake.evaluation",
     "export_gguf": "sea_bake.exporting.gguf",
     "fit": "sea_bake.fitting",
     "plan": "sea_bake.baking",
@@ -38,6 +39,7 @@ __all__ = [
     "Site",
     "bake",
     "collect",
+    "evaluate",
     "export_gguf",
     "fit",
     "plan",
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from sea_bake.demonstrations import Demonstration
     from sea_bake.edit import Edit
     from sea_bake.errors import SeaBakeError
+    from sea_bake.evaluation import evaluate
     from sea_bake.exporting.gguf import export_gguf
     from sea_bake.fitting import fit
     from sea_bake.recipes import reproduce, run

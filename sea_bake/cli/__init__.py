@@ -11,6 +11,7 @@ import typer
 from sea_bake.cli import (
     bake,
     demo,
+    eval,
     export,
     fit,
     importing,
@@ -42,6 +43,7 @@ app.command("fit")(fit.fit)
 app.command("plan")(plan.plan)
 app.command("bake")(bake.bake)
 app.command("verify")(verify.verify)
+app.command("eval")(eval.evaluate)
 app.command("unbake")(unbake.unbake)
 app.add_typer(export.app, name="export")
 app.command("publish")(publish.publish)

@@ -28,7 +28,7 @@ def check_finite(model: Any, logits: Tensor, texts: Sequence[Sequence[int]]) -> 
     where = first_bad_layer(model, ids)
     raise EvaluationError(
         f"the model answers NaN or infinite logits{f': the first bad values come out of {where}' if where else ''}. "
-        "float16 overflows in some models (try --dtype float32), and an edit that was lost on loading is NaN on purpose."
+        "float16 overflows in some models (try --dtype float32); an edit that was lost on loading is NaN on purpose."
     )
 
 

@@ -27,7 +27,7 @@ Record = dict[str, Any]
 _FEWSHOT_SEED = 1234  # the harness' own default
 
 
-class SharedPrefixLM(HFLM):  # type: ignore[misc]
+class SharedPrefixLM(HFLM):
     """The harness' Hugging Face model, with shared prefixes computed once and batches that give way when memory does.
 
     Args:

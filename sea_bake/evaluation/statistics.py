@@ -102,7 +102,7 @@ def compare(base: Array, edited: Array | None = None, statistic: str = "ratio") 
             difference = Estimate(0.0, -min(1.0, 3 / n), min(1.0, 3 / n))
     else:
         p, test = _exchanged(doors, function, rng), "randomisation"
-    return Comparison(n, *estimates, difference, p, test, int(differs.sum()))
+    return Comparison(n, estimates[0], estimates[1], difference, p, test, int(differs.sum()))
 
 
 def yes_no(doors: Array, statistic: str) -> bool:

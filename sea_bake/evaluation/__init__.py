@@ -1,0 +1,170 @@
+"""Does the edit help, and what does it cost? Base and edited model on the same examples, every difference with its
+interval and a paired test (extra ``eval``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from sea_bake.baking.report import is_artefact
+from sea_bake.checkpoint import write_json
+from sea_bake.edit import Edit
+from sea_bake.errors import EvaluationError, SettingError, missing_extra
+from sea_bake.evaluation import damage, reporting
+from sea_bake.evaluation.doors import Doors
+from sea_bake.evaluation.keeping import Keeping, digest
+from sea_bake.evaluation.results import Evaluation, Row, ordered, rows_of, samples_of
+from sea_bake.evaluation.running import Advance, Answers, Session, Unit, run
+from sea_bake.evaluation.tasks import TASKS, Local, export_tasks, locate
+from sea_bake.staging import staged_file
+from sea_bake.verification.seal import seal
+
+INSIDE = "sea/evaluation.json"  # in an artefact, for its model card
+DEFAULT_TASKS = ("truthfulqa_mc1", "truthfulqa_mc2", "bbq", "hellaswag")
+
+__all__ = ["DEFAULT_TASKS", "INSIDE", "TASKS", "Evaluation", "Row", "evaluate", "export_tasks"]
+
+
+def evaluate(
+    model: str | Path,
+    *,
+    edit: Edit | str | Path | Sequence[Edit | str | Path] | None = None,
+    base: str | Path | None = None,
+    revision: str | None = None,
+    tasks: Sequence[str] = DEFAULT_TASKS,
+    data: str | Path | None = None,
+    limit: int | None = None,
+    offset: int = 0,
+    fewshot: int | None = None,
+    chat: bool = False,
+    cost: bool = True,
+    neutral: str | Path | None = None,
+    dtype: str = "auto",
+    device: str | None = None,
+    batch_size: int = 16,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    write: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> Evaluation:
+    """Run benchmarks on a base and on its edited form, and compare them example by example.
+
+    The edited form is the base under live hooks (``edit``), or an artefact given as ``model``; a plain model without
+    either is measured alone. One model is in memory at a time.
+
+    Args:
+        model: base (folder, .gguf, Hub id) or artefact of ``bake``.
+        edit: an edit, or several in the order they act.
+        base: the base of an artefact; None takes what it records.
+        tasks: names of ``TASKS``, or any of the harness' own when ``data`` is None.
+        data: folder with the benchmarks' files (see ``evaluation/tasks``); None takes them from the Hub.
+        limit, offset: so many examples of each task, behind the first ``offset`` rows; None: all.
+        fewshot: worked examples, where a task leaves that open.
+        chat: put prompts through the tokenizer's chat template.
+        cost: also KL, perplexity and repetition on neutral text; not for encoder-decoders.
+        neutral: a file of neutral paragraphs in place of the built-in ones.
+        dtype, device: as ``load_model`` takes them.
+        batch_size: largest number of rows in a forward pass; halved when memory runs out.
+        output: folder for the results (JSON, Markdown, HTML, every example). A run that was stopped goes on there.
+        overwrite: answer everything again.
+        write: leave ``sea/evaluation.json`` inside the artefact, for its model card.
+        say: called with sentences for people.
+
+    Raises:
+        MissingExtraError: the harness, or matplotlib for the HTML report, is not installed.
+        EvaluationError: an unknown task, missing data, no chat template, NaN logits, no memory.
+        SettingError: a number out of range.
+        OutputError: the output holds something else.
+        CheckpointError, EditError, WrongModelError: see ``load_model`` and ``Edit.live``.
+    """
+    _need("lm_eval", "lm-eval")
+    if output is not None:
+        _need("matplotlib", "matplotlib")
+    for name, value, least in (("limit", limit, 1), ("offset", offset, 0), ("fewshot", fewshot, 0)):
+        if value is not None and value < least:
+            raise SettingError(f"{name} = {value} is less than {least}")
+    if batch_size < 1:
+        raise SettingError(f"batch size = {batch_size} is less than 1")
+    if write and not is_artefact(model):
+        raise SettingError(f"{model} is no artefact of sea_bake, so nothing can be written into it")
+    local = None if data is None else locate(tasks, data)
+    names = [task.name for task in local] if local is not None else list(dict.fromkeys(tasks))
+    if not names and not cost:
+        raise EvaluationError(f"nothing to evaluate: name some tasks out of {', '.join(TASKS)}")
+    texts = damage.read_texts(neutral) if cost else []
+    kept = Keeping(output, overwrite=overwrite)
+    doors = Doors.of(model, edit=edit, base=base, revision=revision, dtype=dtype, device=device)
+    tokenizer = doors.tokenizer()
+    if chat and not getattr(tokenizer, "chat_template", None):
+        raise EvaluationError(f"the tokenizer of '{doors.base.name}' has no chat template: leave --chat away")
+    sealed = seal(model) if write else None
+    settings = {"limit": limit, "offset": offset, "fewshot": fewshot, "chat": chat, "dtype": dtype}
+    versions = {name: version(name) for name in ("sea-bake", "lm-eval", "transformers", "torch")}
+    units = _tasks(names, local, settings, versions)
+    units += _costs(tokenizer, texts, versions) if cost else []
+    found = run(doors, units, kept, tokenizer=tokenizer, batch_size=batch_size, cost=cost, say=say)
+    records = {name: {door: answers[0] for door, answers in by_door.items()} for name, by_door in found.items()}
+    evaluation = Evaluation(
+        model=doors.describe(),
+        rows=[row for name in ordered(list(records)) for row in rows_of(name, records[name])],
+        harness={name: {door: answers[1] for door, answers in found[name].items()} for name in names},
+        samples=samples_of(records[damage.GENERATION]) if cost else [],
+        settings={"tasks": names, "data": "local" if local is not None else "hub", **settings},
+        versions=versions,
+        records=records,
+    )
+    if kept.folder is not None:
+        reporting.write(evaluation, kept.folder)
+    if sealed is not None:
+        with staged_file(Path(model).expanduser() / INSIDE, overwrite=True) as stage:
+            write_json(stage, evaluation.to_json() | {"files": sealed})
+    return evaluation
+
+
+def _need(module: str, package: str) -> None:
+    if find_spec(module) is None:
+        raise missing_extra(package, "eval", "Evaluation")
+
+
+def _tasks(
+    names: Sequence[str], local: Sequence[Local] | None, settings: dict[str, Any], versions: dict[str, str]
+) -> list[Unit]:
+    """One unit per task. The harness is imported here, and the tasks' data loaded, before any model."""
+    from sea_bake.evaluation import harness
+
+    loaded = harness.load_tasks(names, local, settings["fewshot"])
+    digests = {task.name: task.digest for task in local or ()}
+    options = {key: settings[key] for key in ("limit", "offset", "chat")}
+
+    def answer(name: str, session: Session, advance: Advance) -> Answers:
+        return harness.run(session.lm(advance), loaded[name], **options)
+
+    return [
+        Unit(
+            name,
+            digest(name, digests.get(name), settings, versions),
+            partial(answer, name),
+            harness.count_requests(loaded[name], options["limit"], options["offset"]),
+        )
+        for name in names
+    ]
+
+
+def _costs(tokenizer: Any, texts: Sequence[str], versions: dict[str, str]) -> list[Unit]:
+    work = damage.Neutral(tokenizer, texts)
+
+    def neutral(session: Session, advance: Advance) -> Answers:
+        return work.records(session.model, advance), {}
+
+    def generation(session: Session, advance: Advance) -> Answers:
+        return damage.generations(session.model, session.tokenizer, advance=advance), {}
+
+    return [
+        Unit(damage.NEUTRAL, digest(texts, versions), neutral, len(work.ids), "text", against=True),
+        Unit(damage.GENERATION, digest(damage.PROMPTS, versions), generation, len(damage.PROMPTS)),
+    ]

@@ -1,0 +1,155 @@
+"""What an edit costs beyond tasks: on neutral text, and in what the model writes.
+
+- KL(base ‖ edited) per token, teacher-forced over every position of each text: damage that only shows after some
+  tokens is hidden from the first-token KL that many reports give;
+- perplexity of the same texts;
+- repetition of greedy answers: share of 4-grams that were there before (seq-rep-4 of Welleck et al. 2020,
+  arXiv 1908.04319).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sea_bake.activations.prompts import pad_id, render
+from sea_bake.errors import EvaluationError
+from sea_bake.evaluation.finite import check_finite
+from sea_bake.evaluation.measures import Measure, Record
+from sea_bake.evaluation.neutral import PROMPTS, TEXTS
+
+NEUTRAL, GENERATION = "neutral_text", "generation"
+TITLES = {NEUTRAL: "neutral text", GENERATION: "greedy answers"}
+_MOST_TOKENS = 256  # of each neutral text
+_LOGITS = 512 << 20  # bytes of the base's log-probabilities that are kept
+_GRAM = 4
+
+
+def read_texts(path: str | Path | None) -> list[str]:
+    """Neutral texts: those of the package, or a file's paragraphs (parted by empty lines).
+
+    Raises:
+        EvaluationError: the file cannot be read as text, or has fewer than two paragraphs.
+    """
+    if path is None:
+        return list(TEXTS)
+    try:
+        text = Path(path).expanduser().read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise EvaluationError(f"{path} cannot be read as text: {error}") from error
+    found = [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
+    if len(found) < 2:
+        raise EvaluationError(f"{path} holds {len(found)} paragraphs, parted by empty lines: an interval needs two")
+    return found
+
+
+class Neutral:
+    """Neutral texts through one door after the other; the base comes first, and its log-probabilities are kept.
+
+    All positions, or evenly spread ones where more than 512 MiB would have to be kept.
+    """
+
+    def __init__(self, tokenizer: Any, texts: Sequence[str]) -> None:
+        encoded = [list(tokenizer(text, verbose=False)["input_ids"])[:_MOST_TOKENS] for text in texts]
+        self.ids = [ids for ids in encoded if len(ids) > 1]
+        if len(self.ids) < 2:
+            raise EvaluationError("fewer than two neutral texts have two tokens")
+        self._kept: list[Tensor] = []
+        self._stride = 1
+
+    @torch.inference_mode()
+    def records(self, model: Any, advance: Callable[[int], None] = lambda count: None) -> list[Record]:
+        """Per text: "nll" in nats over "tokens" predicted tokens; behind the base also "kl" over "compared" ones.
+
+        Raises:
+            EvaluationError: NaN or infinite logits.
+        """
+        device = model.get_input_embeddings().weight.device
+        base = not self._kept
+        found: list[Record] = []
+        for i, ids in enumerate(self.ids):
+            rows = torch.tensor([ids], device=device)
+            logits = model(input_ids=rows, use_cache=False).logits
+            check_finite(model, logits, [ids])
+            logs = logits[0, :-1].float().log_softmax(-1)
+            told = logs.gather(1, rows[0, 1:, None]).squeeze(1)
+            if base and i == 0:
+                total = sum(len(ids) - 1 for ids in self.ids) * logs.shape[-1] * 4
+                self._stride = -(-total // _LOGITS)
+            values = {"nll": -float(told.double().sum()), "tokens": float(len(told))}
+            at = logs[:: self._stride].cpu()
+            if base:
+                self._kept.append(at)
+            kl, same = _divergence(self._kept[i], at)
+            values |= {"kl": kl, "agreed": same, "compared": float(len(at))}
+            found.append({"task": NEUTRAL, "id": i, "hash": f"{len(ids)} tokens", "values": values})
+            advance(1)
+        return found
+
+
+def _divergence(base: Tensor, other: Tensor) -> tuple[float, float]:
+    """Σ KL(base ‖ other) over positions, and how many have the same most likely token; log-probabilities in."""
+    kl = 0.0
+    for p, q in zip(base.split(32), other.split(32)):  # float64 of a whole text would take a lot of memory
+        kl += float((p.double().exp() * (p.double() - q.double())).sum())
+    return max(kl, 0.0), float((base.argmax(-1) == other.argmax(-1)).sum())
+
+
+@torch.inference_mode()
+def generations(
+    model: Any, tokenizer: Any, *, max_new_tokens: int = 64, advance: Callable[[int], None] = lambda count: None
+) -> list[Record]:
+    """Greedy answers to neutral prompts, one by one, and how much each repeats itself."""
+    device = model.get_input_embeddings().weight.device
+    found: list[Record] = []
+    for i, prompt in enumerate(PROMPTS):
+        text, special = render(tokenizer, prompt)
+        ids = torch.tensor([tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]], device=device)
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            pad_token_id=pad_id(tokenizer),
+        )
+        new = out[0, ids.shape[1] :].tolist()
+        values = {"repeated": repetition(new), "length": float(len(new))}
+        response = tokenizer.decode(new, skip_special_tokens=True)
+        record = {"task": GENERATION, "id": i, "hash": prompt, "prompt": prompt, "response": response, "values": values}
+        found.append(record)
+        advance(1)
+    return found
+
+
+def repetition(ids: Sequence[int]) -> float:
+    """1 - distinct 4-grams / all 4-grams; 0 for an answer that is too short to have one."""
+    grams = [tuple(ids[i : i + _GRAM]) for i in range(len(ids) - _GRAM + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def _columns(*names: str) -> Callable[[Record], tuple[float, ...] | None]:
+    def columns(record: Record) -> tuple[float, ...] | None:
+        return tuple(1.0 if name == "one" else float(record["values"][name]) for name in names)
+
+    return columns
+
+
+MEASURES = {
+    NEUTRAL: [
+        Measure("kl", "KL(base ‖ edited) per token", _columns("kl", "compared"), better="lower", unit="nats"),
+        Measure("perplexity", "perplexity", _columns("nll", "tokens"), "perplexity", "lower", ""),
+        Measure("top1", "same most likely token as the base", _columns("agreed", "compared")),
+    ],
+    GENERATION: [
+        Measure("repetition", "repeated 4-grams", _columns("repeated", "one"), better="lower"),
+        Measure("length", "tokens written (at most 64)", _columns("length", "one"), unit=""),
+    ],
+}

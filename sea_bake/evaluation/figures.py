@@ -1,0 +1,105 @@
+"""Pictures of an evaluation, as SVG (extra ``eval``)."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from sea_bake.errors import missing_extra
+from sea_bake.evaluation.measures import margin_of
+from sea_bake.evaluation.results import Evaluation, Row
+
+_GAIN, _COST = "#3b6fb6", "0.45"
+
+
+def draw(evaluation: Evaluation) -> list[tuple[str, bytes]]:
+    """(caption, SVG) of each figure there is something to draw in.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        raise missing_extra("matplotlib", "eval", "The report's figures") from None
+    found = [
+        (
+            "Differences with 95 % intervals, in percentage points: gain in blue, cost in grey.",
+            _forest(evaluation),
+        ),
+        (
+            "BBQ accuracy by category: difference with its 95 % interval, in percentage points.",
+            _categories(evaluation),
+        ),
+        ("TruthfulQA: margin of true over false answers per token, one dot per question.", _margins(evaluation)),
+    ]
+    with mpl.rc_context({"svg.hashsalt": "sea_bake", "font.size": 9}):  # the same picture for the same numbers
+        return [(caption, _svg(figure)) for caption, figure in found if figure is not None]
+
+
+def _svg(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def _forest(evaluation: Evaluation) -> Any:
+    rows = [row for row in evaluation.headlines if row.found.difference is not None and row.measure.unit == "%"]
+    return _dots(rows, [f"{row.title}: {row.measure.name}" for row in rows], [_colour(row) for row in rows])
+
+
+def _categories(evaluation: Evaluation) -> Any:
+    rows = [
+        row
+        for row in evaluation.rows
+        if row.task == "bbq" and row.found.difference is not None and row.measure.key.endswith(".acc")
+    ]
+    shades = {"ambiguous": "#c47f2c", "disambiguated": _GAIN}
+    return _dots(rows, [row.measure.part for row in rows], [shades.get(_last(row), "0.2") for row in rows])
+
+
+def _last(row: Row) -> str:
+    return row.measure.part.rpartition(", ")[2]
+
+
+def _colour(row: Row) -> str:
+    return _GAIN if row.kind == "gain" else _COST
+
+
+def _dots(rows: list[Row], labels: list[str], colours: list[str]) -> Any:
+    from matplotlib.figure import Figure
+
+    if not rows:
+        return None
+    figure = Figure(figsize=(8, 0.9 + 0.26 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for place, (row, colour) in enumerate(zip(rows, colours)):
+        difference = row.found.difference
+        assert difference is not None
+        axes.plot([100 * difference.low, 100 * difference.high], [place, place], color=colour, linewidth=2)
+        axes.plot(100 * difference.value, place, "o", color=colour, markersize=5)
+    axes.axvline(0, color="0.7", linewidth=1, zorder=0)
+    axes.set(yticks=range(len(rows)), yticklabels=labels, xlabel="edited - base (percentage points)")
+    axes.invert_yaxis()
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    return figure
+
+
+def _margins(evaluation: Evaluation) -> Any:
+    from matplotlib.figure import Figure
+
+    doors = list(evaluation.records.get("truthfulqa_mc2", {}).values())
+    if len(doors) < 2:
+        return None
+    pairs = [(margin_of(a), margin_of(b)) for a, b in zip(*doors)]
+    points = [(a, b) for a, b in pairs if a is not None and b is not None]
+    if not points:
+        return None
+    figure = Figure(figsize=(4.6, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter([a for a, _ in points], [b for _, b in points], s=9, color=_GAIN, alpha=0.6, linewidths=0)
+    low, high = min(min(p) for p in points), max(max(p) for p in points)
+    axes.plot([low, high], [low, high], color="0.7", linewidth=1, zorder=0)
+    axes.set(xlabel="base (nats per token)", ylabel="edited (nats per token)", aspect="equal")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

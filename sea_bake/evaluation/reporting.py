@@ -1,0 +1,177 @@
+"""An evaluation for people: one table of gain and damage, as Markdown, and as one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from sea_bake.evaluation import figures
+from sea_bake.evaluation.keeping import PAPERS
+from sea_bake.evaluation.results import Evaluation, Row
+from sea_bake.evaluation.statistics import RESAMPLES, Estimate
+from sea_bake.staging import staged_file
+
+HEADINGS = {"gain": "Gain", "damage": "Cost"}
+_DIGITS = {"%": 1, "nats": 3, "": 2}
+_STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:66rem;margin:2rem auto;padding:0 1rem;color:#222}"
+    "table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}"
+    "th,td{padding:.25rem .7rem;border-bottom:1px solid #ddd;text-align:right;vertical-align:top}"
+    "th:first-child,td:first-child,th:nth-child(2),td:nth-child(2),.text td{text-align:left}"
+    ".better{color:#17692f;font-weight:600}.worse{color:#a3281e;font-weight:600}img{max-width:100%}"
+    "details{margin:1rem 0}.note{color:#555;font-size:.9rem}"
+)
+
+
+def number(estimate: Estimate, unit: str, *, sign: bool = False) -> str:
+    """ "25.5 ± 6.0" (shares in per cent), "+0.021 ± 0.008" with a sign: half of the 95 % interval behind the ±."""
+    factor, digits = (100, 1) if unit == "%" else (1, _DIGITS[unit])
+    value, half = estimate.value * factor, estimate.half * factor
+    while digits < 5 and half and max(abs(value), half) < 10 ** (1 - digits):
+        digits += 1  # small ones keep two figures
+    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+    return f"{text} ± {half:.{digits}f}"
+
+
+def verdict(row: Row) -> str:
+    """ "better" or "worse" where the difference's interval leaves 0 out, else ""."""
+    found = row.found.difference
+    if found is None or found.low <= 0 <= found.high or row.measure.key == "kl":
+        return ""
+    return "better" if (found.value > 0) == (row.measure.better == "higher") else "worse"
+
+
+def cells(row: Row) -> list[str]:
+    """What a table shows of one measure."""
+    unit, found = row.measure.unit, row.found
+    name = row.measure.name + (" (%)" if unit == "%" else f" ({unit})" if unit else "")
+    first = row.title + (f", {row.measure.part}" if row.measure.part else "")
+    if found.edited is None or found.difference is None:
+        return [first, name, str(found.n), number(found.base, unit)]
+    p = "< 0.001" if (found.p or 0) < 0.001 else f"{found.p:.3f}"
+    return [
+        first,
+        name,
+        str(found.n),
+        number(found.base, unit),
+        number(found.edited, unit),
+        number(found.difference, unit, sign=True),
+        f"{p} {found.test}",
+        verdict(row),
+    ]
+
+
+def header(evaluation: Evaluation) -> list[str]:
+    """The table's head."""
+    alone = ["task", "measure", "n", "base"]
+    return alone if evaluation.model["how"] is None else [*alone, "edited", "difference", "p", ""]
+
+
+def title(evaluation: Evaluation) -> str:
+    """ "smollm2-truthful (insert) against smollm2"."""
+    model = evaluation.model
+    if model["how"] is None:
+        return f"{model['base']}, unedited"
+    name = "the live edit" if model["how"] == "live" else f"{model['edited']} ({model['how']})"
+    return f"{name} against {model['base']}"
+
+
+def notes(evaluation: Evaluation) -> list[str]:
+    """What the numbers are, in sentences."""
+    settings, versions = evaluation.settings, evaluation.versions
+    count = "all examples" if settings["limit"] is None else f"the first {settings['limit']} examples"
+    behind = f" behind row {settings['offset']}" if settings["offset"] else ""
+    found = [
+        f"{count.capitalize()} of each task{behind}, {'with' if settings['chat'] else 'without'} chat template, dtype "
+        f"{settings['dtype']}; lm-evaluation-harness {versions['lm-eval']}, transformers {versions['transformers']}, "
+        f"torch {versions['torch']}, sea-bake {versions['sea-bake']}.",
+        f"± is half of a 95 % percentile interval from {RESAMPLES:,} resamples of the examples.",
+    ]
+    if evaluation.model["how"] is not None:
+        found.append(
+            "Differences are paired, example by example: the exact McNemar test where answers are right or wrong, a "
+            "randomisation test otherwise. p-values are not corrected for the number of measures: of twenty that "
+            'nothing has changed, one comes out below 0.05. "better" and "worse" say that the interval leaves 0 out.'
+        )
+    return found
+
+
+def markdown(evaluation: Evaluation) -> str:
+    """The report as Markdown."""
+    parts = [f"# Evaluation: {title(evaluation)}", "", *notes(evaluation)]
+    for kind, rows in _grouped(evaluation.headlines):
+        parts += ["", f"## {HEADINGS[kind]}", "", *_table(evaluation, rows)]
+    breakdown = [row for row in evaluation.rows if row.measure.part]
+    if breakdown:
+        parts += ["", "## By category and condition", "", *_table(evaluation, breakdown)]
+    if evaluation.samples:
+        parts += ["", "## Greedy answers", ""]
+        for sample in evaluation.samples:
+            parts += [f"**{_line(sample['prompt'])}**", ""]
+            parts += [f"- {door}: {_line(sample[door])}" for door in ("base", "edited") if door in sample] + [""]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _table(evaluation: Evaluation, rows: Sequence[Row]) -> list[str]:
+    head = header(evaluation)
+    lines = [head, ["---"] * 2 + ["---:"] * (len(head) - 2), *map(cells, rows)]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _grouped(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    kinds = {kind: [row for row in rows if row.kind == kind] for kind in HEADINGS}
+    return [(kind, found) for kind, found in kinds.items() if found]
+
+
+def page(evaluation: Evaluation) -> str:
+    """The report as HTML: styles and figures inside, nothing fetched."""
+    name = f"Evaluation: {escape(title(evaluation))}"
+    parts = [
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>',
+        f"<style>{_STYLE}</style></head><body><h1>{name}</h1>",
+        *(f'<p class="note">{escape(note)}</p>' for note in notes(evaluation)),
+    ]
+    for kind, rows in _grouped(evaluation.headlines):
+        parts += [f"<h2>{HEADINGS[kind]}</h2>", _html_table(evaluation, rows)]
+    for caption, svg in figures.draw(evaluation):
+        data = base64.b64encode(svg).decode()
+        parts.append(
+            f'<figure><img alt="{escape(caption)}" src="data:image/svg+xml;base64,{data}">'
+            f"<figcaption>{escape(caption)}</figcaption></figure>"
+        )
+    breakdown = [row for row in evaluation.rows if row.measure.part]
+    if breakdown:
+        parts.append(f"<details><summary>By category and condition</summary>{_html_table(evaluation, breakdown)}")
+        parts.append("</details>")
+    if evaluation.samples:
+        doors = [door for door in ("base", "edited") if door in evaluation.samples[0]]
+        parts.append('<h2>Greedy answers</h2><table class="text"><tr><th>prompt</th>')
+        parts += [f"<th>{door}</th>" for door in doors] + ["</tr>"]
+        for sample in evaluation.samples:
+            parts.append("<tr>" + "".join(f"<td>{escape(sample[key])}</td>" for key in ("prompt", *doors)) + "</tr>")
+        parts.append("</table>")
+    return "".join(parts) + "</body></html>\n"
+
+
+def _html_table(evaluation: Evaluation, rows: Sequence[Row]) -> str:
+    parts = ["<table><tr>", *(f"<th>{escape(name)}</th>" for name in header(evaluation)), "</tr>"]
+    for row in rows:
+        kind = verdict(row)
+        parts += ["<tr>", *(f'<td class="{kind}">{escape(c)}</td>' if c == kind and kind else f"<td>{escape(c)}</td>"
+                            for c in cells(row)), "</tr>"]  # fmt: skip
+    return "".join(parts) + "</table>"
+
+
+def write(evaluation: Evaluation, folder: Path) -> None:
+    """JSON, Markdown and HTML into a folder, each whole or not at all. Raises OutputError."""
+    data = json.dumps(evaluation.to_json(), indent=2, ensure_ascii=False) + "\n"
+    for name, text in zip(PAPERS, (data, markdown(evaluation), page(evaluation)), strict=True):
+        with staged_file(folder / name, overwrite=True) as stage:
+            stage.write_text(text, "utf-8")

@@ -1,0 +1,125 @@
+"""Every unit of an evaluation through every door: what is kept is taken, what is missing is answered, one model at a
+time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sea_bake import progress
+from sea_bake.errors import EvaluationError
+from sea_bake.evaluation import damage
+from sea_bake.evaluation.doors import Doors
+from sea_bake.evaluation.finite import check_finite
+from sea_bake.evaluation.keeping import Keeping, digest
+from sea_bake.evaluation.measures import Record
+
+if TYPE_CHECKING:
+    from sea_bake.evaluation.harness import SharedPrefixLM
+
+Advance = Callable[[int], None]
+Answers = tuple[list[Record], dict[str, Any]]  # records, and the harness' own figures
+
+
+class Session:
+    """One door, open: its model, and the harness' view of it."""
+
+    def __init__(self, model: Any, tokenizer: Any, batch_size: int, say: Callable[[str], None]) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self._lm: SharedPrefixLM | None = None
+        self._options: dict[str, Any] = {"batch_size": batch_size, "say": say}
+
+    def lm(self, advance: Advance) -> SharedPrefixLM:
+        """The same for all tasks: answers that two tasks share (MC1's are among MC2's) are scored once."""
+        from sea_bake.evaluation.harness import SharedPrefixLM, quiet
+
+        if self._lm is None:
+            with quiet():
+                self._lm = SharedPrefixLM(self.model, self.tokenizer, **self._options)
+        self._lm.advance = advance
+        return self._lm
+
+    @torch.inference_mode()
+    def check(self, *, cost: bool) -> None:
+        """Whether it can be evaluated at all, by one short text, before hours are spent on it.
+
+        Raises:
+            EvaluationError: NaN logits; an encoder-decoder, where costs on running text are asked for.
+        """
+        if getattr(self.model.config, "is_encoder_decoder", False):
+            if cost:
+                raise EvaluationError(
+                    "the costs on running text (KL, perplexity, repetition) are not measured on encoder-decoders: "
+                    "pass --no-cost"
+                )
+            return
+        ids = list(self.tokenizer(damage.TEXTS[0], verbose=False)["input_ids"])[:64]
+        device = self.model.get_input_embeddings().weight.device
+        logits = self.model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits
+        check_finite(self.model, logits, [ids])
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is answered and kept as a whole: a task, or a cost.
+
+    Attributes:
+        name: of the task.
+        inputs: a digest of all that decides the answers, but for the door.
+        answer: does the work.
+        count, word: for the progress bar.
+        against: measured against what the first door said in this very run.
+    """
+
+    name: str
+    inputs: str
+    answer: Callable[[Session, Advance], Answers]
+    count: int
+    word: str = "answer"
+    against: bool = False
+
+
+def run(
+    doors: Doors,
+    units: Sequence[Unit],
+    kept: Keeping,
+    *,
+    tokenizer: Any,
+    batch_size: int,
+    cost: bool,
+    say: Callable[[str], None],
+) -> dict[str, dict[str, Answers]]:
+    """Unit -> door -> answers.
+
+    Raises:
+        EvaluationError: a door that cannot be evaluated.
+        OutputError: the output holds answers of another run.
+    """
+    found: dict[str, dict[str, Answers]] = {unit.name: {} for unit in units}
+    identity = {door: doors.identity(door) for door in doors.names}
+    first = identity[doors.names[0]]
+
+    def inputs(unit: Unit, door: str) -> str:
+        return digest(unit.inputs, identity[door], first if unit.against else None)
+
+    for unit in units:
+        ready = {door: kept.get(unit.name, door, inputs(unit, door)) for door in doors.names}
+        if not unit.against or None not in ready.values():
+            found[unit.name] = {door: answers for door, answers in ready.items() if answers is not None}
+    for door in doors.names:
+        missing = [unit for unit in units if door not in found[unit.name]]
+        if not missing:
+            continue
+        with doors.open(door) as model:
+            session = Session(model, tokenizer, batch_size, say)
+            session.check(cost=cost)
+            for unit in missing:
+                with progress.bar(f"{door}: {unit.name}", unit.count, unit.word) as advance:
+                    answers = unit.answer(session, advance)
+                kept.put(unit.name, door, inputs(unit, door), *answers)
+                found[unit.name][door] = answers
+    doors.close()
+    return {name: {door: by_door[door] for door in doors.names} for name, by_door in found.items()}
