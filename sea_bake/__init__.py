@@ -24,6 +24,7 @@ _HOMES = {
     "export_gguf": "sea_bake.exporting.gguf",
     "fit": "sea_bake.fitting",
     "plan": "sea_bake.baking",
+    "publish": "sea_bake.publishing",
     "reproduce": "sea_bake.recipes",
     "run": "sea_bake.recipes",
     "unbake": "sea_bake.baking",
@@ -43,6 +44,7 @@ __all__ = [
     "export_gguf",
     "fit",
     "plan",
+    "publish",
     "reproduce",
     "run",
     "unbake",
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from sea_bake.evaluation import evaluate
     from sea_bake.exporting.gguf import export_gguf
     from sea_bake.fitting import fit
+    from sea_bake.publishing import publish
     from sea_bake.recipes import reproduce, run
     from sea_bake.spectral import Projector
     from sea_bake.verification import Report, verify

@@ -59,6 +59,7 @@ class Repo:
     private: bool
     commits: dict[str, tuple[str, str | None, dict[str, Blob]]] = field(default_factory=dict)
     heads: dict[str, str] = field(default_factory=dict)
+    stored: set[str] = field(default_factory=set)  # large files of this repository, committed or not
 
     def commit(self, head: str, tree: dict[str, Blob], message: str) -> str:
         parent = self.heads.get(head)
@@ -119,6 +120,7 @@ class Hub:
             name = path.relative_to(folder).as_posix()
             tree[name] = self._keep(path.read_bytes(), large=is_large(name, path.stat().st_size))
         made = self.repos.setdefault(repo, Repo(private))
+        made.stored |= {blob.key for blob in tree.values() if blob.large}
         return made.commit("main", tree, "initial commit")
 
     def file(self, repo: str, path: str, head: str = "main") -> bytes:
@@ -229,7 +231,7 @@ class _Handler(BaseHTTPRequestHandler):
                 found = re.fullmatch(pattern, self.path_only)
                 if self.command in method and found:
                     if name == "upload":
-                        self._upload(found[1])
+                        self._upload(*found.groups())
                         return
                     self.body = self._read()
                     with self.hub._lock:
@@ -401,17 +403,17 @@ class _Handler(BaseHTTPRequestHandler):
         user = self.hub.user(self.token)
         if user is None:
             raise RefusedError(401, "Invalid username or password.")
-        self.hub.repo(name, user)
+        repo = self.hub.repo(name, user)
         objects = []
         for asked in self._json()["objects"]:
             entry = {"oid": asked["oid"], "size": asked["size"]}
-            if not (self.hub.folder / asked["oid"]).is_file():
-                place = {"href": f"{self.hub.url}/_store/{asked['oid']}"}
+            if asked["oid"] not in repo.stored:  # what lies in other repositories does not count
+                place = {"href": f"{self.hub.url}/_store/{name}/{asked['oid']}"}
                 entry["actions"] = {"upload": place, "verify": {"href": f"{self.hub.url}/_verify"}}
             objects.append(entry)
         self._answer({"transfer": "basic", "objects": objects})
 
-    def _upload(self, oid: str) -> None:
+    def _upload(self, name: str, oid: str) -> None:
         """A large file into the store; whole and of its hash, or not at all."""
         with self.hub._lock:
             welcome = self.hub.before_upload()
@@ -431,6 +433,7 @@ class _Handler(BaseHTTPRequestHandler):
         arriving.rename(self.hub.folder / oid)
         with self.hub._lock:
             self.hub.counts.uploads.append(oid)
+            self.hub.repos[name].stored.add(oid)
         self._answer({})
 
     def _verify(self) -> None:
@@ -444,12 +447,13 @@ class _Handler(BaseHTTPRequestHandler):
         """Copy large files of a repository that the caller may read to one that they may write."""
         source = self.hub.repo(name, self.hub.user(self.token))
         asked = self._json()
-        self.hub.writable(asked["target"]["name"], self.token)
+        target = self.hub.writable(asked["target"]["name"], self.token)
         if not self.hub.copying:
             raise RefusedError(403, "the repositories lie in different storage regions")
-        known = {b.key for _, _, tree in source.commits.values() for b in tree.values() if b.large}
-        failed = [{"sha256": f["sha256"], "error": "not found"} for f in asked["files"] if f["sha256"] not in known]
-        self.hub.counts.copies += [f["sha256"] for f in asked["files"] if f["sha256"] in known]
+        wanted = {f["sha256"] for f in asked["files"]}
+        failed = [{"sha256": key, "error": "not found"} for key in wanted - source.stored]
+        self.hub.counts.copies += sorted(wanted & source.stored)
+        target.stored |= wanted & source.stored
         self._answer({"failed": failed})
 
     def _commit(self, name: str, revision: str) -> None:
@@ -467,7 +471,7 @@ class _Handler(BaseHTTPRequestHandler):
                 tree[value["path"]] = self.hub._keep(base64.b64decode(value["content"]), large=False)
             elif line["key"] == "lfsFile":
                 path = self.hub.folder / value["oid"]
-                if not path.is_file():
+                if value["oid"] not in repo.stored:
                     raise RefusedError(400, f"LFS pointer to a file that was not uploaded: {value['path']}")
                 tree[value["path"]] = Blob(value["oid"], path.stat().st_size, True)
             elif line["key"] == "deletedFile":
@@ -500,7 +504,7 @@ _ROUTES = [
     ("POST", f"/api/models/{_NAME}/lfs-files/duplicate", "duplicate"),
     ("POST", f"/api/models/{_NAME}/commit/([^/]+)", "commit"),
     ("POST", rf"/{_NAME}\.git/info/lfs/objects/batch", "batch"),
-    ("PUT", "/_store/([0-9a-f]{64})", "upload"),
+    ("PUT", f"/_store/{_NAME}/([0-9a-f]{{64}})", "upload"),
     ("POST", "/_verify", "verify"),
     ("GET HEAD", f"/{_NAME}/resolve/([^/]+)/(.+)", "resolve"),
 ]

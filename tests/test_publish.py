@@ -185,7 +185,7 @@ def test_a_published_artefact_loads_by_name_and_answers_alike(
     assert len(hub.counts.copies) == copies + len(report["copied"])
     assert large - set(report["copied"]) <= set(report["sent"])
     sent = {hashlib.sha256((folder / p).read_bytes()).hexdigest() for p in large - set(report["copied"])}
-    assert set(hub.counts.uploads[uploads:]) <= sent
+    assert sorted(hub.counts.uploads[uploads:]) == sorted(sent)
 
     uploads, head = len(hub.counts.uploads), hub.repos[repo].heads["main"]
     again = desk.ok("publish", folder, repo)
@@ -523,6 +523,28 @@ def test_a_repository_that_cannot_be_is_refused_first(repo: str, tmp_path: Path)
 def test_a_folder_that_is_not_ours_is_refused(workshop: Workshop) -> None:
     with pytest.raises(PublishError, match="nothing that sea_bake wrote"):
         publish(workshop.base("llama"), "ada/x")
+
+
+def test_an_onnx_export_is_published_with_what_it_was_verified_in(
+    desk: Desk, hub: Hub, artefact: Callable[[str], Path]
+) -> None:
+    """Graph, weights and recipe; onnxruntime is named, and no other runtime; the base by its name on the Hub."""
+    desk.ok("export", "onnx", artefact("insert"), "-o", desk.folder / "onnx")
+    desk.refused("publish", desk.folder / "onnx", "ada/onnx", says="not verified")
+    assert desk.ok("verify", desk.folder / "onnx", "--max-new-tokens", 4)["verdict"] == "verified"
+    report = desk.ok("publish", desk.folder / "onnx", "ada/onnx")
+    graph = hub.file("ada/onnx", "onnx/model.onnx")
+    assert graph == (desk.folder / "onnx" / "onnx" / "model.onnx").read_bytes()
+    for text in (str(desk.folder), USER):
+        assert text.encode() not in graph
+    data = yaml.safe_load(report["card"].split("---\n")[1])
+    assert (data["base_model"], data["base_model_relation"]) == ("tiny/llama", "finetune")
+    assert "onnx" in data["tags"]
+    assert "InferenceSession" in report["card"]
+    assert "Verified in: onnxruntime." in report["card"]
+    assert "transformers import" not in report["card"]
+    assert yaml.safe_load(hub.file("ada/onnx", "sea_bake.yaml"))["model"] == "tiny/llama"
+    assert desk.ok("publish", desk.folder / "onnx", "ada/onnx")["sent"] == []
 
 
 # --------------------------------------------------------------------------------------------------------- names, terms

@@ -49,10 +49,13 @@ class Artefact:
         return self.base or str(self.record.get("base"))
 
     @property
+    def bake(self) -> dict[str, Any]:
+        """What the bake recorded: of an export, that of the artefact that was exported."""
+        return (self.record.get("bake") or {}) if self.how == ONNX else self.record
+
+    @property
     def approximate(self) -> bool:
-        return "approximation" in (self.record.get("details") or {}) or bool(
-            (self.verification or {}).get("approximate")
-        )
+        return "approximation" in (self.bake.get("details") or {}) or bool((self.verification or {}).get("approximate"))
 
     @property
     def auto_class(self) -> str:
@@ -90,6 +93,8 @@ class Artefact:
             )
         exported = is_export(folder)
         record = read_export(folder) if exported else read_record(folder)
+        if exported and (record.get("format") != ONNX or record.get("how") not in ("insert", "fold")):
+            raise PublishError(f"{folder} is no ONNX export of an edited model, and no other export is published")
         how = ONNX if exported else str(record.get("how"))
         if how not in ("insert", "fold", "adapter", ONNX):
             raise PublishError(f"{folder} is recorded as '{how}', which this sea_bake does not know: bake it again")
@@ -108,12 +113,12 @@ class Artefact:
                 "the base is called on the Hub with --base-model"
             )
         revision = record.get("revision") if base == record.get("base") else None
-        return cls(folder, how, record, _edits(folder), base, revision, verification, doubt)
+        return cls(folder, how, record, _edits(folder, record), base, revision, verification, doubt)
 
 
-def _edits(folder: Path) -> list[Edit]:
+def _edits(folder: Path, record: dict[str, Any]) -> list[Edit]:
     try:
-        names = edit_files(folder) if is_artefact(folder) else sorted((folder / "sea").glob("edit-*.safetensors"))
+        names = edit_files(folder, record)
     except CheckpointError as error:
         raise PublishError(f"{folder} cannot be published: {error}") from error
     return [Edit.load(name) for name in names]

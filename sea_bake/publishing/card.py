@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sea_bake.publishing import sections
+from sea_bake.publishing import proof, sections
 from sea_bake.publishing.artefact import ONNX, Artefact
 from sea_bake.publishing.evaluation import Result
 from sea_bake.publishing.licence import Licence
@@ -47,9 +47,9 @@ def render(
         "## Gain and damage",
         sections.effects(results, report),
         "## Exactness",
-        sections.exactness(artefact),
+        proof.exactness(artefact),
         "## How to load it",
-        sections.loading(artefact, repo),
+        proof.loading(artefact, repo),
         "## How it was made",
         sections.making(artefact, repo, recipe),
         "## Limitations",
@@ -76,7 +76,7 @@ def metadata(
     """The card's metadata, as huggingface_hub's ModelCardData."""
     from huggingface_hub import ModelCardData
 
-    relation = "quantized" if artefact.record.get("quantised") else _RELATIONS[artefact.how]
+    relation = _RELATIONS[artefact.how]
     tags = ["sea", "sea_bake", "activation-steering", "model-editing", "arxiv:2405.09719"]
     tags += ["onnx"] if artefact.how == ONNX else ["lora"] if artefact.how == "adapter" else []
     tags += ["custom_code"] if artefact.how == "insert" else []

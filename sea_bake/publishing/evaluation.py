@@ -52,6 +52,8 @@ def read_results(folder: Path, sealed: dict[str, str] | None) -> list[Result]:
 
     Raises:
         PublishError: the file does not follow the schema, or speaks of another state of the artefact.
+
+    The schema is that of :mod:`sea_bake.evaluation.results`.
     """
     path = folder / EVALUATION
     if not path.is_file():
@@ -62,7 +64,7 @@ def read_results(folder: Path, sealed: dict[str, str] | None) -> list[Result]:
     if sealed is not None and data.get("files") is not None and data["files"] != sealed:
         raise PublishError(f"{path} was measured on another state of the artefact: evaluate again, or remove it")
     try:
-        return [_result(entry) for entry in data["results"]]
+        return [_result(entry) for entry in data["results"] if not entry.get("part")]  # the parts are in the report
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PublishError(f"{path} does not follow its schema ({type(error).__name__}: {error})") from error
 

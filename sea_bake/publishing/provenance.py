@@ -9,6 +9,7 @@ from typing import Any
 from sea_bake.baking.report import RECORD, is_artefact
 from sea_bake.checkpoint.reader import read_json
 from sea_bake.errors import CheckpointError
+from sea_bake.exporting.record import EXPORT
 from sea_bake.publishing.artefact import ONNX, Artefact
 from sea_bake.verification import REPORT
 
@@ -38,6 +39,10 @@ def renamed(artefact: Artefact, base_model: str | None) -> dict[str, str]:
     made: dict[str, dict[str, Any]] = {}
     if is_artefact(folder):
         made[RECORD] = {**read_json(folder / RECORD), "base": base_model, "revision": None}
+    else:
+        made[EXPORT] = {**artefact.record, "base": base_model, "revision": None}
+        if artefact.bake:
+            made[EXPORT]["bake"] = {**artefact.bake, "base": base_model, "revision": None}
     if artefact.how == "adapter":
         made["adapter_config.json"] = {**artefact.config, "base_model_name_or_path": base_model, "revision": None}
     texts = {name: json.dumps(data, indent=2, ensure_ascii=False) + "\n" for name, data in made.items()}

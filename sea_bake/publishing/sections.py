@@ -1,15 +1,15 @@
-"""The sections of the model card, one function each: plain facts out of the record, the edits and the verification."""
+"""The sections of the model card, one function each: plain facts out of the record and the edits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from sea_bake.edit import Edit
 from sea_bake.fitting import ranges
 from sea_bake.publishing.artefact import ONNX, Artefact
 from sea_bake.publishing.evaluation import Result
 from sea_bake.publishing.licence import Licence
+from sea_bake.publishing.markdown import plain, table_of
 
 _WAYS = {
     "insert": "inserted: the base's own weights, an SEA layer behind each edited module, and one file of code",
@@ -47,7 +47,7 @@ def warning(artefact: Artefact) -> str:
 
 
 def summary(artefact: Artefact) -> str:
-    base = _base(artefact) + (f" (commit `{_plain(artefact.revision)}`)" if artefact.revision else "")
+    base = _base(artefact) + (f" (commit `{plain(artefact.revision)}`)" if artefact.revision else "")
     return (
         f"{base} with {_PAPER} (SEA) baked in by {_BAKE}: no training, and no hooks needed to run it. "
         f"The edit is {_WAYS[artefact.how]}."
@@ -60,9 +60,10 @@ def edits(artefact: Artefact) -> str:
         return "The artefact holds no copy of its edits."
     rows = [_settings(edit) for edit in artefact.edits]
     names = ["", *(f"edit {i + 1}" for i in range(len(rows)))] if len(rows) > 1 else ["", ""]
-    table = _table(names, [[key, *(row[key] for row in rows)] for key in rows[0]])
-    why = artefact.record.get("why")
-    reason = f"\n\nBaked as *{artefact.how}*: {_plain(why)}." if why and why != "asked for" else ""
+    table = table_of(names, [[key, *(row[key] for row in rows)] for key in rows[0]])
+    why = artefact.bake.get("why")
+    how = artefact.bake.get("how")
+    reason = f"\n\nBaked as *{how}*: {plain(why)}." if why and why != "asked for" else ""
     return table + reason + _ranks(artefact.edits)
 
 
@@ -84,9 +85,9 @@ def _settings(edit: Edit) -> dict[str, str]:
         else "not recorded",
         "rank kept, k+": _span(positive),
         "rank dropped, k-": _span(negative),
-        "demonstrations": f"{texts} triples" + (f" ({_plain(source)})" if isinstance(source, str) else "")
+        "demonstrations": f"{texts} triples" + (f" ({plain(source)})" if isinstance(source, str) else "")
         if isinstance(texts, int)
-        else _plain(recipe.get("imported") or "not recorded"),
+        else plain(recipe.get("imported") or "not recorded"),
     }
 
 
@@ -101,7 +102,7 @@ def _ranks(edits: Sequence[Edit]) -> str:
         for i, edit in enumerate(edits)
         for layer, k in edit.ranks.items()
     ]
-    table = _table(["edit", "layer", "k+", "k-"], rows)
+    table = table_of(["edit", "layer", "k+", "k-"], rows)
     return f"\n\n<details><summary>Ranks per layer</summary>\n\n{table}\n\n</details>"
 
 
@@ -126,106 +127,13 @@ def effects(results: Sequence[Result], report: str | None) -> str:
         ]
         for result in ordered
     ]
-    table = _table(["", "data", "metric", "n", "base", "edited", "change [95 % interval]"], rows)
+    table = table_of(["", "data", "metric", "n", "base", "edited", "change [95 % interval]"], rows)
     return table + "\n\n↑: higher is better; ↓: lower is." + link
-
-
-def exactness(artefact: Artefact) -> str:
-    """Numbers of the verification, or the lack of them."""
-    report = artefact.verification
-    if report is None or artefact.doubt:
-        return f"Not verified: {artefact.doubt or 'there is no verification'}. No number here speaks for these files."
-    equality, effect = report["equality"], report["effect"]
-    rows = [
-        [
-            name,
-            f"{max(c['max_abs'], c['padded_max_abs']):.2e}",
-            f"{c['mean_kl']:.2e}",
-            f"{100 * c['top1']:.1f} %",
-            f"{c['greedy_equal']}/{c['prompts']}",
-        ]
-        for name, c in (("the live edit (hooks on the base)", equality), ("the unedited base", effect))
-    ]
-    table = _table(["against", "max \\|Δlogit\\|", "mean KL (nats)", "same top-1", "same greedy text"], rows)
-    if report.get("approximate"):
-        verdict = (
-            f"Verdict: **approximate**. Its mean KL per token from the true edit is {equality['mean_kl']:.2e} "
-            f"(promised: at most {report['kl_limit']:.2e}); the unedited base is at "
-            f"{report['baseline']['mean_kl']:.2e}."
-        )
-    else:
-        verdict = (
-            f"Verdict: **verified**. It answers like the live edit within {report['tolerance']:.1e} in every logit, "
-            "and unlike the base."
-        )
-    return (
-        f"`sea-bake verify` loaded this artefact in a fresh process and gave it the same tokens as the base with the "
-        f"edit live, and as the bare base ({_conditions(artefact)}).\n\n{table}\n\n{verdict}"
-    )
-
-
-def _conditions(artefact: Artefact) -> str:
-    report = artefact.verification or {}
-    facts = report.get("facts") or {}
-    packages = ("transformers", "peft", "onnxruntime", "torch")
-    versions = [f"{name} {_plain(facts[name])}" for name in packages if facts.get(name)]
-    return ", ".join([*versions, f"{_plain(report.get('dtype'))} on {_plain(report.get('device'))}"])
-
-
-def loading(artefact: Artefact, repo: str) -> str:
-    """Only the runtimes that verification ran it in."""
-    ran = "" if artefact.doubt else f" Verified with {_conditions(artefact)}."
-    intro = "Nothing was run to check this:\n\n" if artefact.doubt else ""
-    auto, base = artefact.auto_class, artefact.base_name
-    if artefact.how == ONNX:
-        return f"{intro}{_onnx(artefact, repo)}{ran}"
-    trust = ", trust_remote_code=True" if artefact.how == "insert" else ""
-    lines = [f"from transformers import {auto}, AutoTokenizer", ""]
-    if artefact.how == "adapter":
-        lines = ["from peft import PeftModel", *lines]
-        lines += [
-            f'model = PeftModel.from_pretrained({auto}.from_pretrained("{base}"), "{repo}")',
-            f'tokenizer = AutoTokenizer.from_pretrained("{base}")',
-        ]
-    else:
-        lines += [
-            f'model = {auto}.from_pretrained("{repo}"{trust})',
-            f'tokenizer = AutoTokenizer.from_pretrained("{repo}"{trust})',
-        ]
-    code = "```python\n" + "\n".join(lines) + "\n```"
-    return f"{intro}{code}\n\n{_remarks(artefact)}{ran}"
-
-
-def _remarks(artefact: Artefact) -> str:
-    if artefact.how == "insert":
-        return (
-            "`trust_remote_code=True` runs one file of this repository, `modeling_sea.py`: the base's own classes with "
-            "an SEA layer behind each edited module. It opens no file, no network connection and no process; read it, "
-            "and pin a commit with `revision=` if this repository is not yours. Without it loading fails: you never "
-            "get the unedited base by accident."
-        )
-    if artefact.how == "adapter":
-        flags = (artefact.record.get("details") or {}).get("flags") or {}
-        rank = (artefact.record.get("details") or {}).get("rank")
-        told = "".join(f" For {name}: `{flag}` (not part of this verification)." for name, flag in flags.items())
-        return f"One rank everywhere ({rank}), `lora_alpha == r`, no patterns.{told}"
-    return "No custom code: everything that loads the base loads this."
-
-
-def _onnx(artefact: Artefact, repo: str) -> str:
-    facts = (artefact.verification or {}).get("facts") or {}
-    runtimes = facts.get("runtimes") or ["onnxruntime"]
-    return (
-        "```python\nfrom huggingface_hub import snapshot_download\nimport onnxruntime\n\n"
-        f'folder = snapshot_download("{repo}")\n'
-        'session = onnxruntime.InferenceSession(f"{folder}/onnx/model.onnx")\n```\n\n'
-        f"Runtimes that were verified: {', '.join(map(_plain, runtimes))}."
-    )
 
 
 def making(artefact: Artefact, repo: str, recipe: str | None) -> str:
     if recipe is None:
-        version = _plain(artefact.record.get("sea_bake"))
+        version = plain(artefact.bake.get("sea_bake"))
         return f"Baked with sea_bake {version}. No recipe was written for this kind of artefact."
     return (
         f"[`{recipe}`]({recipe}) holds every setting, seed, version and hash, and the commands. To fit it again and "
@@ -260,22 +168,11 @@ def licence(artefact: Artefact, found: Licence) -> str:
         return (
             f"**Unknown**: {found.origin}. The terms of {_base(artefact)} hold for what is derived from it: look there."
         )
-    stated = f"[{_plain(name)}]({found.link})" if found.link else f"`{_plain(name)}`"
+    stated = f"[{plain(name)}]({found.link})" if found.link else f"`{plain(name)}`"
     return f"{stated}, taken from {found.origin}." if found.origin[:5] != "given" else f"{stated}, {found.origin}."
 
 
 def _base(artefact: Artefact) -> str:
     if artefact.base is None:
-        return f"`{_plain(artefact.base_name)}` (a local folder; its Hub id is not known)"
+        return f"`{plain(artefact.base_name)}` (a local folder; its Hub id is not known)"
     return f"[{artefact.base}](https://huggingface.co/{artefact.base})"
-
-
-def _plain(value: Any) -> str:
-    """Text that cannot break out of its place on the page."""
-    text = " ".join(str(value).split())
-    return "".join(f"\\{c}" if c in "`|<>[]*" else c for c in text)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

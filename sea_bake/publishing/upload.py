@@ -196,8 +196,9 @@ def _copies(api: Any, items: Sequence[Item], base: str | None, revision: str | N
 def _refused_copy(error: Exception) -> bool:
     from huggingface_hub.errors import FileDuplicationError, HfHubHTTPError
 
-    url = str(getattr(getattr(error, "request", None), "url", "")) if isinstance(error, HfHubHTTPError) else ""
-    return isinstance(error, FileDuplicationError) or "/lfs-files/duplicate" in url
+    if isinstance(error, HfHubHTTPError):
+        return "/lfs-files/duplicate" in str(error.response.url)
+    return isinstance(error, FileDuplicationError)
 
 
 def _addition(item: Item) -> Any:

@@ -1,0 +1,121 @@
+"""The sections of the model card that rest on the verification: exactness, and how to load it in what it was run in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sea_bake.publishing.artefact import ONNX, Artefact
+from sea_bake.publishing.markdown import plain, table_of
+
+
+def exactness(artefact: Artefact) -> str:
+    """Numbers of the verification, or the lack of them."""
+    report = artefact.verification
+    if report is None or artefact.doubt:
+        return f"Not verified: {artefact.doubt or 'there is no verification'}. No number here speaks for these files."
+    equality, effect = report["equality"], report["effect"]
+    rows = [
+        [
+            name,
+            f"{max(c['max_abs'], c['padded_max_abs']):.2e}",
+            f"{c['mean_kl']:.2e}",
+            f"{100 * c['top1']:.1f} %",
+            f"{c['greedy_equal']}/{c['prompts']}",
+        ]
+        for name, c in (("the live edit (hooks on the base)", equality), ("the unedited base", effect))
+    ]
+    table = table_of(["against", "max \\|Δlogit\\|", "mean KL (nats)", "same top-1", "same greedy text"], rows)
+    if report.get("approximate"):
+        promised = "" if report.get("kl_limit") is None else f" (promised: at most {report['kl_limit']:.2e})"
+        verdict = (
+            f"Verdict: **approximate**. Its mean KL per token from the true edit is {equality['mean_kl']:.2e}{promised}"
+            f"; the unedited base is at {report['baseline']['mean_kl']:.2e}."
+        )
+    else:
+        verdict = (
+            f"Verdict: **verified**. It answers like the live edit within {report['tolerance']:.1e} in every logit, "
+            "and unlike the base."
+        )
+    variants = _variants(report.get("variants") or {})
+    return (
+        f"`sea-bake verify` loaded this artefact in a fresh process and gave it the same tokens as the base with the "
+        f"edit live, and as the bare base ({_conditions(artefact)}).\n\n{table}\n\n{verdict}{variants}"
+    )
+
+
+def _variants(variants: dict[str, Any]) -> str:
+    """Graphs of less precision: never equal, and said to be so."""
+    rows = [
+        [
+            plain(name),
+            f"{variant['equality']['mean_kl']:.2e}",
+            f"{100 * variant['equality']['top1']:.1f} %",
+            "not measured" if variant["effect_correlation"] is None else f"{variant['effect_correlation']:.3f}",
+        ]
+        for name, variant in variants.items()
+    ]
+    if not rows:
+        return ""
+    head = ["graph", "mean KL from the live edit", "same top-1", "correlation of the edit's effect with float32"]
+    return f"\n\nOther precisions are **approximate** (rounded weights are another model):\n\n{table_of(head, rows)}"
+
+
+def _conditions(artefact: Artefact) -> str:
+    report = artefact.verification or {}
+    facts = report.get("facts") or {}
+    packages = ("transformers", "peft", "onnxruntime", "torch")
+    versions = [f"{name} {plain(facts[name])}" for name in packages if facts.get(name)]
+    return ", ".join([*versions, f"{plain(report.get('dtype'))} on {plain(report.get('device'))}"])
+
+
+def loading(artefact: Artefact, repo: str) -> str:
+    """Only the runtimes that verification ran it in."""
+    ran = "" if artefact.doubt else f" Verified with {_conditions(artefact)}."
+    intro = "Nothing was run to check this:\n\n" if artefact.doubt else ""
+    auto, base = artefact.auto_class, artefact.base_name
+    if artefact.how == ONNX:
+        return f"{intro}{_onnx(artefact, repo)}{ran}"
+    trust = ", trust_remote_code=True" if artefact.how == "insert" else ""
+    lines = [f"from transformers import {auto}, AutoTokenizer", ""]
+    if artefact.how == "adapter":
+        lines = ["from peft import PeftModel", *lines]
+        lines += [
+            f'model = PeftModel.from_pretrained({auto}.from_pretrained("{base}"), "{repo}")',
+            f'tokenizer = AutoTokenizer.from_pretrained("{base}")',
+        ]
+    else:
+        lines += [
+            f'model = {auto}.from_pretrained("{repo}"{trust})',
+            f'tokenizer = AutoTokenizer.from_pretrained("{repo}"{trust})',
+        ]
+    code = "```python\n" + "\n".join(lines) + "\n```"
+    return f"{intro}{code}\n\n{_remarks(artefact)}{ran}"
+
+
+def _remarks(artefact: Artefact) -> str:
+    if artefact.how == "insert":
+        return (
+            "`trust_remote_code=True` runs one file of this repository, `modeling_sea.py`: the base's own classes with "
+            "an SEA layer behind each edited module. It opens no file, no network connection and no process; read it, "
+            "and pin a commit with `revision=` if this repository is not yours. Without it loading fails: you never "
+            "get the unedited base by accident."
+        )
+    if artefact.how == "adapter":
+        flags = (artefact.record.get("details") or {}).get("flags") or {}
+        rank = (artefact.record.get("details") or {}).get("rank")
+        told = "".join(f" For {name}: `{flag}` (not part of this verification)." for name, flag in flags.items())
+        return f"One rank everywhere ({rank}), `lora_alpha == r`, no patterns.{told}"
+    return "No custom code: everything that loads the base loads this."
+
+
+def _onnx(artefact: Artefact, repo: str) -> str:
+    graphs = sorted((p.name for p in (artefact.folder / ONNX).glob("*.onnx")), key=len)
+    facts = (artefact.verification or {}).get("facts") or {}
+    ran = "" if artefact.doubt else f"Verified in: {', '.join(map(plain, facts.get('runtimes') or ['onnxruntime']))}."
+    return (
+        "```python\nfrom huggingface_hub import snapshot_download\nimport onnxruntime\n\n"
+        f'folder = snapshot_download("{repo}")\n'
+        f'session = onnxruntime.InferenceSession(f"{{folder}}/{ONNX}/{graphs[0]}")\n```\n\n'
+        "One decoder with its KV cache: it takes `input_ids`, `attention_mask`, `position_ids` where it lists them, "
+        f"and `past_key_values.*`, empty at first. {ran}"
+    )
