@@ -13,7 +13,8 @@ from sea_bake import progress
 from sea_bake.errors import SettingError
 
 # A name in a file may hold what a terminal obeys, or half a surrogate pair: shown, not obeyed.
-_CONTROL = {c: f"\\x{c:02x}" for c in (*range(32), *range(127, 160)) if chr(c) not in "\n\t"}
+# (Spelt as JSON spells them, so that it stays JSON.)
+_CONTROL = {c: f"\\u{c:04x}" for c in (*range(32), *range(127, 160)) if chr(c) not in "\n\t"}
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no chatter.")]
