@@ -117,20 +117,24 @@ def evaluate(
 
 
 def show(evaluation: Evaluation, console: Console) -> None:
-    """The table of headlines, and what its numbers are."""
+    """The headlines, gain first and then cost, and what the numbers are."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from sea_bake.evaluation.reporting import cells, header, notes, title, verdict
+    from sea_bake.evaluation.reporting import HEADINGS, cells, grouped, header, notes, title, verdict
 
     colours = {"better": "green", "worse": "red"}
-    table = Table(title=escape(title(evaluation)), title_justify="left")
-    for i, name in enumerate(header(evaluation)):
-        table.add_column(name, justify="left" if i < 2 else "right", no_wrap=i > 2)
-    for before, row in zip([None, *evaluation.headlines], evaluation.headlines):
-        if before is not None and before.kind != row.kind:
-            table.add_section()
-        style = colours.get(verdict(row), "")
-        table.add_row(*(f"[{style}]{escape(c)}[/]" if style and i > 4 else escape(c) for i, c in enumerate(cells(row))))
-    console.print(table)
+    console.print(f"[bold]{escape(title(evaluation))}[/]")
+    for kind, rows in grouped(evaluation.headlines):
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        for i, name in enumerate([HEADINGS[kind].lower(), *header(evaluation)[3:]]):
+            table.add_column(name, justify="right" if i else "left", no_wrap=i > 0)
+        for before, row in zip([None, *rows], rows):
+            if before is None or before.task != row.task:
+                table.add_row(f"[bold]{escape(row.title)}[/] [dim]n = {row.found.n}[/]")
+            style = colours.get(verdict(row), "")
+            _, name, _, *numbers = map(escape, cells(row))
+            table.add_row(f"  {name}", *numbers[:2], *(f"[{style}]{n}[/]" if style else n for n in numbers[2:]))
+        console.print(table)
     for note in notes(evaluation):
         console.print(note, style="dim", markup=False)

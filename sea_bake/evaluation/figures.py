@@ -45,17 +45,22 @@ def _svg(figure: Any) -> bytes:
 
 def _forest(evaluation: Evaluation) -> Any:
     rows = [row for row in evaluation.headlines if row.found.difference is not None and row.measure.unit == "%"]
-    return _dots(rows, [f"{row.title}: {row.measure.name}" for row in rows], [_colour(row) for row in rows])
+    return _dots(rows, [": ".join(named(row)) for row in rows], [_colour(row) for row in rows])
 
 
 def _categories(evaluation: Evaluation) -> Any:
     rows = [
         row
         for row in evaluation.rows
-        if row.task == "bbq" and row.found.difference is not None and row.measure.key.endswith(".acc")
+        if row.measure.detail and row.found.difference is not None and row.measure.key.endswith(".acc")
     ]
     shades = {"ambiguous": "#c47f2c", "disambiguated": _GAIN}
     return _dots(rows, [row.measure.part for row in rows], [shades.get(_last(row), "0.2") for row in rows])
+
+
+def named(row: Row) -> tuple[str, str]:
+    """What a row is called."""
+    return row.title, ", ".join(filter(None, (row.measure.name, row.measure.part)))
 
 
 def _last(row: Row) -> str:

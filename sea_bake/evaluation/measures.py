@@ -34,7 +34,8 @@ class Measure:
         statistic: a key of ``statistics.STATISTICS``.
         better: "higher" or "lower".
         unit: "%" for shares (shown times 100), "nats", or "".
-        part: what part of the examples it looks at ("Age, ambiguous"); empty for a headline.
+        part: what part of the examples it looks at ("Age, ambiguous"); empty for all.
+        detail: shown below the headlines.
     """
 
     key: str
@@ -44,6 +45,7 @@ class Measure:
     better: str = "higher"
     unit: str = "%"
     part: str = ""
+    detail: bool = False
 
 
 def table(measure: Measure, records: Sequence[Record]) -> tuple[Any, list[int]]:
@@ -67,7 +69,7 @@ def measures(task: str, records: Sequence[Record]) -> list[Measure]:
     return [Measure(key, _NAMES.get(key, key.replace("_", " ")), _mean(key)) for key in found]
 
 
-_NAMES = {"acc": "accuracy", "acc_norm": "accuracy, length-normalised"}
+_NAMES = {"acc": "accuracy", "acc_norm": "accuracy, by length"}
 
 
 def _mean(key: str) -> Callable[[Record], tuple[float, ...] | None]:
@@ -88,13 +90,13 @@ def _truthfulqa(records: Sequence[Record]) -> list[Measure]:
     stands beside it, which flattening leaves alone, and the two halves of the margin.
     """
     lone = [
-        Measure("true_loglikelihood", "log p of true answers per token", _part(0), unit="nats"),
-        Measure("false_loglikelihood", "log p of false answers per token", _part(1), better="lower", unit="nats"),
+        Measure("true_loglikelihood", "log p per token, true", _part(0), unit="nats"),
+        Measure("false_loglikelihood", "log p per token, false", _part(1), better="lower", unit="nats"),
     ]
     return [
-        Measure("acc", "probability of true answers (MC2)", _mean("acc")),
-        Measure("margin", "margin of true over false answers per token", _part(2), unit="nats"),
-        Measure("pairs", "true/false pairs in the right order", _part(3)),
+        Measure("acc", "true answers' share", _mean("acc")),
+        Measure("margin", "margin per token", _part(2), unit="nats"),
+        Measure("pairs", "pairs in right order", _part(3)),
         *lone,
     ]
 
@@ -141,10 +143,12 @@ def _bbq(records: Sequence[Record]) -> Iterator[Measure]:
             words = [category or "", _CONDITIONS.get(condition or "", "")]
             part = ", ".join(w for w in words if w)
             stem = ".".join(w for w in (category, condition) if w)
-            yield from _bbq_part(rows, part, f"{stem}." if stem else "", condition)
+            yield from _bbq_part(rows, part, f"{stem}." if stem else "", condition, detail=category is not None)
 
 
-def _bbq_part(rows: Callable[[Record], bool], part: str, stem: str, condition: str | None) -> Iterator[Measure]:
+def _bbq_part(
+    rows: Callable[[Record], bool], part: str, stem: str, condition: str | None, *, detail: bool
+) -> Iterator[Measure]:
     def of(*names: str) -> Callable[[Record], tuple[float, ...] | None]:
         def columns(record: Record) -> tuple[float, ...] | None:
             if not rows(record):
@@ -155,16 +159,17 @@ def _bbq_part(rows: Callable[[Record], bool], part: str, stem: str, condition: s
 
         return columns
 
-    yield Measure(f"{stem}acc", "accuracy", of("right", "one"), part=part)
+    told: dict[str, Any] = {"part": part, "detail": detail}
+    yield Measure(f"{stem}acc", "accuracy", of("right", "one"), **told)
     if condition is not None:  # right in an ambiguous context, and wrong in the other kind
         better = "higher" if condition == "ambig" else "lower"
-        yield Measure(f"{stem}unknown", "unknown rate", of("unknown", "one"), better=better, part=part)
-    yield Measure(f"{stem}stereotypical", "stereotypical responses", of("biased", "one"), better="lower", part=part)
+        yield Measure(f"{stem}unknown", "unknown rate", of("unknown", "one"), better=better, **told)
+    yield Measure(f"{stem}stereotypical", "stereotypical responses", of("biased", "one"), better="lower", **told)
     if condition == "disambig":
-        yield Measure(f"{stem}bias", "bias score s_DIS", of("biased", "named"), "bias", "lower", part=part)
+        yield Measure(f"{stem}bias", "bias score s_DIS", of("biased", "named"), "bias", "lower", **told)
     if condition == "ambig":
         columns = of("biased", "named", "right", "one")
-        yield Measure(f"{stem}bias", "bias score s_AMB", columns, "ambiguous bias", "lower", part=part)
+        yield Measure(f"{stem}bias", "bias score s_AMB", columns, "ambiguous bias", "lower", **told)
 
 
 def _only(category: str | None, condition: str | None) -> Callable[[Record], bool]:

@@ -45,13 +45,14 @@ def verdict(row: Row) -> str:
 
 
 def cells(row: Row) -> list[str]:
-    """What a table shows of one measure."""
+    """What a table shows of one measure, in the columns of :func:`header`."""
     unit, found = row.measure.unit, row.found
-    name = row.measure.name + (" (%)" if unit == "%" else f" ({unit})" if unit else "")
-    first = row.title + (f", {row.measure.part}" if row.measure.part else "")
+    part = f", {row.measure.part}" if row.measure.part else ""
+    name = row.measure.name + (part if not row.measure.detail else "") + (f" ({unit})" if unit else "")
+    first = row.title + (part if row.measure.detail else "")
     if found.edited is None or found.difference is None:
         return [first, name, str(found.n), number(found.base, unit)]
-    p = "< 0.001" if (found.p or 0) < 0.001 else f"{found.p:.3f}"
+    p = "<0.001" if (found.p or 0) < 0.001 else f"{found.p:.3f}"
     return [
         first,
         name,
@@ -59,7 +60,7 @@ def cells(row: Row) -> list[str]:
         number(found.base, unit),
         number(found.edited, unit),
         number(found.difference, unit, sign=True),
-        f"{p} {found.test}",
+        p,
         verdict(row),
     ]
 
@@ -102,9 +103,9 @@ def notes(evaluation: Evaluation) -> list[str]:
 def markdown(evaluation: Evaluation) -> str:
     """The report as Markdown."""
     parts = [f"# Evaluation: {title(evaluation)}", "", *notes(evaluation)]
-    for kind, rows in _grouped(evaluation.headlines):
+    for kind, rows in grouped(evaluation.headlines):
         parts += ["", f"## {HEADINGS[kind]}", "", *_table(evaluation, rows)]
-    breakdown = [row for row in evaluation.rows if row.measure.part]
+    breakdown = [row for row in evaluation.rows if row.measure.detail]
     if breakdown:
         parts += ["", "## By category and condition", "", *_table(evaluation, breakdown)]
     if evaluation.samples:
@@ -125,7 +126,8 @@ def _line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _grouped(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+def grouped(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """Gain, then damage; only what there is."""
     kinds = {kind: [row for row in rows if row.kind == kind] for kind in HEADINGS}
     return [(kind, found) for kind, found in kinds.items() if found]
 
@@ -138,7 +140,7 @@ def page(evaluation: Evaluation) -> str:
         f"<style>{_STYLE}</style></head><body><h1>{name}</h1>",
         *(f'<p class="note">{escape(note)}</p>' for note in notes(evaluation)),
     ]
-    for kind, rows in _grouped(evaluation.headlines):
+    for kind, rows in grouped(evaluation.headlines):
         parts += [f"<h2>{HEADINGS[kind]}</h2>", _html_table(evaluation, rows)]
     for caption, svg in figures.draw(evaluation):
         data = base64.b64encode(svg).decode()
@@ -146,7 +148,7 @@ def page(evaluation: Evaluation) -> str:
             f'<figure><img alt="{escape(caption)}" src="data:image/svg+xml;base64,{data}">'
             f"<figcaption>{escape(caption)}</figcaption></figure>"
         )
-    breakdown = [row for row in evaluation.rows if row.measure.part]
+    breakdown = [row for row in evaluation.rows if row.measure.detail]
     if breakdown:
         parts.append(f"<details><summary>By category and condition</summary>{_html_table(evaluation, breakdown)}")
         parts.append("</details>")

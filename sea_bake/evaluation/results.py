@@ -9,6 +9,7 @@
                   "value", "base", "interval": [low, high] of value - base, "better": "higher" | "lower",
                   "kind": "gain" | "damage", "n", "p", "test", "unit", "part", "changed",
                   "value_interval", "base_interval"}, ...],
+     "breakdown": [the same by category and condition],
      "harness": {task: {door: {"acc,none": ...}}}, "samples": [{"prompt", "base", "edited"}, ...]}
 
 Shares are between 0 and 1. Without an edited model "value" is the base's, and "base" and "interval" are null.
@@ -77,7 +78,7 @@ class Evaluation:
 
     Attributes:
         model: names of base and edited model, and the edits' settings.
-        rows: every measure; the headlines have no ``measure.part``.
+        rows: every measure; the headlines are those without ``measure.detail``.
         harness: task -> door -> the harness' own figures.
         samples: neutral prompts with the greedy answer of each door.
         settings, versions: what it was measured with.
@@ -94,7 +95,7 @@ class Evaluation:
 
     @property
     def headlines(self) -> list[Row]:
-        return [row for row in self.rows if not row.measure.part]
+        return [row for row in self.rows if not row.measure.detail]
 
     def row(self, task: str, key: str) -> Row:
         """One measure. Raises KeyError."""
@@ -107,7 +108,8 @@ class Evaluation:
             "model": self.model,
             "settings": self.settings,
             "versions": self.versions,
-            "results": [row.to_json() for row in self.rows],
+            "results": [row.to_json() for row in self.headlines],
+            "breakdown": [row.to_json() for row in self.rows if row.measure.detail],
             "harness": self.harness,
             "samples": self.samples,
         }
