@@ -21,6 +21,7 @@ from sea_bake.cli import (
     publish,
     reproduce,
     run,
+    serve_web,
     unbake,
     verify,
 )
@@ -46,6 +47,7 @@ app.command("verify")(verify.verify)
 app.command("eval")(eval.evaluate)
 app.command("unbake")(unbake.unbake)
 app.add_typer(export.app, name="export")
+app.command("serve-web")(serve_web.serve_web)
 app.command("publish")(publish.publish)
 app.command("reproduce")(reproduce.reproduce)
 app.command("inspect")(inspect.inspect)

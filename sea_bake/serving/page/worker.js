@@ -1,0 +1,99 @@
+// Where the model runs: transformers.js on onnxruntime-web. The libraries are fetched with their hashes, and run only
+// if these hold: from this site, or from a CDN.
+
+let site;
+let library;
+const models = {};
+let stopping;
+
+async function checked({ url, integrity }) {
+  const response = await fetch(new URL(url, self.location), { integrity, credentials: "omit" });
+  if (!response.ok) throw new Error(`${url} answers ${response.status}`);
+  return response.arrayBuffer();
+}
+
+const script = (code) => URL.createObjectURL(new Blob([code], { type: "text/javascript" }));
+
+async function load({ site: given, graph, device }) {
+  site = given;
+  const [transformers, factory, binary] = await Promise.all(
+    ["transformers", "factory", "binary"].map((name) => checked(site.libraries[name])),
+  );
+  library = await import(script(transformers));
+  const { AutoModelForCausalLM, AutoTokenizer, env } = library;
+  Object.assign(env.backends.onnx.wasm, { wasmBinary: binary, wasmPaths: { mjs: script(factory) } });
+  env.useWasmCache = false;
+  // "Remote" is whatever has an address, this very site too; no other host is asked.
+  Object.assign(env, { allowLocalModels: false, allowRemoteModels: true, remotePathTemplate: "{model}/" });
+  await forget(site.cache);
+  env.cacheKey = site.cache.join("-"); // another model, another cache: none is ever served in place of another
+  for (const [side, { url }] of Object.entries(site.models)) {
+    const [, folder, name] = new URL(url, self.location).href.match(/^(.*\/)([^/]+)\/?$/);
+    env.remoteHost = folder;
+    const options = {
+      progress_callback: ({ status, file, loaded }) => {
+        if (status === "progress") self.postMessage({ type: "progress", file: `${side}/${file}`, loaded });
+      },
+    };
+    const tokenizer = await AutoTokenizer.from_pretrained(name, options);
+    const format = site.graphs.find((g) => g.name === graph).dtype;
+    const model = await AutoModelForCausalLM.from_pretrained(name, { ...options, dtype: format, device });
+    models[side] = { tokenizer, model, forward: model.forward.bind(model) };
+  }
+  const shown = device === "webgpu" ? "the GPU" : "the processor";
+  self.postMessage({ type: "ready", graph: site.graphs.find((g) => g.name === graph).label, device: shown });
+}
+
+// Caches of earlier versions of this site.
+async function forget([name, version]) {
+  if (!("caches" in self)) return;
+  const old = (await caches.keys()).filter((key) => key.startsWith(`${name}-`) && key !== `${name}-${version}`);
+  await Promise.all(old.map((key) => caches.delete(key)));
+}
+
+// One task of the event loop later: messages, such as "stop", are read between two tokens.
+const later = () => new Promise((resolve) => setTimeout(resolve));
+
+async function answer(side, { prompt, strength, length }) {
+  const { tokenizer, model, forward } = models[site.strength ? "edited" : side];
+  const { InterruptableStoppingCriteria, Tensor, TextStreamer } = library;
+  const inputs = tokenizer.chat_template
+    ? tokenizer.apply_chat_template([{ role: "user", content: prompt }], { add_generation_prompt: true, return_dict: true })
+    : tokenizer(site.plain.replace("{prompt}", () => prompt));
+  const value = side === "base" ? 0 : strength;
+  model.forward = async (given) => {
+    await later();
+    const strengths = site.strength ? { [site.strength]: new Tensor("float32", new Float32Array([value]), [1]) } : {};
+    return forward({ ...given, ...strengths }); // generate itself passes no further inputs on
+  };
+  let tokens = 0;
+  const streamer = new TextStreamer(tokenizer, {
+    skip_prompt: true,
+    skip_special_tokens: true,
+    callback_function: (text) => self.postMessage({ type: "text", side, text }),
+    token_callback_function: (ids) => (tokens += ids.length),
+  });
+  stopping = new InterruptableStoppingCriteria();
+  self.postMessage({ type: "side", side, state: "busy" });
+  const began = performance.now();
+  await model.generate({ ...inputs, max_new_tokens: length, do_sample: false, streamer, stopping_criteria: stopping });
+  self.postMessage({ type: "side", side, state: "done", tokens, seconds: (performance.now() - began) / 1000 });
+  return stopping.interrupted;
+}
+
+self.onmessage = async ({ data }) => {
+  try {
+    if (data.type === "stop") {
+      stopping?.interrupt();
+    } else if (data.type === "load") {
+      await load(data);
+    } else {
+      for (const side of site.sides) {
+        if (await answer(side, data)) break;
+      }
+      self.postMessage({ type: "done" });
+    }
+  } catch (error) {
+    self.postMessage({ type: "error", message: String(error?.message ?? error) });
+  }
+};
