@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import tiny
+import yaml
 from hypothesis import strategies as st
 
 from sea_bake.errors import SeaBakeError
@@ -307,6 +308,29 @@ def _shard() -> bytes:
     return bytes(save(tensors, {"format": "pt"}))
 
 
+def read_recipe(folder: Path, data: bytes) -> None:
+    from sea_bake.recipes import read
+
+    (folder / "recipe.yaml").write_bytes(data)
+    read(folder / "recipe.yaml")
+
+
+@functools.cache
+def recipe() -> bytes:
+    """The starter that ``sea-bake init`` writes."""
+    from sea_bake.recipes import starter
+
+    return starter().encode()
+
+
+def recipe_files() -> st.SearchStrategy[bytes]:
+    """YAML that was bent in its bytes; and JSON, which is YAML, changed in its values."""
+    tags = st.sampled_from((b"!!python/object/apply:os.system ['x']", b"&a [*a]", b"!x ", b"? ", b"<<: {}\n", b"\x00"))
+    spots = st.integers(0, len(recipe()))
+    tagged = st.tuples(spots, tags).map(lambda drawn: recipe()[: drawn[0]] + drawn[1] + recipe()[drawn[0] :])
+    return st.one_of(bent(recipe()), tagged, json_files(yaml.safe_load(recipe())))
+
+
 def _json(path: Path) -> Any:
     return json.loads(path.read_text("utf-8"))
 
@@ -319,4 +343,5 @@ TARGETS: dict[str, Target] = {
     "config": Target(lambda: json_files(_json(tiny.single() / "config.json")), read_config, 0.1),
     "adapter": Target(lambda: json_files(_json(adapter() / "adapter_config.json")), read_adapter, 0.05),
     "record": Target(lambda: json_files(_json(artefact() / "sea" / "bake.json")), read_record, 0.05),
+    "recipe": Target(recipe_files, read_recipe, 0.1),
 }
