@@ -41,6 +41,8 @@ class OnnxReport:
         sea_nodes: names of the edit's own nodes in the graph; a fold has none.
         strength: None, or "optional" or "required": whether the input ``sea_strength`` may be left away.
         nodes: number of nodes of the graph.
+        error: norm of the difference between the graph's logits and the model's, over the norm of the model's, at a few
+            tokens (left-padded, with the cache).
         files: graph or weight file -> bytes.
         variants: "int8", "int4" -> what ``quantising`` says of it.
         seconds: step -> wall time.
@@ -58,6 +60,7 @@ class OnnxReport:
     sea_nodes: list[str]
     strength: str | None
     nodes: int
+    error: float
     files: dict[str, int] = field(default_factory=dict)
     variants: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -113,11 +116,12 @@ def export_onnx(
     size = source.weights * (4 if dtype == "fp32" else 2)
     need_space(target.parent, size + len(kinds) * size // 2 + _ROOM)
     from sea_bake.exporting.onnx import finishing, folder
+    from sea_bake.exporting.onnx.checking import check, probe
     from sea_bake.exporting.onnx.experts import part_experts
-    from sea_bake.exporting.onnx.tracing import trace
+    from sea_bake.exporting.onnx.tracing import takes_positions, trace
 
     seconds: dict[str, float] = {}
-    with staged_folder(target, overwrite=overwrite) as stage, progress.bar("export", 3 + len(kinds), "step") as advance:
+    with staged_folder(target, overwrite=overwrite) as stage, progress.bar("export", 4 + len(kinds), "step") as advance:
 
         def done(step: str, began: float) -> float:
             seconds[step] = round(time.perf_counter() - began, 2)
@@ -126,6 +130,7 @@ def export_onnx(
 
         now = time.perf_counter()
         model = source.load(DTYPES[dtype])
+        asked = probe(model, positions=takes_positions(model))
         now = done("load", now)
         traced = trace(model, opset=opset, strength=kind is not None)
         config = model.config.get_text_config(decoder=True)
@@ -147,6 +152,8 @@ def export_onnx(
         folder.write_surroundings(stage, source, traced, config, dtype=dtype)
         del graph, traced
         now = done("finish", now)
+        error = check(main, asked, source.architecture)
+        now = done("check", now)
         variants: dict[str, Any] = {}
         for variant in kinds:
             from sea_bake.exporting.onnx.quantising import quantise
@@ -167,6 +174,7 @@ def export_onnx(
             names,
             kind,
             nodes,
+            error,
             {f"{folder.GRAPHS}/{p.name}": p.stat().st_size for p in sorted((stage / folder.GRAPHS).iterdir())},
             variants,
             seconds,

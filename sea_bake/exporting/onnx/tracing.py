@@ -120,7 +120,7 @@ def trace(model: Any, *, opset: int, strength: bool) -> Traced:
         "input_ids": (ids, {0: batch, 1: new}),
         "attention_mask": (mask, {0: batch, 1: total}),
     }
-    if "position_ids" in inspect.signature(model.forward).parameters:
+    if takes_positions(model):
         inputs["position_ids"] = ((mask.cumsum(-1) - 1).clamp_min(0)[:, -NEW:], {0: batch, 1: new})
     inputs["past_key_values"] = (pairs, [({0: batch, 2: past}, {0: batch, 2: past})] * len(pairs))
     if strength:
@@ -145,6 +145,11 @@ def trace(model: Any, *, opset: int, strength: bool) -> Traced:
             raise FamilyError(f"{type(model).__name__} cannot be traced for ONNX: {reason}") from error
     assert program is not None
     return Traced(program.model, names, *shapes[0][0], len(pairs))
+
+
+def takes_positions(model: Any) -> bool:
+    """Whether the family is told where a token stands; others count the mask (or need no positions)."""
+    return "position_ids" in inspect.signature(model.forward).parameters
 
 
 def cache_shapes(model: Any) -> list[tuple[tuple[int, int], tuple[int, int]]]:

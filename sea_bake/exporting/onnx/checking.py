@@ -1,0 +1,89 @@
+"""A graph that answers otherwise than the model it was traced from is not written: a first look, before ``verify``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sea_bake.errors import FamilyError
+
+# Of the norm of all logits. Rounding gives 1e-6 in float32, at most 1e-2 in float16 or behind a Φ⁻¹; a mask, position,
+# expert or cached token in the wrong place changes whole rows, and gives 0.3 or more (tests/test_onnx.py).
+LIMIT = 0.1
+_LENGTH, _PREFILL, _PADDING = 6, 4, 2
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Two rows of token ids, the first padded on the left, and what the model says to them.
+
+    Attributes:
+        ids, mask, positions: [2, length] int64.
+        logits: [2, length, vocabulary] float32; those at the padding mean nothing.
+    """
+
+    ids: np.ndarray
+    mask: np.ndarray
+    positions: np.ndarray
+    logits: np.ndarray
+
+
+def probe(model: Any, *, positions: bool) -> Probe:
+    """Ask the living model, without a cache."""
+    vocabulary = model.config.get_text_config(decoder=True).vocab_size
+    ids = torch.arange(2 * _LENGTH).reshape(2, _LENGTH) * 7919 % vocabulary
+    mask = torch.ones_like(ids)
+    mask[0, :_PADDING] = 0
+    places = (mask.cumsum(-1) - 1).clamp_min(0)
+    more = {"position_ids": places} if positions else {}
+    with torch.no_grad():
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **more).logits
+    return Probe(ids.numpy(), mask.numpy(), places.numpy(), logits.float().numpy())
+
+
+def check(path: Path, asked: Probe, architecture: str) -> float:
+    """Ask the graph the same, the first tokens with an empty cache, the others one by one; the relative difference.
+
+    Raises:
+        FamilyError: it is larger than ``LIMIT``, or no number.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")  # the weights stay where they are mapped
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    feeds: dict[str, Any] = {}
+    for value in session.get_inputs():
+        if value.name.startswith("past_key_values."):
+            kind = np.float16 if value.type == "tensor(float16)" else np.float32
+            feeds[value.name] = np.zeros((2, value.shape[1], 0, value.shape[3]), dtype=kind)
+        elif value.type == "tensor(float)":  # a strength without a default
+            feeds[value.name] = np.ones(1, dtype=np.float32)
+    wanted = {value.name for value in session.get_inputs()}
+    pieces = []
+    for begin, end in [(0, _PREFILL), *((i, i + 1) for i in range(_PREFILL, _LENGTH))]:
+        tokens = {
+            "input_ids": asked.ids[:, begin:end],
+            "attention_mask": asked.mask[:, :end],
+            "position_ids": asked.positions[:, begin:end],
+        }
+        feeds |= {name: value for name, value in tokens.items() if name in wanted}
+        answer = dict(zip(names, session.run(None, feeds)))
+        feeds |= {name.replace("present", "past_key_values", 1): v for name, v in answer.items() if name != "logits"}
+        pieces.append(answer["logits"].astype(np.float32))
+    real = asked.mask.astype(bool)
+    expected = asked.logits[real]
+    difference = float(np.linalg.norm(np.concatenate(pieces, axis=1)[real] - expected) / np.linalg.norm(expected))
+    if not difference <= LIMIT:
+        raise FamilyError(
+            f"the ONNX graph of {architecture} does not answer like the model (relative difference {difference:.2g}, "
+            f"at most {LIMIT} expected): nothing was written. Please report the family."
+        )
+    return difference
