@@ -61,7 +61,14 @@ def run(
     from sea_bake.recipes import run as do
 
     with _display(console) as watch:
-        report = do(recipe, until=until, again_from=again_from, dry_run=dry_run, overwrite=overwrite, watch=watch)
+        report = do(
+            recipe,
+            until=until,
+            again_from=again_from,
+            dry_run=dry_run,
+            overwrite=overwrite,
+            watch=None if dry_run else watch,
+        )
     emit(report.to_json(), as_json=as_json)
     if dry_run:
         console.print(_table(report.steps))
@@ -73,7 +80,8 @@ def run(
             console.print(f"  - {reason}", markup=False)
     if not report.passed:
         raise typer.Exit(1)
-    console.print(f"{report.artefact}: all steps are done", markup=False, soft_wrap=True)
+    ended = f"done until {until}" if until else "all steps are done"
+    console.print(f"{report.artefact}: {ended}", markup=False, soft_wrap=True)
 
 
 @contextlib.contextmanager

@@ -78,9 +78,9 @@ SECTIONS: dict[str, Section] = {
     ),
     "export.gguf": Section(
         "sea_bake.exporting.gguf:export_gguf",
-        "artefact overwrite",
+        "artefact unedited overwrite",
         after=("bake",),
-        suffix="-gguf",
+        suffix=".gguf",
         extra=("gguf", "gguf"),
     ),
     "publish": Section(

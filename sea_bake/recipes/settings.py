@@ -36,11 +36,13 @@ class Setting:
 
 
 def exists(verb: str) -> bool:
-    """Whether this version of sea_bake has the module of ``"sea_bake.baking:bake"``."""
+    """Whether this version of sea_bake has a function such as ``"sea_bake.baking:bake"``."""
+    module, _, name = verb.partition(":")
     try:
-        return importlib.util.find_spec(verb.partition(":")[0]) is not None
+        spec = importlib.util.find_spec(module)
     except ModuleNotFoundError:  # nor the package around it
         return False
+    return spec is not None and spec.origin is not None and hasattr(importlib.import_module(module), name)
 
 
 def function(verb: str) -> Callable[..., Any]:
