@@ -44,7 +44,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def requests(vocabulary: int, seed: int) -> list[tuple[tuple[str, str], list[int], list[int]]]:
-    """A common beginning, prompts of several lengths (some of them equal), answers of one to six tokens, repetitions."""
+    """A common beginning, prompts of several lengths (some are equal), answers of one to six tokens, repetitions."""
     rng = random.Random(seed)
 
     def ids(count: int) -> list[int]:
@@ -278,9 +278,8 @@ def test_a_question_about_two_stereotyped_groups_says_nothing_about_bias() -> No
     found = answer(told(benchmarks.BBQ[5], 0))
     assert found["biased"] is None
     assert found["right"] == 0.0
-    keys = {
-        m.key: len(table(m, [told(benchmarks.BBQ[5], 0)])[0]) for m in measures("bbq", [told(benchmarks.BBQ[5], 0)])
-    }
+    records = [told(benchmarks.BBQ[5], 0)]
+    keys = {m.key: len(table(m, records)[0]) for m in measures("bbq", records)}
     assert keys["ambig.acc"] == 1
     assert keys["ambig.bias"] == keys["stereotypical"] == 0
 
@@ -391,12 +390,12 @@ def test_a_folder_without_the_files_is_told_which(data: Path, tmp_path: Path) ->
         tasks.locate(["hellaswag"], tmp_path)
     path.write_text(good, "utf-8")
     (folder / "another_val.jsonl").write_text(good, "utf-8")
-    with pytest.raises(EvaluationError, match="there are 2: another_val.jsonl, hellaswag_val.jsonl"):
+    with pytest.raises(EvaluationError, match=r"there are 2: another_val\.jsonl, hellaswag_val\.jsonl"):
         tasks.locate(["hellaswag"], tmp_path)
 
 
 def test_every_task_runs_offline(data: Path) -> None:
-    """All ten through the harness with a tiny model, as many records as rows; both doors get the same worked examples."""
+    """All ten through the harness with a tiny model: as many records as rows, and the same worked examples again."""
     names = list(tasks.TASKS)
     local = tasks.locate(names, data)
     loaded = harness.load_tasks(names, local, None)
