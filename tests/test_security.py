@@ -10,6 +10,7 @@ import ast
 import json
 import os
 import pickle
+import re
 import resource
 import shutil
 import struct
@@ -647,6 +648,15 @@ def test_nothing_in_the_house_executes_what_it_loads() -> None:
     ):  # fmt: skip
         assert dangers(control), control
     assert dangers("torch.load(f, weights_only=True); yaml.safe_load(f); model.eval(); re.compile(p)") == set()
+
+
+def test_every_promise_has_its_tests() -> None:
+    """Those that the page names are there."""
+    here = Path(__file__).parent
+    page = (here.parent / ".github" / "SECURITY.md").read_text("utf-8")
+    named = re.findall(r"`tests/(\w+\.py)::(\w+)`", page)
+    assert len(named) > 30
+    assert [name for file, name in named if f"\ndef {name}(" not in (here / file).read_text("utf-8")] == []
 
 
 def test_the_tests_themselves_have_a_limit() -> None:
