@@ -40,7 +40,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return benchmarks.write(tmp_path_factory.mktemp("benchmarks"))
 
 
-# ---- log-likelihoods
+# ------------------------------------------------------------------------------------------------------ log-likelihoods
 
 
 def requests(vocabulary: int, seed: int) -> list[tuple[tuple[str, str], list[int], list[int]]]:
@@ -170,7 +170,7 @@ def test_nan_is_an_error_that_names_the_first_layer(layer: int) -> None:
         Scorer(model)(asked)
 
 
-# ---- definitions
+# ---------------------------------------------------------------------------------------------------------- definitions
 
 
 def stock(name: str) -> dict[str, Any]:
@@ -226,7 +226,7 @@ def test_scores_are_the_harness_own() -> None:
         assert int(apply_template(template, row)) == int(doc_to_target(row))
 
 
-# ---- measures
+# ------------------------------------------------------------------------------------------------------------- measures
 
 
 def told(doc: dict[str, Any], choice: int) -> dict[str, Any]:
@@ -298,7 +298,7 @@ def test_the_margin_of_true_over_false_answers() -> None:
     assert flatter["pairs"] == found["pairs"]  # and not the order
 
 
-# ---- statistics
+# ----------------------------------------------------------------------------------------------------------- statistics
 
 
 def ones(values: Any) -> np.ndarray:
@@ -353,7 +353,7 @@ def test_ratios_are_ratios_of_sums() -> None:
     assert STATISTICS["ambiguous bias"](np.array([3.0, 4.0, 1.0, 5.0])) == pytest.approx(0.8 * 0.5)
 
 
-# ---- the files
+# ------------------------------------------------------------------------------------------------------------ the files
 
 
 @pytest.mark.parametrize(

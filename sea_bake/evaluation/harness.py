@@ -10,6 +10,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -212,9 +213,11 @@ def _numbers(values: dict[str, Any]) -> dict[str, float]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """The harness and ``datasets`` say only what is wrong."""
+    """The harness and ``datasets`` say only what is wrong, and our bar is the only one."""
     import datasets
+    from lm_eval.api import task as building
 
+    bar, building.tqdm = building.tqdm, partial(building.tqdm, disable=True)
     loggers = {name: logging.getLogger(name) for name in ("lm_eval", "datasets", "transformers")}
     levels = {name: logger.level for name, logger in loggers.items()}
     bars = datasets.utils.are_progress_bars_disabled()
@@ -224,6 +227,7 @@ def quiet() -> Iterator[None]:
     try:
         yield
     finally:
+        building.tqdm = bar
         for name, logger in loggers.items():
             logger.setLevel(levels[name])
         if not bars:

@@ -22,6 +22,7 @@ from sea_bake.evaluation.finite import check_finite
 
 Ids = tuple[int, ...]
 Score = tuple[float, bool]
+_PASS = 8  # tokens whose arithmetic takes as long as reading the weights once more (135M parameters, float32, a CPU)
 _SHORT = 8  # a common beginning of fewer tokens is not worth a pass of its own
 
 
@@ -46,6 +47,7 @@ class Scorer:
         self.model, self.batch_size, self.advance, self.say = model, batch_size, advance, say
         self._device = model.get_input_embeddings().weight.device
         self._cache = _cache_name(model)
+        self._keeps = "logits_to_keep" in inspect.signature(type(model).forward).parameters
         self._known: dict[tuple[Ids, Ids], Score] = {}
 
     @torch.inference_mode()
@@ -120,7 +122,7 @@ class Scorer:
                 else:
                     longer.append((row, prompt, answer, value, greedy))
         longer.sort(key=lambda item: len(item[2]))
-        for piece in _pieces(longer, self.batch_size):
+        for piece in _pieces(longer, [len(item[2]) for item in longer], self.batch_size):
             cache = _copy(after)
             cache.batch_select_indices(torch.tensor([row for row, *_ in piece], device=self._device))
             width = len(piece[-1][2]) - 1
@@ -139,7 +141,8 @@ class Scorer:
         ``texts``: each row with all that stands before it, to look at if its logits are NaN.
         """
         ids = torch.tensor(rows, device=self._device)
-        out = self.model(input_ids=ids, use_cache=True, **{self._cache: cache})
+        only = {"logits_to_keep": keep} if self._keeps else {}  # the head costs as much as several layers
+        out = self.model(input_ids=ids, use_cache=True, **{self._cache: cache}, **only)
         logits = out.logits[:, -keep:]
         check_finite(self.model, logits, texts)
         dtype = torch.promote_types(logits.dtype, torch.float32)
@@ -193,9 +196,13 @@ def _by_length(prompts: dict[Ids, Any]) -> Iterator[list[Ids]]:
         yield groups[length]
 
 
-def _pieces(items: list[Any], size: int) -> Iterator[list[Any]]:
-    for i in range(0, len(items), size):
-        yield items[i : i + size]
+def _pieces(items: list[Any], lengths: list[int], size: int) -> Iterator[list[Any]]:
+    """Consecutive items, at most ``size`` of them, parted where padding would cost more than another pass does."""
+    start = 0
+    for i in range(1, len(items) + 1):
+        if i == len(items) or i - start == size or (lengths[i] - lengths[i - 1]) * (i - start) > _PASS:
+            yield items[start:i]
+            start = i
 
 
 def _copy(cache: Any) -> Any:

@@ -1,0 +1,340 @@
+"""Gain and cost of an edit: base and edited model in one run, through every door the same, resumed, told in public."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import benchmarks
+import families
+import pytest
+import tiny
+import torch
+from conftest import Workshop
+
+from sea_bake import Edit, bake, evaluate
+from sea_bake.errors import (
+    EvaluationError,
+    MissingExtraError,
+    OutputError,
+    SettingError,
+    WrongModelError,
+)
+from sea_bake.evaluation import INSIDE, Evaluation, damage
+from sea_bake.publishing.evaluation import read_results
+from sea_bake.verification.seal import broken, seal
+
+TASKS = ["truthfulqa_mc2", "bbq"]
+# Inserted layers are the module that the hooks run, so that only the order of sums may differ; a fold multiplies them
+# into float32 weights, whose rounding (2e-6 of the largest logit) adds up over the few dozen tokens of an answer.
+NOISE = {"insert": 1e-5, "fold": 2e-3, "adapter": 2e-3}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return benchmarks.write(tmp_path_factory.mktemp("benchmarks"))
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("evaluation") / "out"
+
+
+@pytest.fixture(scope="module")
+def found(data: Path, output: Path) -> Evaluation:
+    """Base and live edit of the tiny model, with costs."""
+    return evaluate(tiny.single(), edit=tiny.edit_file(), tasks=TASKS, data=data, output=output)
+
+
+def scores(evaluation: Evaluation, task: str, door: str) -> list[float]:
+    return [value for record in evaluation.records[task][door] for value in record["loglikelihoods"]]
+
+
+def apart(a: list[float], b: list[float]) -> float:
+    return max(abs(x - y) for x, y in zip(a, b, strict=True))
+
+
+# -------------------------------------------------------------------------------------------------------------- one run
+
+
+def test_every_difference_has_an_interval_and_a_test(found: Evaluation) -> None:
+    assert [row.task for row in found.headlines][:1] == ["truthfulqa_mc2"]
+    assert {row.kind for row in found.rows} == {"gain", "damage"}
+    for row in found.rows:
+        difference = row.found.difference
+        assert difference is not None
+        assert difference.low <= difference.value + 1e-12
+        assert difference.value <= difference.high + 1e-12
+        assert 0 < row.found.p <= 1
+        assert row.found.test in ("McNemar", "randomisation")
+        assert row.found.edited.value - row.found.base.value == pytest.approx(difference.value)
+    keys = {(row.task, row.measure.key) for row in found.headlines}
+    assert keys >= {
+        ("truthfulqa_mc2", "acc"), ("truthfulqa_mc2", "margin"), ("truthfulqa_mc2", "pairs"), ("bbq", "acc"),
+        ("bbq", "ambig.unknown"), ("bbq", "ambig.bias"), ("bbq", "disambig.bias"), ("bbq", "stereotypical"),
+        ("neutral_text", "kl"), ("neutral_text", "perplexity"), ("generation", "repetition"),
+    }  # fmt: skip
+    assert {row.measure.part for row in found.rows if row.measure.detail} >= {"Age", "Age, ambiguous"}
+
+
+def test_the_live_door_is_the_edit_and_the_base_is_the_base(found: Evaluation, data: Path) -> None:
+    alone = evaluate(tiny.single(), tasks=TASKS, data=data, cost=False)
+    assert alone.model["how"] is None
+    assert all(row.found.difference is None and row.to_json()["base"] is None for row in alone.rows)
+    for task in TASKS:  # hooks that were on between the two change nothing
+        assert scores(alone, task, "base") == scores(found, task, "base")
+        assert apart(scores(found, task, "live"), scores(found, task, "base")) > 0.05
+
+
+def test_costs_against_dense_float64(found: Evaluation) -> None:
+    """KL and perplexity once more, by a softmax in float64 over whole texts."""
+    from transformers import AutoModelForCausalLM
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny.single()).eval(), tiny.tokenizer()
+    edit = Edit.load(tiny.edit_file())
+    kl = nll = tokens = 0.0
+    with torch.inference_mode():
+        for text in damage.TEXTS:
+            ids = torch.tensor([tokenizer(text)["input_ids"][:256]])
+            p = model(input_ids=ids).logits[0, :-1].double().softmax(-1)
+            with edit.live(model):
+                q = model(input_ids=ids).logits[0, :-1].double().softmax(-1)
+            kl += float((p * (p / q).log()).sum())
+            nll -= float(q.log().gather(1, ids[0, 1:, None]).sum())
+            tokens += len(p)
+    assert found.row("neutral_text", "kl").found.edited.value == pytest.approx(kl / tokens, rel=1e-4)
+    perplexity = torch.tensor(nll / tokens).exp().item()
+    assert found.row("neutral_text", "perplexity").found.edited.value == pytest.approx(perplexity, rel=1e-4)
+    assert found.row("neutral_text", "kl").found.base.value == 0
+
+
+def test_repetition_counts_what_was_there_before() -> None:
+    assert damage.repetition(list(range(20))) == 0
+    assert damage.repetition([1, 2, 3, 4] * 5) == pytest.approx(1 - 4 / 17)
+    assert damage.repetition([1, 2, 3]) == 0
+
+
+# ----------------------------------------------------------------------------------------------------------- every door
+
+
+@pytest.mark.parametrize("how", ["insert", "fold", "adapter"])
+def test_the_artefact_answers_like_the_live_edit_example_by_example(data: Path, tmp_path: Path, how: str) -> None:
+    base = tiny.single()
+    edit = Edit.load(tiny.edit_file()).with_settings(merge="l2" if how == "insert" else "sum")
+    artefact = bake(base, edit, tmp_path / how, how=how).output
+    settings: dict[str, Any] = {"tasks": TASKS, "data": data, "cost": False}
+    live = evaluate(base, edit=edit, **settings)
+    baked = evaluate(artefact, base=base, **settings)
+    assert baked.model["how"] == how
+    assert baked.model["edited"] == how  # the folder's name
+    for task in TASKS:
+        assert scores(baked, task, "base") == scores(live, task, "base")
+        difference = apart(scores(baked, task, how), scores(live, task, "live"))
+        moved = apart(scores(baked, task, how), scores(baked, task, "base"))
+        assert difference <= NOISE[how]
+        assert moved > 20 * NOISE[how]  # the control: the base itself is nowhere near
+        for a, b in zip(baked.records[task][how], live.records[task]["live"]):
+            assert (a["id"], a["hash"], a["greedy"]) == (b["id"], b["hash"], b["greedy"])
+
+
+def test_an_encoder_decoder_is_evaluated_without_costs(workshop: Workshop, data: Path) -> None:
+    base, edit = workshop.base("t5"), workshop.edit("t5")
+    found = evaluate(base, edit=edit, tasks=["bbq"], data=data, cost=False)
+    assert apart(scores(found, "bbq", "live"), scores(found, "bbq", "base")) > 1e-3
+    with pytest.raises(EvaluationError, match="--no-cost"):
+        evaluate(base, edit=edit, tasks=["bbq"], data=data)
+
+
+def test_the_chat_template_is_used_when_asked_for(data: Path) -> None:
+    base = tiny.single(chat=True)
+    settings: dict[str, Any] = {"tasks": ["bbq"], "data": data, "cost": False}
+    plain, chat = evaluate(base, **settings), evaluate(base, chat=True, **settings)
+    assert apart(scores(plain, "bbq", "base"), scores(chat, "bbq", "base")) > 1e-2
+    with pytest.raises(EvaluationError, match="has no chat template: leave --chat away"):
+        evaluate(tiny.single(), chat=True, **settings)
+
+
+# ------------------------------------------------------------------------------------------------------------- resuming
+
+
+def test_a_stopped_run_goes_on(found: Evaluation, data: Path, output: Path) -> None:
+    """Each file is whole or not there, so a run that was killed is one that lacks some."""
+    examples = output / "examples"
+    names = {f"{task}.{door}.jsonl" for task in (*TASKS, "neutral_text", "generation") for door in ("base", "live")}
+    assert tiny.listing(examples) == names
+    report = (output / "evaluation.json").read_text("utf-8")
+    lost = [examples / "bbq.live.jsonl", examples / "neutral_text.live.jsonl"]
+    times = {name: (examples / name).stat().st_mtime_ns for name in names}
+    for path in (*lost, output / "evaluation.json"):
+        path.unlink()
+    again = evaluate(tiny.single(), edit=tiny.edit_file(), tasks=TASKS, data=data, output=output)
+    assert (output / "evaluation.json").read_text("utf-8") == report
+    assert [row.to_json() for row in again.rows] == [row.to_json() for row in found.rows]
+    made = {name for name in names if (examples / name).stat().st_mtime_ns != times[name]}
+    # KL is measured against what the base says in the same run, so its two halves are made together.
+    assert made == {"bbq.live.jsonl", "neutral_text.live.jsonl", "neutral_text.base.jsonl"}
+
+
+def test_answers_of_other_inputs_are_never_taken(found: Evaluation, data: Path, output: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"edit": tiny.edit_file(), "tasks": ["bbq"], "data": data, "cost": False}
+    for changes in ({"limit": 2}, {"offset": 1}, {"edit": tiny.edit_file(site="attn")}, {"dtype": "bfloat16"}):
+        with pytest.raises(OutputError, match="answers of another run"):
+            evaluate(tiny.single(), output=output, **{**settings, **changes})
+    kept = (output / "examples" / "bbq.live.jsonl").read_bytes()
+    other = tmp_path / "out"
+    evaluate(tiny.single(), output=other, limit=2, **settings)
+    fewer = evaluate(tiny.single(), output=other, limit=3, overwrite=True, **settings)
+    assert len(fewer.records["bbq"]["live"]) == 3
+    assert (output / "examples" / "bbq.live.jsonl").read_bytes() == kept
+    path = other / "examples" / "bbq.base.jsonl"
+    path.write_text(path.read_text("utf-8")[:-200], "utf-8")
+    with pytest.raises(OutputError, match=r"bbq\.base\.jsonl is damaged"):
+        evaluate(tiny.single(), output=other, limit=3, **settings)
+
+
+# ------------------------------------------------------------------------------------------------------ what is written
+
+
+class Seen(HTMLParser):
+    """Tags, and every reference to something outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.references: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.references += [value or "" for key, value in attrs if key in ("src", "href", "srcset")]
+
+
+def test_the_page_needs_nothing_else_and_names_no_path(found: Evaluation, output: Path) -> None:
+    page = (output / "evaluation.html").read_text("utf-8")
+    seen = Seen()
+    seen.feed(page)
+    assert seen.tags.count("img") == 3  # differences, BBQ by category, TruthfulQA's margins
+    assert seen.tags.count("table") == 4
+    assert "script" not in seen.tags
+    assert all(reference.startswith("data:image/svg+xml;base64,") for reference in seen.references)
+    markdown = (output / "evaluation.md").read_text("utf-8")
+    value = r"[\d.]+ ± [\d.]+"
+    assert re.search(rf"\| BBQ \| accuracy \(%\) \| 6 \| {value} \| {value} \| [+-]{value} \|", markdown)
+    for path in output.rglob("*"):
+        if path.is_file():
+            assert str(tiny.root()) not in path.read_text("utf-8"), path.name
+            assert str(output) not in path.read_text("utf-8"), path.name
+
+
+def test_the_command_line(data: Path, output: Path, found: Evaluation) -> None:
+    told = ("--edit", tiny.edit_file(), "--data", data, "--tasks", ",".join(TASKS), "-o", output)
+    ran = tiny.run("eval", tiny.single(), *told)
+    assert (ran.code, ran.err) == (0, "")
+    assert re.search(r"margin per token \(nats\) .* [+-]\d\.\d+ ± \d\.\d+", ran.out)
+    assert "KL from base" in ran.out
+    ran = tiny.run("eval", tiny.single(), *told, "--json")
+    assert json.loads(ran.out) == json.loads((output / "evaluation.json").read_text("utf-8"))
+
+
+def test_the_artefact_carries_its_evaluation_to_the_model_card(data: Path, tmp_path: Path) -> None:
+    artefact = bake(tiny.single(), [tiny.edit_file()], tmp_path / "artefact", how="insert").output
+    sealed = seal(artefact)
+    ran = tiny.run("eval", artefact, "--base", tiny.single(), "--data", data, "--tasks", "bbq", "--no-cost", "--write")
+    assert (ran.code, ran.err) == (0, "")
+    assert broken(artefact, sealed) == []  # it is no part of what was verified
+    results = read_results(artefact, sealed)
+    (accuracy,) = [r for r in results if r.metric["type"] == "acc"]
+    assert (accuracy.dataset["type"], accuracy.kind, accuracy.n) == ("oskarvanderwal/bbq", "gain", 6)
+    assert accuracy.interval[0] <= accuracy.value - accuracy.base <= accuracy.interval[1]
+    assert len(results) < 12  # headlines only
+    assert (artefact / INSIDE).is_file()
+    with pytest.raises(SettingError, match="no artefact"):
+        evaluate(tiny.single(), data=data, write=True)
+
+
+def test_export_tasks_writes_what_the_harness_reads(data: Path, tmp_path: Path) -> None:
+    ran = tiny.run("eval", "x", "--data", data, "--tasks", "bbq,truthfulqa_mc2", "--export-tasks", tmp_path / "tasks")
+    assert (ran.code, ran.err) == (0, "")
+    assert tiny.listing(tmp_path / "tasks") == {"bbq.yaml", "truthfulqa_mc1.yaml", "truthfulqa_mc2.yaml", "scoring.py"}
+    tiny.refused(tiny.run("eval", "x", "--export-tasks", tmp_path / "other"), "SettingError", "--data")
+
+
+# ------------------------------------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ("kind", "told", "words"),
+    [
+        ("EvaluationError", ["--tasks", "bqb", "--data", "DATA"], ["unknown task 'bqb'", "did you mean bbq"]),
+        ("EvaluationError", ["--data", "EMPTY"], ["truthfulqa", "columns question, mc1_targets"]),
+        ("EvaluationError", ["--data", "DATA", "--chat"], ["no chat template"]),
+        ("SettingError", ["--data", "DATA", "--limit", "0"], ["limit = 0"]),
+        ("SettingError", ["--data", "DATA", "--batch-size", "0"], ["batch size = 0"]),
+        ("SettingError", ["--data", "DATA", "--dtype", "float8"], ["unknown dtype 'float8'"]),
+        ("EvaluationError", ["--data", "DATA", "--base", "BASE"], ["belongs to an artefact"]),
+        ("EvaluationError", ["--data", "DATA", "--neutral", "NOWHERE"], ["cannot be read as text"]),
+        ("OutputError", ["--data", "DATA", "-o", "FOREIGN"], ["holds no evaluation"]),
+        ("EditError", ["--data", "DATA", "--edit", "NOWHERE"], ["no such file"]),
+        ("EvaluationError", ["--tasks", "hellaswag"], ["data of the task hellaswag", "--data DIR"]),
+    ],
+)
+def test_bad_input(data: Path, tmp_path: Path, kind: str, told: list[str], words: list[str]) -> None:
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("mine", "utf-8")
+    (tmp_path / "empty").mkdir()
+    places = {
+        "DATA": data, "EMPTY": tmp_path / "empty", "BASE": tiny.single(), "NOWHERE": tmp_path / "nowhere",
+        "FOREIGN": foreign,
+    }  # fmt: skip
+    with tiny.nothing_happens(tmp_path, tiny.single(), foreign):
+        tiny.refused(tiny.run("eval", tiny.single(), *(places.get(word, word) for word in told)), kind, *words)
+
+
+def test_an_edit_of_another_model_and_an_edit_for_an_artefact(data: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"tasks": ["bbq"], "data": data, "cost": False}
+    with pytest.raises(WrongModelError):
+        evaluate(tiny.single(seed=1), edit=tiny.edit_file(), **settings)
+    artefact = bake(tiny.single(), [tiny.edit_file()], tmp_path / "artefact", how="insert").output
+    with pytest.raises(EvaluationError, match="with its edits in it"):
+        evaluate(artefact, edit=tiny.edit_file(), **settings)
+
+
+def test_nan_is_told_before_any_task(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    model = tiny.new_llama()
+    with torch.no_grad():
+        model.model.layers[1].self_attn.o_proj.weight[0, 0] = float("nan")
+    model.save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    ran = tiny.run("eval", folder, "--data", data, "--tasks", "bbq", "-o", tmp_path / "out")
+    tiny.refused(ran, "EvaluationError", "NaN or infinite logits", "decoder layer 1 of 4")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("module", "package"), [("lm_eval", "lm-eval"), ("matplotlib", "matplotlib")])
+def test_a_missing_extra_is_named(
+    monkeypatch: pytest.MonkeyPatch, data: Path, tmp_path: Path, module: str, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtraError, match=rf"{package}.*pip install 'sea-bake\[eval\]'"):
+        evaluate(tiny.single(), data=data, output=tmp_path / "out")
+
+
+def test_half_precision_and_a_small_batch(data: Path) -> None:
+    """bfloat16 answers near float32, and the batch decides nothing."""
+    settings: dict[str, Any] = {"tasks": ["bbq"], "data": data, "cost": False}
+    whole, half = evaluate(tiny.single(), **settings), evaluate(tiny.single(), dtype="bfloat16", **settings)
+    small = evaluate(tiny.single(), batch_size=1, **settings)
+    assert apart(scores(whole, "bbq", "base"), scores(small, "bbq", "base")) < 5e-5
+    assert 1e-4 < apart(scores(whole, "bbq", "base"), scores(half, "bbq", "base")) < 3  # 8 bits, sums of a dozen tokens
+
+
+def test_families_speak_the_tests_language() -> None:
+    """The rows above are English for both tokenizers of the tests: no answer is empty in either."""
+    for tokenizer in (tiny.tokenizer(), families.tokenizer()):
+        for row in benchmarks.BBQ:
+            assert len(tokenizer(" " + row["ans0"], add_special_tokens=False)["input_ids"]) > 0
