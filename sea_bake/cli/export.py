@@ -75,7 +75,15 @@ def onnx(
     )
     for name, count in report.files.items():
         console.print(f"  {name}: {size(count)}", markup=False)
-    console.print(f"Next: sea-bake verify {output}", markup=False)
+    for kind, variant in report.variants.items():
+        distance = variant["distance"]
+        console.print(
+            f"  {kind}: {variant['quantised']} weights in {variant['bits']} bits, {size(variant['bytes'])}; from fp32 at "
+            f"{distance['tokens']} tokens: mean KL {distance['mean_kl']:.2e}, top-1 {100 * distance['top1']:.1f} %",
+            markup=False,
+        )
+    if not unedited:
+        console.print(f"Next: sea-bake verify {output}", markup=False)
 
 
 app.command("gguf")(export_gguf.gguf)
