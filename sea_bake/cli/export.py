@@ -78,8 +78,8 @@ def onnx(
     for kind, variant in report.variants.items():
         distance = variant["distance"]
         console.print(
-            f"  {kind}: {variant['quantised']} weights in {variant['bits']} bits, {size(variant['bytes'])}; from fp32 at "
-            f"{distance['tokens']} tokens: mean KL {distance['mean_kl']:.2e}, top-1 {100 * distance['top1']:.1f} %",
+            f"  {kind}: {variant['quantised']} weights in {variant['bits']} bits, {size(variant['bytes'])}; from fp32 "
+            f"at {distance['tokens']} tokens: mean KL {distance['mean_kl']:.2e}, top-1 {100 * distance['top1']:.1f} %",
             markup=False,
         )
     if not unedited:
