@@ -147,4 +147,7 @@ def publish(
 def _datasets(artefact: Artefact) -> list[str]:
     """Hub ids of the data sets that the edits were fitted on, where they came from the Hub."""
     origins = [edit.recipe.get("demonstrations_from") or {} for edit in artefact.edits]
-    return [str(origin["source"]) for origin in origins if origin.get("kind") == "hub" and origin.get("source")]
+    names = [str(origin.get("source")) for origin in origins if origin.get("kind") == "hub"]
+    for name in names:
+        check_repo_id(name, "the data set that the edit records")
+    return names

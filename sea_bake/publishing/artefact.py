@@ -12,7 +12,7 @@ from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, PublishError
 from sea_bake.exporting.record import is_export, read_export
 from sea_bake.loading import auto_class
-from sea_bake.verification import REPORT
+from sea_bake.verification import REPORT, Comparison
 from sea_bake.verification.seal import broken
 
 ONNX = "onnx"
@@ -104,9 +104,9 @@ class Artefact:
                 f"{folder} is not verified: {doubt}. Run sea-bake verify {folder}, or pass --unverified, which the "
                 "model card then says in its first line."
             )
-        if base_model is not None:
-            check_repo_id(base_model, "--base-model")
         base = base_model or hub_id(record)
+        if base is not None:
+            check_repo_id(base, "the base")
         if how == "adapter" and base is None:
             raise PublishError(
                 f"an adapter loads onto its base, and '{record.get('base')}' is the name of a local folder: say what "
@@ -132,6 +132,8 @@ def _verdict(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
     sealed = report.get("files")
     if not isinstance(sealed, dict) or not sealed:
         return None, f"its {REPORT} does not say which files it was given on (an earlier sea_bake wrote it)"
+    if not _readable(report):
+        return None, f"its {REPORT} is damaged"
     changes = broken(folder, sealed)
     if changes:
         more = f" (and {len(changes) - 1} other changes)" if len(changes) > 1 else ""
@@ -140,6 +142,20 @@ def _verdict(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
         failures = report.get("failures") or ["no reason is given"]
         return report, f"its verification failed: {failures[0]}"
     return report, None
+
+
+def _readable(report: dict[str, Any]) -> bool:
+    """Whether a report holds the numbers that ``verify`` writes."""
+    try:
+        compared = [Comparison(**report[key]) for key in ("equality", "effect")]
+        compared += [Comparison(**report["baseline"])] if report.get("approximate") else []
+        for variant in (report.get("variants") or {}).values():
+            compared.append(Comparison(**variant["equality"]))
+            float(variant["effect_correlation"] or 0)
+        numbers = [report["tolerance"], report.get("kl_limit") or 0, *(n for c in compared for n in vars(c).values())]
+        return isinstance(report["facts"], dict) and all(isinstance(number, int | float) for number in numbers)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
 
 
 def hub_id(record: dict[str, Any]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -83,7 +84,7 @@ def metadata(
     tags += ["unverified"] if artefact.doubt else ["approximate"] if artefact.approximate else []
     tags += [f"base_model:{relation}:{artefact.base}"] if artefact.base else []
     return ModelCardData(
-        language=base_card.get("language") or None,
+        language=_languages(base_card.get("language")),
         library_name=_LIBRARIES[artefact.how],
         pipeline_tag=artefact.pipeline_tag,
         base_model=artefact.base,
@@ -94,6 +95,12 @@ def metadata(
         eval_results=[_eval_result(result, artefact) for result in results] or None,
         **licence.metadata(),
     )
+
+
+def _languages(value: Any) -> list[str] | None:
+    """What the base's card says, as far as these are languages: somebody else wrote it."""
+    codes = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+    return [code for code in codes if isinstance(code, str) and re.fullmatch(r"[\w-]{2,20}", code)] or None
 
 
 def _eval_result(result: Result, artefact: Artefact) -> Any:

@@ -120,7 +120,9 @@ def _recognised(path: Path, *, carried: bool) -> Licence:
 
 def _absolute(link: str | None, artefact: Artefact) -> str | None:
     """A link inside the base's repository has to lead there, unless the file travels along."""
-    if link is None or "://" in link or (artefact.folder / link).is_file():
+    if link is None or not re.fullmatch(r"(https?://)?[\w.~%/#?=&+-]+", link):
+        return None
+    if "://" in link or (artefact.folder / link).is_file():
         return link
     return f"https://huggingface.co/{artefact.base}/blob/main/{link}" if artefact.base else None
 

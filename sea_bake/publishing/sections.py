@@ -118,8 +118,8 @@ def effects(results: Sequence[Result], report: str | None) -> str:
     rows = [
         [
             result.kind,
-            result.dataset["name"],
-            f"{result.metric['name']} ({'↑' if result.better == 'higher' else '↓'})",
+            plain(result.dataset["name"]),
+            f"{plain(result.metric['name'])} ({'↑' if result.better == 'higher' else '↓'})",
             "" if result.n is None else str(result.n),
             f"{result.base:.4g}",
             f"{result.value:.4g}",
