@@ -94,8 +94,8 @@ def quantise(source: Path, target: Path, kind: str, keep: Sequence[str]) -> Quan
             kept += 1
         elif found is not None:
             weight, turned = found
-            narrowing = weight.shape[not turned] < weight.shape[turned]
-            rewriting.replace(node, weight, turned, 8 if narrowing or _leads_to(node, head) else BITS[kind])
+            inputs, outputs = reversed(weight.shape) if turned else weight.shape
+            rewriting.replace(node, weight, turned, 8 if outputs < inputs or _leads_to(node, head) else BITS[kind])
     if not rewriting.rounded:
         raise CheckpointError(f"{source.name} multiplies with no float32 matrix: there is nothing to quantise")
     model.opset_imports[_DOMAIN] = 1
