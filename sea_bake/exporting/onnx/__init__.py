@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sea_bake import progress
 from sea_bake.edit import Edit
-from sea_bake.errors import SettingError, missing_extra
+from sea_bake.errors import OutputError, SettingError, missing_extra
 from sea_bake.exporting.onnx.report import OnnxReport, record
 from sea_bake.staging import check_output, need_space, staged_folder
 
@@ -73,6 +73,8 @@ def export_onnx(
     from sea_bake.loading import load_tokenizer
 
     source = exportable(artefact, unedited=unedited)
+    if source.folder.resolve() in (target.resolve(), *target.resolve().parents):
+        raise OutputError(f"{target} lies inside the model's own folder: choose an output outside of it")
     if strength and source.how != "insert":
         raise SettingError(
             "only inserted layers have a strength that can be changed at run time: bake with --how insert (this model "

@@ -147,10 +147,12 @@ def _check(model: Exportable, checkpoint: Checkpoint) -> None:
     name, config = model.architecture, model.config
     if config.get("auto_map"):
         raise CheckpointError(f"{model.folder} has custom code of its own (auto_map), which is never run here")
-    if config.get("quantization_config"):
+    stems = sorted({tensor.partition(".")[0] for tensor in checkpoint.weight_map})
+    method = next((found for stem in stems if (found := quantisation(checkpoint, stem))), None)
+    if method:
         raise CheckpointError(
-            f"{model.folder} is quantised ({quantisation(checkpoint, '')}): export from unquantised weights, and "
-            "quantise the graph with --quantize"
+            f"{model.folder} is quantised ({method}): export from unquantised weights, and quantise the graph with "
+            "--quantize"
         )
     cls = getattr(transformers, name, None)
     if cls is None or not hasattr(cls, "config_class"):

@@ -1,0 +1,152 @@
+"""Done-when on real weights: SmolLM2-135M-Instruct with an l2-merged edit of 20 MLPs, and with a tanh edit, in ONNX
+Runtime: the same logits as under the hooks, the same greedy text, and not the base's.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import load
+from torch import Tensor
+
+from sea_bake import Edit, bake, collect, fit
+from sea_bake.activations.prompts import encode, pad_id
+from sea_bake.demonstrations import builtin
+from sea_bake.exporting.onnx import export_onnx
+from sea_bake.loading import load_tokenizer
+from sea_bake.verification.bypass import bypass
+from sea_bake.verification.onnx_answers import Decoder, cached, continued, forced
+
+pytestmark = pytest.mark.smollm2
+KINDS = ("l2", "tanh")
+# The bounds of the promise. A φ⁻¹ near the ends of its range enlarges rounding, up to 1 / EPS times.
+BOUNDS = {"l2": 1e-3, "tanh": 1e-2}
+NEW = 64
+PROMPTS = (
+    "What is the capital of France?",
+    "Why is the sky blue?",
+    "Do goldfish forget everything after a few seconds?",
+    "Write one sentence about bread.",
+    "Is it dangerous to wake a sleepwalker?",
+)
+
+
+@dataclass(frozen=True)
+class Real:
+    """The living base and its tokenizer; edits, and the folders that they were exported to; the base's own export."""
+
+    model: Any
+    tokenizer: Any
+    edits: dict[str, Edit]
+    exports: dict[str, Path]
+    nodes: dict[str, list[str]]
+
+    def prompts(self) -> list[list[int]]:
+        return [list(encode(self.tokenizer, prompt).ids) for prompt in PROMPTS]
+
+    def texts(self) -> list[list[int]]:
+        """Prompts with their answers, none of which the edits were fitted on."""
+        return [list(encode(self.tokenizer, d.prompt, d.positive).ids) for d in builtin()[40:44]]
+
+
+@pytest.fixture(scope="module")
+def real(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Real:
+    folder = tmp_path_factory.mktemp("onnx")
+    model, tokenizer = load(smollm2, torch.float32), load_tokenizer(smollm2)
+    seen = collect(model, tokenizer, builtin()[:16], source=smollm2.name, site="mlp", neutral="prompt")
+    edits = {"l2": fit(None, activations=seen), "tanh": fit(None, activations=seen, feature="tanh", layers="last:3")}
+    exports, nodes = {}, {}
+    for kind, edit in edits.items():
+        report = export_onnx(bake(smollm2, edit, folder / f"{kind}-baked", how="insert").output, folder / kind)
+        exports[kind], nodes[kind] = report.output, report.sea_nodes
+    exports["base"] = export_onnx(smollm2, folder / "base", unedited=True).output
+    return Real(model, tokenizer, edits, exports, nodes)
+
+
+def decoder(folder: Path, graph: str = "onnx/model.onnx") -> Decoder:
+    return Decoder({"graph": str(folder / graph), "weights": str(folder / "onnx"), "device": "cpu"})
+
+
+def gap(a: Any, b: Any) -> float:
+    """max |a - b|; infinite when anything is NaN."""
+    value = float(np.abs(np.asarray(a) - np.asarray(b)).max())
+    return value if value == value else float("inf")
+
+
+@torch.inference_mode()
+def greedy(model: Any, ids: Tensor, mask: Tensor, pad: int) -> np.ndarray:
+    """NEW tokens, whatever they are, as transformers generates them."""
+    out = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=NEW,
+        min_new_tokens=NEW,  # an early end would hide what comes behind it
+        do_sample=False,
+        pad_token_id=pad,
+    )
+    return out[:, ids.shape[1] :].numpy()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_are_those_under_the_hooks(real: Real, kind: str) -> None:
+    edit, folder = real.edits[kind], real.exports[kind]
+    assert len(edit.layers) == (20 if kind == "l2" else 3)
+    runtime, base_export = decoder(folder), decoder(real.exports["base"])
+    model, past_one = real.model, folder / "onnx" / "past-one.onnx"
+    past_one.write_bytes(bypass(folder / "onnx" / "model.onnx", [n for n in real.nodes[kind] if "layers.28/" in n]))
+    control = decoder(folder, "onnx/past-one.onnx")
+    past_one.unlink()
+    for ids in real.texts():
+        with torch.inference_mode():
+            base = model(torch.tensor([ids])).logits[0]
+            with edit.live(model):
+                hooks = model(torch.tensor([ids])).logits[0]
+        whole = forced(runtime, ids, len(ids))
+        assert gap(whole, hooks) <= BOUNDS[kind]
+        assert gap(cached(runtime, ids, len(ids) // 2), hooks[-(len(ids) // 2) :]) <= BOUNDS[kind]
+        assert gap(forced(base_export, ids, len(ids)), base) <= BOUNDS["l2"]
+        assert gap(whole, base) > 100 * BOUNDS["l2"]
+        assert gap(forced(control, ids, len(ids)), hooks) > 10 * BOUNDS[kind]  # one layer of 20, or of 3, led past
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_greedy_text_is_that_under_the_hooks(real: Real, kind: str) -> None:
+    edit, pad = real.edits[kind], pad_id(real.tokenizer)
+    runtime, base_export = decoder(real.exports[kind]), decoder(real.exports["base"])
+    prompts, same_as_base = real.prompts(), []
+    width = max(map(len, prompts))
+    batch = [[pad] * (width - len(ids)) + ids for ids in prompts]
+    mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
+    with edit.live(real.model):
+        alone = [greedy(real.model, torch.tensor([ids]), torch.ones(1, len(ids)).long(), pad)[0] for ids in prompts]
+        padded = greedy(real.model, torch.tensor(batch), torch.tensor(mask), pad)
+    for ids, expected in zip(prompts, alone):
+        told = continued(runtime, [ids], np.ones((1, len(ids)), dtype=np.int64), NEW)[0][0]
+        assert real.tokenizer.decode(told) == real.tokenizer.decode(expected)
+        assert told.tolist() == expected.tolist()
+    together = continued(runtime, batch, mask, NEW)[0]
+    assert together.tolist() == padded.tolist()
+    base = continued(base_export, batch, mask, NEW)[0]
+    same_as_base = [a.tolist() == b.tolist() for a, b in zip(together, base)]
+    assert sum(same_as_base) <= 1  # the edits change the text of four prompts of five or more
+
+
+def test_the_folder_is_what_its_readers_want(real: Real) -> None:
+    folder = real.exports["l2"]
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    base = json.loads((real.exports["base"] / "config.json").read_text("utf-8"))
+    assert config == base
+    assert (config["model_type"], config["architectures"]) == ("llama", ["LlamaForCausalLM"])
+    record = json.loads((folder / "sea" / "export.json").read_text("utf-8"))
+    assert len(record["sea_nodes"]) == 20 * 8  # 2 products, their sum, 2 norms, a bound, a quotient, a product
+    sizes = {name: (folder / name).stat().st_size for name in record["files"]}
+    assert sizes == record["files"]
+    assert sizes["onnx/model.onnx"] < 1e6  # 5.6 MB with metadata
+    weights = sum(p.numel() for p in real.model.parameters()) * 4
+    assert weights < sizes["onnx/model.onnx_data"] < 1.002 * weights  # the tied head is there once
