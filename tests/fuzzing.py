@@ -41,6 +41,11 @@ GRAMMAR = st.recursive(
 )
 
 
+def grammar() -> st.SearchStrategy[Any]:
+    """Any JSON value; a copy, so that who changes it further does not change what is drawn next."""
+    return GRAMMAR.map(copy.deepcopy)
+
+
 @dataclass(frozen=True)
 class Target:
     """A reader under test.
@@ -91,14 +96,14 @@ def changed(draw: Any, valid: Any, most: int = 2) -> Any:
     for _ in range(draw(st.integers(1, most))):
         found = list(places(value))
         if not found:
-            return draw(GRAMMAR)
+            return draw(grammar())
         *way, key = draw(st.sampled_from(found))
         parent = functools.reduce(lambda v, k: v[k], way, value)
         act = draw(st.sampled_from(("put", "put", "put", "grammar", "remove", "rename", "swap", "text")))
         if act == "put":
             parent[key] = copy.deepcopy(draw(st.sampled_from(ODD)))
         elif act == "grammar":
-            parent[key] = draw(GRAMMAR)
+            parent[key] = draw(grammar())
         elif act == "remove":
             del parent[key]
         elif act == "swap":
@@ -136,7 +141,7 @@ def json_files(valid: Any) -> st.SearchStrategy[bytes]:
         as_json(changed(valid, 5)),
         bent(text),
         doubled,
-        as_json(GRAMMAR),
+        as_json(grammar()),
         st.binary(max_size=40),
     )
 
