@@ -255,6 +255,13 @@ def test_the_artefact_carries_its_evaluation_to_the_model_card(data: Path, tmp_p
         evaluate(tiny.single(), data=data, write=True)
 
 
+def test_help_teaches() -> None:
+    ran = tiny.run("eval", "--help")
+    assert (ran.code, ran.err) == (0, "")
+    for words in ("truthful.safetensors --limit 200", "--json", "95 % interval", "crows_pairs", "--overwrite"):
+        assert words in " ".join(ran.out.split()), words
+
+
 def test_export_tasks_writes_what_the_harness_reads(data: Path, tmp_path: Path) -> None:
     ran = tiny.run("eval", "x", "--data", data, "--tasks", "bbq,truthfulqa_mc2", "--export-tasks", tmp_path / "tasks")
     assert (ran.code, ran.err) == (0, "")

@@ -408,7 +408,8 @@ def test_every_task_runs_offline(data: Path) -> None:
     for name, (records, figures) in found.items():
         path = next(iter(next(task for task in local if task.name == name).files.values()))
         rows = len(path.read_text("utf-8").splitlines()) - (path.suffix == ".csv")
-        assert len(records) == rows == harness.count_requests(loaded[name], None, 0), name
+        assert len(records) == rows, name
+        assert harness.count_requests(loaded[name], None, 0) == sum(len(r.get("choices", "1")) for r in records), name
         values = {key: np.mean([r["values"][key] for r in records]) for key in records[0]["values"]}
         for key, value in values.items():  # our means over examples are the harness' own figures
             told = {k.replace(",none", "").replace(",remove_whitespace", ""): v for k, v in figures[name].items()}

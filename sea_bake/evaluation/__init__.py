@@ -71,7 +71,7 @@ def evaluate(
         dtype, device: as ``load_model`` takes them.
         batch_size: largest number of rows in a forward pass; halved when memory runs out.
         output: folder for the results (JSON, Markdown, HTML, every example). A run that was stopped goes on there.
-        overwrite: answer everything again.
+        overwrite: replace what other models, data or settings have left in the output.
         write: leave ``sea/evaluation.json`` inside the artefact, for its model card.
         say: called with sentences for people.
 

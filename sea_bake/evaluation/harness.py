@@ -149,9 +149,13 @@ def _stock_name(name: str) -> str:
 
 
 def count_requests(tasks: dict[str, Any], limit: int | None, offset: int) -> int:
-    """Examples that a run of these tasks looks at."""
-    counts = [_rows(len(task.eval_docs), limit, offset) for task in tasks["tasks"].values()]
-    return sum(len(rows) for rows in counts)
+    """What a run of these tasks asks of a model: answers to score, or to write."""
+    found = 0
+    for task in tasks["tasks"].values():
+        rows = _rows(len(task.eval_docs), limit, offset)
+        scored = task.OUTPUT_TYPE == "multiple_choice"
+        found += sum(len(task.doc_to_choice(task.eval_docs[i])) for i in rows) if scored else len(rows)
+    return found
 
 
 def _rows(count: int, limit: int | None, offset: int) -> list[int]:

@@ -32,7 +32,7 @@ class Keeping:
 
     Args:
         folder: OUTPUT; None keeps nothing.
-        overwrite: take no unit that lies there, and replace what is in the way.
+        overwrite: replace units of other inputs. Those of these very inputs are taken all the same.
 
     Raises:
         OutputError: the folder holds something else than an evaluation.
@@ -58,7 +58,7 @@ class Keeping:
         Raises:
             OutputError: there are some of other inputs, and ``overwrite`` is off.
         """
-        if self.folder is None or self.overwrite or not self.path(task, door).is_file():
+        if self.folder is None or not self.path(task, door).is_file():
             return None
         path = self.path(task, door)
         try:
@@ -67,8 +67,12 @@ class Keeping:
             good = told["format"] == _FORM and told["version"] == _VERSION and told["inputs"] == inputs
             records = [json.loads(line) for line in lines] if good else []
         except (OSError, ValueError, KeyError, TypeError) as error:
+            if self.overwrite:
+                return None
             raise OutputError(f"{path} is damaged ({error}): remove it, or pass --overwrite") from error
         if not good or len(records) != told["count"]:
+            if self.overwrite:
+                return None
             raise OutputError(
                 f"{path} holds the answers of another run (other models, data, limit or versions): choose another "
                 "output, or pass --overwrite"
