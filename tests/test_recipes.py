@@ -135,6 +135,7 @@ def test_init_writes_it_once(tmp_path: Path) -> None:
         ({"bake": {"rank": 4}}, "bake: calibration texts and a rank are for an approximate fold alone"),
         ({"bake": "insert"}, "bake: settings"),
         ({"publish": True}, "publish: 'repo' is missing"),
+        ({"publish": {"repo": "me/x"}, "verify": False}, "publish: only what is verified is published: add 'verify'"),
         ({"model": None}, "'model' is missing"),
         ({"model": "./nowhere"}, "no such model"),
         ({"output": 3}, "output: text is wanted"),

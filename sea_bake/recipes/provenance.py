@@ -59,7 +59,9 @@ def describe(artefact: str | Path, *, model: str | None = None) -> dict[str, Any
     folder = Path(artefact).expanduser().absolute()
     record, files = _records(folder)
     edits = [Edit.load(file) for file in files]
-    base = model or str(record.get("base"))
+    base = model or record.get("base")
+    if not isinstance(base, str) or not base:
+        raise CheckpointError(f"the record in {folder / 'sea'} is damaged: it names no base")
     revision = record.get("revision") if base == record.get("base") else None
     names = [file.stem for file in files]
     fits = [_fit_settings(edit) for edit in edits]
@@ -146,7 +148,8 @@ def _bake_settings(record: dict[str, Any]) -> dict[str, Any]:
     approximation = details.get("approximation") if isinstance(details, dict) else None
     if not isinstance(approximation, dict):
         return {"how": str(record.get("how"))}
-    source = (approximation.get("calibration") or {}).get("source")
+    calibration = approximation.get("calibration")
+    source = calibration.get("source") if isinstance(calibration, dict) else None
     return {"how": "fold", "approximate": True, "calibration": None if source in ("builtin", "given") else source}
 
 

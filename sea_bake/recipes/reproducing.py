@@ -118,7 +118,7 @@ def reproduce(
     tolerance = Tolerance.from_json(provenance.get("tolerance") or {})
     edits = [_edit(folder, record) for record in records]
     _place(fits, demonstrations, {"batch_size": batch_size, "device": device})
-    checked = read({**recipe, "bake": False, "verify": False, "publish": False, "export": {}}, folder=folder).fits
+    checked = read({"model": recipe.get("model"), "output": folder.name, "fit": fits}, folder=folder).fits
     triples = [_demonstrations(settings, record) for settings, record in zip(checked.values(), records)]
     base = _base(folder, recipe, model)
     found = [

@@ -86,6 +86,9 @@ class _Reader:
         sections = self._sections()
         if "bake" in sections and not fits and not edits:
             raise RecipeError(f"{self._at(('bake',))}: there is no edit to bake: add 'fit', or name ready 'edits'")
+        unseen = "bake" in sections and "verify" not in sections
+        if unseen and "publish" in sections and not sections["publish"].get("unverified"):
+            raise RecipeError(f"{self._at(('publish',))}: only what is verified is published: add 'verify'")
         if not fits and not sections:
             raise RecipeError(f"{self.name} asks for no step at all: add {', '.join(['fit', *SECTIONS][1:])}")
         return Recipe(

@@ -69,9 +69,9 @@ def call(verb: str, values: Mapping[str, Any], *positional: Any) -> Any:
 
 def unknown(name: str, known: Iterable[str]) -> str:
     """The end of a sentence that refuses a name: the nearest known one, and all of them."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"{f'Did you mean {near[0]!r}? ' if near else ''}Known are: {', '.join(known)}"
+    spelt = {one.lower(): one for one in sorted(known)}
+    near = difflib.get_close_matches(name.lower(), spelt, n=1, cutoff=0.6)
+    return f"{f'Did you mean {spelt[near[0]]!r}? ' if near else ''}Known are: {', '.join(spelt.values())}"
 
 
 def check_value(where: str, value: Any, setting: Setting) -> None:
