@@ -247,8 +247,8 @@ def _coarse(changed: dict[str, dict[str, Any]]) -> list[str]:
     if not count:
         return []
     return [
-        f"{count} of {len(changed)} edited tensors are rounded by more than the edit changes them: a finer --edited-type "
-        "(q8_0, f16, f32) or --lora keeps more of the edit"
+        f"{count} of {len(changed)} edited tensors are rounded by more than the edit changes them: a finer "
+        "--edited-type (q8_0, f16, f32) or --lora keeps more of the edit"
     ]
 
 

@@ -52,5 +52,9 @@ def convert(converter: Path, folder: Path, target: Path, outtype: str) -> GgufFi
     )
     if ran.returncode:
         lines = (ran.stderr.strip() or ran.stdout.strip() or "it said nothing").splitlines()
-        raise CheckpointError(f"llama.cpp's converter failed on {folder} (exit code {ran.returncode}): {lines[-1]}")
+        lacking = "ModuleNotFoundError" in lines[-1]
+        cure = f" Install what it needs beside sea_bake ({sys.executable} -m pip install ...)." if lacking else ""
+        raise CheckpointError(
+            f"llama.cpp's converter failed on {folder} (exit code {ran.returncode}): {lines[-1].strip()}{cure}"
+        )
     return GgufFile.open(target)

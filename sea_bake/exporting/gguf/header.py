@@ -125,7 +125,7 @@ class GgufFile:
                 f"{tensor.name} of {self.path.name} is {tensor.type.name}, which the package gguf cannot dequantise: "
                 "take a GGUF of the same model in another type"
             ) from error
-        return np.asarray(found, dtype=np.float32).reshape(count, tensor.shape[-1])
+        return np.array(found, dtype=np.float32).reshape(count, tensor.shape[-1])
 
 
 class _Reader:

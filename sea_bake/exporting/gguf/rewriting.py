@@ -166,7 +166,9 @@ def _edit(file: GgufFile, tensor: GgufTensor, new: Rewrite, out: BinaryIO) -> di
                 raise CheckpointError(
                     f"{tensor.name}: the edited weight does not fit into {new.type.name}. Take --edited-type f32."
                 )
-            moved = moved or bool((back != file.rows(tensor, first + i, len(part))).any())
+            if not moved:
+                unedited = quants.quantize(file.rows(tensor, first + i, len(part)), new.type)
+                moved = data.tobytes() != unedited.tobytes()
             totals["after"] += float((part.astype(np.float64) ** 2).sum())
             totals["lost"] += float(((back.astype(np.float64) - part) ** 2).sum())
             out.write(data.tobytes())
