@@ -41,7 +41,7 @@ try {
     await page.waitForFunction(
       () => document.querySelector("#status").matches(".error") || !document.querySelector("#answer").disabled,
       undefined,
-      { timeout: 300_000 },
+      { timeout: 600_000 },
     );
     seen.status = await page.textContent("#status");
   }
@@ -63,7 +63,7 @@ try {
         document.querySelector("#status").matches(".error") ||
         (document.querySelector("#stop").disabled && [...document.querySelectorAll(".speed")].every((s) => s.textContent)),
       undefined,
-      { timeout: 300_000 },
+      { timeout: 600_000 },
     );
     seen.answers.push({
       ...(await page.evaluate(() =>

@@ -1,0 +1,247 @@
+"""The page of ``serve-web``: what is written, what is refused, and two tiny models in headless Chromium."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import exports
+import pytest
+import tiny
+import torch
+import yaml
+from javascript import NODE, needs_chromium, needs_node, node
+
+from sea_bake import Edit
+from sea_bake.activations.prompts import encode
+from sea_bake.errors import CheckpointError, OutputError, SettingError
+from sea_bake.exporting.record import EXPORT, read_export
+from sea_bake.loading import load_model, load_tokenizer
+from sea_bake.serving import libraries, serve_web
+from sea_bake.serving.local import hosted
+from sea_bake.serving.pages import asset
+
+
+def plain() -> Path:
+    return exports.export(exports.artefact(), "fixed")
+
+
+def unedited() -> Path:
+    return exports.export(exports.base(), "unedited", unedited=True)
+
+
+class Page(html.parser.HTMLParser):
+    """Tags of a page with their attributes, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, Any]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+# ------------------------------------------------------------------------------------------------------ what is written
+
+
+def test_one_download_serves_both_sides(tmp_path: Path) -> None:
+    export = exports.strong()
+    before = tiny.snapshot(export)
+    ran = tiny.run("serve-web", export, "-o", tmp_path / "site", "--json")
+    assert (ran.code, ran.err) == (0, "")
+    report = json.loads(ran.out)
+    assert (report["sides"], report["strength"], report["models"]) == (
+        ["base", "edited"],
+        True,
+        {"edited": "models/edited"},
+    )
+    assert report["libraries"]["transformers"].startswith("https://cdn.jsdelivr.net/npm/@huggingface/transformers@4.")
+    site = tmp_path / "site"
+    assert tiny.listing(site) == {
+        *("index.html", "style.css", "page.js", "worker.js", "site.json", "README.md", "models", "sea")
+    }
+    weights = site / "models/edited/onnx/model.onnx_data"
+    assert os.path.samefile(weights, export / "onnx/model.onnx_data")
+    assert not os.path.samefile(site / "models/edited/config.json", export / "config.json")
+    downloaded = sum(p.stat().st_size for p in (export / "onnx").iterdir())
+    assert downloaded < report["graphs"]["fp32"] < downloaded + 50_000
+    import onnx
+
+    graph = onnx.load(site / "models/edited/onnx/model.onnx", load_external_data=False).graph
+    assert "sea_strength" in {i.name for i in graph.input} - {i.name for i in graph.initializer}
+    assert tiny.snapshot(export) == before
+    assert str(tmp_path) not in "".join(p.read_text("utf-8") for p in site.iterdir() if p.is_file())
+    serve_web(export, site, copy=True, overwrite=True)
+    assert not os.path.samefile(weights, export / "onnx/model.onnx_data")
+
+
+def test_the_page_is_plain_and_closed() -> None:
+    """No code in the HTML, a policy that allows none, a label for each field."""
+    page = Page(asset("index.html"))
+    scripts = [attributes for tag, attributes in page.tags if tag == "script"]
+    assert scripts == [{"type": "module", "src": "page.js"}]
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on") or name == "style"]
+    (policy,) = [a["content"] for tag, a in page.tags if tag == "meta" and "http-equiv" in a]
+    assert policy.startswith("default-src 'none'; script-src 'self';")
+    assert "unsafe" not in policy
+    for name in ("page.js", "worker.js", "style.css"):
+        assert not re.search(r"https?://", asset(name)), name
+    assert not re.search(r"innerHTML|eval\(|document\.write|insertAdjacentHTML", asset("page.js") + asset("worker.js"))
+    for words in ("prefers-color-scheme", "prefers-reduced-motion", ":focus-visible"):
+        assert words in asset("style.css")
+
+
+def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
+    evil = '<img src=x onerror="alert(1)"> & $title'
+    export = tiny.changeable(plain(), tmp_path / "export")
+    tiny.patch_json(export / EXPORT, base=evil)
+    site = serve_web(export, tmp_path / "site", title=f"{evil}\n---\nsdk: docker").output
+    page = Page((site / "index.html").read_text("utf-8"))
+    assert "img" not in {tag for tag, _ in page.tags}
+    assert evil in page.text
+    front = yaml.safe_load((site / "README.md").read_text("utf-8").split("\n---\n")[0].removeprefix("---\n"))
+    assert (front["sdk"], front["app_file"]) == ("static", "index.html")
+    assert evil in front["title"]
+
+
+def test_a_space_knows_it(tmp_path: Path) -> None:
+    export = tiny.changeable(plain(), tmp_path / "export")
+    tiny.patch_json(export / EXPORT, base="someone/model")
+    site = serve_web(export, tmp_path / "site").output
+    _, matter, text = (site / "README.md").read_text("utf-8").split("---\n", 2)
+    front = yaml.safe_load(matter)
+    assert front["models"] == ["someone/model"]
+    assert front["title"] == "model, edited"
+    assert front["custom_headers"]["cross-origin-opener-policy"] == "same-origin"
+    assert "linear SEA, mlp of layers 0-1, merge l2" in text
+    assert "- Verified: no" in text
+
+
+def test_only_a_verification_of_these_files_is_quoted(tmp_path: Path) -> None:
+    export = tiny.changeable(exports.strong(), tmp_path / "export")
+    assert tiny.run("verify", export, "--base", exports.base()).code == 0
+    page = (serve_web(export, tmp_path / "site").output / "index.html").read_text("utf-8")
+    assert "verified, in ONNX Runtime" in page
+    assert "% of positions" in page
+    tiny.patch_json(export / "generation_config.json", temperature=0.5)
+    page = (serve_web(export, tmp_path / "changed").output / "index.html").read_text("utf-8")
+    assert "in ONNX Runtime" not in page
+
+
+@needs_node
+def test_the_hashes_are_those_of_npm(tmp_path: Path) -> None:
+    found = libraries.found(NODE / "node_modules")
+    assert {name: libraries.integrity(path) for name, path in found.items()} == {
+        name: file.integrity for name, file in libraries.LIBRARIES.items()
+    }
+    other = tiny.changeable(NODE / "node_modules" / "@huggingface" / "transformers" / "dist", tmp_path / "dist")
+    folder = tmp_path / "node_modules"
+    (folder / "@huggingface" / "transformers").mkdir(parents=True)
+    other.rename(folder / "@huggingface" / "transformers" / "dist")
+    with pytest.raises(CheckpointError, match=r"asyncify\.mjs is missing.*npm install --ignore-scripts"):
+        libraries.found(folder)
+    (folder / "@huggingface/transformers/dist/transformers.min.js").write_text("other")
+    with pytest.raises(CheckpointError, match=r"transformers\.min\.js is not that of 4\.3\.1"):
+        libraries.found(folder)
+
+
+# ------------------------------------------------------------------------------------------------------------ bad input
+
+
+def test_bad_input_is_one_clear_error(tmp_path: Path) -> None:
+    strong, fixed, base = exports.strong(), plain(), unedited()
+    other = tiny.changeable(base, tmp_path / "other")
+    tiny.patch_json(other / EXPORT, base="another")
+    bare = tiny.changeable(fixed, tmp_path / "bare")
+    (bare / "tokenizer.json").unlink()
+    silent = tiny.changeable(fixed, tmp_path / "silent")
+    tiny.patch_json(silent / "config.json", **{"transformers.js_config": None})
+    gguf = tiny.changeable(fixed, tmp_path / "gguf")
+    tiny.patch_json(gguf / EXPORT, format="gguf")
+    cases: list[tuple[list[Any], str, str]] = [
+        ([exports.base()], "CheckpointError", "not an export of sea_bake"),
+        ([gguf], "CheckpointError", "the page reads ONNX"),
+        ([bare], "CheckpointError", "tokenizer.json is missing"),
+        ([silent], "CheckpointError", "lacks transformers.js_config"),
+        ([base], "SettingError", "the export of an unedited model"),
+        ([fixed, "--graph", "int4"], "SettingError", "has no graph int4, but fp32"),
+        ([fixed, "--graph", "q4"], "SettingError", "unknown graph 'q4'"),
+        ([strong, "--base", base], "SettingError", "leave --base away"),
+        ([fixed, "--base", other], "SettingError", "is not the unedited export"),
+        ([fixed, "--base", fixed], "SettingError", "is not the unedited export"),
+        ([fixed, "--model-url", "http://example.org/m"], "SettingError", "must be an https address"),
+        ([strong, "--model-url", "https://example.org/m"], "SettingError", "cannot set a strength that has a default"),
+        ([fixed, "--offline", tmp_path], "CheckpointError", "npm install --ignore-scripts"),
+    ]
+    for arguments, kind, words in cases:
+        with tiny.nothing_happens(tmp_path, fixed):
+            tiny.refused(tiny.run("serve-web", *arguments, "-o", tmp_path / "site"), kind, words)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "diary.txt").write_text("dear diary")
+    with pytest.raises(OutputError, match="remove it yourself"):
+        serve_web(fixed, tmp_path / "mine", overwrite=True)
+    site = serve_web(fixed, tmp_path / "far", model_url="https://example.org/a/model/").output
+    assert tiny.listing(site) & {"models"} == set()
+    assert json.loads((site / "site.json").read_text())["models"]["edited"]["url"] == "https://example.org/a/model"
+    assert read_export(site)["format"] == "web"
+    text = " ".join(tiny.run("serve-web", "--help").out.split())
+    for words in ("--strength", "jsDelivr", "Hugging Face Space", "hard-linked"):
+        assert words in text
+
+
+def test_a_look_at_it_stays_on_this_machine(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("hello")
+    with hosted(tmp_path) as address:
+        assert address.startswith("http://127.0.0.1:")
+        with urlopen(address) as answer:
+            assert answer.read() == b"hello"
+            assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
+        with pytest.raises(HTTPError, match="404"):
+            urlopen(f"{address}../{tmp_path.name}/../secret")
+        port = int(address.rstrip("/").rpartition(":")[2])
+        with pytest.raises(SettingError, match="--port"), hosted(tmp_path, port):
+            pass
+
+
+# ------------------------------------------------------------------------------------------------------------- Chromium
+
+
+@needs_chromium
+def test_two_exports_side_by_side(tmp_path: Path) -> None:
+    """No strength, so a model for each side; a library that is not what it was is not run."""
+    model, tokenizer = load_model(exports.base()), load_tokenizer(exports.base())
+    edit = Edit.load(plain() / "sea" / "edit-0.safetensors")
+    prompt = "What is the capital of <b>France</b>?"
+    ids = torch.tensor([encode(tokenizer, prompt).ids])
+
+    def greedy() -> str:
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=32, do_sample=False)
+        return tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+
+    base = greedy()
+    with edit.live(model):
+        edited = greedy()
+    assert base != edited
+    site = serve_web(plain(), tmp_path / "site", base=unedited(), offline=NODE / "node_modules").output
+    with hosted(site) as address:
+        seen = node("page.mjs", url=address, asks=[{"prompt": prompt, "length": 32}])
+        (told,) = seen["answers"]
+        assert (told["base"], told["edited"]) == (base, edited)
+        assert seen["labels"] == []  # every field has a name
+        assert not seen["slider"]
+        script = site / "libraries" / "transformers.min.js"
+        script.write_text(script.read_text("utf-8") + "\n", "utf-8")
+        seen = node("page.mjs", url=address, asks=[{"prompt": prompt, "length": 32}])
+        assert seen["status"].startswith("That did not work")
+        assert any("integrity" in problem for problem in seen["problems"])
