@@ -211,7 +211,7 @@ def test_how_far_a_variant_is_from_float32(tmp_path: Path) -> None:
     assert np.allclose(divergence(a.numpy(), b.numpy()), expected, rtol=1e-9, atol=1e-12)
 
 
-# -------------------------------------------------------------------------------------------------------------- refusals
+# ------------------------------------------------------------------------------------------------------------- refusals
 
 
 def test_what_cannot_be_done_is_said(tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_nobodys_logging_is_touched(tmp_path: Path) -> None:
     assert ran.stderr == ""
 
 
-# ---------------------------------------------------------------------------------------------------------- real weights
+# --------------------------------------------------------------------------------------------------------- real weights
 
 
 @dataclass(frozen=True)
