@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sea_bake.errors import EditError
 
-EXAMPLES = 1000  # for the fastest readers: all of them take some 20 s together
+EXAMPLES = 600  # for the fastest readers: all of them take some 15 s together
 
 
 @pytest.mark.parametrize("name", TARGETS)
