@@ -27,8 +27,8 @@ def gguf(
     edited_type: Annotated[
         str,
         typer.Option(
-            help="Of rewritten weights: keep (the tensor's own where gguf can quantise it, else q8_0 or f16), f32, f16, "
-            "q8_0. Of an adapter: f32 or f16."
+            help="Of rewritten weights: keep (the tensor's own where gguf can quantise it, else q8_0 or f16), f32, "
+            "f16, q8_0. Of an adapter: f32 or f16."
         ),
     ] = "keep",
     converter: Annotated[
