@@ -22,6 +22,7 @@ _HOMES = {
     "collect": "sea_bake.activations",
     "evaluate": "sea_bake.evaluation",
     "export_gguf": "sea_bake.exporting.gguf",
+    "export_onnx": "sea_bake.exporting.onnx",
     "fit": "sea_bake.fitting",
     "plan": "sea_bake.baking",
     "publish": "sea_bake.publishing",
@@ -42,6 +43,7 @@ __all__ = [
     "collect",
     "evaluate",
     "export_gguf",
+    "export_onnx",
     "fit",
     "plan",
     "publish",
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
     from sea_bake.errors import SeaBakeError
     from sea_bake.evaluation import evaluate
     from sea_bake.exporting.gguf import export_gguf
+    from sea_bake.exporting.onnx import export_onnx
     from sea_bake.fitting import fit
     from sea_bake.publishing import publish
     from sea_bake.recipes import reproduce, run
