@@ -137,14 +137,10 @@ def test_every_family_answers_like_the_hooks(
     exact = said(copy.deepcopy(model).double(), edits)
     limit = max(1e-4, 10 * gap(hooks, exact))
     found = through(opened(graph, tmp_path / "out"))
-    print(
-        f"GAP {family} {settings} found {gap(found, exact):.2e} live {gap(hooks, exact):.2e} limit {limit:.2e} base {gap(found, base):.2e}"
-    )
     assert gap(found, exact) <= limit
     assert gap(found, base) > 10 * limit
     for node in last_nodes(report.sea_nodes):
         changed = gap(through(opened(led_past(graph, node), tmp_path / "out")), exact)
-        print("  CONTROL", node, f"{changed:.2e}")
         assert changed > 2 * limit
 
 
@@ -522,7 +518,7 @@ def test_a_killed_export_leaves_no_output_and_a_full_disk_is_told(seconds: float
     assert tiny.listing(tmp_path) == set()  # what the killed run left was swept
 
 
-# ------------------------------------------------------------------------------------------------------- the door as it is
+# ---------------------------------------------------------------------------------------------------- the door as it is
 
 
 def test_the_command_line(tmp_path: Path) -> None:
