@@ -144,12 +144,12 @@ def _columns(*names: str) -> Callable[[Record], tuple[float, ...] | None]:
 
 MEASURES = {
     NEUTRAL: [
-        Measure("kl", "KL from base, per token", _columns("kl", "compared"), better="lower", unit="nats"),
+        Measure("kl", "KL from base, per token", _columns("kl", "compared"), better="lower", unit="nats", judged=False),
         Measure("perplexity", "perplexity", _columns("nll", "tokens"), "perplexity", "lower", ""),
-        Measure("top1", "same top token as base", _columns("agreed", "compared")),
+        Measure("top1", "same top token as base", _columns("agreed", "compared"), judged=False),
     ],
     GENERATION: [
         Measure("repetition", "repeated 4-grams", _columns("repeated", "one"), better="lower"),
-        Measure("length", "tokens, at most 64", _columns("length", "one"), unit=""),
+        Measure("length", "tokens, at most 64", _columns("length", "one"), unit="", judged=False),
     ],
 }

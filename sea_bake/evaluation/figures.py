@@ -45,6 +45,7 @@ def _svg(figure: Any) -> bytes:
 
 def _forest(evaluation: Evaluation) -> Any:
     rows = [row for row in evaluation.headlines if row.found.difference is not None and row.measure.unit == "%"]
+    rows = [row for row in rows if row.measure.judged]
     return _dots(rows, [": ".join(named(row)) for row in rows], [_colour(row) for row in rows])
 
 

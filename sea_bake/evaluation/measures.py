@@ -36,6 +36,7 @@ class Measure:
         unit: "%" for shares (shown times 100), "nats", or "".
         part: what part of the examples it looks at ("Age, ambiguous"); empty for all.
         detail: shown below the headlines.
+        judged: whether a change of it alone is for the better or the worse.
     """
 
     key: str
@@ -46,6 +47,7 @@ class Measure:
     unit: str = "%"
     part: str = ""
     detail: bool = False
+    judged: bool = True
 
 
 def table(measure: Measure, records: Sequence[Record]) -> tuple[Any, list[int]]:
@@ -90,8 +92,8 @@ def _truthfulqa(records: Sequence[Record]) -> list[Measure]:
     stands beside it, which flattening leaves alone, and the two halves of the margin.
     """
     lone = [
-        Measure("true_loglikelihood", "log p per token, true", _part(0), unit="nats"),
-        Measure("false_loglikelihood", "log p per token, false", _part(1), better="lower", unit="nats"),
+        Measure("true_loglikelihood", "log p per token, true", _part(0), unit="nats", judged=False),
+        Measure("false_loglikelihood", "log p per token, false", _part(1), better="lower", unit="nats", judged=False),
     ]
     return [
         Measure("acc", "true answers' share", _mean("acc")),

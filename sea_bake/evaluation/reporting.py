@@ -21,6 +21,7 @@ _STYLE = (
     "table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}"
     "th,td{padding:.25rem .7rem;border-bottom:1px solid #ddd;text-align:right;vertical-align:top}"
     "th:first-child,td:first-child,th:nth-child(2),td:nth-child(2),.text td{text-align:left}"
+    "td:nth-child(n+3){white-space:nowrap}.text td{white-space:normal}"
     ".better{color:#17692f;font-weight:600}.worse{color:#a3281e;font-weight:600}img{max-width:100%}"
     "details{margin:1rem 0}.note{color:#555;font-size:.9rem}"
 )
@@ -39,7 +40,7 @@ def number(estimate: Estimate, unit: str, *, sign: bool = False) -> str:
 def verdict(row: Row) -> str:
     """ "better" or "worse" where the difference's interval leaves 0 out, else ""."""
     found = row.found.difference
-    if found is None or found.low <= 0 <= found.high or row.measure.key == "kl":
+    if found is None or found.low <= 0 <= found.high or not row.measure.judged:
         return ""
     return "better" if (found.value > 0) == (row.measure.better == "higher") else "worse"
 
@@ -89,7 +90,8 @@ def notes(evaluation: Evaluation) -> list[str]:
         f"{count.capitalize()} of each task{behind}, {'with' if settings['chat'] else 'without'} chat template, dtype "
         f"{settings['dtype']}; lm-evaluation-harness {versions['lm-eval']}, transformers {versions['transformers']}, "
         f"torch {versions['torch']}, sea-bake {versions['sea-bake']}.",
-        f"± is half of a 95 % percentile interval from {RESAMPLES:,} resamples of the examples.",
+        f"± is half of a 95 % percentile interval from {RESAMPLES:,} resamples of the examples; 3/n where no answer "
+        "changed.",
     ]
     if evaluation.model["how"] is not None:
         found.append(

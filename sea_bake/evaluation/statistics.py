@@ -34,6 +34,8 @@ STATISTICS: dict[str, Callable[[Array], Array]] = {
     "perplexity": lambda s: np.exp(_ratio(s[..., 0], s[..., 1])),
 }
 
+_SPANS = {"ratio": 1.0, "bias": 2.0, "ambiguous bias": 2.0}  # how far a statistic of yes/no answers reaches
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -97,11 +99,12 @@ def compare(base: Array, edited: Array | None = None, statistic: str = "ratio") 
     difference = _estimate(float(values[1] - values[0]), drawn[:, 1] - drawn[:, 0])
     if yes_no(doors, statistic):
         p, test = _mcnemar(doors[0, :, 0], doors[1, :, 0]), "McNemar"
-        if not differs.any():
-            # No answer changed, so no resample shows a change. With 95 % confidence fewer than 3/n of all do.
-            difference = Estimate(0.0, -min(1.0, 3 / n), min(1.0, 3 / n))
     else:
         p, test = _exchanged(doors, function, rng), "randomisation"
+    if not differs.any() and statistic in _SPANS and np.isin(doors, (0, 1)).all():
+        # No answer changed, so no resample shows a change. With 95 % confidence fewer than 3/n of all do.
+        half = _SPANS[statistic] * min(1.0, 3 / n)
+        difference = Estimate(0.0, -half, half)
     return Comparison(n, estimates[0], estimates[1], difference, p, test, int(differs.sum()))
 
 
