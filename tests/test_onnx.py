@@ -116,9 +116,18 @@ def led_past(graph: Path, name: str) -> bytes:
     return model.SerializeToString()
 
 
-def last_nodes(names: list[str]) -> list[str]:
-    """Of each SEALayer, the last node that is called: the one that gives what goes on."""
-    return list({name.rpartition("/")[0]: name for name in names}.values())
+def sums(graph: Path, names: list[str]) -> list[str]:
+    """Of each SEALayer, the first sum of two activations: where a projection is added to what it is given or gave.
+
+    (Not the last node, which rescales a vector that a norm may stand behind.)
+    """
+    model = onnx.load(str(graph), load_external_data=False).graph
+    given = {tensor.name for tensor in model.initializer}
+    found: dict[str, str] = {}
+    for node in model.node:
+        if node.name in names and node.op_type == "Add" and not given & set(node.input):
+            found.setdefault(node.name.rpartition("/")[0], node.name)
+    return list(found.values())
 
 
 @pytest.mark.parametrize(("family", "settings"), CASES)
@@ -139,7 +148,9 @@ def test_every_family_answers_like_the_hooks(
     found = through(opened(graph, tmp_path / "out"))
     assert gap(found, exact) <= limit
     assert gap(found, base) > 10 * limit
-    for node in last_nodes(report.sea_nodes):
+    controls = sums(graph, report.sea_nodes)
+    assert len(controls) == sum(len(edit.layers) for edit in edits)
+    for node in controls:
         changed = gap(through(opened(led_past(graph, node), tmp_path / "out")), exact)
         assert changed > 2 * limit
 
