@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -18,10 +20,11 @@ import tiny
 import torch
 import yaml
 
-from sea_bake import Edit, fit
+from sea_bake import Edit, fit, progress
+from sea_bake.cli.run import _display
 from sea_bake.demonstrations import load
 from sea_bake.errors import OutputError, RecipeError, SeaBakeError, SettingError
-from sea_bake.recipes import read, run, starter, write_starter
+from sea_bake.recipes import Progress, read, run, starter, write_starter
 from sea_bake.recipes.reading import MAX_BYTES
 from sea_bake.recipes.sections import SECTIONS, Section
 from sea_bake.recipes.settings import fits, wording
@@ -308,6 +311,24 @@ def test_a_failed_verification_stops_the_run(tmp_path: Path) -> None:
     assert "out-onnx" not in tiny.listing(tmp_path)
     again = run(file, dry_run=True)  # a failure is not remembered as done
     assert statuses(again)["verify"] == statuses(again)["export.onnx"] == "would run"
+
+
+def test_a_terminal_shows_one_table_with_the_bar_of_the_running_step() -> None:
+    from rich.console import Console
+
+    screen = Console(force_terminal=True, width=90, file=io.StringIO())
+    steps = [Progress("collect"), Progress("fit")]
+    with _display(screen) as watch:
+        steps[0].status, steps[0].why = "running", "not done yet"
+        watch(steps)
+        with progress.bar("activations", 3) as advance:
+            advance(1)
+            watch(steps)
+        steps[0].status = "done"
+        watch(steps)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.file.getvalue())
+    assert re.search(r"» *collect *running *not done yet\s*· *fit *waiting\s*activations [━╺╸]+ 1/3", shown)
+    assert re.search(r"✓ *collect *done\s*· *fit *waiting\s*$", shown)
 
 
 def test_several_edits_act_in_their_order(tmp_path: Path) -> None:

@@ -128,5 +128,6 @@ def _table(steps: Sequence[Progress]) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     for step in steps:
         took = f"{step.seconds:.1f} s" if step.seconds else ""
-        table.add_row(_MARKS[step.status], escape(step.step), step.status, took, f"[dim]{escape(step.why)}[/]")
+        why = "" if step.status == "done" else step.why
+        table.add_row(_MARKS[step.status], escape(step.step), step.status, took, f"[dim]{escape(why)}[/]")
     return table
