@@ -12,10 +12,11 @@ from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, PublishError
 from sea_bake.exporting.record import is_export, read_export
 from sea_bake.loading import auto_class
-from sea_bake.verification import REPORT, Comparison
+from sea_bake.verification import REPORT
 from sea_bake.verification.seal import broken
 
 ONNX = "onnx"
+_NUMBERS = ("max_abs", "padded_max_abs", "mean_kl", "top1", "greedy_equal", "prompts")  # of a comparison
 _TASKS = {"AutoModelForImageTextToText": "image-text-to-text"}  # else text-generation, encoder-decoders too
 
 
@@ -145,16 +146,20 @@ def _verdict(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
 
 
 def _readable(report: dict[str, Any]) -> bool:
-    """Whether a report holds the numbers that ``verify`` writes."""
+    """Whether a report holds the numbers that a card is made of, as ``verify`` writes them."""
     try:
-        compared = [Comparison(**report[key]) for key in ("equality", "effect")]
-        compared += [Comparison(**report["baseline"])] if report.get("approximate") else []
-        for variant in (report.get("variants") or {}).values():
-            compared.append(Comparison(**variant["equality"]))
-            float(variant["effect_correlation"] or 0)
-        numbers = [report["tolerance"], report.get("kl_limit") or 0, *(n for c in compared for n in vars(c).values())]
+        compared = [report["equality"], report["effect"]]
+        compared += [report["baseline"]] if report.get("approximate") else []
+        variants = list((report.get("variants") or {}).values())
+        compared += [variant["equality"] for variant in variants]
+        numbers = [
+            report["tolerance"],
+            report.get("kl_limit") or 0.0,
+            *(v["effect_correlation"] or 0.0 for v in variants),
+        ]
+        numbers += [comparison[name] for comparison in compared for name in _NUMBERS]
         return isinstance(report["facts"], dict) and all(isinstance(number, int | float) for number in numbers)
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, AttributeError):
         return False
 
 
