@@ -25,7 +25,7 @@ def check_output(path: str | Path, *, overwrite: bool = False, folder: bool) -> 
     Raises:
         OutputError: it exists and ``overwrite`` is off; it is of the other kind; its parent cannot be written to.
     """
-    path = Path(path).expanduser().absolute()
+    path = Path(os.path.expanduser(path)).absolute()  # of a user that is not there it makes a plain name
     kind = "folder" if folder else "file"
     if path.exists() or path.is_symlink():
         if path.is_dir() != folder or path.is_symlink():

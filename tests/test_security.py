@@ -592,6 +592,7 @@ def test_a_folder_is_recorded_by_a_name(tmp_path: Path, monkeypatch: pytest.Monk
     for name in ("a\0b", "~nobody-at-all/x", "x" * 5000, "./" + "y" * 300):
         with pytest.raises(CheckpointError):
             ModelSource.parse(name).on_disk()
+    tiny.refused(tiny.run("unbake", "~nobody-at-all/x", "-o", tmp_path / "out"), "CheckpointError", "not an artefact")
 
 
 # ----------------------------------------------------------------------------------------------------- what is not said

@@ -80,7 +80,7 @@ def unbake(
         WrongModelError: the given base is another one; the message names the first file or tensor that differs.
         OutputError: ``output`` exists, or lies inside the artefact.
     """
-    artefact = Path(artefact).expanduser().absolute()
+    artefact = Path(os.path.expanduser(artefact)).absolute()
     data = read_record(artefact)
     check_files(artefact)
     how = data.get("how")
