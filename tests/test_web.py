@@ -125,14 +125,14 @@ def test_a_space_knows_it(tmp_path: Path) -> None:
     assert front["title"] == "model, edited"
     assert front["custom_headers"]["cross-origin-opener-policy"] == "same-origin"
     assert "linear SEA, mlp of layers 0-1, merge l2" in text
-    assert "- Verified: no" in text
+    assert "- Proof: not verified" in text
 
 
 def test_only_a_verification_of_these_files_is_quoted(tmp_path: Path) -> None:
     export = tiny.changeable(exports.strong(), tmp_path / "export")
     assert tiny.run("verify", export, "--base", exports.base()).code == 0
     page = (serve_web(export, tmp_path / "site").output / "index.html").read_text("utf-8")
-    assert "verified, in ONNX Runtime" in page
+    assert "verified: in ONNX Runtime" in page
     assert "% of positions" in page
     tiny.patch_json(export / "generation_config.json", temperature=0.5)
     page = (serve_web(export, tmp_path / "changed").output / "index.html").read_text("utf-8")

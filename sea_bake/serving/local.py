@@ -23,7 +23,7 @@ class _Handler(SimpleHTTPRequestHandler):
     }
 
     def end_headers(self) -> None:
-        # A page of its own origin may use several threads in WebAssembly.
+        # Only a page that shares its process with no other may use several threads in WebAssembly.
         self.send_header("Cross-Origin-Opener-Policy", "same-origin")
         self.send_header("Cross-Origin-Embedder-Policy", "credentialless")
         self.send_header("Cache-Control", "no-cache")

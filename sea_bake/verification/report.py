@@ -94,7 +94,8 @@ class Report:
         return "NOT verified" if not self.passed else "approximate" if self.approximate else "verified"
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "verdict": self.verdict}
+        variants = {name: {**asdict(variant), "verdict": variant.verdict} for name, variant in self.variants.items()}
+        return {**asdict(self), "variants": variants, "verdict": self.verdict}
 
 
 def compare(reference: dict[str, Tensor], other: dict[str, Tensor]) -> Comparison:

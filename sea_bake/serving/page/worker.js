@@ -25,7 +25,7 @@ async function load({ site: given, graph, device }) {
   env.useWasmCache = false;
   // "Remote" is whatever has an address, this very site too; no other host is asked.
   Object.assign(env, { allowLocalModels: false, allowRemoteModels: true, remotePathTemplate: "{model}/" });
-  await forget(site.cache);
+  await forget(site.cache).catch(() => {}); // where a browser keeps nothing
   env.cacheKey = site.cache.join("-"); // another model, another cache: none is ever served in place of another
   for (const [side, { url }] of Object.entries(site.models)) {
     const [, folder, name] = new URL(url, self.location).href.match(/^(.*\/)([^/]+)\/?$/);
