@@ -169,11 +169,13 @@ class BaseModel:
             if key.split(".", 1)[0] not in wanted or theirs is None:
                 continue
             a, b = torch.tensor(ours, dtype=torch.float64), torch.tensor(theirs, dtype=torch.float64)
-            if a.shape != b.shape or bool(((a - b).abs() > resolution * a.abs().clamp_min(1e-4)).any()):
+            apart = (a - b).abs() > resolution * a.abs().clamp_min(1e-4) if a.shape == b.shape else None
+            if apart is None or bool(apart.any()):
                 layer, path = key.split(".", 1)
+                first = int(apart.nonzero()[0, 0]) if apart is not None else 0
                 raise WrongModelError(
                     f"{what} is built like '{self.name}', but its weights differ (first seen in {path} of layer "
-                    f"{layer}): it is another model, a fine-tune or a quantised copy. Fit the edit on this model."
+                    f"{layer}: {ours[first]:.6g} there, {theirs[first]:.6g} here): it is another model, a fine-tune or a quantised copy. Fit the edit on this model."
                 )
 
 

@@ -109,7 +109,7 @@ def test_ranks_layers_and_other_fits_are_told_apart() -> None:
         fit(None, activations=acts, layers=layers, K=K) for layers, K in (("all", 2), ("all", 3), ("0-2", 2))
     )
     tolerance = Tolerance.of("float32")
-    assert all(layer.same and layer.sine == 0 for layer in compare(edit, edit, tolerance))
+    assert all(layer.same and layer.sine < 1e-12 for layer in compare(edit, edit, tolerance))  # float64
     assert not any(layer.same for layer in compare(edit, other, tolerance))
     assert [layer.layer for layer in compare(edit, fewer, tolerance) if not layer.same] == [3, 3]
     changed = fit(tiny.single(), triples[1:], neutral="prompt", layers="all", K=2)
