@@ -95,10 +95,10 @@ def through(decoder: Decoder, ids: Tensor = IDS, mask: Tensor = MASK) -> Tensor:
 
 @torch.inference_mode()
 def said(model: Any, edits: Sequence[Edit] = ()) -> Tensor:
-    """The same of a living model, with hooks and without a cache."""
+    """The same of a living model under hooks: each row by itself, without padding, mask or cache."""
     with live(edits, model, check=False):
-        positions = (MASK.cumsum(-1) - 1).clamp_min(0)
-        return model(input_ids=IDS, attention_mask=MASK, position_ids=positions, use_cache=False).logits[MASK.bool()]
+        rows = [ids[mask.bool()][None] for ids, mask in zip(IDS, MASK)]
+        return torch.cat([model(input_ids=row, use_cache=False).logits[0] for row in rows])
 
 
 def gap(a: Tensor, b: Tensor) -> float:
