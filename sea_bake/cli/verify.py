@@ -84,6 +84,8 @@ def show(report: Report, console: Console) -> None:
             f"{name}: [bold]{variant.verdict}[/] ({size(variant.bytes)}): mean KL {variant.equality.mean_kl:.2e} to "
             f"the edit, {variant.effect.mean_kl:.2e} to the base{kept}, top-1 {100 * variant.equality.top1:.1f}%"
         )
+    if "strength_0" in report.facts:
+        console.print(f"at strength 0: within {report.facts['strength_0']:.1e} of the base")
     loading = "" if report.variants or "opset" in report.facts else ", no missing or unexpected keys"
     if report.passed and report.approximate and report.kl_limit is None:
         console.print(f"[bold yellow]approximate[/]: not equal to the hook-edited base ({report.dtype}), but near it")
