@@ -262,6 +262,30 @@ def test_help_teaches() -> None:
         assert words in " ".join(ran.out.split()), words
 
 
+def test_a_recipe_evaluates_what_it_baked(data: Path, tmp_path: Path) -> None:
+    """``eval:`` takes the arguments of ``evaluate``; the second run does nothing, and its own output is taken up."""
+    told = {
+        "model": str(tiny.single()),
+        "output": "out",
+        "fit": {"demonstrations": str(tiny.demonstrations_file()), "layers": "all", "K": 0.9, "neutral": "prompt"},
+        "bake": {"how": "insert"},
+        "eval": {"tasks": ["bbq"], "data": str(data), "cost": False, "limit": 4},
+    }
+    file = tmp_path / "sea_bake.yaml"
+    file.write_text(json.dumps(told), "utf-8")  # JSON is YAML
+    assert tiny.run("run", file, "--quiet").code == 0
+    report = json.loads((tmp_path / "out-evaluation" / "evaluation.json").read_text("utf-8"))
+    assert (report["model"]["how"], report["results"][0]["n"]) == ("insert", 4)
+    assert json.loads((tmp_path / "out" / INSIDE).read_text("utf-8"))["results"] == report["results"]
+    again = json.loads(tiny.run("run", file, "--json").out)
+    assert [step["status"] for step in again["steps"]] == ["kept"] * 4
+    (tmp_path / "out-evaluation" / "examples" / "bbq.insert.jsonl").unlink()
+    again = json.loads(tiny.run("run", file, "--overwrite", "--json").out)
+    assert [step["status"] for step in again["steps"]] == ["kept"] * 3 + ["done"]
+    file.write_text(json.dumps(told | {"eval": {"task": ["bbq"]}}), "utf-8")
+    tiny.refused(tiny.run("run", file), "RecipeError", "Did you mean 'tasks'?")
+
+
 def test_export_tasks_writes_what_the_harness_reads(data: Path, tmp_path: Path) -> None:
     ran = tiny.run("eval", "x", "--data", data, "--tasks", "bbq,truthfulqa_mc2", "--export-tasks", tmp_path / "tasks")
     assert (ran.code, ran.err) == (0, "")

@@ -68,7 +68,13 @@ SECTIONS: dict[str, Section] = {
         checks=("sea_bake.baking:check_settings",),
     ),
     "verify": Section("sea_bake.verification:verify", "artefact base revision edit write", after=("bake",)),
-    "eval": Section("sea_bake.evaluation:evaluate", "artefact base revision", after=("bake",)),
+    "eval": Section(
+        "sea_bake.evaluation:evaluate",
+        "model edit base revision output overwrite write say",
+        after=("bake",),
+        suffix="-evaluation",
+        extra=("eval", "lm_eval", "scipy", "matplotlib"),
+    ),
     "export.onnx": Section(
         "sea_bake.exporting.onnx:export_onnx",
         "artefact unedited overwrite",

@@ -122,8 +122,8 @@ def _step(
     parameters = inspect.signature(function(row.verb)).parameters
     replaces = "overwrite" in parameters
     own: dict[str, Any] = {"model": source, "edit": edits, "output": output}
-    if row.suffix is None and section != "bake":
-        own = {"base": source.path or source.name, "revision": source.revision}
+    if section != "bake":  # what is found goes into the artefact too, for its model card
+        own = {"base": source.path or source.name, "revision": source.revision, "output": output, "write": True}
     given = {key: value for key, value in own.items() if key in parameters and key not in settings}
 
     def work(overwrite: bool) -> Any:
