@@ -487,13 +487,14 @@ def name_a_kernel(folder: Path, trap: Trap) -> None:
 
 @pytest.mark.parametrize("spoil", [swap_code, name_code, name_a_repository, name_a_tokenizer, name_a_kernel])
 def test_code_in_an_artefact_that_is_not_ours_is_noticed(tmp_path: Path, spoil: Callable[[Path, Trap], None]) -> None:
-    """And ``inspect``, ``unbake`` and a bake on top of it run none of it."""
+    """And ``verify``, ``inspect``, ``unbake`` and a bake on top of it run none of it."""
     trap = Trap(tmp_path / "owned")
     changed = tiny.changeable(artefact(), tmp_path / "artefact")
     check_code(changed)  # the control
     spoil(changed, trap)
     with pytest.raises(CheckpointError, match=r"not run|kernel from the Hub"):
         check_code(changed)
+    assert tiny.run("verify", changed, "--base", tiny.single()).code == 2
     assert tiny.run("inspect", changed).code == 0
     assert tiny.run("unbake", changed, "-o", tmp_path / "out").code in (0, 2)
     assert tiny.run("bake", changed, tiny.edit_file(), "-o", tmp_path / "again").code == 2

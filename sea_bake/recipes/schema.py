@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -60,7 +61,7 @@ def read(recipe: str | Path | Mapping[str, Any], *, folder: str | Path | None = 
     """
     if isinstance(recipe, Mapping):
         return _Reader("recipe", dict(recipe), {}, Path(folder or ".").absolute()).recipe()
-    path = Path(recipe).expanduser().absolute()
+    path = Path(os.path.expanduser(recipe)).absolute()
     data, lines = read_yaml(path)
     return _Reader(str(recipe), data, lines, Path(folder).absolute() if folder else path.parent).recipe()
 
@@ -170,9 +171,9 @@ class _Reader:
         """A path beside the recipe, where there is one of that name or only a path can be meant; else as it stands."""
         if not isinstance(value, str) or value == "builtin":
             return value
-        path = self.folder / Path(value).expanduser()
+        path = self.folder / os.path.expanduser(value)
         is_path = value.startswith((".", "/", "~")) or value.lower().endswith(_FILES)
-        return str(path) if is_path or path.exists() else value
+        return str(path) if is_path or os.path.exists(path) else value
 
     def _model(self) -> str:
         model = self._text("model")
@@ -188,7 +189,7 @@ class _Reader:
 
     def _path(self, key: str) -> Path | None:
         value = self._text(key)
-        return None if value is None else self.folder / Path(value).expanduser()
+        return None if value is None else self.folder / os.path.expanduser(value)
 
     def _mapping(self, place: Place, value: Any) -> None:
         if not isinstance(value, dict):

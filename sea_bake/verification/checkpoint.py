@@ -10,6 +10,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from sea_bake import progress
+from sea_bake.checkpoint import check_code
 from sea_bake.verification import answers
 from sea_bake.verification.doors import Subject, dtype_of, open_door, open_reference
 from sea_bake.verification.report import (
@@ -31,8 +32,10 @@ def check(record: dict[str, Any]) -> None:
 
 
 def prove(subject: Subject, request: dict[str, Any], dtype: str) -> Report:
-    """Open the doors on a request, and judge."""
+    """Open the doors on a request, and judge. Raises CheckpointError where an insert's code is not ours."""
     how = subject.record.get("how")
+    if how == "insert":
+        check_code(subject.artefact)  # which the artefact's door is about to run
     promise = promised_kl(subject.record)
     stored = dtype_of(subject.plain, "auto")
     folded = how in ("fold", "adapter")
