@@ -96,10 +96,7 @@ class Scorer:
         if not out_of_memory(error):
             raise error
         if self.batch_size <= 1:
-            raise EvaluationError(
-                "out of memory with a batch of one: use a smaller dtype (--dtype bfloat16), another --device, or "
-                "leave out the tasks with long prompts"
-            ) from error
+            raise no_memory() from error
         self.batch_size //= 2
         self.say(f"out of memory: batches of {self.batch_size} from here on")
         if torch.cuda.is_available():
@@ -175,6 +172,14 @@ def out_of_memory(error: BaseException) -> bool:
         return True
     return isinstance(error, RuntimeError) and any(
         words in str(error).lower() for words in ("out of memory", "can't allocate memory", "not enough memory")
+    )
+
+
+def no_memory() -> EvaluationError:
+    """The error for a single row that does not fit."""
+    return EvaluationError(
+        "out of memory with a batch of one: use a smaller dtype (--dtype bfloat16), another --device, or leave out the "
+        "tasks with long prompts"
     )
 
 

@@ -16,6 +16,7 @@ from sea_bake.evaluation.doors import Doors
 from sea_bake.evaluation.finite import check_finite
 from sea_bake.evaluation.keeping import Keeping, digest
 from sea_bake.evaluation.measures import Record
+from sea_bake.evaluation.prefixes import no_memory, out_of_memory
 
 if TYPE_CHECKING:
     from sea_bake.evaluation.harness import SharedPrefixLM
@@ -117,8 +118,13 @@ def run(
             session = Session(model, tokenizer, batch_size, say)
             session.check(cost=cost)
             for unit in missing:
-                with progress.bar(f"{door}: {unit.name}", unit.count, unit.word) as advance:
-                    answers = unit.answer(session, advance)
+                try:
+                    with progress.bar(f"{door}: {unit.name}", unit.count, unit.word) as advance:
+                        answers = unit.answer(session, advance)
+                except RuntimeError as error:  # what cannot be halved: a single text, an answer that is written
+                    if out_of_memory(error):
+                        raise no_memory() from error
+                    raise
                 kept.put(unit.name, door, inputs(unit, door), *answers)
                 found[unit.name][door] = answers
     doors.close()
