@@ -14,9 +14,13 @@ def base(*, chat: bool = True) -> Path:
     return tiny.write_llama(tiny.root() / f"two-layers{'-chat' * chat}", chat=chat, num_hidden_layers=2)
 
 
-@functools.cache
 def artefact(how: str = "insert", feature: str = "identity") -> Path:
     """An edit of both layers; what is folded has the merge "sum"."""
+    return _artefact(how, feature)  # one key, however it was called
+
+
+@functools.cache
+def _artefact(how: str, feature: str) -> Path:
     from sea_bake import bake, fit
 
     output = tiny.root() / f"two-{how}-{feature}"
