@@ -310,6 +310,11 @@ def test_export_tasks_writes_what_the_harness_reads(data: Path, tmp_path: Path) 
         ("OutputError", ["--data", "DATA", "-o", "FOREIGN"], ["holds no evaluation"]),
         ("EditError", ["--data", "DATA", "--edit", "NOWHERE"], ["no such file"]),
         ("EvaluationError", ["--tasks", "hellaswag"], ["data of the task hellaswag", "--data DIR"]),
+        (
+            "EvaluationError",
+            ["--tasks", "helaswag"],
+            ["unknown task 'helaswag'", "mean hellaswag or hellaswag_"],
+        ),
     ],
 )
 def test_bad_input(data: Path, tmp_path: Path, kind: str, told: list[str], words: list[str]) -> None:

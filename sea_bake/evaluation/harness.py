@@ -116,7 +116,7 @@ def load_tasks(names: Sequence[str], local: Sequence[Local] | None, fewshot: int
             if isinstance(spec, str) and spec not in manager.all_tasks:
                 manager = TaskManager()  # all of the harness' thousands: a minute
                 if spec not in manager.all_tasks:
-                    raise unknown(name, [*TASKS, *manager.all_tasks])
+                    raise unknown(name, list(dict.fromkeys([*TASKS, *manager.all_tasks])))
             try:
                 found[name] = manager.load([spec])
             except Exception as error:
