@@ -22,7 +22,7 @@ const browser = await chromium.launch({
 const context = await browser.newContext({ viewport: { width: 1120, height: 860 }, colorScheme: request.scheme ?? "light" });
 const page = await context.newPage();
 const seen = { problems: [], requests: [], answers: [] };
-page.on("console", (message) => ["error", "warning"].includes(message.type()) && seen.problems.push(message.text()));
+page.on("console", (message) => message.type() === "error" && seen.problems.push(message.text()));
 page.on("pageerror", (error) => seen.problems.push(String(error)));
 context.on("request", (asked) => seen.requests.push(asked.url()));
 try {
