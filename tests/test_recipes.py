@@ -85,11 +85,13 @@ def test_the_starter_says_every_default_and_every_key() -> None:
             assert value == (list(default) if isinstance(default, tuple) else getattr(default, "value", default)), key
     # What is commented out is right too, once the comment signs are gone.
     text = starter().replace("  # gguf:\n  #   ", "  gguf:\n    ").replace("\n  #   ", "\n    ")
-    text = (
-        text.replace("# publish:\n#   ", "publish:\n  ").replace("\n#   public", "\n  public").replace("# work", "work")
-    )
+    for line in ("publish:", "  repo:", "  public:", "work:", "eval:", "  tasks:", "  data:", "  limit:"):
+        assert text.count(f"\n# {line}") == 1, line
+        text = text.replace(f"\n# {line}", f"\n{line}")
     whole = read(yaml.safe_load(text))
-    assert set(whole.sections) == {"bake", "verify", "export.onnx", "export.gguf", "publish"}
+    assert set(whole.sections) == {"bake", "verify", "eval", "export.onnx", "export.gguf", "publish"}
+    defaults = {key: SECTIONS["eval"].settings[key].default for key in ("tasks", "data", "limit")}
+    assert {key: whole.sections["eval"][key] for key in defaults} == {**defaults, "tasks": list(defaults["tasks"])}
     assert whole.sections["publish"]["repo"] == "your-name/smollm2-135m-instruct-sea"
     assert (whole.work, whole.fits) == (found.work, found.fits)
 
