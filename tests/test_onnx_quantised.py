@@ -339,12 +339,17 @@ def test_size_and_distance_are_in_the_record(real: Real) -> None:
 @KINDS
 def test_a_real_variant_generates_with_its_cache(kind: str, real: Real) -> None:
     graph, tokenizer = real.folder / "onnx" / FILES[kind], load_tokenizer(real.folder)
-    ids = list(encode(tokenizer, "What is the capital of France?").ids)
     run, bare = decoder(graph), decoder(graph.with_name(f"bare-{graph.name}"))
-    told, base = (continued(d, [ids], np.ones((1, len(ids)), int), 24)[0][0] for d in (run, bare))
-    print(f"\n{kind}: {tokenizer.decode(told)!r}")
-    assert told.tolist() != base.tolist()
-    assert len(set(told.tolist())) > 8  # no stammer
+    unlike = 0
+    for prompt in ("Why is the sky blue?", "Do goldfish forget everything after a few seconds?", "Is glass a liquid?"):
+        ids = list(encode(tokenizer, prompt).ids)
+        told, base = (continued(d, [ids], np.ones((1, len(ids)), int), 24)[0][0].tolist() for d in (run, bare))
+        print(f"\n{kind}: {tokenizer.decode(told)!r}")
+        assert len(set(told)) > 8  # no stammer
+        unlike += told != base
+    assert unlike > 0
+    # Step by step as in one pass, but for activations that fall on the other side of a rounding: that is far less than
+    # what rounding costs at all.
     text = real.texts[0]
-    # Step by step as in one pass: activations are rounded by blocks of one token, so nothing but summation differs.
-    assert np.abs(cached(run, text, 8) - forced(run, text, 8)).max() < 0.1
+    apart = divergence(forced(run, text, 8), cached(run, text, 8)).mean()
+    assert apart < 0.5 * real.kl(("fp32", True), (kind, True))
