@@ -137,7 +137,7 @@ def test_a_variant_without_its_edit_fails(tmp_path: Path) -> None:
     folder = changed(exports.plain(), tmp_path / "export")
     graph = folder / "onnx" / "model_q4.onnx"
     model = onnx.load_from_string(bypass(graph, sea_nodes(folder)))
-    # Nodes of the edit's names stay, so that nothing but answers can tell.
+    # The edit's nodes stay, and lead nowhere: nothing but answers can tell.
     graph.write_bytes(model.SerializeToString())
     report = verify(folder)
     assert not report.passed

@@ -7,7 +7,9 @@ const models = {};
 let stopping;
 
 async function checked({ url, integrity }) {
-  const response = await fetch(new URL(url, self.location), { integrity, credentials: "omit" });
+  const response = await fetch(new URL(url, self.location), { integrity, credentials: "omit" }).catch(() => {
+    throw new Error(`${url} cannot be reached, or has not the hash that this page expects`);
+  });
   if (!response.ok) throw new Error(`${url} answers ${response.status}`);
   return response.arrayBuffer();
 }
