@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sea_bake import progress
-from sea_bake.edit import Edit
 from sea_bake.errors import OutputError, SettingError, missing_extra
 from sea_bake.exporting.onnx.report import OnnxReport, record
 from sea_bake.staging import check_output, need_space, staged_folder
@@ -102,6 +101,7 @@ def export_onnx(
             dtype=dtype,
             opset=opset,
             edits=folder.copy_edits(stage, source),
+            layers=source.layers,
             strength=kind,
             files={f"{folder.GRAPHS}/{p.name}": p.stat().st_size for p in sorted(graphs.iterdir())},
             variants=variants,
@@ -140,9 +140,8 @@ def _graph(
     del model
     steps.done("trace")
     names = finishing.name_sea_nodes(traced.model)
-    layers = tuple(sorted({layer for path in source.edits for layer in Edit.load(path).layers}))
     if source.how == "insert":
-        finishing.check_sea_nodes(names, set(layers), source.architecture)
+        finishing.check_sea_nodes(names, set(source.layers), source.architecture)
     if strength == "optional":
         finishing.make_optional(traced.model)
     experts.part_experts(traced.model)
@@ -156,7 +155,7 @@ def _graph(
     steps.done("finish")
     error = checking.check(path, asked, source.architecture)
     steps.done("check")
-    return {"layers": layers, "sea_nodes": names, "nodes": nodes, "error": error}
+    return {"sea_nodes": names, "nodes": nodes, "error": error}
 
 
 def _variants(stage: Path, kinds: list[str], keep: list[str], tokenizer: Any, steps: _Steps) -> dict[str, Any]:

@@ -48,7 +48,8 @@ def genai_config(stage: Path, source: Exportable, traced: Traced, config: Any, *
     those that it does not know it refuses.
     """
     path = stage / "generation_config.json"
-    tokens = source.config | (read_json(path) if path.is_file() else {})
+    generation = read_json(path) if path.is_file() else {}
+    tokens = source.config | {name: value for name, value in generation.items() if value is not None}
     end = tokens.get("eos_token_id")
     first_end = end[0] if isinstance(end, list) and end else end
     pad = tokens.get("pad_token_id")

@@ -10,8 +10,9 @@ from typing import Any
 from sea_bake import modeling_sea
 from sea_bake.anatomy import SEA_PREFIX
 from sea_bake.baking.quantised import quantisation
-from sea_bake.baking.report import edit_files, is_artefact, read_record
+from sea_bake.baking.report import edit_files, is_artefact, layers_of, read_record
 from sea_bake.checkpoint import Checkpoint
+from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, FamilyError
 from sea_bake.exporting.record import is_export
 from sea_bake.loading import DTYPES, load_model
@@ -32,6 +33,7 @@ class Exportable:
         weights: number of parameters.
         record: the artefact's own record of its bake; None of an unedited model.
         edits: files of the edits.
+        layers: decoder layers that any of them edits.
     """
 
     folder: Path
@@ -42,6 +44,7 @@ class Exportable:
     weights: int
     record: dict[str, Any] | None = None
     edits: list[Path] = field(default_factory=list)
+    layers: tuple[int, ...] = ()
 
     @property
     def architecture(self) -> str:
@@ -72,6 +75,7 @@ def exportable(artefact: str | Path, *, unedited: bool = False) -> Exportable:
 
     Raises:
         CheckpointError: it is no artefact (or, unedited, it is one), an adapter, an export, quantised, or incomplete.
+        EditError: the artefact's copy of an edit is damaged.
         FamilyError: a family whose cache or whose parts one decoder graph cannot hold.
     """
     if unedited:
@@ -95,9 +99,17 @@ def exportable(artefact: str | Path, *, unedited: bool = False) -> Exportable:
         raise CheckpointError(f"the record of {folder} is damaged: it says neither insert nor fold")
     checkpoint = Checkpoint.open(folder)
     config = _plain(checkpoint.config) if how == "insert" else checkpoint.config
-    revision = record.get("revision")
+    files = edit_files(folder)
     found = Exportable(
-        folder, str(record.get("base")), revision, how, config, _weights(checkpoint), record, edit_files(folder)
+        folder,
+        str(record.get("base")),
+        record.get("revision"),
+        how,
+        config,
+        _weights(checkpoint),
+        record,
+        files,
+        layers_of([Edit.load(file) for file in files]),
     )
     _check(found, checkpoint)
     return found
