@@ -277,7 +277,9 @@ def real(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Real:
     from sea_bake.exporting.onnx import export_onnx
 
     folder = tmp_path_factory.mktemp("quantised")
-    edit = fit(smollm2, builtin()[:16], site="mlp", merge="l2", neutral="prompt")
+    # Neutral texts that the model writes itself: with prompts alone in their place the edit is so faint (mean KL 9e-5
+    # from the base) that rounding to 8 bits, at 8e-3, hides it too.
+    edit = fit(smollm2, builtin()[:80], site="mlp", merge="l2", max_new_tokens=32)
     assert len(edit.layers) == 20
     artefact = bake(smollm2, edit, folder / "baked", how="insert").output
     export = export_onnx(artefact, folder / "onnx", quantize=("int8", "int4")).output
