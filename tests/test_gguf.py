@@ -894,8 +894,8 @@ def test_the_demo_models_own_gguf_shows_the_edit(real: Real) -> None:
     one, before, after = Edit.load(real.edit), values(real.gguf), values(real.folder / "q4_1.gguf")
     for layer in one.layers:
         U, name = one.projectors[layer].negative.double().numpy(), f"blk.{layer}.ffn_down.weight"
-        share = np.linalg.norm(U @ after[name]) / np.linalg.norm(U @ before[name])
-        assert abs(share - 0.7) < 0.15  # 0.08 of rounding at most, where U is no weaker than any other direction
+        share = np.sum((U @ after[name]) * (U @ before[name])) / np.sum((U @ before[name]) ** 2)
+        assert abs(share - 0.7) < 0.1  # the roundings of 1536 columns average out; an unedited tensor has 1
 
 
 @pytest.mark.smollm2
