@@ -20,7 +20,7 @@ from sea_bake.exporting.gguf.source import Exportable, Given, exportable, refuse
 from sea_bake.staging import check_output, need_space, staged_file
 
 _OWN_BYTES = 1 << 20  # header of an adapter
-_COARSE = 0.02  # of a tensor's size: between Q8_0 (0.005) and 5 bits (0.04)
+_COARSE = 0.1  # of the edit of one tensor
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class GgufReport:
         architecture: as llama.cpp calls it.
         edits: site, merge and layers of each.
         changed: tensor -> what became of it. Rewritten: its types ("from", "type"), ‖W' - W‖ / ‖W‖ ("change"), and the
-            new type's own rounding, ‖Q(W') - W'‖ / ‖W'‖ ("rounding"). Of an adapter: the shapes of its pair.
+            new type's own rounding, ‖Q(W') - W'‖ / ‖W'‖ ("rounding"), and the share of the edit that is left ("kept").
+            Of an adapter: the shapes of its pair.
         types: of the whole file: name of a type -> number of tensors.
         notes: what to know: types that could not be kept, weights that could not be compared.
         weights_compared: tensors whose samples were held against the edits' fingerprint.
@@ -244,14 +245,14 @@ def _unkept(changed: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _coarse(changed: dict[str, dict[str, Any]]) -> list[str]:
-    """Types of fewer than 8 bits round edited tensors by as much as many an edit changes them."""
-    lost = max((entry["rounding"] for entry in changed.values()), default=0.0)
-    if lost < _COARSE:
+    """Types of few bits round edited weights back to where they were."""
+    coarse = [entry for entry in changed.values() if abs(entry["kept"] - 1) > _COARSE]
+    if not coarse:
         return []
-    types = ", ".join(sorted({entry["type"] for entry in changed.values() if entry["rounding"] >= _COARSE}))
+    types, shares = ", ".join(sorted({entry["type"] for entry in coarse})), [entry["kept"] for entry in coarse]
     return [
-        f"{types} rounds edited tensors by up to {lost:.2%} of their size: --edited-type q8_0 (or f16), or --lora, "
-        "keeps the edit far nearer, for a slightly larger file"
+        f"{types} is too coarse for {len(coarse)} of {len(changed)} edited tensors: it leaves {min(shares):.0%} to "
+        f"{max(shares):.0%} of the edit there. --edited-type q8_0 (or f16), or --lora, keeps all of it."
     ]
 
 

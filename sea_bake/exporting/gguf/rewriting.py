@@ -3,6 +3,9 @@
 Nothing of the header changes but the types and offsets of tensors; without a change the output is the input, byte for
 byte. New values: the file's own tensor, dequantised, multiplied in float64, quantised once. So a quantised model keeps
 its own weights, and only the edited ones are rounded again.
+
+A weight that lies on its type's grid already, and is moved by less than half a step, is rounded back to where it was: a
+type of few bits may take most of a small edit away. So what is left of each edit is measured ("kept").
 """
 
 from __future__ import annotations
@@ -78,8 +81,9 @@ def rewrite(file: GgufFile, rewrites: Mapping[str, Rewrite], target: Path) -> di
     """Write the new file; peak memory is one matrix (one expert of a stack) in float32, and a block of it in float64.
 
     Returns:
-        Changed tensor -> its types ("from", "type"), ‖W' - W‖ / ‖W‖ ("change"), and the new type's own rounding,
-        ‖Q(W') - W'‖ / ‖W'‖ ("rounding").
+        Changed tensor -> its types ("from", "type"), ‖W' - W‖ / ‖W‖ ("change"), the new type's own rounding,
+        ‖Q(W') - W'‖ / ‖W'‖ ("rounding"), and the share of the edit that is left, <Q(W') - W, W' - W> / ‖W' - W‖²
+        ("kept": 1 for floats).
 
     Raises:
         CheckpointError: a value that the type cannot hold, an edit that the type rounds away, a file cut meanwhile.
@@ -147,7 +151,7 @@ def _edit(file: GgufFile, tensor: GgufTensor, new: Rewrite, out: BinaryIO) -> di
 
     rows = 1 if len(tensor.shape) == 1 else tensor.shape[-2]
     step = max(1, _BLOCK // tensor.shape[-1])
-    totals = dict.fromkeys(("before", "changed", "after", "lost"), 0.0)
+    totals = dict.fromkeys(("before", "changed", "after", "lost", "left"), 0.0)
     moved = new.change is None or new.change.is_identity or new.is_bias  # a bias may be 0
     for first in range(0, math.prod(tensor.shape[:-1]), rows):
         matrix = np.empty((rows, tensor.shape[-1]), np.float32)
@@ -169,6 +173,9 @@ def _edit(file: GgufFile, tensor: GgufTensor, new: Rewrite, out: BinaryIO) -> di
             if not moved:
                 unedited = quants.quantize(file.rows(tensor, first + i, len(part)), new.type)
                 moved = data.tobytes() != unedited.tobytes()
+            if new.change is not None:
+                original = file.rows(tensor, first + i, len(part)).astype(np.float64)
+                totals["left"] += float(((back - original) * (part - original)).sum())
             totals["after"] += float((part.astype(np.float64) ** 2).sum())
             totals["lost"] += float(((back.astype(np.float64) - part) ** 2).sum())
             out.write(data.tobytes())
@@ -178,7 +185,8 @@ def _edit(file: GgufFile, tensor: GgufTensor, new: Rewrite, out: BinaryIO) -> di
         )
     change = math.sqrt(totals["changed"] / totals["before"]) if totals["before"] else 0.0
     rounding = math.sqrt(totals["lost"] / totals["after"]) if totals["after"] else 0.0
-    return {"from": tensor.type.name, "type": new.type.name, "change": change, "rounding": rounding}
+    kept = totals["left"] / totals["changed"] if totals["changed"] else 1.0
+    return {"from": tensor.type.name, "type": new.type.name, "change": change, "rounding": rounding, "kept": kept}
 
 
 def _multiply(matrix: NDArray[np.float32], change: LinearEdit) -> tuple[float, float]:
