@@ -168,7 +168,7 @@ def _check(model: Exportable, checkpoint: Checkpoint) -> None:
         )
     cls = getattr(transformers, name, None)
     if cls is None or not hasattr(cls, "config_class"):
-        raise FamilyError(f"transformers has no class {name}, which {model.folder / 'config.json'} names")
+        raise CheckpointError(f"transformers has no class {name}, which {model.folder / 'config.json'} names")
     try:
         parsed = cls.config_class.from_dict(config)
     except Exception as error:
