@@ -35,7 +35,8 @@ _HEAD = """\
 """
 _REASON = (
     "a relative change of the cross-covariance by `noise` turns a span by at most noise * s_1 / (s_k - s_k+1); "
-    "`noise` is a hundred times what threads, batch size and kernels were seen to do in this dtype, `largest` the cap"
+    "`noise` is what another batch size was seen to do in this dtype, a hundred times in float32, three times in half "
+    "precision; `largest` the cap"
 )
 _FLAGS = {"limit": "--limit", "K": "-K", "demonstrations": "-d"}
 _OF_THE_RECIPE = (
