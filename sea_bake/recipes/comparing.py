@@ -25,7 +25,7 @@ other."""
 # Measured on SmolLM2-135M (40 demonstrations, all layers, K = 0.95, 0.998 and 8, linear and tanh) as the sine times the
 # gap: up to 3.5e-7 in float32 between batches of 1 and of 16. A hundred times that leaves room for other machines'
 # kernels, and is a hundredth of what another choice of demonstrations does (3e-3 to 2e-1). In half precision batches of
-# 5 and 16 (24 demonstrations, neutral text: the prompt) came to 1.1e-2 (bfloat16) and 1.2e-3 (float16), of which this is
+# 5 and 16 (24 demonstrations, neutral text: the prompt) came to 1.1e-2 (bfloat16) and 1.2e-3 (float16), so this is
 # not quite three times: there a change of demonstrations may pass, and a cut between close values may not.
 NOISE = {"float64": 3e-5, "float32": 3e-5, "bfloat16": 3e-2, "float16": 3e-3}
 # However close singular values lie at the cut, a span that turned by more than this is another edit.
