@@ -52,7 +52,7 @@ class MissingExtraError(SeaBakeError):
 
 
 class RecipeError(SeaBakeError):
-    """A recipe that cannot be read: no plain YAML, an unknown key, a value of another type, a step that is not there."""
+    """A recipe that cannot be read: no plain YAML, an unknown key, a value of another type, an absent step."""
 
 
 class VerificationError(SeaBakeError):

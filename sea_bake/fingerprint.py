@@ -172,10 +172,12 @@ class BaseModel:
             apart = (a - b).abs() > resolution * a.abs().clamp_min(1e-4) if a.shape == b.shape else None
             if apart is None or bool(apart.any()):
                 layer, path = key.split(".", 1)
-                first = int(apart.nonzero()[0, 0]) if apart is not None else 0
+                first = None if apart is None else int(apart.nonzero()[0, 0])
+                values = "" if first is None else f": {ours[first]:.6g} there, {theirs[first]:.6g} here"
                 raise WrongModelError(
                     f"{what} is built like '{self.name}', but its weights differ (first seen in {path} of layer "
-                    f"{layer}: {ours[first]:.6g} there, {theirs[first]:.6g} here): it is another model, a fine-tune or a quantised copy. Fit the edit on this model."
+                    f"{layer}{values}): it is another model, a fine-tune or a quantised copy. Fit the edit on this "
+                    "model."
                 )
 
 

@@ -4,6 +4,7 @@ interval and a paired test (extra ``eval``).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -121,7 +122,7 @@ def evaluate(
     if kept.folder is not None:
         reporting.write(evaluation, kept.folder)
     if sealed is not None:
-        with staged_file(Path(model).expanduser() / INSIDE, overwrite=True) as stage:
+        with staged_file(Path(os.path.expanduser(model)) / INSIDE, overwrite=True) as stage:
             write_json(stage, evaluation.to_json() | {"files": sealed})
     return evaluation
 

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def read_texts(path: str | Path | None) -> list[str]:
     if path is None:
         return list(TEXTS)
     try:
-        text = Path(path).expanduser().read_text("utf-8")
+        text = Path(os.path.expanduser(path)).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise EvaluationError(f"{path} cannot be read as text: {error}") from error
     found = [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +65,7 @@ class Doors:
         parse_dtype(dtype)
         given = [] if edit is None else [edit] if isinstance(edit, Edit | str | Path) else list(edit)
         edits = [e if isinstance(e, Edit) else Edit.load(e) for e in given]
-        folder = Path(model).expanduser()
+        folder = Path(os.path.expanduser(model))
         if not is_artefact(folder):
             if base is not None:
                 raise EvaluationError(f"--base belongs to an artefact, and {model} is not one: it is the base itself")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class Keeping:
     """
 
     def __init__(self, folder: str | Path | None, *, overwrite: bool = False) -> None:
-        self.folder = None if folder is None else Path(folder).expanduser().absolute()
+        self.folder = None if folder is None else Path(os.path.expanduser(folder)).absolute()
         self.overwrite = overwrite
         if self.folder is None:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ class Artefact:
             PublishError: no artefact of ours; not verified; an adapter whose base has no Hub id.
             CheckpointError, EditError: its record or its edits are damaged.
         """
-        folder = Path(folder).expanduser().absolute()
+        folder = Path(os.path.expanduser(folder)).absolute()
         if not is_artefact(folder) and not is_export(folder):
             raise PublishError(
                 f"{folder} is nothing that sea_bake wrote (neither sea/bake.json nor sea/export.json is in it): "

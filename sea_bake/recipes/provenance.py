@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,7 +58,7 @@ def describe(artefact: str | Path, *, model: str | None = None) -> dict[str, Any
         CheckpointError: no artefact of ours, a damaged record, or an export without edits.
         EditError: a damaged edit.
     """
-    folder = Path(artefact).expanduser().absolute()
+    folder = Path(os.path.expanduser(artefact)).absolute()
     record, files = _records(folder)
     edits = [Edit.load(file) for file in files]
     base = model or record.get("base")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -147,7 +148,7 @@ def _place(fits: list[dict[str, Any]], demonstrations: Any, changes: dict[str, A
 
 def _published(published: str | Path, revision: str | None) -> tuple[Path, dict[str, Any]]:
     """The folder with recipe and edits, and the recipe."""
-    folder = Path(published).expanduser().absolute()
+    folder = Path(os.path.expanduser(published)).absolute()
     if not folder.exists():
         folder = _fetched(str(published), revision)
     if (folder / RECIPE).is_file():

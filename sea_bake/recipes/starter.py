@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from importlib import resources
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def write_starter(
     path: str | Path = RECIPE, *, model: str = MODEL, output: str | None = None, overwrite: bool = False
 ) -> Path:
     """Write the starter recipe. Raises OutputError when the file is there already, and ``overwrite`` is off."""
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     text = starter(model, output, file=path.name)
     with staged_file(path, overwrite=overwrite) as stage:
         stage.write_text(text, "utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -99,7 +100,7 @@ def serve_web(
     if model_url is not None:
         addresses["edited"] = _checked_url(model_url, edited)
     local = {side: model for side, model in models.items() if addresses[side] == f"models/{side}"}
-    files = None if offline is None else libraries.found(Path(offline).expanduser().absolute())
+    files = None if offline is None else libraries.found(Path(os.path.expanduser(offline)).absolute())
     size = sum((model.folder / name).stat().st_size for model in local.values() for name in model.carried())
     need_space(target.parent, (size if copy else 0) + _ROOM)
     title = title or f"{str(edited.record.get('base')).rpartition('/')[2]}, edited"

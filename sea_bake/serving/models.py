@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ def open_model(folder: str | Path, graphs: Sequence[str] | None) -> WebModel:
         CheckpointError: it is no ONNX export of ours, or incomplete.
         SettingError: a graph that it does not have.
     """
-    folder = Path(folder).expanduser().absolute()
+    folder = Path(os.path.expanduser(folder)).absolute()
     record = read_export(folder)
     if record.get("format") != "onnx":
         raise CheckpointError(f"{folder} is an export to {record.get('format')}: the page reads ONNX")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def verify(
         VerificationError: the base cannot be found, or a door cannot be opened (which is not the same as a failed
             verification: that is a Report whose ``passed`` is False).
     """
-    artefact = Path(artefact).expanduser().absolute()
+    artefact = Path(os.path.expanduser(artefact)).absolute()
     is_exported = is_export(artefact)
     if not is_exported and not is_artefact(artefact):
         raise VerificationError(f"{artefact} is not an artefact of sea_bake: it has no {RECORD}")

@@ -9,6 +9,7 @@ import csv
 import difflib
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,7 +139,7 @@ def locate(names: Sequence[str], data: str | Path) -> list[Local]:
     Raises:
         EvaluationError: an unknown task, no such folder, a file that is missing, there twice, or lacks a column.
     """
-    folder = Path(data).expanduser()
+    folder = Path(os.path.expanduser(data))
     chosen = known(names)
     if not folder.is_dir():
         raise EvaluationError(f"no such data folder: {folder}")

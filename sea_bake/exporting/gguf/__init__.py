@@ -4,6 +4,7 @@ adapter; or a whole folder through llama.cpp's own converter.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -108,7 +109,7 @@ def export_gguf(
         raise SettingError(f"{target.name} should end in .gguf: llama.cpp's tools look for that")
     need_gguf("Exporting to GGUF")
     source = exportable(artefact, unedited=unedited)
-    if base is not None and target.exists() and target.samefile(Path(base).expanduser()):
+    if base is not None and target.exists() and target.samefile(Path(os.path.expanduser(base))):
         raise OutputError(f"{target} is the base's own GGUF, which is never written to: choose another output")
     if lora or source.how == "adapter":
         return _adapter(source, base, target, edited_type, overwrite)

@@ -24,7 +24,7 @@ def find_converter(given: str | Path | None) -> Path:
     """
     named = given or os.environ.get(HOME)
     if named:
-        path = Path(named).expanduser()
+        path = Path(os.path.expanduser(named))
         for place in (path, path / SCRIPT):
             if place.is_file():
                 return place.absolute()

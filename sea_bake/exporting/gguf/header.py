@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import mmap
+import os
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,7 +96,7 @@ class GgufFile:
             MissingExtraError: the package ``gguf`` is not installed.
         """
         need_gguf("Reading a GGUF")
-        path = Path(path).expanduser()
+        path = Path(os.path.expanduser(path))
         if not path.is_file():
             raise CheckpointError(f"no such GGUF: {path}")
         with open(path, "rb") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def exportable(artefact: str | Path, *, unedited: bool = False) -> Exportable:
     """
     if unedited:
         return _unedited(artefact)
-    folder = Path(artefact).expanduser().absolute()
+    folder = Path(os.path.expanduser(artefact)).absolute()
     if is_export(folder):
         raise CheckpointError(f"{folder} is an export already: give the artefact that it was made from")
     if not is_artefact(folder):
