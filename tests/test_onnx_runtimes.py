@@ -59,7 +59,7 @@ def world(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("runtimes")
     model, tokenizer = load_model(smollm2, dtype="float32"), load_tokenizer(smollm2)
     edit = fit(
-        model, builtin()[:24], tokenizer=tokenizer, source=smollm2.name, layers="last:20", neutral="prompt", K=0.95
+        model, builtin()[:24], tokenizer=tokenizer, source=smollm2.name, layers="last:20", neutral="prompt", K=0.998
     )
     edit.save(folder / "edit.safetensors")
     prompts = [list(encode(tokenizer, prompt).ids) for prompt in PROMPTS]
