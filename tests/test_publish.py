@@ -316,6 +316,28 @@ def test_the_recipe_tells_how_it_was_made(desk: Desk, hub: Hub, artefact: Callab
     assert any(line.startswith("sea-bake fit") for line in recipe["provenance"]["commands"])
 
 
+def test_what_was_published_is_fitted_again_from_its_name_alone(desk: Desk, hub: Hub, tmp_path: Path) -> None:
+    """Base, recipe and edit all come from the Hub. The control: another share of variance is not the same edit."""
+    edit, made = tmp_path / "edit.safetensors", tmp_path / "sea-again"
+    settings = ["--limit", 8, "--neutral", "prompt", "--layers", "1,3", "-K", 3, "--merge", "sum"]
+    desk.ok("fit", "tiny/llama", "-o", edit, *settings)
+    desk.ok("bake", "tiny/llama", edit, "-o", made, "--copy")
+    desk.ok("verify", made, "--max-new-tokens", 4)
+    desk.ok("publish", made, "ada/sea-again")
+    again = desk.ok("reproduce", "ada/sea-again")
+    (found,) = again["edits"]
+    assert again["reproduced"] is True
+    assert found["tolerance"]["noise"] == 3e-5
+    assert sorted({layer["layer"] for layer in found["layers"]}) == [1, 3]
+    other = made / "sea_bake.yaml"
+    text = hub.file("ada/sea-again", "sea_bake.yaml").decode()
+    assert "K_positive: 3" in text
+    other.write_text(text.replace("K_positive: 3", "K_positive: 2"))
+    ran, _ = desk.run("reproduce", made, "--json")
+    assert ran.code == 1, ran
+    assert json.loads(ran.out)["reproduced"] is False
+
+
 RESULTS = {
     "format": "sea_bake.evaluation",
     "version": 1,
