@@ -119,6 +119,14 @@ def load(folder: Path, dtype: torch.dtype | str = "auto", **options: Any) -> Any
     return model.eval()
 
 
+@pytest.fixture
+def every_processor_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a processor has AVX512-BF16, bitsandbytes packs 4-bit weights anew, and that takes rows by 32 only: "N must
+    be divisible by block_n". The widths of tiny models are no such multiples, so its other path is taken everywhere.
+    """
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)
+
+
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     return Workshop(tmp_path_factory.mktemp("workshop"))

@@ -255,6 +255,7 @@ def test_autocast(workshop: Workshop, tmp_path: Path, feature: str, parts: str):
     [{"load_in_8bit": True}, {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}],
     ids=["8 bit", "nf4"],
 )
+@pytest.mark.usefixtures("every_processor_alike")
 @every_site
 def test_quantised_loading_leaves_the_edit_alone(workshop: Workshop, site: str, quantisation: dict[str, Any]):
     """Everything that is a linear gets quantised, except the SEA tensors; the hooks on the quantised base agree."""

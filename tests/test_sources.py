@@ -34,20 +34,13 @@ from sea_bake.errors import CheckpointError
 from sea_bake.loading import load_model, load_tokenizer
 from sea_bake.source import ModelSource
 
+pytestmark = pytest.mark.usefixtures("every_processor_alike")
 IDS = torch.randint(7, families.VOCAB, (2, 11), generator=torch.Generator().manual_seed(1))
 # PEFT adds in float32 what is added here in float64 and rounded once: one or two roundings of weights up to 2 (2^-24
 # each) apart. The factors drawn below move a weight by 0.1 or so.
 MERGED, MOVED = 1e-6, 1e-2
 # Hooks and artefact do the same operations on the same numbers; a fold rounds its weights, in float32, elsewhere.
 SAME, FOLDED, SEEN = 1e-4, 1e-4, 5e-2
-
-
-@pytest.fixture(autouse=True)
-def every_processor_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a processor has AVX512-BF16, bitsandbytes packs 4-bit weights anew, and that takes rows by 32 only: "N must
-    be divisible by block_n". The widths of tiny models are no such multiples, so its other path is taken everywhere.
-    """
-    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)
 
 
 @torch.inference_mode()
