@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,14 +16,13 @@ from sea_bake.baking.insert import CODE, ORIGINALS, SEA_SHARD
 from sea_bake.baking.opening import OpenBase, check_edits, opened
 from sea_bake.baking.report import RECORD, edit_files, read_record, recorded_base
 from sea_bake.checkpoint import Checkpoint, check_files, place
-from sea_bake.checkpoint.reader import SINGLE
+from sea_bake.checkpoint.reader import SINGLE, file_digest
 from sea_bake.checkpoint.writer import SKIPPED_FOLDERS, linkable, refuse_existing
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, OutputError, WrongModelError
 from sea_bake.staging import check_output, need_space, staged_folder
 
 _OWN = {SEA_SHARD, CODE, "sea_verification.json"}  # what we put beside the base's files
-_CHUNK = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -178,7 +176,7 @@ def _hold_against(stage: Path, base: Path) -> int:
                     f"the artefact is not the given base, edited: {name}: {where}; nothing was written"
                 )
             a, b = stage / name, (base / name).resolve()
-            if not a.samefile(b) and (a.stat().st_size != b.stat().st_size or _sha256(a) != _sha256(b)):
+            if not a.samefile(b) and (a.stat().st_size != b.stat().st_size or file_digest(a) != file_digest(b)):
                 raise WrongModelError(
                     f"the artefact is not the given base, edited: {name} differs from the base's. Nothing was "
                     "written. (Without --base it is rebuilt from what the artefact itself holds.)"
@@ -271,11 +269,3 @@ def _carry(source: Path, target: Path) -> None:
     refuse_existing(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import math
 import os
@@ -189,3 +190,12 @@ def _readable(path: Path) -> Any:
         raise CheckpointError(
             f"{path} cannot be read: it is truncated, damaged or no safetensors file ({error})"
         ) from error
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file, 64 hex digits."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            found.update(block)
+    return found.hexdigest()

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from sea_bake import modeling_sea
 from sea_bake.baking.insert import CODE
-from sea_bake.checkpoint.reader import INDEX, SINGLE, read_json
+from sea_bake.checkpoint.reader import INDEX, SINGLE, file_digest, read_json
 from sea_bake.errors import PublishError
 from sea_bake.publishing.artefact import ONNX, Artefact
 from sea_bake.verification import REPORT
-from sea_bake.verification.seal import digest, files
+from sea_bake.verification.seal import files
 
 CARD = "README.md"
 _CODE = {".py", ".so", ".pyc", ".sh", ".js", ".exe", ".dll"}
@@ -52,7 +52,7 @@ class Item:
     def of(cls, path: str, source: Path | bytes, sha256: str | None = None) -> Item:
         if isinstance(source, bytes):
             return cls(path, source, len(source), hashlib.sha256(source).hexdigest())
-        return cls(path, source, source.stat().st_size, sha256 or digest(source))
+        return cls(path, source, source.stat().st_size, sha256 or file_digest(source))
 
     def read(self) -> bytes:
         return self.source if isinstance(self.source, bytes) else self.source.read_bytes()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake.baking.report import RECORD
+from sea_bake.checkpoint.reader import file_digest
 from sea_bake.demonstrations import Demonstration, digest
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, DemonstrationError, EditError, RecipeError, WrongModelError
@@ -21,7 +22,6 @@ from sea_bake.recipes.comparing import LayerComparison, Tolerance, compare
 from sea_bake.recipes.provenance import describe
 from sea_bake.recipes.reading import read_yaml
 from sea_bake.recipes.schema import RECIPE, read
-from sea_bake.recipes.state import file_digest
 from sea_bake.recipes.steps import load_demonstrations, settings_for
 from sea_bake.source import ModelSource
 

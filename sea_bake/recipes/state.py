@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake.checkpoint import write_json
-from sea_bake.checkpoint.reader import read_json
+from sea_bake.checkpoint.reader import file_digest, read_json
 from sea_bake.errors import CheckpointError, RecipeError
 from sea_bake.staging import staged_file
 
@@ -24,15 +24,6 @@ VERSION = 1
 def digest(value: Any) -> str:
     """SHA-256 (the first 32 hex digits) of plain data."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:32]
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 (64 hex digits) of a file's content."""
-    found = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
 
 
 def footprint(path: Path, *, content: bool = True) -> dict[str, list[Any]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
+
+from sea_bake.checkpoint.reader import file_digest
 
 # What no runtime reads may come and go: papers for people, and what is measured later.
 _PAPERS = ("README", "LICENSE", "LICENCE", "NOTICE")
@@ -17,7 +18,7 @@ def seal(folder: str | Path) -> dict[str, str]:
 
     All bytes are read: sizes and headers would not show a changed weight. (A verification reads them three times.)
     """
-    return {name: digest(Path(folder) / name) for name in files(folder) if matters(name)}
+    return {name: file_digest(Path(folder) / name) for name in files(folder) if matters(name)}
 
 
 def broken(folder: str | Path, sealed: dict[str, str]) -> list[str]:
@@ -42,12 +43,3 @@ def matters(name: str) -> bool:
     """Whether a file of an artefact is under its seal."""
     last = name.rpartition("/")[2]
     return not (last.upper().startswith(_PAPERS) or Path(last).suffix.lower() in _PICTURES or name in _LATER)
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    found = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            found.update(block)
-    return found.hexdigest()

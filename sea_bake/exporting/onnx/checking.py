@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from sea_bake.errors import FamilyError
+from sea_bake.exporting.onnx.opening import opened
 
 # Of the norm of all logits. Rounding gives 1e-6 in float32, at most 1e-2 in float16 or behind a Φ⁻¹; a mask, position,
 # expert or cached token in the wrong place changes whole rows, and gives 0.3 or more (tests/test_onnx.py).
@@ -51,21 +52,8 @@ def check(path: Path, asked: Probe, architecture: str) -> float:
     Raises:
         FamilyError: it is larger than ``LIMIT``, or no number.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.add_session_config_entry("session.disable_prepacking", "1")  # the weights stay where they are mapped
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session, feeds = opened(path, rows=2, mapped=True, optimized=False)
     names = [output.name for output in session.get_outputs()]
-    feeds: dict[str, Any] = {}
-    for value in session.get_inputs():
-        if value.name.startswith("past_key_values."):
-            kind = np.float16 if value.type == "tensor(float16)" else np.float32
-            feeds[value.name] = np.zeros((2, value.shape[1], 0, value.shape[3]), dtype=kind)
-        elif value.type == "tensor(float)":  # a strength without a default
-            feeds[value.name] = np.ones(1, dtype=np.float32)
     wanted = {value.name for value in session.get_inputs()}
     pieces = []
     for begin, end in [(0, _PREFILL), *((i, i + 1) for i in range(_PREFILL, _LENGTH))]:

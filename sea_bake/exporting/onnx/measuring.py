@@ -11,6 +11,7 @@ import numpy as np
 
 from sea_bake.activations.prompts import encode
 from sea_bake.demonstrations import builtin
+from sea_bake.exporting.onnx.opening import opened
 
 TOKENS = 256
 
@@ -72,20 +73,7 @@ def answers(graph: Path, texts: Sequence[Sequence[int]], *, mapped: bool = False
     Args:
         mapped: leave the weights where they lie on disk, instead of a copy in the order that the kernels like best.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if mapped:
-        options.add_session_config_entry("session.disable_prepacking", "1")
-    session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-    empty: dict[str, np.ndarray] = {}
-    for value in session.get_inputs():
-        if value.name.startswith("past_key_values."):
-            kind = np.float16 if value.type == "tensor(float16)" else np.float32
-            empty[value.name] = np.zeros((1, value.shape[1], 0, value.shape[3]), dtype=kind)
-        elif value.type == "tensor(float)":  # a strength without a default
-            empty[value.name] = np.ones(1, dtype=np.float32)
+    session, empty = opened(graph, mapped=mapped)
     names = {value.name for value in session.get_inputs()}
     found = []
     for ids in texts:
