@@ -110,12 +110,15 @@ def load(folder: Path, dtype: torch.dtype | str = "auto", **options: Any) -> Any
     """A checkpoint as any user would load it; nothing missing, unexpected or mismatched."""
     import families
 
+    from sea_bake.verification.answers import align
+
     model_type = json.loads((folder / "config.json").read_text("utf-8"))["model_type"]
     model, info = families.auto(model_type).from_pretrained(
         folder, dtype=dtype, trust_remote_code=True, output_loading_info=True, **options
     )
     problems = {key: sorted(map(str, value)) for key, value in info.items() if value}
     assert problems == {}, f"loading {folder.name}: {problems}"
+    align(model)
     return model.eval()
 
 

@@ -28,6 +28,7 @@ def answer(model, request, output):
             ``padded.i`` ids continued in one padded batch (on the left; for an encoder on the right),
             ``padded_logits`` [prompts, vocabulary].
     """
+    align(model)
     device = model.get_input_embeddings().weight.device
     prompts, start, pad = request["prompts"], request["decoder_start"], request["pad"]
 
@@ -72,6 +73,15 @@ def answer(model, request, output):
     logits = model(input_ids=batch, attention_mask=mask, **inputs, use_cache=False).logits
     found["padded_logits"] = logits[:, -1].float().cpu().contiguous()
     save_file(found, output)
+
+
+def align(model):
+    """Move weights that safetensors mapped to odd addresses: MKL rounds by where a matrix lies (on AMD's processors),
+    and the inverse of a feature function, over twenty layers, makes of one rounding what it likes.
+    """
+    for weight in model.parameters():
+        if weight.device.type == "cpu" and weight.is_floating_point() and weight.data_ptr() % 64:
+            weight.data = weight.data.clone()
 
 
 def attach(model, adapter):

@@ -14,6 +14,7 @@ from typing import Any
 from sea_bake.activations.prompts import encode, pad_id
 from sea_bake.checkpoint.reader import read_json
 from sea_bake.demonstrations import builtin
+from sea_bake.edit import Edit
 from sea_bake.errors import VerificationError
 from sea_bake.loading import auto_class, load_tokenizer
 from sea_bake.source import ModelSource
@@ -40,6 +41,11 @@ class Subject:
     edits: list[Path]
     plain: Path
     device: str
+
+    @property
+    def linear(self) -> bool:
+        """No edit has a feature function."""
+        return all(Edit.load(path).feature == "identity" for path in self.edits)
 
 
 def dtype_of(artefact: Path, dtype: str) -> str:

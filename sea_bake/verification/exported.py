@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sea_bake import progress
-from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, SettingError, VerificationError, missing_extra
 from sea_bake.exporting.onnx.folder import FILES, GRAPHS
 from sea_bake.exporting.record import EXPORT
@@ -133,8 +132,7 @@ def _limit(subject: Subject, scale: float) -> float:
     """Largest admissible |Δlogit| of the main graph, for logits of magnitude ``scale``."""
     if subject.record["dtype"] != "fp32":
         return tolerance("float16", scale)
-    linear = all(Edit.load(path).feature == "identity" for path in subject.edits)
-    limit = (LINEAR if linear else FEATURE) * max(1.0, scale / _LARGEST)
+    limit = (LINEAR if subject.linear else FEATURE) * max(1.0, scale / _LARGEST)
     return max(limit, tolerance(dtype_of(subject.plain, "auto"), scale, folded=True)) if _rounded(subject) else limit
 
 
