@@ -510,23 +510,36 @@ def seconds() -> float:
     return took
 
 
+def stopped(output: Path, delay: float, with_signal: int = signal.SIGKILL) -> tiny.Ran:
+    """An export that was ended after ``delay`` seconds, or sooner where it had ended by then: this machine may be less
+    busy than when it was timed.
+    """
+    for _ in range(5):
+        ran = tiny.nursery().killed(delay, "export", "onnx", exports.artefact(), "-o", output, with_signal=with_signal)
+        if ran.code != 0:
+            return ran
+        shutil.rmtree(output)
+        delay /= 2
+    raise AssertionError(f"an export that takes less than {delay} s")
+
+
 @pytest.mark.parametrize("share", [0.2, 0.6])
 def test_an_interrupted_export_leaves_nothing(seconds: float, share: float, tmp_path: Path) -> None:
     art, output = exports.artefact(), tmp_path / "out"
     with tiny.nothing_happens(tmp_path, art):
-        args = ("export", "onnx", art, "-o", output)
-        ran = tiny.nursery().killed(share * seconds, *args, with_signal=signal.SIGINT)
+        ran = stopped(output, share * seconds, signal.SIGINT)
     assert (ran.code, ran.err.strip()) == (130, "interrupted: nothing half-written was left behind")
 
 
 def test_a_killed_export_leaves_no_output_and_a_full_disk_is_told(seconds: float, tmp_path: Path) -> None:
-    art, output = exports.artefact(), tmp_path / "out"
-    args = ("export", "onnx", art, "-o", output)
-    ran = tiny.nursery().killed(0.5 * seconds, *args)
+    output = tmp_path / "out"
+    ran = stopped(output, 0.5 * seconds)
     assert ran.code == -signal.SIGKILL
     assert not output.exists()
     assert all(name.startswith(".out.sea-bake-") for name in tiny.listing(tmp_path))
-    ran, _ = tiny.nursery().run(*args, limit=50_000)  # less than the weights
+    ran, _ = tiny.nursery().run(
+        "export", "onnx", exports.artefact(), "-o", output, limit=50_000
+    )  # less than the weights
     tiny.refused(ran, "OutputError", "no space on disk while writing", "nothing was left behind")
     assert tiny.listing(tmp_path) == set()  # what the killed run left was swept
 
@@ -550,6 +563,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     report = json.loads(ran.out)
     assert (report["how"], report["sea_nodes"], report["layers"]) == ("unedited", [], [])
     assert set(report["seconds"]) == {"load", "trace", "finish", "check", "int8"}
-    assert report["variants"]["int8"]["bits"] == 8
+    assert set(report["variants"]["int8"]["weights"]) == {"8"}
+    assert tiny.run("export", "onnx", exports.base(), "-o", tmp_path / "out", "--unedited").code == 2  # it is there
     found = through(opened(tmp_path / "out" / "onnx" / "model.onnx", tmp_path / "out"))
     assert gap(found, said(tiny_model(exports.base()))) < 1e-4

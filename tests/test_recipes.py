@@ -425,7 +425,7 @@ def test_the_starter_recipe_on_the_real_model(smollm2: Path, tmp_path: Path) -> 
     (gguf,) = Path(str(package.origin)).parent.glob("*.gguf")
     text = file.read_text("utf-8")
     for old, new in {
-        "limit: null ": "limit: 12 ",
+        "limit: null             # use": "limit: 12             # use",
         "neutral: generate": "neutral: prompt",
         "merge: l2 ": "merge: sum ",
         "max_new_tokens: 32": "max_new_tokens: 8",

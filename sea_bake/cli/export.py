@@ -77,8 +77,9 @@ def onnx(
         console.print(f"  {name}: {size(count)}", markup=False)
     for kind, variant in report.variants.items():
         distance = variant["distance"]
+        weights = ", ".join(f"{count} weights in {bits} bits" for bits, count in sorted(variant["weights"].items()))
         console.print(
-            f"  {kind}: {variant['quantised']} weights in {variant['bits']} bits, {size(variant['bytes'])}; from fp32 "
+            f"  {kind}: {weights}, {size(variant['bytes'])}; from fp32 "
             f"at {distance['tokens']} tokens: mean KL {distance['mean_kl']:.2e}, top-1 {100 * distance['top1']:.1f} %",
             markup=False,
         )
