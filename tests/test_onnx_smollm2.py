@@ -26,7 +26,7 @@ from sea_bake.verification.onnx_answers import Decoder, cached, continued, force
 pytestmark = pytest.mark.smollm2
 KINDS = ("l2", "tanh")
 # The bounds of the promise. A φ⁻¹ near the ends of its range enlarges rounding, up to 1 / EPS times: so the tanh edit
-# stands where the activations are small enough for it (hooks in float32 are then 2e-3 from hooks in float64; in the last
+# stands where activations are small enough for it (hooks in float32 are then 2e-3 from hooks in float64; in the last
 # three layers, where they saturate, 0.02 to 0.5, and no two runtimes agree better than that).
 BOUNDS = {"l2": 1e-3, "tanh": 1e-2}
 NEW = 64
