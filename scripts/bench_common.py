@@ -94,6 +94,11 @@ def peak_memory() -> int:
     return _status("VmHWM")
 
 
+def own_memory() -> int:
+    """Bytes: what is resident now of this process's own (anonymous) pages, mapped files left out (RssAnon)."""
+    return _status("RssAnon")
+
+
 def extra_memory(act: Callable[[], Any]) -> int:
     """Bytes by which one call raised the resident memory of this process, at its peak."""
     import ctypes
