@@ -353,6 +353,15 @@ def test_several_edits_act_in_their_order(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------------------------- kills
 
 
+@pytest.mark.parametrize("name", ["m" * 5000, "~nobody-of-that-name/m", "a/" * 3000])
+def test_a_name_that_no_file_system_takes_is_a_name_like_any_other(name: str) -> None:
+    """Not a traceback from the depths: it is read as it stands, and at most there is no such model."""
+    found = read({"model": name, "output": "out", "fit": {"demonstrations": name}})
+    assert name.rstrip("/") in found.model
+    with contextlib.suppress(SeaBakeError):  # a long name may be one of the Hub's, which a dry run does not ask
+        run({"model": name, "output": "out", "fit": {}}, dry_run=True)
+
+
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     """SIGKILL at random moments: what was finished is kept, the rest is done, and nothing is ever half-written."""
     made = recipe(model=str(tiny.large()), bake={"copy": True})
