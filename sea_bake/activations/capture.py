@@ -20,6 +20,8 @@ from sea_bake.loading import processes
 from sea_bake.sites import site_modules, text_config
 
 Position = Literal["last", "mean", "random"]
+# Arguments of ``generate`` that leave nothing to chance, whatever a model's own generation settings say.
+GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
 ROLES = ("neutral", "positive", "negative")
 
 
@@ -84,11 +86,7 @@ def greedy(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
             max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            temperature=None,
-            top_p=None,
-            top_k=None,
+            **GREEDY,
             pad_token_id=pad,
         )
         continued = []

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sea_bake.activations.capture import GREEDY
 from sea_bake.activations.prompts import pad_id, render
 from sea_bake.errors import EvaluationError
 from sea_bake.evaluation.finite import check_finite
@@ -114,11 +115,7 @@ def generations(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            temperature=None,
-            top_p=None,
-            top_k=None,
+            **GREEDY,
             pad_token_id=pad_id(tokenizer),
         )
         new = out[0, ids.shape[1] :].tolist()
