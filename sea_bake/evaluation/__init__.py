@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from functools import partial
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,19 +14,20 @@ from sea_bake.baking.report import is_artefact
 from sea_bake.checkpoint import write_json
 from sea_bake.edit import Edit
 from sea_bake.errors import EvaluationError, SettingError, missing_extra
-from sea_bake.evaluation import damage, reporting
+from sea_bake.evaluation import damage, reporting, units
 from sea_bake.evaluation.doors import Doors
-from sea_bake.evaluation.keeping import Keeping, digest
+from sea_bake.evaluation.judging import Judge
+from sea_bake.evaluation.keeping import Keeping
 from sea_bake.evaluation.results import Evaluation, Row, ordered, rows_of, samples_of
-from sea_bake.evaluation.running import Advance, Answers, Session, Unit, run
-from sea_bake.evaluation.tasks import TASKS, Local, export_tasks, locate
+from sea_bake.evaluation.running import run
+from sea_bake.evaluation.tasks import TASKS, export_tasks, locate
 from sea_bake.staging import staged_file
 from sea_bake.verification.seal import seal
 
 INSIDE = "sea/evaluation.json"  # in an artefact, for its model card
 DEFAULT_TASKS = ("truthfulqa_mc1", "truthfulqa_mc2", "bbq", "hellaswag")
 
-__all__ = ["DEFAULT_TASKS", "INSIDE", "TASKS", "Evaluation", "Row", "evaluate", "export_tasks"]
+__all__ = ["DEFAULT_TASKS", "INSIDE", "TASKS", "Evaluation", "Judge", "Row", "evaluate", "export_tasks"]
 
 
 def evaluate(
@@ -104,11 +103,11 @@ def evaluate(
     if chat and not getattr(tokenizer, "chat_template", None):
         raise EvaluationError(f"the tokenizer of '{doors.base.name}' has no chat template: leave --chat away")
     sealed = seal(model) if write else None
-    settings = {"limit": limit, "offset": offset, "fewshot": fewshot, "chat": chat, "dtype": dtype}
-    versions = {name: version(name) for name in ("sea-bake", "lm-eval", "transformers", "torch")}
-    units = _tasks(names, local, settings, versions)
-    units += _costs(tokenizer, texts, versions) if cost else []
-    found = run(doors, units, kept, tokenizer=tokenizer, batch_size=batch_size, cost=cost, say=say)
+    settings: dict[str, Any] = {"limit": limit, "offset": offset, "fewshot": fewshot, "chat": chat, "dtype": dtype}
+    asked = units.tasks(names, local, **settings)
+    if cost:
+        asked += [units.neutral_text(tokenizer, texts), units.generation()]
+    found = run(doors, asked, kept, tokenizer=tokenizer, batch_size=batch_size, cost=cost, say=say)
     records = {name: {door: answers[0] for door, answers in by_door.items()} for name, by_door in found.items()}
     evaluation = Evaluation(
         model=doors.describe(),
@@ -116,7 +115,7 @@ def evaluate(
         harness={name: {door: answers[1] for door, answers in found[name].items()} for name in names},
         samples=samples_of(records[damage.GENERATION]) if cost else [],
         settings={"tasks": names, "data": "local" if local is not None else "hub", **settings},
-        versions=versions,
+        versions=units.versions(),
         records=records,
     )
     if kept.folder is not None:
@@ -130,42 +129,3 @@ def evaluate(
 def _need(module: str, package: str) -> None:
     if find_spec(module) is None:
         raise missing_extra(package, "eval", "Evaluation")
-
-
-def _tasks(
-    names: Sequence[str], local: Sequence[Local] | None, settings: dict[str, Any], versions: dict[str, str]
-) -> list[Unit]:
-    """One unit per task. The harness is imported here, and the tasks' data loaded, before any model."""
-    from sea_bake.evaluation import harness
-
-    loaded = harness.load_tasks(names, local, settings["fewshot"])
-    digests = {task.name: task.digest for task in local or ()}
-    options = {key: settings[key] for key in ("limit", "offset", "chat")}
-
-    def answer(name: str, session: Session, advance: Advance) -> Answers:
-        return harness.run(session.lm(advance), loaded[name], **options)
-
-    return [
-        Unit(
-            name,
-            digest(name, digests.get(name), settings, versions),
-            partial(answer, name),
-            harness.count_requests(loaded[name], options["limit"], options["offset"]),
-        )
-        for name in names
-    ]
-
-
-def _costs(tokenizer: Any, texts: Sequence[str], versions: dict[str, str]) -> list[Unit]:
-    work = damage.Neutral(tokenizer, texts)
-
-    def neutral(session: Session, advance: Advance) -> Answers:
-        return work.records(session.model, advance), {}
-
-    def generation(session: Session, advance: Advance) -> Answers:
-        return damage.generations(session.model, session.tokenizer, advance=advance), {}
-
-    return [
-        Unit(damage.NEUTRAL, digest(texts, versions), neutral, len(work.ids), "text", against=True),
-        Unit(damage.GENERATION, digest(damage.PROMPTS, versions), generation, len(damage.PROMPTS)),
-    ]

@@ -67,6 +67,13 @@ def measures(task: str, records: Sequence[Record]) -> list[Measure]:
             Measure("pct_stereotype", "stereotype preferred", _mean("pct_stereotype"), better="lower"),
             Measure("likelihood_diff", "|Δ log-likelihood|", _mean("likelihood_diff"), better="lower", unit="nats"),
         ]
+    if task == "demonstrations":
+        return [
+            Measure("margin", "margin per token", _mean("margin"), unit="nats"),
+            Measure("pairs", "positive preferred", _mean("right")),
+            Measure("positive", "log p per token, positive", _mean("positive"), unit="nats", judged=False),
+            Measure("negative", "log p per token, negative", _mean("negative"), "ratio", "lower", "nats", judged=False),
+        ]
     found = sorted({key for record in records for key in record["values"]})
     return [Measure(key, _NAMES.get(key, key.replace("_", " ")), _mean(key)) for key in found]
 

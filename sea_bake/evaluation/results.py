@@ -24,6 +24,7 @@ from typing import Any
 from sea_bake.errors import EvaluationError
 from sea_bake.evaluation import damage
 from sea_bake.evaluation.measures import Measure, Record, measures, table
+from sea_bake.evaluation.preference import DEMONSTRATIONS
 from sea_bake.evaluation.statistics import Comparison, Estimate, compare
 from sea_bake.evaluation.tasks import TASKS
 
@@ -115,8 +116,8 @@ class Evaluation:
         }
 
 
-def rows_of(task: str, doors: dict[str, list[Record]]) -> list[Row]:
-    """All measures of one task.
+def rows_of(task: str, doors: dict[str, list[Record]], *, detail: bool = True) -> list[Row]:
+    """All measures of one task; without ``detail`` the headlines alone.
 
     Raises:
         EvaluationError: the doors did not answer the same examples.
@@ -126,9 +127,10 @@ def rows_of(task: str, doors: dict[str, list[Record]]) -> list[Row]:
     if other is not None and [_key(r) for r in base] != [_key(r) for r in other]:
         raise EvaluationError(f"the doors {' and '.join(doors)} did not answer the same examples of {task}")
     title = damage.TITLES.get(task) or (TASKS[task].title if task in TASKS else task)
-    kind = TASKS[task].kind if task in TASKS else "damage"
     found = []
     for measure in damage.MEASURES.get(task) or measures(task, base):
+        if measure.detail and not detail:
+            continue
         if other is None and measure.key in ("kl", "top1"):
             continue  # of the base from itself
         columns, places = table(measure, base)
@@ -139,8 +141,13 @@ def rows_of(task: str, doors: dict[str, list[Record]]) -> list[Row]:
             edited, same = table(measure, other)
             if same != places:
                 raise EvaluationError(f"the doors differ in which examples of {task} count for {measure.key}")
-        found.append(Row(task, title, kind, measure, compare(columns, edited, measure.statistic)))
+        found.append(Row(task, title, kind_of(task), measure, compare(columns, edited, measure.statistic)))
     return found
+
+
+def kind_of(task: str) -> str:
+    """ "gain" or "damage"."""
+    return TASKS[task].kind if task in TASKS else "gain" if task == DEMONSTRATIONS else "damage"
 
 
 def _key(record: Record) -> tuple[Any, ...]:
@@ -159,4 +166,4 @@ def samples_of(doors: dict[str, list[Record]]) -> list[dict[str, str]]:
 
 def ordered(tasks: Sequence[str]) -> list[str]:
     """Gain first, then damage, each in the order given."""
-    return sorted(tasks, key=lambda name: (TASKS[name].kind if name in TASKS else "damage") != "gain")
+    return sorted(tasks, key=lambda name: kind_of(name) != "gain")

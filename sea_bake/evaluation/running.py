@@ -16,7 +16,7 @@ from sea_bake.evaluation.doors import Doors
 from sea_bake.evaluation.finite import check_finite
 from sea_bake.evaluation.keeping import Keeping, digest
 from sea_bake.evaluation.measures import Record
-from sea_bake.evaluation.prefixes import no_memory, out_of_memory
+from sea_bake.evaluation.prefixes import Scorer, no_memory, out_of_memory
 
 if TYPE_CHECKING:
     from sea_bake.evaluation.harness import SharedPrefixLM
@@ -42,6 +42,10 @@ class Session:
                 self._lm = SharedPrefixLM(self.model, self.tokenizer, **self._options)
         self._lm.advance = advance
         return self._lm
+
+    def scorer(self, advance: Advance) -> Scorer:
+        """For answers that are no task of the harness."""
+        return Scorer(self.model, advance=advance, **self._options)
 
     @torch.inference_mode()
     def check(self, *, cost: bool) -> None:
@@ -83,6 +87,21 @@ class Unit:
     against: bool = False
 
 
+def answered(unit: Unit, session: Session, advance: Advance) -> Answers:
+    """A unit's answers.
+
+    Raises:
+        EvaluationError: NaN logits; no memory, also where there is no batch to halve (a single text, an answer that is
+            written).
+    """
+    try:
+        return unit.answer(session, advance)
+    except RuntimeError as error:
+        if out_of_memory(error):
+            raise no_memory() from error
+        raise
+
+
 def run(
     doors: Doors,
     units: Sequence[Unit],
@@ -118,13 +137,8 @@ def run(
             session = Session(model, tokenizer, batch_size, say)
             session.check(cost=cost)
             for unit in missing:
-                try:
-                    with progress.bar(f"{door}: {unit.name}", unit.count, unit.word) as advance:
-                        answers = unit.answer(session, advance)
-                except RuntimeError as error:  # what cannot be halved: a single text, an answer that is written
-                    if out_of_memory(error):
-                        raise no_memory() from error
-                    raise
+                with progress.bar(f"{door}: {unit.name}", unit.count, unit.word) as advance:
+                    answers = answered(unit, session, advance)
                 kept.put(unit.name, door, inputs(unit, door), *answers)
                 found[unit.name][door] = answers
     doors.close()

@@ -1,0 +1,107 @@
+"""Many edits on one living model: the base answers once, and each edit costs its own answers only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sea_bake.demonstrations import Demonstration
+from sea_bake.edit import Edit, live
+from sea_bake.errors import SettingError
+from sea_bake.evaluation import units
+from sea_bake.evaluation.measures import Record
+from sea_bake.evaluation.neutral import TEXTS
+from sea_bake.evaluation.results import Row, rows_of
+from sea_bake.evaluation.running import Advance, Session, answered
+from sea_bake.evaluation.tasks import locate
+
+Found = dict[str, list[Record]]  # unit -> records
+
+
+class Judge:
+    """Measures edits on the same examples, one after the other.
+
+    Args:
+        model, tokenizer: a living model without any edit, and its tokenizer.
+        tasks: names of ``evaluation.TASKS``.
+        data: folder with their files.
+        limit, offset: so many rows of each task, behind the first ``offset``.
+        demonstrations: triples whose positive answer should be preferred ("demonstrations").
+        texts: neutral ones, for KL and perplexity ("neutral_text"); empty: not measured.
+        generation: also greedy answers, and their repetition ("generation").
+        batch_size: largest number of rows in a forward pass; halved when memory runs out.
+        say: called with sentences for people.
+
+    Raises:
+        EvaluationError: an unknown task, or data that is missing.
+        SettingError: nothing to measure.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        tasks: Sequence[str] = (),
+        data: str | Path | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+        demonstrations: Sequence[Demonstration] = (),
+        texts: Sequence[str] = TEXTS,
+        generation: bool = False,
+        batch_size: int = 16,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self._session: dict[str, Any] = {"batch_size": batch_size, "say": say}
+        local = locate(tasks, data) if tasks and data is not None else None
+        self.units = units.tasks(list(tasks), local, limit=limit, offset=offset) if tasks else []
+        if demonstrations:
+            self.units.append(units.demonstrations(demonstrations))
+        if texts:
+            self.units.append(units.neutral_text(tokenizer, texts))
+        if generation:
+            self.units.append(units.generation())
+        if not self.units:
+            raise SettingError("nothing to measure: name a task, demonstrations or neutral texts")
+        self._base: Found | None = None
+
+    @property
+    def count(self) -> int:
+        """Answers per edit, for a progress bar."""
+        return sum(unit.count for unit in self.units)
+
+    @property
+    def base(self) -> Found:
+        """The unedited model's records, unit by unit; answered at the first use."""
+        if self._base is None:
+            self._base = self._answer(lambda count: None)
+        return self._base
+
+    def __call__(self, edits: Edit | Sequence[Edit], advance: Advance = lambda count: None) -> Found:
+        """Records under live hooks.
+
+        Raises:
+            WrongModelError: an edit belongs to another model.
+            EvaluationError: NaN logits, no memory.
+        """
+        _ = self.base  # before the hooks: KL is measured against it
+        with live([edits] if isinstance(edits, Edit) else list(edits), self.model):
+            return self._answer(advance)
+
+    def rows(self, found: Found, against: Found | None = None, *, detail: bool = False) -> list[Row]:
+        """Every measure of ``found`` with its paired difference from the base, or from what another edit gave.
+
+        KL and agreement are of the base in either case. ``detail``: also BBQ's categories.
+        """
+        start = self.base if against is None else against
+        return [
+            row
+            for unit in self.units
+            for row in rows_of(unit.name, {"base": start[unit.name], "edited": found[unit.name]}, detail=detail)
+        ]
+
+    def _answer(self, advance: Advance) -> Found:
+        session = Session(self.model, self.tokenizer, **self._session)
+        return {unit.name: answered(unit, session, advance)[0] for unit in self.units}

@@ -1,0 +1,83 @@
+"""What an evaluation consists of: a unit per task of the harness, per cost, and for demonstrations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+from sea_bake.demonstrations import Demonstration
+from sea_bake.demonstrations import digest as digest_of
+from sea_bake.evaluation import damage, preference
+from sea_bake.evaluation.keeping import digest
+from sea_bake.evaluation.running import Advance, Answers, Session, Unit
+from sea_bake.evaluation.tasks import Local
+
+
+def versions() -> dict[str, str]:
+    """Of all that decides a figure."""
+    return {name: version(name) for name in ("sea-bake", "lm-eval", "transformers", "torch")}
+
+
+def tasks(
+    names: Sequence[str],
+    local: Sequence[Local] | None,
+    *,
+    limit: int | None = None,
+    offset: int = 0,
+    fewshot: int | None = None,
+    chat: bool = False,
+    dtype: str = "auto",
+) -> list[Unit]:
+    """One per task. The harness is imported here, and the tasks' data loaded, before any model.
+
+    Raises:
+        EvaluationError: an unknown task, or data that cannot be had.
+    """
+    from sea_bake.evaluation import harness
+
+    loaded = harness.load_tasks(names, local, fewshot)
+    digests = {task.name: task.digest for task in local or ()}
+    settings = {"limit": limit, "offset": offset, "fewshot": fewshot, "chat": chat, "dtype": dtype}
+
+    def answer(name: str, session: Session, advance: Advance) -> Answers:
+        return harness.run(session.lm(advance), loaded[name], limit=limit, offset=offset, chat=chat)
+
+    return [
+        Unit(
+            name,
+            digest(name, digests.get(name), settings, versions()),
+            partial(answer, name),
+            harness.count_requests(loaded[name], limit, offset),
+        )
+        for name in names
+    ]
+
+
+def neutral_text(tokenizer: Any, texts: Sequence[str]) -> Unit:
+    """KL to the first door, and perplexity."""
+    work = damage.Neutral(tokenizer, texts)
+
+    def answer(session: Session, advance: Advance) -> Answers:
+        return work.records(session.model, advance), {}
+
+    return Unit(damage.NEUTRAL, digest(texts, versions()), answer, len(work.ids), "text", against=True)
+
+
+def generation() -> Unit:
+    """Greedy answers, and how much they repeat themselves."""
+
+    def answer(session: Session, advance: Advance) -> Answers:
+        return damage.generations(session.model, session.tokenizer, advance=advance), {}
+
+    return Unit(damage.GENERATION, digest(damage.PROMPTS, versions()), answer, len(damage.PROMPTS))
+
+
+def demonstrations(triples: Sequence[Demonstration], *, system: str | None = None) -> Unit:
+    """Whether the positive answers are preferred to the negative ones."""
+
+    def answer(session: Session, advance: Advance) -> Answers:
+        return preference.records(session, triples, advance, system=system), {}
+
+    return Unit(preference.DEMONSTRATIONS, digest(digest_of(triples), system, versions()), answer, 2 * len(triples))
