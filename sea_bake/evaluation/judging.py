@@ -13,7 +13,7 @@ from sea_bake.evaluation import units
 from sea_bake.evaluation.measures import Record
 from sea_bake.evaluation.neutral import TEXTS
 from sea_bake.evaluation.results import Row, rows_of
-from sea_bake.evaluation.running import Advance, Session, answered
+from sea_bake.evaluation.running import Advance, Session, Unit, answered
 from sea_bake.evaluation.tasks import locate
 
 Found = dict[str, list[Record]]  # unit -> records
@@ -65,7 +65,7 @@ class Judge:
             self.units.append(units.generation())
         if not self.units:
             raise SettingError("nothing to measure: name a task, demonstrations or neutral texts")
-        self._base: Found | None = None
+        self._base: Found = {}
 
     @property
     def count(self) -> int:
@@ -75,20 +75,21 @@ class Judge:
     @property
     def base(self) -> Found:
         """The unedited model's records, unit by unit; answered at the first use."""
-        if self._base is None:
-            self._base = self._answer(lambda count: None)
+        missing = [unit for unit in self.units if unit.name not in self._base]
+        self._base |= self._answer(missing, lambda count: None)
         return self._base
 
     def __call__(self, edits: Edit | Sequence[Edit], advance: Advance = lambda count: None) -> Found:
-        """Records under live hooks.
+        """Records under live hooks; no edits at all: the base's.
 
         Raises:
             WrongModelError: an edit belongs to another model.
             EvaluationError: NaN logits, no memory.
         """
-        _ = self.base  # before the hooks: KL is measured against it
+        first = [unit for unit in self.units if unit.against and unit.name not in self._base]
+        self._base |= self._answer(first, lambda count: None)  # what KL is measured against
         with live([edits] if isinstance(edits, Edit) else list(edits), self.model):
-            return self._answer(advance)
+            return self._answer(self.units, advance)
 
     def rows(self, found: Found, against: Found | None = None, *, detail: bool = False) -> list[Row]:
         """Every measure of ``found`` with its paired difference from the base, or from what another edit gave.
@@ -102,6 +103,6 @@ class Judge:
             for row in rows_of(unit.name, {"base": start[unit.name], "edited": found[unit.name]}, detail=detail)
         ]
 
-    def _answer(self, advance: Advance) -> Found:
-        session = Session(self.model, self.tokenizer, **self._session)
-        return {unit.name: answered(unit, session, advance)[0] for unit in self.units}
+    def _answer(self, asked: Sequence[Unit], advance: Advance) -> Found:
+        session = Session(self.model, self.tokenizer, **self._session)  # a new one: it remembers what it has scored
+        return {unit.name: answered(unit, session, advance)[0] for unit in asked}
