@@ -1,0 +1,314 @@
+"""What the studies share: settings, activations collected once, edits judged by workers, answers kept, tables.
+
+Every judgement is one file, named by a digest of its setting and of its exam: a study that is stopped goes on where it
+was. A worker is a process with one model, on one core.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import bench_common as common
+
+common.use_repository_python()
+
+from sea_bake import Edit, fit  # noqa: E402
+from sea_bake.activations import Activations  # noqa: E402
+from sea_bake.demonstrations import Demonstration, load  # noqa: E402
+from sea_bake.evaluation import Judge  # noqa: E402
+from sea_bake.evaluation.measures import Record  # noqa: E402
+from sea_bake.evaluation.neutral import TEXTS  # noqa: E402
+from sea_bake.evaluation.reporting import number  # noqa: E402
+from sea_bake.evaluation.results import Row, rows_of  # noqa: E402
+from sea_bake.fitting import gather  # noqa: E402
+from sea_bake.hooks import hooked  # noqa: E402
+from sea_bake.loading import load_model, load_tokenizer  # noqa: E402
+from sea_bake.source import ModelSource  # noqa: E402
+from sea_bake.staging import staged_file  # noqa: E402
+
+SETS = {"halueval": "halueval/qa_one-turn_500.jsonl", "bbq": "bbq/bbq_lite_2700.jsonl", "builtin": "builtin"}
+NEW_TOKENS = 32  # of a neutral answer
+
+Found = dict[str, list[Record]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One edit, or a control.
+
+    Attributes:
+        demonstrations, count: a key of ``SETS``, and so many of its first triples.
+        control: "" is the edit itself; "base" none; "random": directions drawn at random in the same numbers;
+            "reversed": positive and negative answers change places; "temperature": no edit, but logits divided by
+            ``alpha``.
+        the others: arguments of ``fit``.
+    """
+
+    demonstrations: str = "halueval"
+    count: int = 200
+    site: str = "mlp"
+    layers: str = "last:0.66"
+    K: float = 0.95
+    merge: str = "l2"
+    feature: str = "identity"
+    parts: str = "both"
+    alpha: float = 1.0
+    centre: bool = False
+    neutral: str = "generate"
+    position: str = "last"
+    control: str = ""
+    offset: int = 0
+
+    def told(self, other: Setting | None = None) -> str:
+        """What differs from another one (from the defaults of this class), for people."""
+        start = asdict(other or Setting())
+        parts = [f"{key} {value}" for key, value in asdict(self).items() if value != start[key]]
+        return ", ".join(parts) or "as it is"
+
+
+BASE = Setting(control="base")
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What a setting is judged by: tasks and their rows, triples kept back, neutral text, greedy answers."""
+
+    tasks: tuple[tuple[tuple[str, ...], int, int], ...] = ()  # names, offset, limit
+    triples: tuple[int, int] | None = None  # rows of HaluEval, from and to
+    neutral: bool = True
+    generation: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a study reads and writes."""
+
+    model: str
+    data: str
+    output: str
+
+    def activations(self, s: Setting, count: int) -> Path:
+        return Path(self.output) / "activations" / f"{s.demonstrations}-{count}-{s.site}-{s.neutral}-{s.position}.st"
+
+    def answers(self, setting: Setting, exam: Exam) -> Path:
+        told = json.dumps([asdict(setting), asdict(exam), self.model.rsplit("/", 1)[-1]], sort_keys=True)
+        return Path(self.output) / "answers" / f"{hashlib.sha256(told.encode()).hexdigest()[:24]}.json"
+
+
+def say(text: str) -> None:
+    common.say(text, quiet=False)
+
+
+def parser(doc: str) -> Any:
+    made = common.parser(doc)
+    made.add_argument("--model", required=True, help="SmolLM2-135M-Instruct: a folder, a .gguf file or its Hub id")
+    made.add_argument("--data", required=True, help="folder with truthfulqa/, halueval/, bbq/, hellaswag/")
+    made.add_argument("--output", "-o", required=True, help="folder for activations and answers; a study goes on there")
+    made.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes, one model and core each")
+    return made
+
+
+# ------------------------------------------------------------------------------------------------------------- edits
+
+
+def demonstrations(place: Place, s: Setting) -> list[Demonstration]:
+    found = load("builtin") if s.demonstrations == "builtin" else load(Path(place.data) / SETS[s.demonstrations])
+    chosen = list(found)[s.offset : s.offset + s.count]
+    if len(chosen) < s.count:
+        sys.exit(f"{s.demonstrations} has {len(found)} triples, fewer than {s.offset} + {s.count}")
+    return chosen
+
+
+def collect(place: Place, settings: Iterable[Setting]) -> None:
+    """Activations of all layers for every set, site, neutral text and position; the largest count holds the others."""
+    wanted: dict[Path, Setting] = {}
+    for s in sorted(settings, key=lambda s: s.count + s.offset):
+        if s.control not in ("base", "temperature"):
+            wanted[place.activations(s, 0)] = s
+    living: Any = None
+    for s in wanted.values():
+        whole = replace(s, count=s.count + s.offset, offset=0)
+        if any(n >= whole.count for n in _counts(place, s)):
+            continue
+        living = living or _living(place)
+        start = time.perf_counter()
+        found = gather(
+            living[0], demonstrations(place, whole), tokenizer=living[1], source=living[2], site=s.site,
+            neutral=s.neutral, position=s.position, max_new_tokens=NEW_TOKENS,
+        )  # fmt: skip
+        path = place.activations(whole, whole.count)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found.save(path, overwrite=True)
+        say(f"{path.name}: {time.perf_counter() - start:.0f} s")
+
+
+def _counts(place: Place, s: Setting) -> list[int]:
+    """How many triples the files hold that there are."""
+    stem, tail = place.activations(s, 0).name.split("-0-")
+    names = (p.name for p in place.activations(s, 0).parent.glob(f"{stem}-*-{tail}"))
+    return sorted(int(name.removeprefix(f"{stem}-").split("-")[0]) for name in names)
+
+
+def edit_of(place: Place, s: Setting) -> Edit:
+    """Fitted from saved activations."""
+    count = next(n for n in _counts(place, s) if n >= s.count + s.offset)
+    whole = Activations.load(place.activations(s, count))
+    rows = slice(s.offset, s.offset + s.count)
+    roles = {role: getattr(whole, role)[:, rows] for role in ("neutral", "positive", "negative")}
+    if s.control == "reversed":
+        roles["positive"], roles["negative"] = roles["negative"], roles["positive"]
+    K = int(s.K) if s.K >= 2 else s.K
+    edit = fit(
+        None, activations=replace(whole, **roles), layers=s.layers, K=K, merge=s.merge, feature=s.feature,
+        parts=s.parts, alpha=s.alpha, centre=s.centre,
+    )  # fmt: skip
+    return _random(edit) if s.control == "random" else edit
+
+
+def _random(edit: Edit) -> Edit:
+    """The same with directions that say nothing: orthonormal rows drawn at random, as many in each layer."""
+    import torch
+
+    made = torch.Generator().manual_seed(0)
+    projectors = {}
+    for layer, old in edit.projectors.items():
+        rows = [torch.linalg.qr(torch.randn(old.dim, k, generator=made, dtype=torch.float64))[0].T.float().contiguous()
+                for k in old.ranks]  # fmt: skip
+        projectors[layer] = replace(old, positive=rows[0], negative=rows[1])
+    return dataclasses.replace(edit, projectors=projectors)
+
+
+# ------------------------------------------------------------------------------------------------------------ judging
+
+
+def _living(place: Place) -> Any:
+    source = ModelSource.parse(place.model)
+    return load_model(source, dtype="float32"), load_tokenizer(source), source
+
+
+@contextlib.contextmanager
+def warmer(model: Any, temperature: float) -> Iterator[None]:
+    """Logits divided by a temperature: a flatter distribution, and nothing else."""
+    with hooked({0: model.get_output_embeddings()}, lambda _, logits: logits / temperature):
+        yield
+
+
+class _Worker:
+    """One model, and a judge for each part of an exam."""
+
+    def __init__(self, place: Place) -> None:
+        import torch
+
+        from sea_bake import progress
+
+        torch.set_num_threads(1)
+        progress.set_quiet(True)
+        self.place = place
+        self.model, self.tokenizer, _ = _living(place)
+        self._judges: dict[Exam, list[Judge]] = {}
+
+    def judges(self, exam: Exam) -> list[Judge]:
+        if exam not in self._judges:
+            made = [
+                Judge(
+                    self.model, self.tokenizer, tasks=names, data=self.place.data, limit=limit, offset=offset, texts=()
+                )
+                for names, offset, limit in exam.tasks
+            ]
+            if exam.triples:
+                kept = Setting(offset=exam.triples[0], count=exam.triples[1] - exam.triples[0])
+                triples = demonstrations(self.place, kept)
+                made.append(Judge(self.model, self.tokenizer, demonstrations=triples, texts=()))
+            if exam.neutral or exam.generation:
+                texts = TEXTS if exam.neutral else ()
+                made.append(Judge(self.model, self.tokenizer, texts=texts, generation=exam.generation))
+            self._judges[exam] = made
+        return self._judges[exam]
+
+    def answer(self, setting: Setting, exam: Exam) -> Found:
+        edits = [] if setting.control in ("base", "temperature") else [edit_of(self.place, setting)]
+        found: Found = {}
+        for judge in self.judges(exam):
+            if setting.control == "temperature":
+                judge([])  # the base, before the hook
+                with warmer(self.model, setting.alpha):
+                    found |= judge([])
+            else:
+                found |= judge(edits)
+        return found
+
+
+_worker: _Worker
+
+
+def _start(place: Place) -> None:
+    global _worker
+    _worker = _Worker(place)
+
+
+def _judge(task: tuple[Setting, Exam]) -> tuple[Setting, Exam, Found | str, float]:
+    from sea_bake.errors import SeaBakeError
+
+    start = time.perf_counter()
+    try:
+        found: Found | str = _worker.answer(*task)
+    except SeaBakeError as error:
+        found = str(error)
+    return *task, found, time.perf_counter() - start
+
+
+def judge(place: Place, exam: Exam, settings: Sequence[Setting], workers: int) -> dict[Setting, Found]:
+    """The base's answers and those of every setting that could be fitted, in that order."""
+    wanted = list(dict.fromkeys([BASE, *settings]))
+    missing = [(s, exam) for s in wanted if not place.answers(s, exam).is_file()]
+    if missing:
+        collect(place, [s for s, _ in missing])
+        (Path(place.output) / "answers").mkdir(parents=True, exist_ok=True)
+        pool = multiprocessing.get_context("spawn").Pool(min(workers, len(missing)), _start, (place,))
+        with pool:
+            for i, (setting, _, found, seconds) in enumerate(pool.imap_unordered(_judge, missing), start=1):
+                with staged_file(place.answers(setting, exam), overwrite=True) as stage:
+                    stage.write_text(json.dumps(found, default=lambda value: value.tolist()), "utf-8")
+                say(f"{i}/{len(missing)} {setting.told()}: {seconds:.0f} s")
+    read = {s: json.loads(place.answers(s, exam).read_text("utf-8")) for s in wanted}
+    for s, found in read.items():
+        if isinstance(found, str):
+            say(f"left out: {s.told()}: {found}")
+    return {s: found for s, found in read.items() if not isinstance(found, str)}
+
+
+# ------------------------------------------------------------------------------------------------------------- tables
+
+
+def rows(base: Found, found: Found) -> dict[tuple[str, str], Row]:
+    """(unit, measure) -> its paired difference from the base."""
+    return {
+        (row.task, row.measure.key): row
+        for unit in found
+        for row in rows_of(unit, {"base": base[unit], "edited": found[unit]}, detail=False)
+    }
+
+
+def cell(row: Row | None) -> str:
+    """ "+0.021 ± 0.008": half of the 95 % interval; bold where it leaves 0 out."""
+    if row is None or row.found.difference is None:
+        return ""
+    text = number(row.found.difference, row.measure.unit, sign=row.measure.key != "kl")
+    found = row.found.difference
+    return f"**{text}**" if row.measure.key not in ("kl", "top1") and not found.low <= 0 <= found.high else text
+
+
+def markdown(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
