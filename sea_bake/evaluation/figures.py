@@ -1,46 +1,42 @@
-"""Pictures of an evaluation, as SVG (extra ``eval``)."""
+"""Pictures of an evaluation (extra ``eval``)."""
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
-from sea_bake.errors import missing_extra
 from sea_bake.evaluation.measures import margin_of
 from sea_bake.evaluation.results import Evaluation, Row
+from sea_bake.plotting import Picture, drawing, need_matplotlib
 
 _GAIN, _COST = "#3b6fb6", "0.45"
 
 
-def draw(evaluation: Evaluation) -> list[tuple[str, bytes]]:
-    """(caption, SVG) of each figure there is something to draw in.
+def draw(evaluation: Evaluation) -> list[Picture]:
+    """Each figure there is something to draw in.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise missing_extra("matplotlib", "eval", "The report's figures") from None
+    need_matplotlib("eval", "The report's figures")
     found = [
         (
+            "differences",
             "Differences with 95 % intervals, in percentage points: gain in blue, cost in grey.",
-            _forest(evaluation),
+            _forest,
         ),
         (
+            "bbq-categories",
             "BBQ accuracy by category: difference with its 95 % interval, in percentage points.",
-            _categories(evaluation),
+            _categories,
         ),
-        ("TruthfulQA: margin of true over false answers per token, one dot per question.", _margins(evaluation)),
+        (
+            "truthfulqa-margins",
+            "TruthfulQA: margin of true over false answers per token, one dot per question.",
+            _margins,
+        ),
     ]
-    with mpl.rc_context({"svg.hashsalt": "sea_bake", "font.size": 9}):  # the same picture for the same numbers
-        return [(caption, _svg(figure)) for caption, figure in found if figure is not None]
-
-
-def _svg(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+    with drawing(plain=True):
+        return [Picture(name, caption, figure) for name, caption, make in found if (figure := make(evaluation))]
 
 
 def _forest(evaluation: Evaluation) -> Any:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
-from sea_bake.evaluation import figures
+from sea_bake.evaluation import figures, markup
 from sea_bake.evaluation.keeping import PAPERS
 from sea_bake.evaluation.results import Evaluation, Row
 from sea_bake.evaluation.statistics import RESAMPLES, Estimate
@@ -16,15 +14,6 @@ from sea_bake.staging import staged_file
 
 HEADINGS = {"gain": "Gain", "damage": "Cost"}
 _DIGITS = {"%": 1, "nats": 3, "": 2}
-_STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:66rem;margin:2rem auto;padding:0 1rem;color:#222}"
-    "table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}"
-    "th,td{padding:.25rem .7rem;border-bottom:1px solid #ddd;text-align:right;vertical-align:top}"
-    "th:first-child,td:first-child,th:nth-child(2),td:nth-child(2),.text td{text-align:left}"
-    "td:nth-child(n+3){white-space:nowrap}.text td{white-space:normal}"
-    ".better{color:#17692f;font-weight:600}.worse{color:#a3281e;font-weight:600}img{max-width:100%}"
-    "details{margin:1rem 0}.note{color:#555;font-size:.9rem}"
-)
 
 
 def number(estimate: Estimate, unit: str, *, sign: bool = False) -> str:
@@ -136,41 +125,43 @@ def grouped(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 
 def page(evaluation: Evaluation) -> str:
     """The report as HTML: styles and figures inside, nothing fetched."""
-    name = f"Evaluation: {escape(title(evaluation))}"
-    parts = [
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>',
-        f"<style>{_STYLE}</style></head><body><h1>{name}</h1>",
-        *(f'<p class="note">{escape(note)}</p>' for note in notes(evaluation)),
-    ]
-    for kind, rows in grouped(evaluation.headlines):
-        parts += [f"<h2>{HEADINGS[kind]}</h2>", _html_table(evaluation, rows)]
-    for caption, svg in figures.draw(evaluation):
-        data = base64.b64encode(svg).decode()
-        parts.append(
-            f'<figure><img alt="{escape(caption)}" src="data:image/svg+xml;base64,{data}">'
-            f"<figcaption>{escape(caption)}</figcaption></figure>"
-        )
-    breakdown = [row for row in evaluation.rows if row.measure.detail]
-    if breakdown:
-        parts.append(f"<details><summary>By category and condition</summary>{_html_table(evaluation, breakdown)}")
-        parts.append("</details>")
+    name = f"Evaluation: {title(evaluation)}"
+    parts = [f"<h1>{markup.text(name)}</h1>", remarks(evaluation), *tables(evaluation, "h2")]
+    parts += [markup.image(picture.svg(), picture.caption) for picture in figures.draw(evaluation)]
+    parts.append(breakdown(evaluation))
     if evaluation.samples:
-        doors = [door for door in ("base", "edited") if door in evaluation.samples[0]]
-        parts.append('<h2>Greedy answers</h2><table class="text"><tr><th>prompt</th>')
-        parts += [f"<th>{door}</th>" for door in doors] + ["</tr>"]
-        for sample in evaluation.samples:
-            parts.append("<tr>" + "".join(f"<td>{escape(sample[key])}</td>" for key in ("prompt", *doors)) + "</tr>")
-        parts.append("</table>")
-    return "".join(parts) + "</body></html>\n"
+        parts += ["<h2>Greedy answers</h2>", answers(evaluation.samples)]
+    return markup.document(name, "".join(parts))
 
 
-def _html_table(evaluation: Evaluation, rows: Sequence[Row]) -> str:
-    parts = ["<table><tr>", *(f"<th>{escape(name)}</th>" for name in header(evaluation)), "</tr>"]
-    for row in rows:
-        kind = verdict(row)
-        parts += ["<tr>", *(f'<td class="{kind}">{escape(c)}</td>' if c == kind and kind else f"<td>{escape(c)}</td>"
-                            for c in cells(row)), "</tr>"]  # fmt: skip
-    return "".join(parts) + "</table>"
+def remarks(evaluation: Evaluation) -> str:
+    """``notes`` as HTML."""
+    return "".join(f'<p class="note">{markup.text(note)}</p>' for note in notes(evaluation))
+
+
+def tables(evaluation: Evaluation, level: str) -> list[str]:
+    """The headlines as HTML, gain and then cost, each under a heading such as "h2"."""
+    head = header(evaluation)
+    return [
+        f"<{level}>{HEADINGS[kind]}</{level}>{markup.table(head, list(map(cells, rows)))}"
+        for kind, rows in grouped(evaluation.headlines)
+    ]
+
+
+def breakdown(evaluation: Evaluation) -> str:
+    """What stands below the headlines, folded away, as HTML."""
+    rows = [cells(row) for row in evaluation.rows if row.measure.detail]
+    if not rows:
+        return ""
+    table = markup.table(header(evaluation), rows)
+    return f"<details><summary>By category and condition</summary>{table}</details>"
+
+
+def answers(samples: Sequence[dict[str, str]]) -> str:
+    """Answers side by side, as an HTML table."""
+    doors = [door for door in ("base", "edited") if door in samples[0]]
+    rows = [[sample[key] for key in ("prompt", *doors)] for sample in samples]
+    return markup.table(["prompt", *doors], rows, classes="text")
 
 
 def write(evaluation: Evaluation, folder: Path) -> None:
