@@ -13,12 +13,11 @@ from sea_bake.publishing.card import render
 from sea_bake.publishing.contents import CARD, collect
 from sea_bake.publishing.evaluation import EVALUATION, Result, read_results
 from sea_bake.publishing.licence import find
+from sea_bake.publishing.page import check_page
 from sea_bake.publishing.provenance import RECIPE, recipe_text, renamed
 from sea_bake.publishing.upload import push
 
 __all__ = ["EVALUATION", "PublishReport", "Result", "publish"]
-
-_REPORT_PAGE = "sea/report.html"
 
 
 @dataclass(frozen=True)
@@ -108,6 +107,7 @@ def publish(
     made = renamed(found, base_model)
     recipe = recipe_text(found, base_model)
     made |= {RECIPE: recipe} if recipe else {}
+    verdict = "NOT verified" if found.doubt else "approximate" if found.approximate else "verified"
     card = render(
         found,
         repo,
@@ -116,10 +116,9 @@ def publish(
         results=results,
         datasets=[*dict.fromkeys([*datasets, *_datasets(found)])],
         recipe=RECIPE if recipe else None,
-        report=_REPORT_PAGE if (found.folder / _REPORT_PAGE).is_file() else None,
+        report=check_page(found, verdict),
     )
     items, left_out = collect(found, made | {CARD: card})
-    verdict = "NOT verified" if found.doubt else "approximate" if found.approximate else "verified"
     common: dict[str, Any] = {
         "repo": repo,
         "verdict": verdict,

@@ -100,7 +100,7 @@ class Artefact:
         how = ONNX if exported else str(record.get("how"))
         if how not in ("insert", "fold", "adapter", ONNX):
             raise PublishError(f"{folder} is recorded as '{how}', which this sea_bake does not know: bake it again")
-        verification, doubt = _verdict(folder)
+        verification, doubt = verdict(folder)
         if doubt and not unverified:
             raise PublishError(
                 f"{folder} is not verified: {doubt}. Run sea-bake verify {folder}, or pass --unverified, which the "
@@ -126,8 +126,8 @@ def _edits(folder: Path, record: dict[str, Any]) -> list[Edit]:
     return [Edit.load(name) for name in names]
 
 
-def _verdict(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
-    """The verification that speaks for these files, and what is wrong with it."""
+def verdict(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """The verification that speaks for the files of an artefact (None: none does), and what is wrong with it."""
     if not (folder / REPORT).is_file():
         return None, f"it has no {REPORT}"
     report = read_json(folder / REPORT)

@@ -58,36 +58,38 @@ def edits(artefact: Artefact) -> str:
     """A table per setting, a column per edit."""
     if not artefact.edits:
         return "The artefact holds no copy of its edits."
-    rows = [_settings(edit) for edit in artefact.edits]
+    rows = [settings(edit) for edit in artefact.edits]
     names = ["", *(f"edit {i + 1}" for i in range(len(rows)))] if len(rows) > 1 else ["", ""]
-    table = table_of(names, [[key, *(row[key] for row in rows)] for key in rows[0]])
+    table = table_of(names, [[key, *(plain(row[key]) for row in rows)] for key in rows[0]])
     why = artefact.bake.get("why")
     how = artefact.bake.get("how")
     reason = f"\n\nBaked as *{how}*: {plain(why)}." if why and why != "asked for" else ""
     return table + reason + _ranks(artefact.edits)
 
 
-def _settings(edit: Edit) -> dict[str, str]:
+def settings(edit: Edit) -> dict[str, str]:
+    """What was edited, for people. Some of it somebody else may have written: to be escaped where it is shown."""
     recipe = edit.recipe
     positive, negative = ([ranks[i] for ranks in edit.ranks.values()] for i in (0, 1))
     feature = "linear SEA" if edit.feature == "identity" else f"Φ-SEA, {edit.feature}"
     K = [recipe.get(f"K_{part}") for part in ("positive", "negative")]
-    texts = recipe.get("demonstrations")
-    source = (recipe.get("demonstrations_from") or {}).get("source")
+    texts, centre, origin = (recipe.get(key) for key in ("demonstrations", "centre", "demonstrations_from"))
+    source = origin.get("source") if isinstance(origin, dict) else None
     return {
         "site": _SITES[edit.site.value],
         "decoder layers": f"{ranges(edit.layers)} of {edit.base.num_layers}",
         "kind": feature,
         "merge": edit.merge + ("" if edit.parts == "both" else f", {edit.parts} projection only"),
         "strength": f"{edit.alpha:g}",
+        "centred": ("yes" if centre else "no") if isinstance(centre, bool) else "not recorded",
         "K (share of variance, or rank)": "/".join(dict.fromkeys(str(k) for k in K))
         if None not in K
         else "not recorded",
         "rank kept, k+": _span(positive),
         "rank dropped, k-": _span(negative),
-        "demonstrations": f"{texts} triples" + (f" ({plain(source)})" if isinstance(source, str) else "")
+        "demonstrations": f"{texts} triples" + (f" ({source})" if isinstance(source, str) else "")
         if isinstance(texts, int)
-        else plain(recipe.get("imported") or "not recorded"),
+        else str(recipe.get("imported") or "not recorded"),
     }
 
 
