@@ -22,16 +22,17 @@ from typing import Any
 import bench_common as common
 
 common.use_repository_python()
+os.environ["OMP_NUM_THREADS"] = "1"  # of the workers: two that share two cores with threads of their own crawl
 
 from sea_bake import Edit, fit  # noqa: E402
-from sea_bake.activations import Activations  # noqa: E402
+from sea_bake.activations import Activations, collect_sites  # noqa: E402
+from sea_bake.anatomy import Site  # noqa: E402
 from sea_bake.demonstrations import Demonstration, load  # noqa: E402
 from sea_bake.evaluation import Judge  # noqa: E402
 from sea_bake.evaluation.measures import Record  # noqa: E402
 from sea_bake.evaluation.neutral import TEXTS  # noqa: E402
 from sea_bake.evaluation.reporting import number  # noqa: E402
 from sea_bake.evaluation.results import Row, rows_of  # noqa: E402
-from sea_bake.fitting import gather  # noqa: E402
 from sea_bake.hooks import hooked  # noqa: E402
 from sea_bake.loading import load_model, load_tokenizer  # noqa: E402
 from sea_bake.source import ModelSource  # noqa: E402
@@ -98,9 +99,6 @@ class Place:
     data: str
     output: str
 
-    def activations(self, s: Setting, count: int) -> Path:
-        return Path(self.output) / "activations" / f"{s.demonstrations}-{count}-{s.site}-{s.neutral}-{s.position}.st"
-
     def answers(self, setting: Setting, exam: Exam) -> Path:
         told = json.dumps([asdict(setting), asdict(exam), self.model.rsplit("/", 1)[-1]], sort_keys=True)
         return Path(self.output) / "answers" / f"{hashlib.sha256(told.encode()).hexdigest()[:24]}.json"
@@ -130,40 +128,44 @@ def demonstrations(place: Place, s: Setting) -> list[Demonstration]:
     return chosen
 
 
-def collect(place: Place, settings: Iterable[Setting]) -> None:
-    """Activations of all layers for every set, site, neutral text and position; the largest count holds the others."""
-    wanted: dict[Path, Setting] = {}
-    for s in sorted(settings, key=lambda s: s.count + s.offset):
+@dataclass(frozen=True)
+class Texts:
+    """What activations of all sites are collected from in one go."""
+
+    demonstrations: str
+    neutral: str
+    position: str
+
+    @classmethod
+    def of(cls, s: Setting) -> Texts:
+        return cls(s.demonstrations, s.neutral, s.position)
+
+    def path(self, place: Place, count: int | str, site: str) -> Path:
+        stem = f"{self.demonstrations}-{self.neutral}-{self.position}"
+        return Path(place.output) / "activations" / f"{stem}-{site}-{count}.safetensors"
+
+    def enough(self, place: Place, count: int, site: str) -> Path | None:
+        """The smallest file that holds so many triples."""
+        paths = self.path(place, "*", site)
+        there = {int(p.stem.rsplit("-", 1)[1]): p for p in paths.parent.glob(paths.name)}
+        fit = [n for n in there if n >= count]
+        return there[min(fit)] if fit else None
+
+
+def needed(place: Place, settings: Iterable[Setting]) -> list[tuple[Texts, int]]:
+    """Activations that are not there yet."""
+    most: dict[Texts, int] = {}
+    for s in settings:
         if s.control not in ("base", "temperature"):
-            wanted[place.activations(s, 0)] = s
-    living: Any = None
-    for s in wanted.values():
-        whole = replace(s, count=s.count + s.offset, offset=0)
-        if any(n >= whole.count for n in _counts(place, s)):
-            continue
-        living = living or _living(place)
-        start = time.perf_counter()
-        found = gather(
-            living[0], demonstrations(place, whole), tokenizer=living[1], source=living[2], site=s.site,
-            neutral=s.neutral, position=s.position, max_new_tokens=NEW_TOKENS,
-        )  # fmt: skip
-        path = place.activations(whole, whole.count)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        found.save(path, overwrite=True)
-        say(f"{path.name}: {time.perf_counter() - start:.0f} s")
-
-
-def _counts(place: Place, s: Setting) -> list[int]:
-    """How many triples the files hold that there are."""
-    stem, tail = place.activations(s, 0).name.split("-0-")
-    names = (p.name for p in place.activations(s, 0).parent.glob(f"{stem}-*-{tail}"))
-    return sorted(int(name.removeprefix(f"{stem}-").split("-")[0]) for name in names)
+            most[Texts.of(s)] = max(most.get(Texts.of(s), 0), s.offset + s.count)
+    return [(texts, n) for texts, n in most.items() if not all(texts.enough(place, n, x.value) for x in Site)]
 
 
 def edit_of(place: Place, s: Setting) -> Edit:
     """Fitted from saved activations."""
-    count = next(n for n in _counts(place, s) if n >= s.count + s.offset)
-    whole = Activations.load(place.activations(s, count))
+    path = Texts.of(s).enough(place, s.offset + s.count, s.site)
+    assert path is not None
+    whole = Activations.load(path)
     rows = slice(s.offset, s.offset + s.count)
     roles = {role: getattr(whole, role)[:, rows] for role in ("neutral", "positive", "negative")}
     if s.control == "reversed":
@@ -192,11 +194,6 @@ def _random(edit: Edit) -> Edit:
 # ------------------------------------------------------------------------------------------------------------ judging
 
 
-def _living(place: Place) -> Any:
-    source = ModelSource.parse(place.model)
-    return load_model(source, dtype="float32"), load_tokenizer(source), source
-
-
 @contextlib.contextmanager
 def warmer(model: Any, temperature: float) -> Iterator[None]:
     """Logits divided by a temperature: a flatter distribution, and nothing else."""
@@ -215,7 +212,8 @@ class _Worker:
         torch.set_num_threads(1)
         progress.set_quiet(True)
         self.place = place
-        self.model, self.tokenizer, _ = _living(place)
+        self.source = ModelSource.parse(place.model)
+        self.model, self.tokenizer = load_model(self.source, dtype="float32"), load_tokenizer(self.source)
         self._judges: dict[Exam, list[Judge]] = {}
 
     def judges(self, exam: Exam) -> list[Judge]:
@@ -235,6 +233,15 @@ class _Worker:
                 made.append(Judge(self.model, self.tokenizer, texts=texts, generation=exam.generation))
             self._judges[exam] = made
         return self._judges[exam]
+
+    def collect(self, texts: Texts, count: int) -> None:
+        found = collect_sites(
+            self.model, self.tokenizer, demonstrations(self.place, Setting(texts.demonstrations, count)),
+            source=self.source, sites=list(Site), neutral=texts.neutral, position=texts.position,
+            max_new_tokens=NEW_TOKENS,
+        )  # fmt: skip
+        for site, activations in found.items():
+            activations.save(texts.path(self.place, count, site.value), overwrite=True)
 
     def answer(self, setting: Setting, exam: Exam) -> Found:
         edits = [] if setting.control in ("base", "temperature") else [edit_of(self.place, setting)]
@@ -268,15 +275,22 @@ def _judge(task: tuple[Setting, Exam]) -> tuple[Setting, Exam, Found | str, floa
     return *task, found, time.perf_counter() - start
 
 
+def _collect(task: tuple[Texts, int]) -> tuple[Texts, int, float]:
+    start = time.perf_counter()
+    _worker.collect(*task)
+    return *task, time.perf_counter() - start
+
+
 def judge(place: Place, exam: Exam, settings: Sequence[Setting], workers: int) -> dict[Setting, Found]:
     """The base's answers and those of every setting that could be fitted, in that order."""
     wanted = list(dict.fromkeys([BASE, *settings]))
     missing = [(s, exam) for s in wanted if not place.answers(s, exam).is_file()]
     if missing:
-        collect(place, [s for s, _ in missing])
-        (Path(place.output) / "answers").mkdir(parents=True, exist_ok=True)
-        pool = multiprocessing.get_context("spawn").Pool(min(workers, len(missing)), _start, (place,))
-        with pool:
+        for name in ("activations", "answers"):
+            (Path(place.output) / name).mkdir(parents=True, exist_ok=True)
+        with multiprocessing.get_context("spawn").Pool(min(workers, len(missing)), _start, (place,)) as pool:
+            for texts, count, seconds in pool.imap_unordered(_collect, needed(place, [s for s, _ in missing])):
+                say(f"activations of {count} triples, {texts}: {seconds:.0f} s")
             for i, (setting, _, found, seconds) in enumerate(pool.imap_unordered(_judge, missing), start=1):
                 with staged_file(place.answers(setting, exam), overwrite=True) as stage:
                     stage.write_text(json.dumps(found, default=lambda value: value.tolist()), "utf-8")

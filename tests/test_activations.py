@@ -114,7 +114,7 @@ def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
 def test_padding_changes_no_vector(family: str, site: Site, position: str) -> None:
     model, roles = MODELS[family](), texts("generate")
     assert len({len(t.ids) for role in ROLES for t in roles[role]}) > 10, "texts of one length need no padding"
-    found = vectors(model, tiny.tokenizer(), roles, site=site, layers=ALL, position=position, batch_size=8)
+    found = vectors(model, tiny.tokenizer(), roles, sites=[site], layers=ALL, position=position, batch_size=8)[site]
     for role in ROLES:
         reference = [(one_by_one(model, tokens, site), tokens) for tokens in roles[role]]
         expected = torch.stack(
@@ -149,12 +149,20 @@ def test_padding_can_change_a_vector(family: str) -> None:
 
 
 def test_layers_come_in_the_order_asked_for() -> None:
-    options: dict[str, Any] = {"site": Site.MLP, "batch_size": 4}
-    everything = vectors(llama(), tiny.tokenizer(), texts(), layers=ALL, **options)
-    some = vectors(llama(), tiny.tokenizer(), texts(), layers=(3, 1), **options)
+    options: dict[str, Any] = {"sites": [Site.MLP], "batch_size": 4}
+    everything = vectors(llama(), tiny.tokenizer(), texts(), layers=ALL, **options)[Site.MLP]
+    some = vectors(llama(), tiny.tokenizer(), texts(), layers=(3, 1), **options)[Site.MLP]
     for role in ROLES:
         assert torch.equal(some[role], everything[role][[3, 1]])
         assert not torch.equal(some[role], everything[role][[1, 3]])
+
+
+def test_several_sites_come_from_the_same_passes() -> None:
+    together = vectors(llama(), tiny.tokenizer(), texts(), sites=list(Site), layers=ALL, batch_size=4)
+    for site in Site:
+        alone = vectors(llama(), tiny.tokenizer(), texts(), sites=[site], layers=ALL, batch_size=4)[site]
+        assert all(torch.equal(together[site][role], alone[role]) for role in ROLES)
+    assert not torch.equal(together[Site.MLP]["neutral"], together[Site.ATTN]["neutral"])
 
 
 @pytest.mark.parametrize("site", list(Site))
@@ -164,12 +172,12 @@ def test_a_random_token_depends_on_the_seed_alone(site: Site) -> None:
             llama(),
             tiny.tokenizer(),
             texts(),
-            site=site,
+            sites=[site],
             layers=ALL,
             position="random",
             seed=seed,
             batch_size=batch_size,
-        )
+        )[site]
 
     reference = take(0, 8)
     for role in ROLES:
@@ -207,7 +215,7 @@ def test_vectors_of_other_layouts(family: str, site: Site) -> None:
     """An encoder in front, an MLP that sees all tokens in one row, a wrapper: each text alone, its last position."""
     model, tokenizer = families.tiny(family), families.tokenizer()
     roles = sequences(model, tokenizer, families.demonstrations(), max_new_tokens=6, batch_size=4)
-    found = vectors(model, tokenizer, roles, site=site, layers=ALL, batch_size=4)
+    found = vectors(model, tokenizer, roles, sites=[site], layers=ALL, batch_size=4)[site]
     seen: dict[int, torch.Tensor] = {}
     for role in ROLES:
         for i, (demonstration, tokens) in enumerate(zip(families.demonstrations(), roles[role])):
@@ -256,7 +264,9 @@ def test_the_neutral_text_of_a_demonstration_wins() -> None:
 
 
 def test_a_bare_prompt_is_read_at_its_last_token() -> None:
-    found = vectors(llama(), tiny.tokenizer(), texts(), site=Site.BLOCK, layers=ALL, position="mean")["neutral"]
+    found = vectors(llama(), tiny.tokenizer(), texts(), sites=[Site.BLOCK], layers=ALL, position="mean")[Site.BLOCK][
+        "neutral"
+    ]
     expected = torch.stack([one_by_one(llama(), t, Site.BLOCK)[:, -1] for t in texts()["neutral"]], dim=1)
     assert difference(found, expected) < RELATIVE
 

@@ -26,7 +26,7 @@ from sea_bake.source import ModelSource
 FORMAT = "sea_bake.activations"
 VERSION = 1
 
-__all__ = ["Activations", "Position", "collect"]
+__all__ = ["Activations", "Position", "collect", "collect_sites"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,19 @@ def collect(
     *,
     source: ModelSource | str,
     site: Site | str = Site.MLP,
+    **options: Any,
+) -> Activations:
+    """Activations at one site: see :func:`collect_sites`, whose arguments and errors these are."""
+    return collect_sites(model, tokenizer, demonstrations, source=source, sites=[site], **options)[Site.parse(site)]
+
+
+def collect_sites(
+    model: Any,
+    tokenizer: Any,
+    demonstrations: Sequence[Demonstration],
+    *,
+    source: ModelSource | str,
+    sites: Sequence[Site | str],
     layers: Sequence[int] | None = None,
     position: Position = "last",
     neutral: Literal["generate", "prompt"] = "generate",
@@ -92,12 +105,13 @@ def collect(
     system: str | None = None,
     seed: int = 0,
     batch_size: int = 16,
-) -> Activations:
-    """Activations of neutral, positive and negative texts at a site (paper, section 3).
+) -> dict[Site, Activations]:
+    """Activations of neutral, positive and negative texts (paper, section 3): of several sites from the same passes.
 
     Args:
         model, tokenizer: a living causal LM and its tokenizer.
         source: what the model was loaded from; recorded in the result.
+        sites: "mlp", "attn", "block".
         layers: decoder layers; None takes all.
         position: "last" token (the paper's), "mean" over the continuation, or one "random" token of it (seeded).
         neutral: "generate" the model's greedy continuation of up to ``max_new_tokens``, or take the "prompt" alone.
@@ -112,7 +126,7 @@ def collect(
     check_settings(position=position, neutral=neutral, max_new_tokens=max_new_tokens, batch_size=batch_size)
     if len(demonstrations) < demos.MIN_TRIPLES:
         raise ActivationError(f"{len(demonstrations)} usable triples: a cross-covariance needs at least two")
-    site = Site.parse(site)
+    chosen = list(dict.fromkeys(map(Site.parse, sites)))
     layers = tuple(range(text_config(model).num_hidden_layers)) if layers is None else tuple(layers)
     base = BaseModel.of(model, source)
     roles = sequences(
@@ -125,7 +139,7 @@ def collect(
         batch_size=batch_size,
     )
     found = vectors(
-        model, tokenizer, roles, site=site, layers=layers, position=position, seed=seed, batch_size=batch_size
+        model, tokenizer, roles, sites=chosen, layers=layers, position=position, seed=seed, batch_size=batch_size
     )
     recipe = {
         "position": position,
@@ -142,7 +156,10 @@ def collect(
         "batch_size": batch_size,
         "device": torch.device(model.device).type,
     }
-    return Activations(found["neutral"], found["positive"], found["negative"], layers, site, base, recipe)
+    return {
+        site: Activations(t["neutral"], t["positive"], t["negative"], layers, site, base, dict(recipe))
+        for site, t in found.items()
+    }
 
 
 def check_settings(*, position: str, neutral: str, max_new_tokens: int, batch_size: int) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -103,21 +105,22 @@ def vectors(
     tokenizer: Any,
     roles: dict[str, list[Tokens]],
     *,
-    site: Site,
+    sites: Sequence[Site],
     layers: Sequence[int],
     position: Position = "last",
     seed: int = 0,
     batch_size: int = 16,
-) -> dict[str, Tensor]:
-    """Activations at a site: role -> [L, n, d] float32 on the CPU, L in the order of ``layers``.
+) -> dict[Site, dict[str, Tensor]]:
+    """Activations: site -> role -> [L, n, d] float32 on the CPU, L in the order of ``layers``.
 
-    Batches are padded on the right, where a causal decoder cannot see the padding. Under ``accelerate launch`` or
-    ``torchrun`` the same batches are dealt out to the processes, so every process returns the same tensors.
+    All sites are read in the same passes. Batches are padded on the right, where a causal decoder cannot see the
+    padding. Under ``accelerate launch`` or ``torchrun`` the same batches are dealt out to the processes, so every
+    process returns the same tensors.
 
     Raises:
         ActivationError: NaN or infinite activations, with the first layer, role and demonstration.
     """
-    modules = site_modules(model, site, layers)
+    modules = {site: site_modules(model, site, layers) for site in sites}
     wanted = [(role, i, tokens) for role in ROLES for i, tokens in enumerate(roles[role])]
     picks = [_pick(tokens, position, f"{seed}:{role}:{i}") for role, i, tokens in wanted]
     jobs = [(tokens, pick) for (_, _, tokens), pick in zip(wanted, picks)]
@@ -127,21 +130,30 @@ def vectors(
     def run(batch: list[tuple[Tokens, tuple[int, int]]]) -> list[Tensor]:
         ids, mask = _pad([t.ids for t, _ in batch], pad, left=False)
         spans = torch.tensor([pick for _, pick in batch])
-        caught: dict[int, Tensor] = {}
+        caught: dict[tuple[Site, int], Tensor] = {}
 
-        def catch(layer: int, output: Tensor) -> None:
-            caught[layer] = _mean_over(output.reshape(*ids.shape, -1), spans.to(output.device))  # OPT's MLP flattens
+        def catch(site: Site, layer: int, output: Tensor) -> None:
+            output = output.reshape(*ids.shape, -1)  # OPT's MLP flattens
+            caught[site, layer] = _mean_over(output, spans.to(output.device))
 
         device = _input_device(model)
-        with torch.inference_mode(), hooked(modules, catch):
+        with torch.inference_mode(), contextlib.ExitStack() as hooks:
+            for site, at in modules.items():
+                hooks.enter_context(hooked(at, partial(catch, site)))
             read = _read(model, [t.encoder for t, _ in batch if t.encoder], pad)
             backbone(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, **read)
-        return list(torch.stack([caught[layer].cpu() for layer in layers], dim=1))  # B x [L, d]
+        by_site = [torch.stack([caught[site, layer].cpu() for layer in layers]) for site in sites]
+        return list(torch.stack(by_site).movedim(2, 0))  # B x [sites, L, d]
 
-    found = _distributed(f"activations ({site.value})", jobs, batch_size, run, key=lambda job: len(job[0].ids))
+    told = ", ".join(site.value for site in sites)
+    found = _distributed(f"activations ({told})", jobs, batch_size, run, key=lambda job: len(job[0].ids))
     n = len(roles["neutral"])
-    stacked = {role: torch.stack(found[r * n : (r + 1) * n], dim=1) for r, role in enumerate(ROLES)}
-    check_finite(stacked, layers)
+    stacked = {
+        site: {role: torch.stack([t[s] for t in found[r * n : (r + 1) * n]], dim=1) for r, role in enumerate(ROLES)}
+        for s, site in enumerate(sites)
+    }
+    for of_site in stacked.values():
+        check_finite(of_site, layers)
     return stacked
 
 
