@@ -28,6 +28,7 @@ _HOMES = {
     "publish": "sea_bake.publishing",
     "reproduce": "sea_bake.recipes",
     "run": "sea_bake.recipes",
+    "tune": "sea_bake.tuning",
     "unbake": "sea_bake.baking",
     "verify": "sea_bake.verification",
 }
@@ -49,6 +50,7 @@ __all__ = [
     "publish",
     "reproduce",
     "run",
+    "tune",
     "unbake",
     "verify",
 ]
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
     from sea_bake.publishing import publish
     from sea_bake.recipes import reproduce, run
     from sea_bake.spectral import Projector
+    from sea_bake.tuning import tune
     from sea_bake.verification import Report, verify
 
 

@@ -61,7 +61,10 @@ def bar(description: str, total: int, unit: str = "it") -> Iterator[Callable[[in
     console = Console(stderr=True)
     own = _host is None
     progress = _host or bars(console=console, transient=True, disable=_quiet or not console.is_terminal)
-    with progress if own else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        if own:
+            stack.enter_context(progress)
+            stack.enter_context(hosted(progress))  # bars of the work inside are drawn below this one
         task = progress.add_task(description, total=total, rate="")
 
         def advance(count: int = 1) -> None:

@@ -44,6 +44,7 @@ FLOORS = {
     "publishing": 6,
     "recipes": 6,
     "serving": 6,
+    "tuning": 6,
     # The door plate and ``python -m``: they name rooms of every floor, and no room imports them.
     "__init__": 7,
     "__main__": 7,

@@ -22,6 +22,7 @@ from sea_bake.cli import (
     reproduce,
     run,
     serve_web,
+    tune,
     unbake,
     verify,
 )
@@ -45,6 +46,7 @@ app.command("plan")(plan.plan)
 app.command("bake")(bake.bake)
 app.command("verify")(verify.verify)
 app.command("eval")(eval.evaluate)
+app.command("tune")(tune.tune)
 app.command("unbake")(unbake.unbake)
 app.add_typer(export.app, name="export")
 app.command("serve-web")(serve_web.serve_web)

@@ -1,0 +1,243 @@
+"""sea-bake tune"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from sea_bake.cli.printing import Device, Dtype, Json, Overwrite, Quiet, Revision, emit, prepare
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sea_bake.tuning import Tuning
+
+_DATA, _SPACE, _FIT = "Data", "Search space: a value, some values (a,b), or a range (low:high)", "Activations"
+
+
+def tune(
+    model: Annotated[str, typer.Argument(help="The base: folder (or PEFT adapter), .gguf file, Hub id.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="Folder for the edit, the results and the journal. A stopped run goes on there."
+        ),
+    ] = Path("tuning"),
+    objective: Annotated[
+        str,
+        typer.Option(
+            help="What to gain. demonstrations: log-likelihood margin of positive over negative answers, on triples "
+            "kept back from the fit. Or TASK[:MEASURE] of a benchmark in --data: truthfulqa_mc2:margin, "
+            "truthfulqa_mc1, bbq:acc, bbq:ambig.acc, bbq:disambig.bias, hellaswag, ..."
+        ),
+    ] = "demonstrations",
+    trials: Annotated[int, typer.Option(help="Settings to try, the untuned default among them.")] = 20,
+    timeout: Annotated[float | None, typer.Option(help="Begin no further trial after so many seconds.")] = None,
+    max_kl: Annotated[
+        float,
+        typer.Option(
+            help="Largest KL of the chosen edit from the base, in nats per token of neutral text: how far next-token "
+            "distributions may move. 0.02 is hardly seen, 0.1 changes one top token in ten or so, 1 is another model."
+        ),
+    ] = 0.1,
+    seed: Annotated[int, typer.Option(help="Of the split of the demonstrations and of the proposals.")] = 0,
+    demonstrations: Annotated[
+        str,
+        typer.Option(
+            "--demonstrations",
+            "-d",
+            help="builtin, a JSONL/JSON/CSV file, a folder, or a Hub dataset id.",
+            rich_help_panel=_DATA,
+        ),
+    ] = "builtin",
+    format: Annotated[
+        str, typer.Option(help="auto, triples, halueval_qa, truthfulqa or bbq.", rich_help_panel=_DATA)
+    ] = "auto",
+    limit: Annotated[int | None, typer.Option(help="Use so many triples only.", rich_help_panel=_DATA)] = None,
+    shuffle_seed: Annotated[
+        int | None, typer.Option(help="Shuffle the triples first, with this seed.", rich_help_panel=_DATA)
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the benchmark's files. Default: from the Hub.", rich_help_panel=_DATA),
+    ] = None,
+    select: Annotated[
+        int | None,
+        typer.Option(
+            help="Examples that trials are scored on. Default: a quarter of the triples, or a benchmark's first 100 "
+            "rows.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    confirm: Annotated[
+        int | None,
+        typer.Option(
+            help="Examples held back for one comparison at the end. Default: another quarter, or the next 100 rows.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    neutral_text: Annotated[
+        Path | None,
+        typer.Option(
+            help="Neutral paragraphs for KL, parted by empty lines. Default: built-in.", rich_help_panel=_DATA
+        ),
+    ] = None,
+    site: Annotated[
+        str | None, typer.Option(help="Default: mlp,attn,block.", rich_help_panel=_SPACE, show_default=False)
+    ] = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="One specification, as of fit; repeatable. Default: last:0.66, last:0.33, first:0.66, all, "
+            "signature:0.5.",
+            rich_help_panel=_SPACE,
+            show_default=False,
+        ),
+    ] = None,
+    K_positive: Annotated[
+        str | None,
+        typer.Option(
+            "--K-positive",
+            help="Shares (0.9:0.99) or ranks (1,2,4,8). Default: 0.5:0.999.",
+            rich_help_panel=_SPACE,
+            show_default=False,
+        ),
+    ] = None,
+    K_negative: Annotated[
+        str | None,
+        typer.Option("--K-negative", help="Default: 0.5:0.999.", rich_help_panel=_SPACE, show_default=False),
+    ] = None,
+    merge: Annotated[
+        str | None, typer.Option(help="Default: l2,sum,average.", rich_help_panel=_SPACE, show_default=False)
+    ] = None,
+    feature: Annotated[
+        str | None,
+        typer.Option(
+            help="Default: identity,tanh,elu,squared-exponential.", rich_help_panel=_SPACE, show_default=False
+        ),
+    ] = None,
+    centre: Annotated[
+        str | None, typer.Option(help="Default: no,yes.", rich_help_panel=_SPACE, show_default=False)
+    ] = None,
+    alpha: Annotated[
+        str | None, typer.Option(help="Strength. Default: 0.25:1.5.", rich_help_panel=_SPACE, show_default=False)
+    ] = None,
+    parts: Annotated[
+        str | None,
+        typer.Option(
+            help="both, positive, negative. Default: both, fixed.", rich_help_panel=_SPACE, show_default=False
+        ),
+    ] = None,
+    position: Annotated[
+        str, typer.Option(help="Token: last, mean or random (of the continuation).", rich_help_panel=_FIT)
+    ] = "last",
+    neutral: Annotated[
+        str,
+        typer.Option(
+            help="generate: the model's own greedy answer. prompt: the prompt alone (fast).", rich_help_panel=_FIT
+        ),
+    ] = "generate",
+    max_new_tokens: Annotated[
+        int, typer.Option(help="Length limit of generated neutral texts.", rich_help_panel=_FIT)
+    ] = 64,
+    batch_size: Annotated[int, typer.Option(help="Rows per forward pass.", rich_help_panel=_FIT)] = 16,
+    revision: Revision = None,
+    dtype: Dtype = "auto",
+    device: Device = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Search the settings of a fit: the largest gain for little KL, confirmed on data that no trial has seen.
+
+    Data come in three parts without overlap: fitted on, scored on, held back. Activations are collected once for every
+    site, so a trial costs its evaluation only. Trial 0 is what sea-bake fit does untuned. Of the Pareto front the trial
+    with the largest gain within --max-kl is chosen, written as OUTPUT/edit.safetensors, and compared with the untuned
+    default on the held-back data: it beats it, or is not shown to, and the output says which. Run the same line again
+    and a stopped search goes on; with more --trials a finished one does. Examples:
+
+      sea-bake tune HuggingFaceTB/SmolLM2-135M-Instruct -o tuning
+
+      sea-bake tune MODEL -d halueval.jsonl --objective truthfulqa_mc2:margin --data ../data --select 150 --confirm 150
+
+      sea-bake tune MODEL --site mlp --layers last:0.66 --layers 10-19 --merge l2 --feature identity,tanh --alpha 0.25:1
+    """
+    console = prepare(as_json=as_json, quiet=quiet)
+    from sea_bake.demonstrations import load
+    from sea_bake.tuning import Space
+    from sea_bake.tuning import tune as run
+
+    space = Space.parse(
+        site=site,
+        layers=layers,
+        K_positive=K_positive,
+        K_negative=K_negative,
+        merge=merge,
+        feature=feature,
+        centre=centre,
+        alpha=alpha,
+        parts=parts,
+    )
+    found = run(
+        model,
+        load(demonstrations, format=format, limit=limit, shuffle_seed=shuffle_seed),
+        output=output,
+        objective=objective,
+        data=data,
+        select=select,
+        confirm=confirm,
+        space=space,
+        trials=trials,
+        timeout=timeout,
+        max_kl=max_kl,
+        seed=seed,
+        neutral_text=neutral_text,
+        position=position,
+        neutral=neutral,
+        max_new_tokens=max_new_tokens,
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        batch_size=batch_size,
+        overwrite=overwrite,
+        say=lambda text: console.print(text, style="yellow", markup=False),
+    )
+    emit(found.to_json(), as_json=as_json)
+    show(found, console)
+    console.print(
+        f"wrote {output}: edit.safetensors, tune.json, tune.md, pareto.png, pareto.svg. "
+        f"Next: sea-bake bake {model} {output}/edit.safetensors -o OUT",
+        markup=False,
+    )
+
+
+def show(tuning: Tuning, console: Console) -> None:
+    """The Pareto table, the held-back comparison, and the verdict."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from sea_bake.tuning.reporting import COMPARED, header, held_back, summary, table
+    from sea_bake.tuning.results import DEFAULT
+
+    styles = {DEFAULT: "dim", tuning.chosen: "bold green"}
+    front = Table(box=SIMPLE_HEAD, title="Pareto front (data for selection)", title_justify="left", pad_edge=False)
+    for name in header(tuning):
+        front.add_column(escape(name), justify="right")
+    for trial, cells in table(tuning):
+        front.add_row(*map(escape, cells), style=styles.get(trial.number, ""))
+    console.print(front)
+    compared = Table(box=SIMPLE_HEAD, title="Held-back data", title_justify="left", pad_edge=False)
+    for name in ("", *COMPARED):
+        compared.add_column(name, justify="left" if name in ("", "measure") else "right")
+    said = ""
+    for name, cells in held_back(tuning):
+        compared.add_row("" if name == said else name, *map(escape, cells))
+        said = name
+    console.print(compared)
+    for sentence in summary(tuning):
+        console.print(sentence, style="dim", markup=False)
+    colour = "bold green" if tuning.beats else "bold yellow"
+    console.print(f"[{colour}]{escape(tuning.verdict)}[/]")

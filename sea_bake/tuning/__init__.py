@@ -1,0 +1,224 @@
+"""Settings that work, found on data that are not reported on: many edits on one model, gain against KL (extra
+``tune``).
+
+Not every gain is one: of many trials the best looks better on the data that it was chosen on than it is. So what is
+chosen is compared with the untuned default once more, on data that no trial has seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from sea_bake import demonstrations as demos
+from sea_bake.activations import Activations, check_settings, collect_sites
+from sea_bake.demonstrations import Demonstration
+from sea_bake.errors import EvaluationError, SettingError, missing_extra
+from sea_bake.evaluation import Judge, damage
+from sea_bake.evaluation.doors import BASE, Doors
+from sea_bake.fingerprint import BaseModel
+from sea_bake.fitting import check_layers
+from sea_bake.tuning import reporting, splits
+from sea_bake.tuning.confirming import compare
+from sea_bake.tuning.folder import EDIT, Folder
+from sea_bake.tuning.objective import Objective
+from sea_bake.tuning.results import DEFAULT, Trial, Tuning, choose
+from sea_bake.tuning.searching import Bench, front, search
+from sea_bake.tuning.space import Range, Space, untuned
+
+LOOKS = "looks"
+_PACKAGES = {"optuna": "optuna", "lm_eval": "lm-eval", "matplotlib": "matplotlib"}
+
+__all__ = ["Objective", "Range", "Space", "Trial", "Tuning", "tune", "untuned"]
+
+
+def tune(
+    model: str | Path,
+    demonstrations: Sequence[Demonstration] | None = None,
+    *,
+    output: str | Path,
+    objective: str = "demonstrations",
+    data: str | Path | None = None,
+    select: int | None = None,
+    confirm: int | None = None,
+    space: Space | None = None,
+    trials: int = 20,
+    timeout: float | None = None,
+    max_kl: float = 0.1,
+    seed: int = 0,
+    neutral_text: str | Path | None = None,
+    position: str = "last",
+    neutral: str = "generate",
+    max_new_tokens: int = 64,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str | None = None,
+    batch_size: int = 16,
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> Tuning:
+    """Search the settings of a fit for the largest gain that costs little, and see whether it lasts.
+
+    The data come in three parts without overlap: projectors are fitted on the first, trials scored on the second, and
+    the chosen edit is compared with the untuned default and the base on the third, once. Trial 0 has the settings of an
+    untuned fit. Of the Pareto front (gain against KL from the base on neutral text) the trial with the largest gain
+    among those within ``max_kl`` is chosen.
+
+    Args:
+        model: base: folder, .gguf file or Hub id.
+        demonstrations: triples; None takes the built-in set.
+        output: folder for the edit, the results and the journal. A run that was stopped goes on there; one that is
+            finished goes on when more ``trials`` are asked for.
+        objective: "demonstrations" (log-likelihood margin of positive over negative answers, per token, on triples kept
+            back from the fit), or a benchmark's "TASK" or "TASK:MEASURE", such as "truthfulqa_mc2:margin".
+        data: folder with the benchmark's files; None takes them from the Hub.
+        select, confirm: examples that trials are scored on, and that are held back. None: a quarter of the
+            demonstrations each (all triples of a question on one side), or 100 rows each of a benchmark: its first
+            rows, and those behind them.
+        space: the settings that are searched.
+        trials, timeout: so many trials, and no further one begun after so many seconds.
+        max_kl: how far the chosen edit may move the model's next-token distributions on neutral text, in nats per
+            token; 0.1 is what a careful 4-bit quantisation does, 1 another model.
+        seed: of the split and of the proposals.
+        neutral_text: a file of neutral paragraphs in place of the built-in ones; half of them are held back.
+        position, neutral, max_new_tokens: see :func:`sea_bake.activations.collect`.
+        dtype, device: as ``load_model`` takes them.
+        overwrite: replace what a search of other data or settings has left in the output.
+        say: called with sentences for people.
+
+    Raises:
+        MissingExtraError: Optuna, the harness or matplotlib is not installed.
+        SettingError: a setting or number out of range.
+        DemonstrationError: too few demonstrations for three parts.
+        EvaluationError: an unknown objective, missing data, too few rows; or every trial failed.
+        OutputError: the output holds something else, or another search.
+        CheckpointError, FamilyError: the model cannot be loaded or edited.
+    """
+    for module, package in _PACKAGES.items():
+        if find_spec(module) is None:
+            raise missing_extra(package, "tune", "Tuning")
+    space = (space or Space()).check()
+    _check_numbers(trials, timeout, max_kl, seed)
+    splits.check_counts(select=select, confirm=confirm)
+    check_settings(position=position, neutral=neutral, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    goal = Objective.parse(objective)
+    texts = splits.halves(damage.read_texts(neutral_text))
+    folder = Folder(output, overwrite=overwrite)
+    doors = Doors.of(model, revision=revision, dtype=dtype, device=device)
+    if doors.artefact is not None:
+        raise EvaluationError(f"{doors.title} is edited already: tune its base, {doors.base.name}")
+    for layers in dict.fromkeys([*space.layers, untuned()["layers"]]):
+        check_layers(doors.base, layers)
+    triples = demos.builtin() if demonstrations is None else demonstrations
+    if goal.needs_data:
+        parts = splits.by_rows(goal.task, data, triples, select, confirm)
+    else:
+        parts = splits.by_question(triples, select, confirm, seed)
+    collecting: dict[str, Any] = {"position": position, "neutral": neutral, "max_new_tokens": max_new_tokens}
+    collecting |= {"seed": seed, "batch_size": batch_size}
+    inputs: dict[str, Any] = {
+        "model": doors.identity(BASE),
+        "objective": goal.name,
+        "data": parts.to_json(),
+        "space": space.to_json(),
+        "default": untuned(),
+        "seed": seed,
+        "neutral_text": texts,
+        "activations": collecting,
+        "versions": {name: version(name) for name in ("sea-bake", "optuna", "lm-eval", "transformers", "torch")},
+    }
+    with folder.alone():
+        folder.begin(inputs)
+        run = _Run(
+            folder,
+            doors,
+            goal,
+            space,
+            parts,
+            texts,
+            collecting,
+            {"tasks": [goal.task] if goal.needs_data else [], "data": data, "batch_size": batch_size, "say": say},
+        )
+        tuning = run.go(trials=trials, timeout=timeout, seed=seed, max_kl=max_kl)
+        tuning.told.update({key: inputs[key] for key in ("objective", "space", "seed", "versions")})
+        tuning.told.update({"base": doors.base.name, "splits": parts.to_json(), "limits": {"trials": trials}})
+        reporting.write(tuning, folder.path)
+    return tuning
+
+
+@dataclass
+class _Run:
+    """One search in its folder, with everything checked that can be checked without the model."""
+
+    folder: Folder
+    doors: Doors
+    goal: Objective
+    space: Space
+    parts: splits.Splits
+    texts: tuple[list[str], list[str]]
+    collecting: dict[str, Any]
+    judging: dict[str, Any]
+
+    def go(self, *, trials: int, timeout: float | None, seed: int, max_kl: float) -> Tuning:
+        study = self.folder.study()
+        with self.doors.open(BASE) as model:
+            if getattr(model.config, "is_encoder_decoder", False):
+                raise EvaluationError("KL on running text is not measured on encoder-decoders, so they are not tuned")
+            tokenizer = self.doors.tokenizer()
+            bench = Bench(self._activations(model, tokenizer), self._judge(model, tokenizer, 0), self.goal)
+            self.goal.row(bench.judge.rows(bench.judge.base))  # what ails the model or the measure ends it here
+            ended = search(study, bench, self.space, trials=trials, seed=seed, timeout=timeout)
+            numbers = front(study)
+            if not numbers:
+                raise EvaluationError(f"all {len(ended)} trials failed; the first: {ended[0].failure}")
+            chosen = choose([ended[number] for number in numbers], max_kl)
+            edit = bench.edit(chosen.settings)
+            edits = {"chosen": edit}
+            if not ended[DEFAULT].failure:
+                edits["default"] = bench.edit(ended[DEFAULT].settings)
+            looks = list(dict.fromkeys([*study.user_attrs.get(LOOKS, ()), chosen.number]))
+            study.set_user_attr(LOOKS, looks)
+            del bench  # with what it keeps of the base's answers
+            held_back = compare(self._judge(model, tokenizer, 1), edits, self.parts.repeated)
+        self.doors.close()
+        told = {"trial": chosen.number, "of": len(ended), "seed": seed, "objective": self.goal.name, "max_kl": max_kl}
+        told |= {key: value for key, value in chosen.to_json().items() if key in ("value", "base", "gain", "kl")}
+        edit = replace(edit, recipe={**edit.recipe, "tuning": told})
+        edit.save(self.folder.path / EDIT, overwrite=True)
+        objective = {name: self.goal.row(rows) for name, rows in held_back.items()}
+        return Tuning(edit, ended, numbers, chosen.number, held_back, objective, max_kl, looks)
+
+    def _activations(self, model: Any, tokenizer: Any) -> dict[str, Activations]:
+        """Of every site that is searched, all layers: from an earlier run where there was one."""
+        base, triples = BaseModel.of(model, self.doors.base), self.folder.triples(self.parts.fit)
+        sites = list(dict.fromkeys([untuned()["site"], *self.space.site]))
+        kept = {site: self.folder.activations(site, base, triples, self.collecting) for site in sites}
+        missing = [site for site in sites if kept[site] is None]
+        if missing:  # all from the same passes, and the same generated texts
+            found = collect_sites(model, tokenizer, triples, source=self.doors.base, sites=missing, **self.collecting)
+            for site, activations in found.items():
+                self.folder.keep(site.value, activations)
+                kept[site.value] = activations
+        return {site: activations for site, activations in kept.items() if activations is not None}
+
+    def _judge(self, model: Any, tokenizer: Any, part: int) -> Judge:
+        """0: the data for selection, 1: those held back."""
+        rows = (self.parts.rows or (None, None))[part]
+        limits: dict[str, Any] = {} if rows is None else {"offset": rows[0], "limit": rows[1] - rows[0]}
+        triples = (self.parts.selection, self.parts.held_back)[part]
+        return Judge(model, tokenizer, demonstrations=triples, texts=self.texts[part], **limits, **self.judging)
+
+
+def _check_numbers(trials: int, timeout: float | None, max_kl: float, seed: int) -> None:
+    if trials < 1:
+        raise SettingError(f"trials = {trials} is less than 1")
+    if timeout is not None and not timeout > 0:
+        raise SettingError(f"timeout = {timeout} is no number of seconds")
+    if not max_kl > 0:
+        raise SettingError(f"max_kl = {max_kl} is not above 0: it is in nats per token, such as 0.1")
+    if seed < 0:
+        raise SettingError(f"seed = {seed} is less than 0")

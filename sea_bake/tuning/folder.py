@@ -1,0 +1,164 @@
+"""The folder that a search works in: what it was asked for, Optuna's journal of its trials, and saved activations.
+
+A run that was killed goes on there; one of other settings does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sea_bake import demonstrations as demos
+from sea_bake.activations import Activations
+from sea_bake.checkpoint import write_json
+from sea_bake.checkpoint.reader import read_json
+from sea_bake.demonstrations import Demonstration
+from sea_bake.errors import ActivationError, CheckpointError, OutputError
+from sea_bake.fingerprint import BaseModel
+from sea_bake.staging import check_output, staged_file
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+RUN, JOURNAL, FITTED_ON = "run.json", "journal.log", "fit.jsonl"
+EDIT, RESULT, SUMMARY, FIGURES = "edit.safetensors", "tune.json", "tune.md", ("pareto.png", "pareto.svg")
+_FORMAT = "sea_bake.tuning-run"
+_STALE = (JOURNAL, f"{JOURNAL}.lock", FITTED_ON, EDIT, RESULT, SUMMARY, *FIGURES)
+
+
+class Folder:
+    """Opened for one run, whose inputs are a plain mapping: name -> what it is known by.
+
+    Args:
+        overwrite: replace what a run of other inputs has left. One of these very inputs goes on all the same.
+
+    Raises:
+        OutputError: the folder holds something else, or another run's trials.
+    """
+
+    def __init__(self, path: str | Path, *, overwrite: bool = False) -> None:
+        self.path = Path(os.path.expanduser(path)).absolute()
+        self.overwrite = overwrite
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            check_output(self.path / RUN, folder=False)
+        elif not self.path.is_dir() or not (self.path / RUN).is_file():
+            raise OutputError(f"{self.path} exists and holds no search: choose another output")
+
+    def begin(self, inputs: dict[str, Any]) -> None:
+        """Write down what is asked for, or go on with what was asked for before.
+
+        Raises:
+            OutputError: that was something else, and ``overwrite`` is off.
+        """
+        inputs = json.loads(json.dumps(inputs))
+        before = self._before()
+        if before == inputs:
+            return
+        if before is not None and not self.overwrite:
+            names = [name for name in {**before, **inputs} if before.get(name) != inputs.get(name)]
+            raise OutputError(
+                f"{self.path} holds the trials of another search (other {', '.join(names).replace('_', ' ')}): choose "
+                "another output, or pass --overwrite"
+            )
+        for name in _STALE:
+            (self.path / name).unlink(missing_ok=True)
+        with staged_file(self.path / RUN, overwrite=True) as stage:
+            write_json(stage, {"format": _FORMAT, "inputs": inputs})
+
+    def _before(self) -> dict[str, Any] | None:
+        if not (self.path / RUN).is_file():
+            return None
+        try:
+            told = read_json(self.path / RUN)
+            if told["format"] == _FORMAT and isinstance(told["inputs"], dict):
+                return dict(told["inputs"])
+            raise KeyError("format")
+        except (CheckpointError, KeyError, TypeError) as error:
+            if self.overwrite:
+                return {}
+            raise OutputError(f"{self.path / RUN} is damaged ({error}): remove it, or pass --overwrite") from error
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """One run at a time. The system lets the lock go when a run is killed.
+
+        Raises:
+            OutputError: another one is at work here.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            import fcntl
+        except ImportError:  # not on Windows
+            yield
+            return
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError as error:
+            raise OutputError(f"another search is at work in {self.path}: wait for its end") from error
+        finally:
+            os.close(folder)
+
+    def study(self) -> Study:
+        """Optuna's study of two objectives (gain, KL), from its journal if there is one.
+
+        Raises:
+            OutputError: the journal is damaged.
+        """
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        path = self.path / JOURNAL
+        (self.path / f"{JOURNAL}.lock").unlink(missing_ok=True)  # of a run that was killed: this one is alone here
+        if path.is_file():
+            whole, _, half = path.read_bytes().rpartition(b"\n")
+            if half:  # a line that a kill cut off
+                os.truncate(path, len(whole) + 1 if whole else 0)
+        try:
+            storage = JournalStorage(JournalFileBackend(str(path), JournalFileOpenLock(str(path))))
+            return optuna.create_study(
+                storage=storage, study_name="sea-bake", directions=["maximize", "minimize"], load_if_exists=True
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise OutputError(f"{path} is damaged ({error}): remove it, or choose another output") from error
+
+    def triples(self, chosen: Sequence[Demonstration]) -> Sequence[Demonstration]:
+        """The demonstrations of the fit as something that can be found again: ``reproduce`` asks where they are from.
+
+        Those that know it already are left as they are; a part of them is written down here.
+        """
+        if hasattr(chosen, "origin"):
+            return chosen
+        path = self.path / FITTED_ON
+        rows = [{key: text for key, text in asdict(triple).items() if text is not None} for triple in chosen]
+        with staged_file(path, overwrite=True) as stage:
+            stage.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+        return demos.load(path, format="triples")
+
+    def activations(
+        self, site: str, base: BaseModel, triples: Sequence[Demonstration], settings: dict[str, Any]
+    ) -> Activations | None:
+        """Those of an earlier run on the same model and demonstrations, taken in the same way; else None."""
+        path = self.path / f"activations-{site}.safetensors"
+        if not path.is_file():
+            return None
+        try:
+            found = Activations.load(path)
+        except ActivationError:
+            return None
+        wanted = {**settings, "demonstrations_sha256": demos.digest(triples)}
+        if settings["neutral"] != "generate":
+            wanted["max_new_tokens"] = None  # nothing is generated
+        same = all(found.recipe.get(name) == value for name, value in wanted.items())
+        return found if same and found.site.value == site and found.base == base else None
+
+    def keep(self, site: str, found: Activations) -> None:
+        found.save(self.path / f"activations-{site}.safetensors", overwrite=True)

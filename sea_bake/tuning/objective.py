@@ -1,0 +1,82 @@
+"""What is tuned for: one measure of one benchmark, or of demonstrations that the fit has not seen."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sea_bake.errors import EvaluationError
+from sea_bake.evaluation import TASKS, Row
+from sea_bake.evaluation.damage import NEUTRAL
+from sea_bake.evaluation.measures import measures
+from sea_bake.evaluation.preference import DEMONSTRATIONS
+from sea_bake.evaluation.statistics import Estimate
+
+
+@dataclass(frozen=True)
+class Objective:
+    """``TASK`` or ``TASK:MEASURE``.
+
+    Attributes:
+        task: "demonstrations", or a name of ``evaluation.TASKS``.
+        measure: key of a measure of it; None takes its first, the most telling one.
+    """
+
+    task: str
+    measure: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Objective:
+        """Raises EvaluationError for an unknown task, or a measure that it surely lacks; the message names the near."""
+        task, _, measure = (part.strip() for part in text.partition(":"))
+        names = [DEMONSTRATIONS, *TASKS]
+        if task not in names:
+            raise EvaluationError(f"unknown objective '{task}': {_near(task, names)}")
+        known = [] if task == "bbq" else [m.key for m in measures(task, [])]  # what BBQ has depends on its rows
+        if measure and known and measure not in known:
+            raise _no_measure(task, measure, known)
+        return cls(task, measure or None)
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}:{self.measure}" if self.measure else self.task
+
+    @property
+    def needs_data(self) -> bool:
+        return self.task != DEMONSTRATIONS
+
+    def row(self, rows: Sequence[Row]) -> Row:
+        """Its own among the rows of a :class:`sea_bake.evaluation.Judge`.
+
+        Raises:
+            EvaluationError: there is no such measure.
+        """
+        own = [row for row in rows if row.task == self.task]
+        found = [row for row in own if self.measure in (None, row.measure.key)]
+        if not found:
+            raise _no_measure(self.task, str(self.measure), [row.measure.key for row in own])
+        return found[0]
+
+
+def gain(row: Row) -> Estimate:
+    """A measure's paired difference with its interval, turned so that more is better."""
+    found = row.found.difference
+    assert found is not None
+    return found if row.measure.better == "higher" else Estimate(-found.value, -found.high, -found.low)
+
+
+def kl(rows: Sequence[Row]) -> Estimate:
+    """KL from the base in nats per token of neutral text."""
+    found = next(row.found.edited for row in rows if (row.task, row.measure.key) == (NEUTRAL, "kl"))
+    assert found is not None
+    return found
+
+
+def _no_measure(task: str, measure: str, known: Sequence[str]) -> EvaluationError:
+    return EvaluationError(f"{task} has no measure '{measure}': {_near(measure, known)}")
+
+
+def _near(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or [n for n in names if name and name in n][:3]
+    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"

@@ -1,0 +1,195 @@
+"""A search for people: the Pareto table, what the held-back data say, and a picture of gain against KL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sea_bake.checkpoint import write_json
+from sea_bake.evaluation.reporting import number
+from sea_bake.evaluation.results import Row
+from sea_bake.staging import staged_file
+from sea_bake.tuning.folder import FIGURES, RESULT, SUMMARY
+from sea_bake.tuning.results import DEFAULT, RULE, Trial, Tuning
+from sea_bake.tuning.space import shown
+
+_GAIN, _COST, _CHOSEN = "#3b6fb6", "0.6", "#c2452d"
+
+
+def header(tuning: Tuning) -> list[str]:
+    """Of the Pareto table."""
+    names = {"K_positive": "K+", "K_negative": "K-"}
+    measure = measured(tuning)
+    return ["trial", *(names.get(name, name) for name in _searched(tuning)), "k+", "k-", f"gain ({measure})", "KL", ""]
+
+
+def measured(tuning: Tuning) -> str:
+    """ "margin per token, nats"."""
+    measure = next(iter(tuning.objective.values())).measure
+    return ", ".join(filter(None, (measure.name, measure.part, measure.unit)))
+
+
+def table(tuning: Tuning) -> list[tuple[Trial, list[str]]]:
+    """The trials of the Pareto front, the cheapest first, and the untuned default; each with its cells."""
+    numbers = sorted({*tuning.front, DEFAULT}, key=lambda n: (tuning.trial(n).kl, n))
+    return [(tuning.trial(n), _cells(tuning, tuning.trial(n))) for n in numbers if not tuning.trial(n).failure]
+
+
+def _searched(tuning: Tuning) -> list[str]:
+    """Settings that are not the same in every trial."""
+    first = tuning.trials[0].settings
+    return [name for name in first if any(t.settings[name] != first[name] for t in tuning.trials)]
+
+
+def _cells(tuning: Tuning, trial: Trial) -> list[str]:
+    marks = {DEFAULT: "default", tuning.chosen: "chosen"} if tuning.chosen != DEFAULT else {DEFAULT: "default, chosen"}
+    settings = shown(trial.settings)
+    unit = next(iter(tuning.objective.values())).measure.unit
+    return [
+        str(trial.number),
+        *(settings[name] for name in _searched(tuning)),
+        *(f"{low}-{high}" if low != high else str(low) for low, high in trial.ranks),
+        number(trial.gain, unit, sign=True),
+        f"{trial.kl:.4f}",
+        marks.get(trial.number, ""),
+    ]
+
+
+def held_back(tuning: Tuning) -> list[tuple[str, list[str]]]:
+    """Comparison -> measure, n, value of either, difference with its interval, p; the objective first, then costs."""
+    found = []
+    for name, rows in tuning.held_back.items():
+        own = tuning.objective[name]
+        others = [row for row in rows if row.task == "neutral_text" and row.measure.key in ("kl", "perplexity")]
+        found += [(name, _compared(row)) for row in [own, *others]]
+    return found
+
+
+def _compared(row: Row) -> list[str]:
+    found, unit = row.found, row.measure.unit
+    assert found.edited is not None
+    assert found.difference is not None
+    assert found.p is not None
+    title = ", ".join(filter(None, (row.measure.name, row.measure.part))) + (f" ({unit})" if unit else "")
+    p = "<0.001" if found.p < 0.001 else f"{found.p:.3f}"
+    values = [number(found.base, unit), number(found.edited, unit), number(found.difference, unit, sign=True)]
+    return [title, str(found.n), *values, p]
+
+
+COMPARED = ["measure", "n", "before", "after", "difference", "p"]
+
+
+def summary(tuning: Tuning) -> list[str]:
+    """What the numbers are, in sentences."""
+    told, splits = tuning.told, tuning.told["splits"]
+    parts = []
+    for name, what in (("fit", "fitted on"), ("selection", "scored on"), ("held_back", "compared, once, on")):
+        part = splits[name]
+        count = f"{part['demonstrations']} demonstrations" if "demonstrations" in part else _rows(part)
+        parts.append(f"{what} {count}")
+    return [
+        f"{len(tuning.trials)} trials for {told['objective']} on {told['base']}, seed {told['seed']}: "
+        f"{', '.join(parts)}; no question is in two of these, and of the neutral texts one half is for trials and the "
+        "other held back.",
+        f"Chosen: {RULE} ({tuning.max_kl:g} nats per token).",
+        "± is half of a 95 % interval from paired resamples. The gains of trials are those they were chosen by, and "
+        "too good for that reason: what an edit is worth stands under held-back data.",
+        *tuning.notes,
+    ]
+
+
+def _rows(part: dict[str, Any]) -> str:
+    first, end = part["rows"]
+    return f"rows {first + 1}-{end}"
+
+
+def markdown(tuning: Tuning) -> str:
+    """The report as Markdown."""
+    lines = [f"# Tuning: {tuning.told['objective']} on {tuning.told['base']}", "", f"**{_sentence(tuning.verdict)}**"]
+    for sentence in summary(tuning):
+        lines += ["", sentence]
+    lines += ["", "## Pareto front, and the untuned default (data for selection)", ""]
+    lines += _table(header(tuning), [cells for _, cells in table(tuning)])
+    lines += ["", f"![gain against KL]({FIGURES[0]})", "", "## Held-back data", ""]
+    lines += _table(["", *COMPARED], [[name, *cells] for name, cells in held_back(tuning)])
+    chosen = shown(tuning.trial(tuning.chosen).settings)
+    lines += ["", "## The chosen edit", "", *(f"- {name}: {value}" for name, value in chosen.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [head, ["---:"] * len(head), *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+
+
+def write(tuning: Tuning, folder: Path) -> None:
+    """JSON, Markdown and the figure, each whole or not at all. Raises OutputError."""
+    _staged(folder / RESULT, lambda stage: write_json(stage, tuning.to_json()))
+    _staged(folder / SUMMARY, lambda stage: stage.write_text(markdown(tuning), "utf-8"))
+    import matplotlib as mpl
+
+    with mpl.rc_context({"svg.hashsalt": "sea_bake", "font.size": 9}):  # the same picture for the same numbers
+        figure = draw(tuning)
+        for name in FIGURES:
+            kind = Path(name).suffix[1:]
+            about = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+            _staged(
+                folder / name,
+                lambda stage, kind=kind, about=about: figure.savefig(stage, format=kind, dpi=150, metadata=about),  # type: ignore[misc]
+            )
+
+
+def _staged(path: Path, work: Callable[[Path], Any]) -> None:
+    with staged_file(path, overwrite=True) as stage:
+        work(stage)
+
+
+def draw(tuning: Tuning) -> Any:
+    """A dot for every trial; the front as a line, the default and the chosen one marked."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.4), layout="constrained")
+    axes = figure.subplots()
+    unit = next(iter(tuning.objective.values())).measure.unit
+    factor = 100 if unit == "%" else 1
+    good = [trial for trial in tuning.trials if not trial.failure]
+
+    def at(trial: Trial) -> tuple[float, float]:
+        return max(trial.kl, 1e-6), factor * trial.gain.value  # the scale has no zero
+
+    front = sorted(map(at, (tuning.trial(n) for n in tuning.front)))
+    axes.scatter([at(t)[0] for t in good], [at(t)[1] for t in good], s=16, color=_COST, label="trials", linewidths=0)
+    axes.plot(
+        [x for x, _ in front],
+        [y for _, y in front],
+        color=_GAIN,
+        marker="o",
+        markersize=4,
+        linewidth=1,
+        label="Pareto front",
+    )
+    marked = {"untuned default": (DEFAULT, "black", "s"), "chosen": (tuning.chosen, _CHOSEN, "*")}
+    for name, (place, colour, marker) in marked.items():
+        trial = tuning.trial(place)
+        if not trial.failure:
+            x, y = at(trial)
+            half = [[factor * (trial.gain.value - trial.gain.low)], [factor * (trial.gain.high - trial.gain.value)]]
+            axes.errorbar(x, y, yerr=half, color=colour, marker=marker, markersize=9, capsize=2, label=name, zorder=3)
+    axes.axvline(tuning.max_kl, color="0.7", linestyle="--", linewidth=1, zorder=0)
+    axes.annotate(f"max KL {tuning.max_kl:g}", (tuning.max_kl, 1), xycoords=("data", "axes fraction"), fontsize=8,
+                  color="0.4", xytext=(3, -9), textcoords="offset points")  # fmt: skip
+    axes.axhline(0, color="0.85", linewidth=1, zorder=0)
+    points = " (percentage points)" if unit == "%" else f" ({unit})" if unit else ""
+    own = next(iter(tuning.objective.values())).measure
+    axes.set(
+        xscale="log", xlabel="KL from the base (nats per token of neutral text)", ylabel=f"gain: {own.name}{points}"
+    )
+    axes.set_title(f"{tuning.told['objective']} on {tuning.told['base']}, data for selection", fontsize=9)
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -1,0 +1,174 @@
+"""What a search found. ``to_json`` is the file ``tune.json``::
+
+    {"format": "sea_bake.tuning", "version": 1, "base", "objective", "measure": {"name", "unit", "better"},
+     "verdict", "chosen": number, "front": [numbers], "rule", "max_kl", "seed", "looks": [numbers],
+     "trials": [{"number", "settings", "value", "base", "gain", "interval", "kl", "ranks", "seconds", "failure"}, ...],
+     "splits": {"fit", "selection", "held_back"}, "space", "inputs", "versions",
+     "held_back": {"default to chosen" | "base to chosen" | "base to default": [rows as in evaluation.json]}}
+
+Trial 0 has the settings of an untuned fit. "gain" is the measure's difference from the base, turned so that more is
+better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sea_bake.edit import Edit
+from sea_bake.evaluation.results import Row
+from sea_bake.evaluation.statistics import Estimate
+from sea_bake.tuning.objective import gain
+from sea_bake.tuning.space import Settings
+
+FORMAT = "sea_bake.tuning"
+VERSION = 1
+DEFAULT = 0  # the number of the trial with an untuned fit's settings
+CHOSEN_DEFAULT, CHOSEN_BASE, DEFAULT_BASE = "default to chosen", "base to chosen", "base to default"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One edit, scored on the data for selection.
+
+    Attributes:
+        number: from 0, the untuned fit.
+        settings: arguments of ``fit``.
+        value, base: the objective's measure under the edit, and without.
+        gain: their paired difference, turned so that more is better, with its 95 % interval.
+        kl: from the base, nats per token of neutral text.
+        ranks: ((least, most) k+, (least, most) k-) over the layers.
+        seconds: what it took.
+        failure: why there is nothing of the above.
+    """
+
+    number: int
+    settings: Settings
+    value: float = 0.0
+    base: float = 0.0
+    gain: Estimate = field(default_factory=lambda: Estimate(0.0, 0.0, 0.0))
+    kl: float = 0.0
+    ranks: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
+    seconds: float = 0.0
+    failure: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        told: dict[str, Any] = {"number": self.number, "settings": self.settings, "seconds": self.seconds}
+        if self.failure:
+            return told | {"failure": self.failure}
+        return told | {
+            "value": self.value,
+            "base": self.base,
+            "gain": self.gain.value,
+            "interval": [self.gain.low, self.gain.high],
+            "kl": self.kl,
+            "ranks": [list(pair) for pair in self.ranks],
+            "failure": "",
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Trial:
+        """Raises KeyError, TypeError or ValueError for what :meth:`to_json` would not give."""
+        if data["failure"]:
+            return cls(data["number"], data["settings"], seconds=data["seconds"], failure=data["failure"])
+        (k, l), (m, n) = data["ranks"]
+        found = Estimate(data["gain"], *data["interval"])
+        numbers = (data["value"], data["base"], found, data["kl"], ((k, l), (m, n)), data["seconds"])
+        return cls(data["number"], data["settings"], *numbers)
+
+
+RULE = "of the Pareto front, the largest gain whose KL is at most max_kl; where there is none, the smallest KL"
+
+
+def choose(front: Sequence[Trial], max_kl: float) -> Trial:
+    """By ``RULE``; of equals the cheaper, then the earlier one."""
+    within = [trial for trial in front if trial.kl <= max_kl]
+    if not within:
+        return min(front, key=lambda trial: (trial.kl, trial.number))
+    return min(within, key=lambda trial: (-trial.gain.value, trial.kl, trial.number))
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What ``tune`` found.
+
+    Attributes:
+        edit: the chosen one, fitted.
+        trials: all of them, in their order.
+        front: numbers of those that no other beats in both gain and KL.
+        chosen: number of the chosen one.
+        held_back: comparison -> every measure of the held-back data; without the default where that has failed.
+        objective: its row of each comparison.
+        looks: the trials that were ever compared on the held-back data, by this run and those it goes on from.
+        told: what it was measured with, for ``tune.json``.
+    """
+
+    edit: Edit
+    trials: list[Trial]
+    front: list[int]
+    chosen: int
+    held_back: dict[str, list[Row]]
+    objective: dict[str, Row]
+    max_kl: float
+    looks: list[int]
+    told: dict[str, Any] = field(repr=False, default_factory=dict)
+
+    @property
+    def against(self) -> str:
+        """What the chosen edit has to beat: the untuned default, or, where that failed, the base."""
+        return CHOSEN_DEFAULT if CHOSEN_DEFAULT in self.objective else CHOSEN_BASE
+
+    @property
+    def beats(self) -> bool:
+        """Whether its interval on the held-back data lies above zero."""
+        return self.chosen != DEFAULT and gain(self.objective[self.against]).low > 0
+
+    @property
+    def verdict(self) -> str:
+        """In one sentence."""
+        rival = "the untuned default" if self.against == CHOSEN_DEFAULT else "the base (the untuned default failed)"
+        if self.chosen == DEFAULT:
+            return "no trial was chosen before the untuned default: tuning found nothing better"
+        if self.beats:
+            return f"trial {self.chosen} beats {rival} on held-back data: the interval of the gain lies above 0"
+        return f"trial {self.chosen} is not shown to beat {rival} on held-back data: the interval reaches down to 0"
+
+    @property
+    def notes(self) -> list[str]:
+        """What has to be said with it."""
+        found = []
+        chosen = self.trial(self.chosen)
+        if chosen.kl > self.max_kl:
+            found.append(f"No trial keeps KL within {self.max_kl:g} nats per token: this one has the least.")
+        failed = [trial for trial in self.trials if trial.failure]
+        if failed:
+            found.append(f"{len(failed)} trials failed; the first, {failed[0].number}: {failed[0].failure}")
+        if len(self.looks) > 1:
+            found.append(
+                f"The held-back data have now decided on {len(self.looks)} choices (trials "
+                f"{', '.join(map(str, self.looks))}): take other data for a result to publish."
+            )
+        return found
+
+    def trial(self, number: int) -> Trial:
+        return self.trials[number]
+
+    def to_json(self) -> dict[str, Any]:
+        measure = self.objective[CHOSEN_BASE].measure
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "verdict": self.verdict,
+            "beats": self.beats,
+            "measure": {"key": measure.key, "name": measure.name, "unit": measure.unit, "better": measure.better},
+            "chosen": self.chosen,
+            "front": self.front,
+            "rule": RULE,
+            "max_kl": self.max_kl,
+            "looks": self.looks,
+            "notes": self.notes,
+            "trials": [trial.to_json() for trial in self.trials],
+            "held_back": {name: [row.to_json() for row in rows] for name, rows in self.held_back.items()},
+            **self.told,
+        }

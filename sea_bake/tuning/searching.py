@@ -1,0 +1,179 @@
+"""The search: Optuna proposes settings, each is fitted from saved activations and judged, and the journal keeps it.
+
+The sampler is TPE, in its form for several objectives (Ozaki et al. 2022), which Optuna recommends for up to a thousand
+trials; NSGA-II wants populations of fifty. It is seeded anew for every trial with the run's seed and the trial's
+number, and sees finished trials only: a run that was killed and goes on proposes what it would have proposed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sea_bake import progress
+from sea_bake.activations import Activations
+from sea_bake.edit import Edit
+from sea_bake.errors import ActivationError, EvaluationError, SettingError
+from sea_bake.evaluation import Judge
+from sea_bake.fitting import fit
+from sea_bake.tuning.objective import Objective, gain, kl
+from sea_bake.tuning.results import DEFAULT, Trial
+from sea_bake.tuning.space import Settings, Space, untuned
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.samplers import BaseSampler
+
+RECORD = "record"  # the attribute of Optuna's trial that holds ours
+_OWN_FAULTS = (SettingError, ActivationError, EvaluationError, torch.linalg.LinAlgError)  # of one trial's settings
+
+
+@dataclass
+class Bench:
+    """What a trial needs: activations of every site, the data for selection, and what to read off them."""
+
+    activations: Mapping[str, Activations]
+    judge: Judge
+    objective: Objective
+    _known: dict[str, Trial] = field(default_factory=dict)
+
+    def edit(self, settings: Settings) -> Edit:
+        """Fitted from the saved activations: no model is run."""
+        return fit(
+            None,
+            activations=self.activations[settings["site"]],
+            **{name: value for name, value in settings.items() if name != "site"},
+        )
+
+    def trial(self, number: int, settings: Settings) -> Trial:
+        """Fit and judge. What only these settings can be blamed for is told in the trial, not raised."""
+        key = json.dumps(settings, sort_keys=True)
+        if key not in self._known:
+            self._known[key] = self._judged(number, settings)
+        return replace(self._known[key], number=number)
+
+    def remember(self, trial: Trial) -> None:
+        """Settings that come again are not judged again."""
+        self._known.setdefault(json.dumps(trial.settings, sort_keys=True), trial)
+
+    def _judged(self, number: int, settings: Settings) -> Trial:
+        began = time.perf_counter()
+        try:
+            edit = self.edit(settings)
+            with progress.bar(f"trial {number}", self.judge.count, "answer") as advance:
+                found = self.judge(edit, advance)
+            rows = self.judge.rows(found)
+            row, cost = self.objective.row(rows), kl(rows).value
+            won = gain(row)
+            if not all(map(math.isfinite, (won.value, won.low, won.high, cost))):
+                raise EvaluationError(f"the gain ({won.value}) or the KL ({cost}) is no finite number")
+        except _OWN_FAULTS as error:
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            return Trial(number, settings, seconds=_since(began), failure=reason[0])
+        assert row.found.edited is not None
+        ranks = [sorted(pair[part] for pair in edit.ranks.values()) for part in (0, 1)]
+        return Trial(
+            number,
+            settings,
+            row.found.edited.value,
+            row.found.base.value,
+            won,
+            cost,
+            ((ranks[0][0], ranks[0][-1]), (ranks[1][0], ranks[1][-1])),
+            _since(began),
+        )
+
+
+def search(
+    study: Study,
+    bench: Bench,
+    space: Space,
+    *,
+    trials: int,
+    seed: int,
+    timeout: float | None = None,
+    tell: Callable[[Trial], None] = lambda trial: None,
+) -> list[Trial]:
+    """Run what is missing of so many trials; all that there are, in their order.
+
+    Trials that an earlier run left unfinished are marked as failed in the journal, and their numbers given out again.
+
+    Args:
+        timeout: seconds after which no further trial is begun; the untuned default always is.
+        tell: called with every trial that this run has finished.
+    """
+    from optuna.trial import TrialState, create_trial
+
+    for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+        study.tell(left.number, state=TrialState.FAIL)
+    done = finished(study)
+    for trial in done:
+        bench.remember(trial)
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    distributions = space.distributions()
+    with progress.bar("trials", trials, "trial") as advance:
+        advance(min(len(done), trials))
+        while len(done) < trials and (len(done) == DEFAULT or time.monotonic() < deadline):
+            number = len(done)
+            if number == DEFAULT:
+                found = bench.trial(number, untuned())
+                drawn = space.drawn(found.settings)
+                ended: dict[str, Any] = {"state": TrialState.FAIL} if found.failure else {"values": _values(found)}
+                study.add_trial(
+                    create_trial(
+                        params=drawn,
+                        distributions={name: distributions[name] for name in drawn},
+                        user_attrs={RECORD: found.to_json()},
+                        **ended,
+                    )
+                )
+            else:
+                study.sampler = _sampler(seed, number)
+                asked = study.ask(distributions)
+                found = bench.trial(number, space.settings(asked.params))
+                asked.set_user_attr(RECORD, found.to_json())
+                if found.failure:
+                    study.tell(asked, state=TrialState.FAIL)
+                else:
+                    study.tell(asked, _values(found))
+            done.append(found)
+            tell(found)
+            advance(1)
+    return done
+
+
+def finished(study: Study) -> list[Trial]:
+    """The trials that were carried through, failed ones too, in their order."""
+    kept = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and RECORD in t.user_attrs]
+    return sorted((Trial.from_json(t.user_attrs[RECORD]) for t in kept), key=lambda trial: trial.number)
+
+
+def front(study: Study) -> list[int]:
+    """Numbers of the trials on the Pareto front: no other gains as much for as little KL."""
+    return sorted(trial.user_attrs[RECORD]["number"] for trial in study.best_trials)
+
+
+def _values(trial: Trial) -> list[float]:
+    return [trial.gain.value, trial.kl]
+
+
+def _sampler(seed: int, number: int) -> BaseSampler:
+    import numpy as np
+    from optuna.samplers import TPESampler
+
+    own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of arguments that are experimental in some releases
+        # Each setting by itself, as Optuna does for several objectives: trial 0 may lie outside of the space.
+        return TPESampler(seed=own, multivariate=False, constant_liar=False)
+
+
+def _since(began: float) -> float:
+    return round(time.perf_counter() - began, 2)
