@@ -103,12 +103,17 @@ def _divergence(base: Tensor, other: Tensor) -> tuple[float, float]:
 
 @torch.inference_mode()
 def generations(
-    model: Any, tokenizer: Any, *, max_new_tokens: int = 64, advance: Callable[[int], None] = lambda count: None
+    model: Any,
+    tokenizer: Any,
+    *,
+    prompts: Sequence[str] = PROMPTS,
+    max_new_tokens: int = 64,
+    advance: Callable[[int], None] = lambda count: None,
 ) -> list[Record]:
-    """Greedy answers to neutral prompts, one by one, and how much each repeats itself."""
+    """Greedy answers to prompts, one by one, and how much each repeats itself."""
     device = model.get_input_embeddings().weight.device
     found: list[Record] = []
-    for i, prompt in enumerate(PROMPTS):
+    for i, prompt in enumerate(prompts):
         text, special = render(tokenizer, prompt)
         ids = torch.tensor([tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]], device=device)
         out = model.generate(

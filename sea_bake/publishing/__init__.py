@@ -107,7 +107,6 @@ def publish(
     made = renamed(found, base_model)
     recipe = recipe_text(found, base_model)
     made |= {RECIPE: recipe} if recipe else {}
-    verdict = "NOT verified" if found.doubt else "approximate" if found.approximate else "verified"
     card = render(
         found,
         repo,
@@ -116,12 +115,12 @@ def publish(
         results=results,
         datasets=[*dict.fromkeys([*datasets, *_datasets(found)])],
         recipe=RECIPE if recipe else None,
-        report=check_page(found, verdict),
+        report=check_page(found),
     )
     items, left_out = collect(found, made | {CARD: card})
     common: dict[str, Any] = {
         "repo": repo,
-        "verdict": verdict,
+        "verdict": found.verdict,
         "files": {item.path: item.size for item in items},
         "left_out": left_out,
         "licence": f"{licence.id} ({licence.origin})",
@@ -133,7 +132,8 @@ def publish(
         items,
         repo,
         card=card,
-        message=commit_message or f"{found.base_name.rpartition('/')[2]} with SEA baked in ({found.how}, {verdict})",
+        message=commit_message
+        or f"{found.base_name.rpartition('/')[2]} with SEA baked in ({found.how}, {found.verdict})",
         public=public,
         revision=revision,
         create_pr=create_pr,

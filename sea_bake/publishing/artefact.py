@@ -60,6 +60,11 @@ class Artefact:
         return "approximation" in (self.bake.get("details") or {}) or bool((self.verification or {}).get("approximate"))
 
     @property
+    def verdict(self) -> str:
+        """ "verified", "approximate" or "NOT verified"."""
+        return "NOT verified" if self.doubt else "approximate" if self.approximate else "verified"
+
+    @property
     def auto_class(self) -> str:
         """The Auto class of transformers that loads it (or its base, for an adapter)."""
         if self.how == "adapter":
@@ -100,7 +105,7 @@ class Artefact:
         how = ONNX if exported else str(record.get("how"))
         if how not in ("insert", "fold", "adapter", ONNX):
             raise PublishError(f"{folder} is recorded as '{how}', which this sea_bake does not know: bake it again")
-        verification, doubt = verdict(folder)
+        verification, doubt = verification_of(folder)
         if doubt and not unverified:
             raise PublishError(
                 f"{folder} is not verified: {doubt}. Run sea-bake verify {folder}, or pass --unverified, which the "
@@ -126,7 +131,7 @@ def _edits(folder: Path, record: dict[str, Any]) -> list[Edit]:
     return [Edit.load(name) for name in names]
 
 
-def verdict(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
+def verification_of(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
     """The verification that speaks for the files of an artefact (None: none does), and what is wrong with it."""
     if not (folder / REPORT).is_file():
         return None, f"it has no {REPORT}"

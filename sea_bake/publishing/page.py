@@ -15,7 +15,7 @@ FORMAT = "sea_bake.report"
 VERSION = 1
 
 
-def check_page(artefact: Artefact, verdict: str) -> str | None:
+def check_page(artefact: Artefact) -> str | None:
     """Path of the page inside an artefact; None where there is none.
 
     Raises:
@@ -35,8 +35,8 @@ def check_page(artefact: Artefact, verdict: str) -> str | None:
     sealed = (artefact.verification or {}).get("files")
     if sealed is not None and told.get("files") != sealed:
         raise PublishError(f"{page} tells of another state of the artefact: {cure}")
-    if told.get("verdict") != verdict:
-        raise PublishError(f"{page} calls the artefact '{told.get('verdict')}', and it is '{verdict}': {cure}")
+    if told.get("verdict") != artefact.verdict:
+        raise PublishError(f"{page} calls the artefact '{told.get('verdict')}', and it is '{artefact.verdict}': {cure}")
     if told.get("evaluation_sha256") != evaluation_digest(artefact.folder):
         raise PublishError(f"{page} does not show what {EVALUATION} holds now: {cure}")
     return PAGE

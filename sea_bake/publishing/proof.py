@@ -13,18 +13,10 @@ def exactness(artefact: Artefact) -> str:
     report = artefact.verification
     if report is None or artefact.doubt:
         return f"Not verified: {artefact.doubt or 'there is no verification'}. No number here speaks for these files."
-    equality, effect = report["equality"], report["effect"]
-    rows = [
-        [
-            name,
-            f"{max(c['max_abs'], c['padded_max_abs']):.2e}",
-            f"{c['mean_kl']:.2e}",
-            f"{100 * c['top1']:.1f} %",
-            f"{c['greedy_equal']}/{c['prompts']}",
-        ]
-        for name, c in (("the live edit (hooks on the base)", equality), ("the unedited base", effect))
-    ]
-    table = table_of(["against", "max \\|Δlogit\\|", "mean KL (nats)", "same top-1", "same greedy text"], rows)
+    equality = report["equality"]
+    table = table_of(
+        ["against", "max \\|Δlogit\\|", "mean KL (nats)", "same top-1", "same greedy text"], compared(report)
+    )
     if report.get("approximate"):
         promised = "" if report.get("kl_limit") is None else f" (promised: at most {report['kl_limit']:.2e})"
         verdict = (
@@ -41,6 +33,23 @@ def exactness(artefact: Artefact) -> str:
         f"`sea-bake verify` loaded this artefact in a fresh process and gave it the same tokens as the base with the "
         f"edit live, and as the bare base ({_conditions(artefact)}).\n\n{table}\n\n{verdict}{variants}"
     )
+
+
+def compared(report: dict[str, Any]) -> list[list[str]]:
+    """A verification's numbers: against what, largest |Δlogit|, mean KL, same top-1, same greedy text."""
+    return [
+        [
+            name,
+            f"{max(c['max_abs'], c['padded_max_abs']):.2e}",
+            f"{c['mean_kl']:.2e}",
+            f"{100 * c['top1']:.1f} %",
+            f"{c['greedy_equal']}/{c['prompts']}",
+        ]
+        for name, c in (
+            ("the live edit (hooks on the base)", report["equality"]),
+            ("the unedited base", report["effect"]),
+        )
+    ]
 
 
 def _variants(variants: dict[str, Any]) -> str:
