@@ -69,17 +69,4 @@ def prove(subject: Subject, request: dict[str, Any], dtype: str) -> Report:
         odd = inconsistent(found["artefact"], found["live"], facts["dtype"])
         failures = judge_approximate(equality, effect, baseline, facts, limit, kl_limit, odd)
         approximate = {"approximate": True, "kl_limit": kl_limit, "baseline": baseline}
-    return Report(
-        passed=not failures,
-        failures=failures,
-        artefact=subject.artefact.name,
-        base=subject.source.name,
-        how=str(how),
-        dtype=facts["dtype"],
-        device=subject.device,
-        tolerance=limit,
-        equality=equality,
-        effect=effect,
-        facts=facts,
-        **approximate,
-    )
+    return Report.of(subject, failures, facts, tolerance=limit, equality=equality, effect=effect, **approximate)

@@ -111,20 +111,8 @@ def prove(subject: Subject, request: dict[str, Any]) -> Report:
         if not zero <= limit:
             failures.append(f"at strength 0 logits differ from the base by {zero:.3g} (tolerance {limit:.3g})")
     failures += [f"{name}: {failure}" for name, variant in variants.items() for failure in variant.failures]
-    return Report(
-        passed=not failures,
-        failures=failures,
-        artefact=subject.artefact.name,
-        base=subject.source.name,
-        how=str(record.get("how")),
-        dtype=facts["dtype"],
-        device=subject.device,
-        tolerance=limit,
-        equality=equality,
-        effect=effect,
-        facts=facts,
-        variants=variants,
-        **more,
+    return Report.of(
+        subject, failures, facts, tolerance=limit, equality=equality, effect=effect, variants=variants, **more
     )
 
 

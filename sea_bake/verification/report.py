@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from sea_bake.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from sea_bake.verification.doors import Subject
     from sea_bake.verification.reduced import Variant
 
 # Unit roundoff of the dtype a model runs in. Two doors run the same operations, in the same order, on the same device,
@@ -87,6 +88,21 @@ class Report:
     kl_limit: float | None = None
     baseline: Comparison | None = None
     variants: dict[str, Variant] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, subject: Subject, failures: list[str], facts: dict[str, Any], **measured: Any) -> Report:
+        """Of an artefact that was opened; ``measured`` are the other attributes."""
+        return cls(
+            passed=not failures,
+            failures=failures,
+            artefact=subject.artefact.name,
+            base=subject.source.name,
+            how=str(subject.record.get("how")),
+            dtype=facts["dtype"],
+            device=subject.device,
+            facts=facts,
+            **measured,
+        )
 
     @property
     def verdict(self) -> str:
