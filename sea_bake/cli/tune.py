@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -123,7 +123,7 @@ def tune(
         str | None, typer.Option(help="Default: no,yes.", rich_help_panel=_SPACE, show_default=False)
     ] = None,
     alpha: Annotated[
-        str | None, typer.Option(help="Strength. Default: 0.25:1.5.", rich_help_panel=_SPACE, show_default=False)
+        str | None, typer.Option(help="Strength. Default: 0.05:1.5.", rich_help_panel=_SPACE, show_default=False)
     ] = None,
     parts: Annotated[
         str | None,
@@ -223,19 +223,20 @@ def show(tuning: Tuning, console: Console) -> None:
     from sea_bake.tuning.results import DEFAULT
 
     styles = {DEFAULT: "dim", tuning.chosen: "bold green"}
-    front = Table(box=SIMPLE_HEAD, title="Pareto front (data for selection)", title_justify="left", pad_edge=False)
-    for name in header(tuning):
-        front.add_column(escape(name), justify="right")
+    options: dict[str, Any] = {"box": SIMPLE_HEAD, "title_justify": "left", "pad_edge": False, "padding": (0, 1, 0, 0)}
+    front = Table(title="Pareto front, on the data for selection", **options)
+    for i, name in enumerate(header(tuning)):
+        front.add_column(escape(name), justify="right" if i < 5 else "left", no_wrap=i < 6)
     for trial, cells in table(tuning):
         front.add_row(*map(escape, cells), style=styles.get(trial.number, ""))
     console.print(front)
-    compared = Table(box=SIMPLE_HEAD, title="Held-back data", title_justify="left", pad_edge=False)
-    for name in ("", *COMPARED):
-        compared.add_column(name, justify="left" if name in ("", "measure") else "right")
-    said = ""
-    for name, cells in held_back(tuning):
-        compared.add_row("" if name == said else name, *map(escape, cells))
-        said = name
+    compared = Table(title="Held-back data", **options)
+    for name in COMPARED:
+        compared.add_column(name, justify="left" if name == "measure" else "right")
+    for name, n, measures in held_back(tuning):
+        compared.add_row(f"[bold]{name}[/] [dim]n = {n}[/]")
+        for title, *numbers in measures:
+            compared.add_row(f"  {escape(title)}", *numbers)
     console.print(compared)
     for sentence in summary(tuning):
         console.print(sentence, style="dim", markup=False)

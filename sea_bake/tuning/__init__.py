@@ -26,8 +26,8 @@ from sea_bake.tuning import reporting, splits
 from sea_bake.tuning.confirming import compare
 from sea_bake.tuning.folder import EDIT, Folder
 from sea_bake.tuning.objective import Objective
-from sea_bake.tuning.results import DEFAULT, Trial, Tuning, choose
-from sea_bake.tuning.searching import Bench, front, search
+from sea_bake.tuning.results import DEFAULT, Trial, Tuning, choose, front
+from sea_bake.tuning.searching import Bench, search
 from sea_bake.tuning.space import Range, Space, untuned
 
 LOOKS = "looks"
@@ -127,6 +127,7 @@ def tune(
         "space": space.to_json(),
         "default": untuned(),
         "seed": seed,
+        "max_kl": max_kl,
         "neutral_text": texts,
         "activations": collecting,
         "versions": {name: version(name) for name in ("sea-bake", "optuna", "lm-eval", "transformers", "torch")},
@@ -171,8 +172,8 @@ class _Run:
             tokenizer = self.doors.tokenizer()
             bench = Bench(self._activations(model, tokenizer), self._judge(model, tokenizer, 0), self.goal)
             self.goal.row(bench.judge.rows(bench.judge.base))  # what ails the model or the measure ends it here
-            ended = search(study, bench, self.space, trials=trials, seed=seed, timeout=timeout)
-            numbers = front(study)
+            ended = search(study, bench, self.space, trials=trials, seed=seed, max_kl=max_kl, timeout=timeout)
+            numbers = front(ended)
             if not numbers:
                 raise EvaluationError(f"all {len(ended)} trials failed; the first: {ended[0].failure}")
             chosen = choose([ended[number] for number in numbers], max_kl)

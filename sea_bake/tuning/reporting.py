@@ -7,27 +7,32 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake.checkpoint import write_json
+from sea_bake.evaluation.damage import NEUTRAL
 from sea_bake.evaluation.reporting import number
 from sea_bake.evaluation.results import Row
 from sea_bake.staging import staged_file
 from sea_bake.tuning.folder import FIGURES, RESULT, SUMMARY
-from sea_bake.tuning.results import DEFAULT, RULE, Trial, Tuning
-from sea_bake.tuning.space import shown
+from sea_bake.tuning.results import CHOSEN_BASE, DEFAULT, RULE, Trial, Tuning
+from sea_bake.tuning.space import shown, told
 
 _GAIN, _COST, _CHOSEN = "#3b6fb6", "0.6", "#c2452d"
 
 
 def header(tuning: Tuning) -> list[str]:
     """Of the Pareto table."""
-    names = {"K_positive": "K+", "K_negative": "K-"}
-    measure = measured(tuning)
-    return ["trial", *(names.get(name, name) for name in _searched(tuning)), "k+", "k-", f"gain ({measure})", "KL", ""]
+    return [
+        "trial",
+        "k+",
+        "k-",
+        f"gain{_unit(tuning.objective[CHOSEN_BASE])}",
+        "KL",
+        "",
+        "differs from an untuned fit in",
+    ]
 
 
-def measured(tuning: Tuning) -> str:
-    """ "margin per token, nats"."""
-    measure = next(iter(tuning.objective.values())).measure
-    return ", ".join(filter(None, (measure.name, measure.part, measure.unit)))
+def _unit(row: Row) -> str:
+    return f" ({row.measure.unit})" if row.measure.unit else ""
 
 
 def table(tuning: Tuning) -> list[tuple[Trial, list[str]]]:
@@ -36,33 +41,27 @@ def table(tuning: Tuning) -> list[tuple[Trial, list[str]]]:
     return [(tuning.trial(n), _cells(tuning, tuning.trial(n))) for n in numbers if not tuning.trial(n).failure]
 
 
-def _searched(tuning: Tuning) -> list[str]:
-    """Settings that are not the same in every trial."""
-    first = tuning.trials[0].settings
-    return [name for name in first if any(t.settings[name] != first[name] for t in tuning.trials)]
-
-
 def _cells(tuning: Tuning, trial: Trial) -> list[str]:
-    marks = {DEFAULT: "default", tuning.chosen: "chosen"} if tuning.chosen != DEFAULT else {DEFAULT: "default, chosen"}
-    settings = shown(trial.settings)
-    unit = next(iter(tuning.objective.values())).measure.unit
+    marks = [name for name, n in (("default", DEFAULT), ("chosen", tuning.chosen)) if n == trial.number]
     return [
         str(trial.number),
-        *(settings[name] for name in _searched(tuning)),
         *(f"{low}-{high}" if low != high else str(low) for low, high in trial.ranks),
-        number(trial.gain, unit, sign=True),
-        f"{trial.kl:.4f}",
-        marks.get(trial.number, ""),
+        number(trial.gain, tuning.objective[CHOSEN_BASE].measure.unit, sign=True),
+        f"{trial.kl:.2g}" if trial.kl < 0.1 else f"{trial.kl:.3f}",
+        ", ".join(marks),
+        told(trial.settings),
     ]
 
 
-def held_back(tuning: Tuning) -> list[tuple[str, list[str]]]:
-    """Comparison -> measure, n, value of either, difference with its interval, p; the objective first, then costs."""
+def held_back(tuning: Tuning) -> list[tuple[str, int, list[list[str]]]]:
+    """Comparison, examples of the objective, and measures: value before and after, difference with its interval, p; the
+    objective first, then costs.
+    """
     found = []
     for name, rows in tuning.held_back.items():
         own = tuning.objective[name]
-        others = [row for row in rows if row.task == "neutral_text" and row.measure.key in ("kl", "perplexity")]
-        found += [(name, _compared(row)) for row in [own, *others]]
+        others = [row for row in rows if row.task == NEUTRAL and row.measure.key in ("kl", "perplexity")]
+        found.append((name, own.found.n, [_compared(row) for row in (own, *others)]))
     return found
 
 
@@ -71,25 +70,24 @@ def _compared(row: Row) -> list[str]:
     assert found.edited is not None
     assert found.difference is not None
     assert found.p is not None
-    title = ", ".join(filter(None, (row.measure.name, row.measure.part))) + (f" ({unit})" if unit else "")
+    title = ", ".join(filter(None, (row.measure.name, row.measure.part))) + _unit(row)
     p = "<0.001" if found.p < 0.001 else f"{found.p:.3f}"
-    values = [number(found.base, unit), number(found.edited, unit), number(found.difference, unit, sign=True)]
-    return [title, str(found.n), *values, p]
+    return [title, number(found.base, unit), number(found.edited, unit), number(found.difference, unit, sign=True), p]
 
 
-COMPARED = ["measure", "n", "before", "after", "difference", "p"]
+COMPARED = ["measure", "before", "after", "difference", "p"]
 
 
 def summary(tuning: Tuning) -> list[str]:
     """What the numbers are, in sentences."""
-    told, splits = tuning.told, tuning.told["splits"]
+    about, splits = tuning.told, tuning.told["splits"]
     parts = []
     for name, what in (("fit", "fitted on"), ("selection", "scored on"), ("held_back", "compared, once, on")):
         part = splits[name]
         count = f"{part['demonstrations']} demonstrations" if "demonstrations" in part else _rows(part)
         parts.append(f"{what} {count}")
     return [
-        f"{len(tuning.trials)} trials for {told['objective']} on {told['base']}, seed {told['seed']}: "
+        f"{len(tuning.trials)} trials for {about['objective']} on {about['base']}, seed {about['seed']}: "
         f"{', '.join(parts)}; no question is in two of these, and of the neutral texts one half is for trials and the "
         "other held back.",
         f"Chosen: {RULE} ({tuning.max_kl:g} nats per token).",
@@ -112,7 +110,10 @@ def markdown(tuning: Tuning) -> str:
     lines += ["", "## Pareto front, and the untuned default (data for selection)", ""]
     lines += _table(header(tuning), [cells for _, cells in table(tuning)])
     lines += ["", f"![gain against KL]({FIGURES[0]})", "", "## Held-back data", ""]
-    lines += _table(["", *COMPARED], [[name, *cells] for name, cells in held_back(tuning)])
+    lines += _table(
+        ["", "n", *COMPARED],
+        [[name, str(n), *cells] for name, n, measures in held_back(tuning) for cells in measures],
+    )
     chosen = shown(tuning.trial(tuning.chosen).settings)
     lines += ["", "## The chosen edit", "", *(f"- {name}: {value}" for name, value in chosen.items())]
     return "\n".join(lines) + "\n"
@@ -155,8 +156,8 @@ def draw(tuning: Tuning) -> Any:
 
     figure = Figure(figsize=(7, 4.4), layout="constrained")
     axes = figure.subplots()
-    unit = next(iter(tuning.objective.values())).measure.unit
-    factor = 100 if unit == "%" else 1
+    own = tuning.objective[CHOSEN_BASE].measure
+    factor = 100 if own.unit == "%" else 1
     good = [trial for trial in tuning.trials if not trial.failure]
 
     def at(trial: Trial) -> tuple[float, float]:
@@ -184,8 +185,7 @@ def draw(tuning: Tuning) -> Any:
     axes.annotate(f"max KL {tuning.max_kl:g}", (tuning.max_kl, 1), xycoords=("data", "axes fraction"), fontsize=8,
                   color="0.4", xytext=(3, -9), textcoords="offset points")  # fmt: skip
     axes.axhline(0, color="0.85", linewidth=1, zorder=0)
-    points = " (percentage points)" if unit == "%" else f" ({unit})" if unit else ""
-    own = next(iter(tuning.objective.values())).measure
+    points = " (percentage points)" if own.unit == "%" else _unit(tuning.objective[CHOSEN_BASE])
     axes.set(
         xscale="log", xlabel="KL from the base (nats per token of neutral text)", ylabel=f"gain: {own.name}{points}"
     )

@@ -78,6 +78,20 @@ class Trial:
         return cls(data["number"], data["settings"], *numbers)
 
 
+def front(trials: Sequence[Trial]) -> list[int]:
+    """Numbers of the trials on the Pareto front: no other gains as much for less KL, or more for as much.
+
+    (Optuna's own knows only those that keep to its constraints.)
+    """
+    good = [trial for trial in trials if not trial.failure]
+    return [trial.number for trial in good if not any(_dominates(other, trial) for other in good)]
+
+
+def _dominates(one: Trial, other: Trial) -> bool:
+    gains = one.gain.value - other.gain.value, other.kl - one.kl
+    return min(gains) >= 0 and max(gains) > 0
+
+
 RULE = "of the Pareto front, the largest gain whose KL is at most max_kl; where there is none, the smallest KL"
 
 

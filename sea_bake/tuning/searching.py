@@ -1,7 +1,8 @@
 """The search: Optuna proposes settings, each is fitted from saved activations and judged, and the journal keeps it.
 
 The sampler is TPE, in its form for several objectives (Ozaki et al. 2022), which Optuna recommends for up to a thousand
-trials; NSGA-II wants populations of fifty. It is seeded anew for every trial with the run's seed and the trial's
+trials; NSGA-II wants populations of fifty. It is told how far each trial lies beyond the KL that is allowed, so that it
+does not dwell on gains that cost too much. It is seeded anew for every trial with the run's seed and the trial's
 number, and sees finished trials only: a run that was killed and goes on proposes what it would have proposed.
 """
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.samplers import BaseSampler
 
+KL = "KL"
 RECORD = "record"  # the attribute of Optuna's trial that holds ours
 _OWN_FAULTS = (SettingError, ActivationError, EvaluationError, torch.linalg.LinAlgError)  # of one trial's settings
 
@@ -98,6 +100,7 @@ def search(
     *,
     trials: int,
     seed: int,
+    max_kl: float,
     timeout: float | None = None,
     tell: Callable[[Trial], None] = lambda trial: None,
 ) -> list[Trial]:
@@ -125,7 +128,9 @@ def search(
             if number == DEFAULT:
                 found = bench.trial(number, untuned())
                 drawn = space.drawn(found.settings)
-                ended: dict[str, Any] = {"state": TrialState.FAIL} if found.failure else {"values": _values(found)}
+                ended: dict[str, Any] = {"values": _values(found), "constraints": {KL: found.kl - max_kl}}
+                if found.failure:
+                    ended = {"state": TrialState.FAIL}
                 study.add_trial(
                     create_trial(
                         params=drawn,
@@ -142,6 +147,7 @@ def search(
                 if found.failure:
                     study.tell(asked, state=TrialState.FAIL)
                 else:
+                    asked.set_constraint(KL, found.kl - max_kl)
                     study.tell(asked, _values(found))
             done.append(found)
             tell(found)
@@ -153,11 +159,6 @@ def finished(study: Study) -> list[Trial]:
     """The trials that were carried through, failed ones too, in their order."""
     kept = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and RECORD in t.user_attrs]
     return sorted((Trial.from_json(t.user_attrs[RECORD]) for t in kept), key=lambda trial: trial.number)
-
-
-def front(study: Study) -> list[int]:
-    """Numbers of the trials on the Pareto front: no other gains as much for as little KL."""
-    return sorted(trial.user_attrs[RECORD]["number"] for trial in study.best_trials)
 
 
 def _values(trial: Trial) -> list[float]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Settings = dict[str, Any]  # arguments of ``fit``
 _SHARES = ("K_positive", "K_negative")
 _NUMBERS = (*_SHARES, "alpha")
+_NAMES = {"K_positive": "K+", "K_negative": "K-"}
 _WORDS = {"yes": True, "no": False, "true": True, "false": False}
 _KNOWN: dict[str, Sequence[Any]] = {
     "site": [site.value for site in Site],
@@ -32,8 +33,9 @@ _KNOWN: dict[str, Sequence[Any]] = {
 
 @dataclass(frozen=True)
 class Range:
-    """All numbers from ``low`` to ``high``. Of a K it is 1 - K that is drawn, evenly on a logarithmic scale: from 0.95
-    to 0.96 is a small step, from 0.98 to 0.99 a large one.
+    """All numbers from ``low`` to ``high``, drawn evenly on a logarithmic scale where both are positive: KL goes with
+    the square of alpha. Of a K it is 1 - K that is drawn so: from 0.95 to 0.96 is a small step, from 0.98 to 0.99 a
+    large one.
     """
 
     low: float
@@ -54,7 +56,7 @@ class Space:
     merge: tuple[str, ...] = ("l2", "sum", "average")
     feature: tuple[str, ...] = ("identity", "tanh", "elu", "squared-exponential")
     centre: tuple[bool, ...] = (False, True)
-    alpha: tuple[float, ...] | Range = Range(0.25, 1.5)
+    alpha: tuple[float, ...] | Range = Range(0.05, 1.5)
     parts: tuple[str, ...] = ("both",)
 
     @classmethod
@@ -99,7 +101,7 @@ class Space:
             if isinstance(axis, Range) and name in _SHARES:
                 found[_left_out(name)] = FloatDistribution(1 - axis.high, 1 - axis.low, log=True)
             elif isinstance(axis, Range):
-                found[name] = FloatDistribution(axis.low, axis.high)
+                found[name] = FloatDistribution(axis.low, axis.high, log=axis.low > 0)
             elif len(axis) > 1:
                 found[name] = CategoricalDistribution([repr(value) for value in axis])  # of texts: 1 is not 1.0 there
         return found
@@ -144,9 +146,15 @@ def shown(settings: Settings) -> dict[str, str]:
     """Settings for people."""
     words = {True: "yes", False: "no"}
     return {
-        name: words[value] if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+        _NAMES.get(name, name): words[value] if isinstance(value, bool) else str(value)
         for name, value in settings.items()
     }
+
+
+def told(settings: Settings) -> str:
+    """What differs from an untuned fit: "site attn, K+ 0.9, alpha 0.5"."""
+    same = shown(untuned())
+    return ", ".join(f"{name} {value}" for name, value in shown(settings).items() if value != same[name]) or "untuned"
 
 
 def _left_out(name: str) -> str:
