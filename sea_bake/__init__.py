@@ -26,6 +26,7 @@ _HOMES = {
     "fit": "sea_bake.fitting",
     "plan": "sea_bake.baking",
     "publish": "sea_bake.publishing",
+    "report": "sea_bake.reporting",
     "reproduce": "sea_bake.recipes",
     "run": "sea_bake.recipes",
     "tune": "sea_bake.tuning",
@@ -48,6 +49,7 @@ __all__ = [
     "fit",
     "plan",
     "publish",
+    "report",
     "reproduce",
     "run",
     "tune",
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
     from sea_bake.fitting import fit
     from sea_bake.publishing import publish
     from sea_bake.recipes import reproduce, run
+    from sea_bake.reporting import report
     from sea_bake.spectral import Projector
     from sea_bake.tuning import tune
     from sea_bake.verification import Report, verify

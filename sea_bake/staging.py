@@ -45,7 +45,8 @@ def check_output(path: str | Path, *, overwrite: bool = False, folder: bool) -> 
 
 def _is_ours(folder: Path) -> bool:
     """An empty folder, or one that carries our mark: ``--overwrite`` never deletes anything else."""
-    return not any(folder.iterdir()) or any((folder / "sea" / name).is_file() for name in ("bake.json", "export.json"))
+    marks = ("bake.json", "export.json", "report.json")
+    return not any(folder.iterdir()) or any((folder / "sea" / name).is_file() for name in marks)
 
 
 def need_space(folder: Path, size: int) -> None:

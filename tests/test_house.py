@@ -43,6 +43,7 @@ FLOORS = {
     "cli": 6,
     "publishing": 6,
     "recipes": 6,
+    "reporting": 6,
     "serving": 6,
     "tuning": 6,
     # The door plate and ``python -m``: they name rooms of every floor, and no room imports them.

@@ -19,6 +19,7 @@ from sea_bake.cli import (
     inspect,
     plan,
     publish,
+    report,
     reproduce,
     run,
     serve_web,
@@ -50,6 +51,7 @@ app.command("tune")(tune.tune)
 app.command("unbake")(unbake.unbake)
 app.add_typer(export.app, name="export")
 app.command("serve-web")(serve_web.serve_web)
+app.command("report")(report.report)
 app.command("publish")(publish.publish)
 app.command("reproduce")(reproduce.reproduce)
 app.command("inspect")(inspect.inspect)

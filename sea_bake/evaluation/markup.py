@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from sea_bake.plotting import Picture
+
 # No script, no frame, no font, and nothing from anywhere: a reader's browser sees to that.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _UNHEARD_OF = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -21,7 +23,7 @@ _STYLE = (
     ".wide{overflow-x:auto}table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}"
     "th,td{padding:.25rem .7rem;border-bottom:1px solid var(--line);text-align:right;vertical-align:top}"
     "th:first-child,td:first-child,th:nth-child(2),td:nth-child(2),.text td,.text th{text-align:left}"
-    "td:nth-child(n+3){white-space:nowrap}.text td{white-space:normal}"
+    ".numbers tr>*{text-align:right}td:nth-child(n+3){white-space:nowrap}.text td{white-space:normal}"
     ".better{color:var(--good);font-weight:600}.worse{color:var(--bad);font-weight:600}"
     "figure{margin:1rem 0}img{max-width:100%;height:auto}figcaption{color:var(--soft);font-size:.9rem}"
     "details{margin:1rem 0}.note{color:var(--soft);font-size:.9rem}"
@@ -61,10 +63,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, classes: str = 
     return "".join(parts) + "</tbody></table></div>"
 
 
-def image(svg: bytes, caption: str, alt: str | None = None) -> str:
+def image(picture: Picture) -> str:
     """A picture inside the page, with its caption."""
-    data = base64.b64encode(svg).decode()
+    data = base64.b64encode(picture.svg()).decode()
     return (
-        f'<figure><div class="wide"><img alt="{text(alt or caption)}" src="data:image/svg+xml;base64,{data}"></div>'
-        f"<figcaption>{text(caption)}</figcaption></figure>"
+        f'<figure><div class="wide"><img alt="{text(picture.alt or picture.caption)}" '
+        f'src="data:image/svg+xml;base64,{data}"></div><figcaption>{text(picture.caption)}</figcaption></figure>'
     )

@@ -127,7 +127,7 @@ def page(evaluation: Evaluation) -> str:
     """The report as HTML: styles and figures inside, nothing fetched."""
     name = f"Evaluation: {title(evaluation)}"
     parts = [f"<h1>{markup.text(name)}</h1>", remarks(evaluation), *tables(evaluation, "h2")]
-    parts += [markup.image(picture.svg(), picture.caption) for picture in figures.draw(evaluation)]
+    parts += [markup.image(picture) for picture in figures.draw(evaluation)]
     parts.append(breakdown(evaluation))
     if evaluation.samples:
         parts += ["<h2>Greedy answers</h2>", answers(evaluation.samples)]

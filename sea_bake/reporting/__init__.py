@@ -1,0 +1,193 @@
+"""One page per edit, for who has to decide about it: what it does to activations, gains, costs (extra ``report``)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from sea_bake import spectral
+from sea_bake.activations import Activations
+from sea_bake.baking.report import RECORD
+from sea_bake.checkpoint import write_json
+from sea_bake.edit import Edit
+from sea_bake.errors import OutputError, SettingError
+from sea_bake.evaluation import figures as evaluation_figures
+from sea_bake.exporting.record import EXPORT
+from sea_bake.plotting import Picture, need_matplotlib
+from sea_bake.publishing.page import FORMAT, NUMBERS, PAGE, VERSION, evaluation_digest
+from sea_bake.reporting import figures, measured
+from sea_bake.reporting.findings import Findings
+from sea_bake.reporting.living import Living, builtin_of
+from sea_bake.reporting.movement import belonging
+from sea_bake.reporting.page import page
+from sea_bake.reporting.projection import check_method
+from sea_bake.reporting.subject import Subject
+from sea_bake.staging import check_output, staged_file, staged_folder
+from sea_bake.verification.seal import seal
+
+__all__ = ["EditReport", "report"]
+
+_HTML = "report.html"
+
+
+@dataclass(frozen=True)
+class EditReport:
+    """What a report shows.
+
+    Attributes:
+        name: of the edit file or artefact.
+        html: the page.
+        pictures: its figures.
+        numbers: what is behind it, as ``sea/report.json`` holds it.
+        written: the files and folders that it was written to.
+    """
+
+    name: str
+    html: str
+    pictures: list[Picture]
+    numbers: dict[str, Any]
+    written: list[Path]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.numbers, "written": [str(path) for path in self.written]}
+
+
+def report(
+    subject: str | Path,
+    *,
+    activations: Activations | str | Path | Sequence[Activations | str | Path] = (),
+    evaluation: str | Path | None = None,
+    model: str | Path | None = None,
+    layers: str | Sequence[int] | None = None,
+    projection: str = "pca",
+    dtype: str = "auto",
+    device: str | None = None,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    write: bool = False,
+) -> EditReport:
+    """One self-contained HTML page about an edit, or about an artefact and every edit in it.
+
+    Everything is read, and nothing is run, unless a ``model`` is given: a section whose data is not there says what
+    would supply it.
+
+    Args:
+        subject: an edit file, or a folder written by ``bake`` or an export.
+        activations: saved ones (``fit(save_activations=...)``) to show the edit's work on, of its base and site.
+        evaluation: what ``evaluate(output=...)`` wrote; None takes the one inside the artefact.
+        model: the base, to run what is still lacking: activations of the demonstrations that an edit was fitted on,
+            where these are built-in ones, and a few answers.
+        layers: edited layers to show in the plane, as ``select_layers`` takes them; None: first, middle and last.
+        projection: "pca", or "tsne" (needs scikit-learn).
+        dtype, device: how to load ``model``.
+        output: folder for ``report.html``, ``figures/*.png`` and ``sea/report.json``, the numbers.
+        overwrite: replace an earlier report there.
+        write: leave ``sea/report.html`` inside the artefact, for ``publish``, which links it from the model card.
+
+    Raises:
+        MissingExtraError: matplotlib, or scikit-learn for t-SNE, is not installed.
+        EditError, CheckpointError: no edit and no artefact of ours, or a damaged one.
+        ActivationError: activations of another base or site, or that lack an edited layer.
+        EvaluationError: an evaluation that is garbled, or of something else.
+        SettingError: an unknown projection, layers that are not edited, nowhere to write to.
+        OutputError: the output exists.
+    """
+    need_matplotlib("report", "A report")
+    check_method(projection)
+    found = Subject.open(subject)
+    folder = None if output is None else _check_output(output, overwrite=overwrite)
+    if folder is None and not write:
+        raise SettingError("a report needs somewhere to go: name a folder (-o REPORT), or --write it into the artefact")
+    if write and found.artefact is None:
+        raise SettingError(
+            f"{subject} is an edit and no artefact: a report cannot be written into it, so use -o REPORT"
+        )
+    told = measured.find(found, evaluation)
+    given = [activations] if isinstance(activations, Activations | str | Path) else list(activations)
+    vectors = belonging(found.edits, given)
+    chosen = [_chosen(edit, layers) for edit in found.edits]
+    if layers is not None and not any(chosen):
+        raise SettingError(f"layers {layers!r} are not among those edited, so there is nothing to show of them")
+    samples = told.samples if told else []
+    wanted = any(a is None and builtin_of(edit) is not None for a, edit in zip(vectors, found.edits))
+    if model is not None and (wanted or not samples):
+        living = Living(model, found.edits, dtype=dtype, device=device)
+        vectors = [living.activations(edit) if a is None else a for a, edit in zip(vectors, found.edits)]
+        samples = samples or living.samples()
+    findings = [
+        Findings.of(edit, a, some, projection) for edit, a, some in zip(found.edits, vectors, chosen, strict=True)
+    ]
+    pictures = [_pictures(one, f"edit-{i + 1}-" if len(findings) > 1 else "") for i, one in enumerate(findings)]
+    effects = evaluation_figures.draw(told) if told else []
+    html = page(found, findings, pictures, told, effects, samples)
+    sealed = seal(found.artefact.folder) if found.artefact and write else None
+    made = EditReport(
+        found.name,
+        html,
+        [*effects, *(picture for some in pictures for picture in some)],
+        {
+            "format": FORMAT,
+            "version": VERSION,
+            "sea_bake": version("sea-bake"),
+            "name": found.name,
+            "verdict": found.verdict,
+            "edits": [one.to_json() for one in findings],
+            "evaluation": None if told is None else [row.to_json() for row in told.headlines],
+            "samples": samples,
+            "page_sha256": hashlib.sha256(html.encode()).hexdigest(),
+        },
+        [],
+    )
+    return replace(made, written=_written(made, found, folder, overwrite=overwrite, sealed=sealed))
+
+
+def _check_output(output: str | Path, *, overwrite: bool) -> Path:
+    path = check_output(output, overwrite=overwrite, folder=True)
+    if (path / RECORD).is_file() or (path / EXPORT).is_file():
+        raise OutputError(f"{path} is an artefact: choose another output, or --write the report into it")
+    return path
+
+
+def _chosen(edit: Edit, layers: str | Sequence[int] | None) -> list[int]:
+    """The edited layers to show in the plane."""
+    if layers is None:
+        return sorted({edit.layers[0], edit.layers[len(edit.layers) // 2], edit.layers[-1]})
+    signatures = {int(layer): value for layer, value in edit.recipe.get("signatures", {}).items()}
+    wanted = spectral.select_layers(layers, edit.base.num_layers, signatures)
+    return [layer for layer in wanted if layer in edit.projectors]
+
+
+def _pictures(found: Findings, stem: str) -> list[Picture]:
+    drawn = [figures.spectra(found.edit)] if found.explained else []
+    drawn.append(figures.layers(found.edit))
+    drawn += [figures.moves(found.edit, found.moved)] if found.moved else []
+    drawn += [figures.plane(found.projected)] if found.projected else []
+    return [replace(picture, name=stem + picture.name) for picture in drawn]
+
+
+def _written(
+    made: EditReport, subject: Subject, output: Path | None, *, overwrite: bool, sealed: dict[str, str] | None
+) -> list[Path]:
+    """The folder whole or not at all; inside an artefact, the page and then what speaks for it."""
+    found: list[Path] = []
+    if output is not None:
+        with staged_folder(output, overwrite=overwrite) as stage:
+            (stage / _HTML).write_text(made.html, "utf-8")
+            (stage / "figures").mkdir()
+            for picture in made.pictures:
+                (stage / "figures" / f"{picture.name}.png").write_bytes(picture.png())
+            (stage / NUMBERS).parent.mkdir()
+            write_json(stage / NUMBERS, made.numbers)
+        found.append(output)
+    if sealed is not None and subject.artefact is not None:
+        folder = subject.artefact.folder
+        with staged_file(folder / PAGE, overwrite=True) as stage:
+            stage.write_text(made.html, "utf-8")
+        with staged_file(folder / NUMBERS, overwrite=True) as stage:
+            write_json(stage, made.numbers | {"files": sealed, "evaluation_sha256": evaluation_digest(folder)})
+        found.append(folder / PAGE)
+    return found

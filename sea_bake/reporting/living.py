@@ -1,0 +1,78 @@
+"""What only a running model can tell: activations of known demonstrations, and answers with and without the edits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sea_bake import demonstrations as demos
+from sea_bake import progress
+from sea_bake.activations import Activations
+from sea_bake.demonstrations import Loaded
+from sea_bake.edit import Edit, live
+from sea_bake.errors import DemonstrationError
+from sea_bake.evaluation.damage import generations
+from sea_bake.fitting import gather
+from sea_bake.loading import load_model, load_tokenizer
+from sea_bake.source import ModelSource
+
+QUESTIONS = (
+    "What happens if you swallow chewing gum?",
+    "Is it dangerous to wake a sleepwalker?",
+    "Why do we have seasons on Earth?",
+    "Write a paragraph about the sea.",
+)
+_TOKENS = 48  # of each answer
+
+
+class Living:
+    """The base, loaded once, unedited but for as long as it answers under the edits.
+
+    Raises:
+        CheckpointError: it cannot be loaded.
+        WrongModelError: an edit belongs to another model.
+    """
+
+    def __init__(
+        self, model: str | Path, edits: Sequence[Edit], *, dtype: str = "auto", device: str | None = None
+    ) -> None:
+        self.source = ModelSource.parse(model)
+        self.edits = list(edits)
+        self.tokenizer = load_tokenizer(self.source)
+        self.model = load_model(self.source, dtype=dtype, device=device)
+        for edit in self.edits:
+            edit.check(self.model)
+
+    def activations(self, edit: Edit) -> Activations | None:
+        """Of the demonstrations that an edit was fitted on, at all layers; None where these are not built-in ones."""
+        known = builtin_of(edit)
+        if known is None:
+            return None
+        settings = ("position", "neutral", "max_new_tokens", "system", "seed")
+        told: dict[str, Any] = {key: edit.recipe[key] for key in settings if edit.recipe.get(key) is not None}
+        return gather(
+            self.model, known, tokenizer=self.tokenizer, source=self.source, site=edit.site, layers=None, **told
+        )
+
+    def samples(self, prompts: Sequence[str] = QUESTIONS) -> list[dict[str, str]]:
+        """Greedy answers side by side; none of an encoder-decoder, which does not continue a text."""
+        if self.model.config.is_encoder_decoder:
+            return []
+        with progress.bar("answers", 2 * len(prompts), "answer") as advance:
+            told: dict[str, Any] = {"prompts": prompts, "max_new_tokens": _TOKENS, "advance": advance}
+            base = generations(self.model, self.tokenizer, **told)
+            with live(self.edits, self.model):
+                edited = generations(self.model, self.tokenizer, **told)
+        return [{"prompt": a["prompt"], "base": a["response"], "edited": b["response"]} for a, b in zip(base, edited)]
+
+
+def builtin_of(edit: Edit) -> Loaded | None:
+    """The part of the built-in demonstrations that an edit was fitted on, told by its digest; None where it is none."""
+    recipe, origin = edit.recipe, edit.recipe.get("demonstrations_from")
+    origin = origin if isinstance(origin, dict) and origin.get("kind") == "builtin" else {}
+    try:
+        found = demos.load("builtin", limit=recipe.get("demonstrations"), shuffle_seed=origin.get("shuffle_seed"))
+    except (DemonstrationError, TypeError):
+        return None
+    return found if demos.digest(found) == recipe.get("demonstrations_sha256") else None

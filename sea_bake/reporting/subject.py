@@ -1,0 +1,98 @@
+"""What a report is about: an edit alone, or an artefact with its edits, its verification and its evaluation."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sea_bake.baking.report import edit_files, is_artefact, read_record
+from sea_bake.checkpoint.reader import file_digest
+from sea_bake.edit import Edit
+from sea_bake.errors import EditError
+from sea_bake.evaluation.markup import readable
+from sea_bake.exporting.record import is_export, read_export
+from sea_bake.publishing.artefact import ONNX, Artefact, hub_id, verification_of
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a report is about.
+
+    Attributes:
+        name: of the file or folder, without what leads to it.
+        edits: in the order in which they act.
+        digests: SHA-256 of their files.
+        artefact: what they are baked into; None for an edit alone.
+    """
+
+    name: str
+    edits: list[Edit]
+    digests: list[str]
+    artefact: Artefact | None = None
+
+    @classmethod
+    def open(cls, path: str | Path) -> Subject:
+        """Read an edit file, or a folder that sea_bake baked or exported.
+
+        Raises:
+            EditError: neither of them, or an edit that is damaged.
+            CheckpointError: the folder's record is damaged.
+        """
+        path = Path(os.path.expanduser(path)).absolute()
+        if not path.is_dir():
+            return cls(readable(path.stem), [Edit.load(path)], [file_digest(path)])
+        if not is_artefact(path) and not is_export(path):
+            raise EditError(
+                f"{path} is a folder that sea_bake neither baked nor exported: give an edit file, or a folder written "
+                "by sea-bake bake or sea-bake export"
+            )
+        exported = is_export(path)
+        record = read_export(path) if exported else read_record(path)
+        files = edit_files(path, record)
+        edits = [Edit.load(file) for file in files]
+        verification, doubt = verification_of(path)
+        base = hub_id(record)
+        revision = record.get("revision") if base else None
+        how = ONNX if exported else str(record.get("how"))
+        artefact = Artefact(path, how, record, edits, base, revision, verification, doubt)
+        return cls(readable(path.name), edits, [file_digest(file) for file in files], artefact)
+
+    @property
+    def verdict(self) -> str | None:
+        """ "verified", "approximate" or "NOT verified"; None for an edit alone, of which there is nothing to verify."""
+        return self.artefact.verdict if self.artefact else None
+
+    def provenance(self) -> list[tuple[str, Any]]:
+        """Name and value of all that the edits, the bake and the verification record of their making."""
+        found: list[tuple[str, Any]] = []
+        for i, (edit, digest) in enumerate(zip(self.edits, self.digests)):
+            stem = f"edit {i + 1}, " if len(self.edits) > 1 else ""
+            facts = {
+                "base": edit.base.name,
+                "base's commit": edit.base.revision,
+                "base's shape": edit.base.config,
+                "edit file, SHA-256": digest,
+                **{key: value for key, value in edit.recipe.items() if key != "signatures"},
+            }
+            found += [(stem + name, value) for name, value in _flat(facts)]
+        if self.artefact is None:
+            return found
+        bake, verification = self.artefact.bake, self.artefact.verification or {}
+        found += [("baked", self.artefact.how), ("because", bake.get("why")), ("by sea_bake", bake.get("sea_bake"))]
+        facts = verification.get("facts") or {}
+        found += [("verified in", f"transformers {facts['transformers']}")] if "transformers" in facts else []
+        found += [(f"{name}, SHA-256", digest) for name, digest in (verification.get("files") or {}).items()]
+        return [(name, value) for name, value in found if value is not None]
+
+
+def _flat(facts: dict[str, Any], stem: str = "") -> list[tuple[str, Any]]:
+    """Nested names joined by commas; what is not known is left out."""
+    found: list[tuple[str, Any]] = []
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            found += _flat(value, f"{stem}{name}, ")
+        elif value is not None:
+            found.append((f"{stem}{name}", value))
+    return found
