@@ -49,8 +49,8 @@ def report(
     """Draw one HTML page about an edit: spectra, movement, gain and cost, verdict, answers.
 
     Without --model nothing is run, and it takes seconds: what is there is read, and a section whose data is not there
-    says which command would supply it. With --model the base is loaded for what is lacking (a minute for a small
-    model). The page needs no network and no JavaScript. Examples:
+    says which command would supply it. With --model the base is loaded for what is lacking (about as long as the fit
+    took). The page needs no network and no JavaScript. Examples:
 
       sea-bake report truthful.safetensors -a activations.safetensors -o truthful-report
 

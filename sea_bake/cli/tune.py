@@ -86,7 +86,8 @@ def tune(
         ),
     ] = None,
     site: Annotated[
-        str | None, typer.Option(help="Default: mlp,attn,block.", rich_help_panel=_SPACE, show_default=False)
+        str | None,
+        typer.Option(help="mlp, attn, block. Default: mlp,attn.", rich_help_panel=_SPACE, show_default=False),
     ] = None,
     layers: Annotated[
         list[str] | None,
@@ -116,7 +117,9 @@ def tune(
     feature: Annotated[
         str | None,
         typer.Option(
-            help="Default: identity,tanh,elu,squared-exponential.", rich_help_panel=_SPACE, show_default=False
+            help="identity, tanh, elu, squared-exponential. Default: identity,tanh.",
+            rich_help_panel=_SPACE,
+            show_default=False,
         ),
     ] = None,
     centre: Annotated[
@@ -154,7 +157,7 @@ def tune(
     """Search the settings of a fit: the largest gain for little KL, confirmed on data that no trial has seen.
 
     Data come in three parts without overlap: fitted on, scored on, held back. Activations are collected once for every
-    site, so a trial costs its evaluation only. Trial 0 is what sea-bake fit does untuned. Of the Pareto front the trial
+    site, so a trial costs its evaluation only. Trial 0 is what sea-bake fit does untuned, trials 1 and 2 the same with half and a quarter of its strength. Of the Pareto front the trial
     with the largest gain within --max-kl is chosen, written as OUTPUT/edit.safetensors, and compared with the untuned
     default on the held-back data: it beats it, or is not shown to, and the output says which. Run the same line again
     and a stopped search goes on; with more --trials a finished one does. Examples:

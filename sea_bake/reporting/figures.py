@@ -15,6 +15,7 @@ from sea_bake.reporting.projection import Projected
 ROLES = {"positive": ("#3b6fb6", "o"), "negative": ("#c4631c", "^"), "neutral": ("0.5", "s")}  # colour, marker
 _SIGNS = {"positive": "+", "negative": "-"}
 _MAP = "viridis_r"
+_ROUNDING = 1e-12  # singular values below this share of the first are zeros, up to rounding: no scale is spent on them
 
 
 def spectra(edit: Edit) -> Picture:
@@ -33,7 +34,8 @@ def spectra(edit: Edit) -> Picture:
             for layer, colour in colours.items():
                 values = spectrum(edit, layer, part).tolist()
                 k = edit.ranks[layer][column]
-                above.plot(range(1, len(values) + 1), values, color=colour, linewidth=1)
+                seen = [s for s in values if s > _ROUNDING * values[0]]
+                above.plot(range(1, len(seen) + 1), seen, color=colour, linewidth=1)
                 if 0 < k <= len(values):
                     above.plot(k, values[k - 1], "o", color=colour, markersize=4)
             above.set(xscale="log", yscale="log", title=f"singular values of Ω{sign} (dot: k{sign})")

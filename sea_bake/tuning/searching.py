@@ -26,7 +26,7 @@ from sea_bake.evaluation import Judge
 from sea_bake.fitting import fit
 from sea_bake.tuning.objective import Objective, gain, kl
 from sea_bake.tuning.results import DEFAULT, Trial
-from sea_bake.tuning.space import Settings, Space, untuned
+from sea_bake.tuning.space import Settings, Space, starts
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -120,13 +120,13 @@ def search(
     for trial in done:
         bench.remember(trial)
     deadline = math.inf if timeout is None else time.monotonic() + timeout
-    distributions = space.distributions()
+    distributions, first = space.distributions(), starts(space)
     with progress.bar("trials", trials, "trial") as advance:
         advance(min(len(done), trials))
         while len(done) < trials and (len(done) == DEFAULT or time.monotonic() < deadline):
             number = len(done)
-            if number == DEFAULT:
-                found = bench.trial(number, untuned())
+            if number < len(first):
+                found = bench.trial(number, first[number])
                 drawn = space.drawn(found.settings)
                 ended: dict[str, Any] = {"values": _values(found), "constraints": {KL: found.kl - max_kl}}
                 if found.failure:
