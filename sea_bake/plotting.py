@@ -45,6 +45,7 @@ class Picture:
         buffer = io.BytesIO()
         with drawing():
             self.figure.savefig(buffer, format=form, metadata=metadata, dpi=150)
+            self.figure.set_layout_engine("none")  # everything has its place now, in any form
         return buffer.getvalue()
 
 

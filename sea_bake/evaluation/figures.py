@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import shorten
 from typing import Any
 
 from sea_bake.evaluation.measures import margin_of
@@ -9,6 +10,7 @@ from sea_bake.evaluation.results import Evaluation, Row
 from sea_bake.plotting import Picture, drawing, need_matplotlib
 
 _GAIN, _COST = "#3b6fb6", "0.45"
+_LONGEST = 60  # characters of a label, so that what it labels has room
 
 
 def draw(evaluation: Evaluation) -> list[Picture]:
@@ -81,7 +83,8 @@ def _dots(rows: list[Row], labels: list[str], colours: list[str]) -> Any:
         axes.plot([100 * difference.low, 100 * difference.high], [place, place], color=colour, linewidth=2)
         axes.plot(100 * difference.value, place, "o", color=colour, markersize=5)
     axes.axvline(0, color="0.7", linewidth=1, zorder=0)
-    axes.set(yticks=range(len(rows)), yticklabels=labels, xlabel="edited - base (percentage points)")
+    names = [shorten(label, _LONGEST, placeholder=" ...") for label in labels]
+    axes.set(yticks=range(len(rows)), yticklabels=names, xlabel="edited - base (percentage points)")
     axes.invert_yaxis()
     axes.spines[["top", "right", "left"]].set_visible(False)
     return figure

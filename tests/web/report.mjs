@@ -23,11 +23,16 @@ const context = await browser.newContext({
   colorScheme: request.scheme ?? "light",
 });
 const page = await context.newPage();
-const seen = { problems: [], requests: [] };
+const seen = { problems: [], requests: [], blocked: [] };
 page.on("console", (message) => ["error", "warning"].includes(message.type()) && seen.problems.push(message.text()));
 page.on("pageerror", (error) => seen.problems.push(String(error)));
 page.on("dialog", (dialog) => seen.problems.push(`dialog: ${dialog.message()}`) && dialog.dismiss());
 context.on("request", (asked) => asked.url().startsWith("data:") || seen.requests.push(asked.url()));
+context.on("requestfailed", (asked) => {
+  if (asked.failure().errorText !== "csp") return; // held back by the page's own policy: it never left
+  seen.requests.splice(seen.requests.indexOf(asked.url()), 1);
+  seen.blocked.push(asked.url());
+});
 try {
   await page.goto(request.url);
   await page.waitForLoadState("networkidle");
