@@ -3,7 +3,7 @@
 The sampler is TPE, in its form for several objectives (Ozaki et al. 2022), which Optuna recommends for up to a thousand
 trials; NSGA-II wants populations of fifty. It is told how far each trial lies beyond the KL that is allowed, so that it
 does not dwell on gains that cost too much. It is seeded anew for every trial with the run's seed and the trial's
-number, and sees finished trials only: a run that was killed and goes on proposes what it would have proposed.
+number, and sees finished trials only: a run that was killed goes on with what it would have proposed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -30,9 +29,8 @@ from sea_bake.tuning.space import Settings, Space, starts
 
 if TYPE_CHECKING:
     from optuna import Study
-    from optuna.samplers import BaseSampler
+    from optuna.distributions import BaseDistribution
 
-KL = "KL"
 RECORD = "record"  # the attribute of Optuna's trial that holds ours
 _OWN_FAULTS = (SettingError, ActivationError, EvaluationError, torch.linalg.LinAlgError)  # of one trial's settings
 
@@ -106,7 +104,7 @@ def search(
 ) -> list[Trial]:
     """Run what is missing of so many trials; all that there are, in their order.
 
-    Trials that an earlier run left unfinished are marked as failed in the journal, and their numbers given out again.
+    A trial is written into the study when it is finished, at one stroke: of one that a kill cuts off nothing is left.
 
     Args:
         timeout: seconds after which no further trial is begun; the untuned default always is.
@@ -114,8 +112,6 @@ def search(
     """
     from optuna.trial import TrialState, create_trial
 
-    for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
-        study.tell(left.number, state=TrialState.FAIL)
     done = finished(study)
     for trial in done:
         bench.remember(trial)
@@ -126,54 +122,47 @@ def search(
         while len(done) < trials and (len(done) == DEFAULT or time.monotonic() < deadline):
             number = len(done)
             if number < len(first):
-                found = bench.trial(number, first[number])
-                drawn = space.drawn(found.settings)
-                ended: dict[str, Any] = {"values": _values(found), "constraints": {KL: found.kl - max_kl}}
-                if found.failure:
-                    ended = {"state": TrialState.FAIL}
-                study.add_trial(
-                    create_trial(
-                        params=drawn,
-                        distributions={name: distributions[name] for name in drawn},
-                        user_attrs={RECORD: found.to_json()},
-                        **ended,
-                    )
-                )
+                settings = first[number]
+                drawn = space.drawn(settings)
             else:
-                study.sampler = _sampler(seed, number)
-                asked = study.ask(distributions)
-                found = bench.trial(number, space.settings(asked.params))
-                asked.set_user_attr(RECORD, found.to_json())
-                if found.failure:
-                    study.tell(asked, state=TrialState.FAIL)
-                else:
-                    asked.set_constraint(KL, found.kl - max_kl)
-                    study.tell(asked, _values(found))
+                drawn = _proposed(study, distributions, seed, number)
+                settings = space.settings(drawn)
+            found = bench.trial(number, settings)
+            ended: dict[str, Any] = {
+                "values": [found.gain.value, found.kl],
+                "constraints": {"KL": found.kl - max_kl},
+            }
+            study.add_trial(
+                create_trial(
+                    params=drawn,
+                    distributions={name: distributions[name] for name in drawn},
+                    user_attrs={RECORD: found.to_json()},
+                    **({"state": TrialState.FAIL} if found.failure else ended),
+                )
+            )
             done.append(found)
             tell(found)
             advance(1)
     return done
 
 
-def finished(study: Study) -> list[Trial]:
-    """The trials that were carried through, failed ones too, in their order."""
-    kept = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and RECORD in t.user_attrs]
-    return sorted((Trial.from_json(t.user_attrs[RECORD]) for t in kept), key=lambda trial: trial.number)
-
-
-def _values(trial: Trial) -> list[float]:
-    return [trial.gain.value, trial.kl]
-
-
-def _sampler(seed: int, number: int) -> BaseSampler:
+def _proposed(study: Study, distributions: dict[str, BaseDistribution], seed: int, number: int) -> dict[str, Any]:
+    """The next settings: asked of a copy in memory, since the journal waits for the disk at every step."""
     import numpy as np
+    import optuna
     from optuna.samplers import TPESampler
 
     own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of arguments that are experimental in some releases
-        # Each setting by itself, as Optuna does for several objectives: trial 0 may lie outside of the space.
-        return TPESampler(seed=own, multivariate=False, constant_liar=False)
+    # Each setting by itself, as Optuna does for several objectives: trial 0 may lie outside of the space.
+    sampler = TPESampler(seed=own, multivariate=False, constant_liar=False)
+    copy = optuna.create_study(directions=study.directions, sampler=sampler)
+    copy.add_trials(study.get_trials(deepcopy=False))
+    return dict(copy.ask(distributions).params)
+
+
+def finished(study: Study) -> list[Trial]:
+    """The trials of a journal, failed ones too, in their order."""
+    return [Trial.from_json(trial.user_attrs[RECORD]) for trial in study.get_trials(deepcopy=False)]
 
 
 def _since(began: float) -> float:

@@ -46,9 +46,9 @@ class Range:
 class Space:
     """The settings that are searched, named as the arguments of :func:`sea_bake.fit`.
 
-    Each is a tuple of values (of one alone: it is fixed), or, of a number, a :class:`Range`. The defaults leave out what
-    was seen to break SmolLM2-135M at a tenth of its strength, so that few trials are wasted: Φ edits with "elu" or
-    "squared-exponential", and those of the residual stream ("block"), which no fold can carry either.
+    Each is a tuple of values (of one alone: it is fixed), or, of a number, a :class:`Range`. The defaults leave out
+    what was seen to break SmolLM2-135M at a tenth of its strength, so that few trials are wasted: "elu", and Φ edits of
+    the residual stream ("block"), which no fold can carry either.
     """
 
     site: tuple[str, ...] = ("mlp", "attn")
