@@ -32,7 +32,8 @@ def proof(subject: Subject) -> str:
     failures = "".join(f"<li>{text(failure)}</li>" for failure in report.get("failures") or [])
     sentence = (
         "The artefact was loaded in a fresh process and given the same tokens as the base with the edit live in hooks, "
-        "and as the bare base. It has to agree with the first and differ from the second."
+        "and as the bare base. It has to agree with the first and differ from the second. Whether the edit is any good "
+        "is another question: the next one."
     )
     head = ["against", "max |Δlogit|", "mean KL (nats)", "same top-1", "same greedy text"]
     limit = (
