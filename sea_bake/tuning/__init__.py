@@ -16,6 +16,7 @@ from typing import Any
 
 from sea_bake import demonstrations as demos
 from sea_bake.activations import Activations, check_settings, collect_sites
+from sea_bake.baking.report import is_artefact
 from sea_bake.demonstrations import Demonstration
 from sea_bake.errors import EvaluationError, SettingError, missing_extra
 from sea_bake.evaluation import Judge, damage
@@ -108,9 +109,9 @@ def tune(
     goal = Objective.parse(objective)
     texts = splits.halves(damage.read_texts(neutral_text))
     folder = Folder(output, overwrite=overwrite)
+    if is_artefact(model):
+        raise EvaluationError(f"{Path(model).name} is edited already: tune its base")
     doors = Doors.of(model, revision=revision, dtype=dtype, device=device)
-    if doors.artefact is not None:
-        raise EvaluationError(f"{doors.title} is edited already: tune its base, {doors.base.name}")
     for layers in dict.fromkeys([*space.layers, untuned()["layers"]]):
         check_layers(doors.base, layers)
     triples = demos.builtin() if demonstrations is None else demonstrations

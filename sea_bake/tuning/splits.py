@@ -108,7 +108,7 @@ def by_rows(
 
     select, confirm = (ROWS if count is None else count for count in (select, confirm))
     local = None if data is None else locate([task], data)
-    loaded = harness.load_tasks([task], local, None)["tasks"]
+    loaded = harness.load_tasks([task], local, None)[task]["tasks"]
     fewest = min(len(leaf.eval_docs) for leaf in loaded.values())
     if fewest < select + confirm:
         raise EvaluationError(
