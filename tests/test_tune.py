@@ -263,7 +263,7 @@ def test_a_killed_search_goes_on_as_if_nothing_had_happened(found: Tuning, outpu
     """SIGKILL in the middle of a trial; then, worse, a half-written line and the lock of the dead."""
     folder, journal = tmp_path / "out", tmp_path / "out" / JOURNAL
     process = subprocess.Popen(command(folder, "--trials", COUNT), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline and ended(journal) < 4:
         time.sleep(0.002)
     time.sleep(0.02)  # into the next trial
@@ -328,28 +328,45 @@ def test_a_finished_search_can_be_enlarged_and_says_that_it_looked_twice(
 
 # ------------------------------------------------------------------------------------------ what can, and cannot be won
 
-ALIKE = [Demonstration(d.prompt, "Yes, of course.", "No, never at all.") for d in tiny.demonstrations(40)]
-"""All have the same two answers: whatever an edit does to the one more than to the other, it does on every question."""
+ALIKE = [Demonstration(d.prompt, "Yes.", "No.") for d in tiny.demonstrations(40)]
 
 
-def test_a_gain_that_is_there_is_found_and_confirmed(tmp_path: Path) -> None:
-    """With a strength of either sign, one of them favours the first answer, on questions of every part."""
+@pytest.fixture(scope="module")
+def biased(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose last MLP always adds what speaks for "No." and against "Yes.".
+
+    That direction has nearly all of the variance, so an untuned fit (one share K for both projections) keeps it once,
+    drops it once, and does nothing; an edit that only drops it takes the bias away, on every question alike.
+    """
+    folder = tmp_path_factory.mktemp("biased") / "biased"
+    model, tokenizer = tiny.new_llama(mlp_bias=True), tiny.tokenizer()
+    said = [encode(tokenizer, ALIKE[0].prompt, answer).ids for answer in ("Yes.", "No.")]
+    yes, no = next((a, b) for a, b in zip(*said) if a != b)
+    rows = model.lm_head.weight.data
+    model.model.layers[-1].mlp.down_proj.bias.data += 20 * (rows[no] - rows[yes])
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_gain_that_is_there_is_found_and_confirmed(biased: Path, tmp_path: Path) -> None:
     space = Space(
-        site=("mlp",), layers=("all",), K_positive=(0.95,), K_negative=(0.95,), merge=("l2",), feature=("identity",),
-        centre=(False,), alpha=Range(-4, 4),
+        site=("mlp",), layers=("all", "3"), K_positive=(0, 1), K_negative=(0, 1), merge=("sum",), feature=("identity",),
+        centre=(False,), alpha=Range(0.1, 1),
     )  # fmt: skip
-    found = tune(tiny.single(), ALIKE, output=tmp_path / "out", space=space, max_kl=9, **SETTINGS)
+    found = tune(biased, ALIKE, output=tmp_path / "out", space=space, max_kl=9, **SETTINGS)
     own = found.objective["default to chosen"].found.difference
     assert own is not None
-    assert own.low > 0
+    assert own.low > 0.1
     assert found.beats
     assert f"trial {found.chosen} beats the untuned default on held-back data" in found.verdict
-    assert found.trial(found.chosen).kl > 0
+    settings = found.trial(found.chosen).settings
+    assert (settings["K_positive"], settings["K_negative"]) == (0, 1)  # what was planted
 
 
 def test_where_nothing_can_be_gained_the_output_says_so(tmp_path: Path) -> None:
     """Both answers are one text, so that every edit's margin is zero: the control of the test above."""
-    same = [Demonstration(d.prompt, "Yes, of course.", "Yes, of course.") for d in ALIKE]
+    same = [Demonstration(d.prompt, "Yes.", "Yes.") for d in ALIKE]
     path = tmp_path / "same.jsonl"
     rows = ({"prompt": d.prompt, "positive": d.positive, "negative": d.negative} for d in same)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
