@@ -40,7 +40,7 @@ def tune(
         float,
         typer.Option(
             help="Largest KL of the chosen edit from the base, in nats per token of neutral text: how far next-token "
-            "distributions may move. 0.02 is hardly seen, 0.1 changes one top token in ten or so, 1 is another model."
+            "distributions may move. On SmolLM2-135M 0.04 changed one top token in ten, and 0.7 doubled the perplexity."
         ),
     ] = 0.1,
     seed: Annotated[int, typer.Option(help="Of the split of the demonstrations and of the proposals.")] = 0,

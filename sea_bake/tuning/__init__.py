@@ -83,7 +83,7 @@ def tune(
         space: the settings that are searched.
         trials, timeout: so many trials, and no further one begun after so many seconds.
         max_kl: how far the chosen edit may move the model's next-token distributions on neutral text, in nats per
-            token; 0.1 is what a careful 4-bit quantisation does, 1 another model.
+            token. On SmolLM2-135M an edit of 0.04 changed one top token in ten, and one of 0.7 doubled the perplexity.
         seed: of the split and of the proposals.
         neutral_text: a file of neutral paragraphs in place of the built-in ones; half of them are held back.
         position, neutral, max_new_tokens: see :func:`sea_bake.activations.collect`.
@@ -147,7 +147,7 @@ def tune(
         )
         tuning = run.go(trials=trials, timeout=timeout, seed=seed, max_kl=max_kl)
         tuning.told.update({key: inputs[key] for key in ("objective", "space", "seed", "versions")})
-        tuning.told.update({"base": doors.base.name, "splits": parts.to_json(), "limits": {"trials": trials}})
+        tuning.told.update({"base": doors.base.name, "splits": parts.to_json()})
         reporting.write(tuning, folder.path)
     return tuning
 

@@ -55,13 +55,14 @@ def _cells(tuning: Tuning, trial: Trial) -> list[str]:
 
 def held_back(tuning: Tuning) -> list[tuple[str, int, list[list[str]]]]:
     """Comparison, examples of the objective, and measures: value before and after, difference with its interval, p; the
-    objective first, then costs.
+    objective first, then the share of answers in the right order where it is a margin, then costs.
     """
     found = []
     for name, rows in tuning.held_back.items():
         own = tuning.objective[name]
-        others = [row for row in rows if row.task == NEUTRAL and row.measure.key in ("kl", "perplexity")]
-        found.append((name, own.found.n, [_compared(row) for row in (own, *others)]))
+        order = [row for row in rows if row.task == own.task and row.measure.key == "pairs" and row is not own]
+        costs = [row for row in rows if row.task == NEUTRAL and row.measure.key in ("kl", "perplexity")]
+        found.append((name, own.found.n, [_compared(row) for row in (own, *order, *costs)]))
     return found
 
 
@@ -86,6 +87,12 @@ def summary(tuning: Tuning) -> list[str]:
         part = splits[name]
         count = f"{part['demonstrations']} demonstrations" if "demonstrations" in part else _rows(part)
         parts.append(f"{what} {count}")
+    flat = []
+    if tuning.objective[CHOSEN_BASE].measure.key == "margin":
+        flat.append(
+            "A margin also changes where a distribution only gets flatter; the share of answers in the right "
+            f"order is blind to that, and an objective too ({about['objective'].partition(':')[0]}:pairs)."
+        )
     return [
         f"{len(tuning.trials)} trials for {about['objective']} on {about['base']}, seed {about['seed']}: "
         f"{', '.join(parts)}; no question is in two of these, and of the neutral texts one half is for trials and the "
@@ -93,6 +100,7 @@ def summary(tuning: Tuning) -> list[str]:
         f"Chosen: {RULE} ({tuning.max_kl:g} nats per token).",
         "± is half of a 95 % interval from paired resamples. The gains of trials are those they were chosen by, and "
         "too good for that reason: what an edit is worth stands under held-back data.",
+        *flat,
         *tuning.notes,
     ]
 

@@ -1,9 +1,9 @@
 """What a search found. ``to_json`` is the file ``tune.json``::
 
-    {"format": "sea_bake.tuning", "version": 1, "base", "objective", "measure": {"name", "unit", "better"},
-     "verdict", "chosen": number, "front": [numbers], "rule", "max_kl", "seed", "looks": [numbers],
+    {"format": "sea_bake.tuning", "version": 1, "base", "objective", "measure": {"key", "name", "unit", "better"},
+     "verdict", "beats", "notes", "chosen": number, "front": [numbers], "rule", "max_kl", "seed", "looks": [numbers],
      "trials": [{"number", "settings", "value", "base", "gain", "interval", "kl", "ranks", "seconds", "failure"}, ...],
-     "splits": {"fit", "selection", "held_back"}, "space", "inputs", "versions",
+     "splits": {"fit", "selection", "held_back"}, "space", "versions",
      "held_back": {"default to chosen" | "base to chosen" | "base to default": [rows as in evaluation.json]}}
 
 Trial 0 has the settings of an untuned fit. "gain" is the measure's difference from the base, turned so that more is

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +100,6 @@ def search(
     seed: int,
     max_kl: float,
     timeout: float | None = None,
-    tell: Callable[[Trial], None] = lambda trial: None,
 ) -> list[Trial]:
     """Run what is missing of so many trials; all that there are, in their order.
 
@@ -108,7 +107,6 @@ def search(
 
     Args:
         timeout: seconds after which no further trial is begun; the untuned default always is.
-        tell: called with every trial that this run has finished.
     """
     from optuna.trial import TrialState, create_trial
 
@@ -141,7 +139,6 @@ def search(
                 )
             )
             done.append(found)
-            tell(found)
             advance(1)
     return done
 
