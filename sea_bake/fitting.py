@@ -20,9 +20,14 @@ from sea_bake.modeling_sea import FEATURES, MERGES, PARTS
 from sea_bake.sites import decoder_config, text_config
 from sea_bake.source import ModelSource
 
-# The paper's 0.998 suits 7B models. On SmolLM2-135M with generated neutral texts it keeps and drops up to 60 of 576
-# directions per layer and the text falls apart; 0.95 changes answers and keeps them fluent.
+# What scripts/study_defaults has chosen on SmolLM2-135M-Instruct and confirmed on held-back questions (.github/STUDY.md).
+# The paper's setting (mlp, l2, no centring, K = 0.998, for 7B models) makes that model's text fall apart.
+DEFAULT_SITE = Site.ATTN
 DEFAULT_K = 0.95
+DEFAULT_MERGE = "sum"
+DEFAULT_ALPHA = 0.77
+DEFAULT_CENTRE = True
+DEFAULT_NEW_TOKENS = 32
 DEFAULT_LAYERS = "last:0.66"  # the paper edits the last 21 of LLaMA-2's 32 layers
 
 
@@ -33,19 +38,19 @@ def fit(
     tokenizer: Any = None,
     source: ModelSource | str | None = None,
     activations: Activations | None = None,
-    site: Site | str = Site.MLP,
+    site: Site | str = DEFAULT_SITE,
     layers: str | Sequence[int] = DEFAULT_LAYERS,
     K: float | int = DEFAULT_K,
     K_positive: float | int | None = None,
     K_negative: float | int | None = None,
-    merge: str = "l2",
+    merge: str = DEFAULT_MERGE,
     feature: str = "identity",
     parts: str = "both",
-    alpha: float = 1.0,
-    centre: bool = False,
+    alpha: float = DEFAULT_ALPHA,
+    centre: bool = DEFAULT_CENTRE,
     position: Position = "last",
     neutral: Literal["generate", "prompt"] = "generate",
-    max_new_tokens: int = 64,
+    max_new_tokens: int = DEFAULT_NEW_TOKENS,
     system: str | None = None,
     seed: int = 0,
     batch_size: int = 16,
@@ -108,11 +113,11 @@ def gather(
     *,
     tokenizer: Any = None,
     source: ModelSource | str | None = None,
-    site: Site | str = Site.MLP,
+    site: Site | str = DEFAULT_SITE,
     layers: str | Sequence[int] | None = None,
     position: Position = "last",
     neutral: Literal["generate", "prompt"] = "generate",
-    max_new_tokens: int = 64,
+    max_new_tokens: int = DEFAULT_NEW_TOKENS,
     system: str | None = None,
     seed: int = 0,
     batch_size: int = 16,
@@ -156,7 +161,7 @@ def check_settings(
     K: float | int = DEFAULT_K,
     K_positive: float | int | None = None,
     K_negative: float | int | None = None,
-    merge: str = "l2",
+    merge: str = DEFAULT_MERGE,
     feature: str = "identity",
     parts: str = "both",
 ) -> None:

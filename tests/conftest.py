@@ -92,6 +92,8 @@ class Workshop:
                 K=self.K,
                 merge=merge,
                 feature=feature,
+                alpha=1.0,
+                centre=False,
             ),
         )
 

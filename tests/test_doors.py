@@ -19,6 +19,7 @@ from typing import Any
 import families
 import oracle
 import pytest
+import tiny
 import torch
 from conftest import Workshop, load
 from safetensors import safe_open
@@ -517,7 +518,9 @@ class Real:
         return self._activations[site]
 
     def edit(self, site: str, merge: str, feature: str) -> Edit:
-        return fit(None, activations=self.activations(site), merge=merge, feature=feature)
+        return fit(
+            None, activations=self.activations(site), **{**tiny.PAPER, "site": site, "merge": merge, "feature": feature}
+        )
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import exports
 import numpy as np
 import onnx
 import pytest
+import tiny
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch.nn import functional as F
@@ -279,7 +280,7 @@ def real(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Real:
     folder = tmp_path_factory.mktemp("quantised")
     # Neutral texts that the model writes itself: with prompts alone in their place the edit is so faint (mean KL 9e-5
     # from the base) that rounding to 8 bits, at 8e-3, hides it too.
-    edit = fit(smollm2, builtin()[:80], site="mlp", merge="l2", max_new_tokens=32)
+    edit = fit(smollm2, builtin()[:80], **tiny.PAPER)
     assert len(edit.layers) == 20
     artefact = bake(smollm2, edit, folder / "baked", how="insert").output
     export = export_onnx(artefact, folder / "onnx", quantize=("int8", "int4")).output

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from javascript import NODE, needs_chromium, needs_node, node
 
@@ -59,7 +60,14 @@ def world(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("runtimes")
     model, tokenizer = load_model(smollm2, dtype="float32"), load_tokenizer(smollm2)
     edit = fit(
-        model, builtin()[:24], tokenizer=tokenizer, source=smollm2.name, layers="last:20", neutral="prompt", K=0.998
+        model,
+        builtin()[:24],
+        tokenizer=tokenizer,
+        source=smollm2.name,
+        layers="last:20",
+        neutral="prompt",
+        K=0.998,
+        **tiny.PAPER,
     )
     edit.save(folder / "edit.safetensors")
     prompts = [list(encode(tokenizer, prompt).ids) for prompt in PROMPTS]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from conftest import load
 from torch import Tensor
@@ -65,8 +66,8 @@ def real(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Real:
     seen = collect(model, tokenizer, builtin()[:24], source=smollm2.name, site="mlp", neutral="prompt")
     # With K = 0.95 so few triples leave one direction, the mean's: an edit that changes next to nothing.
     edits = {
-        "l2": fit(None, activations=seen, layers="last:20", K=0.998),
-        "tanh": fit(None, activations=seen, layers="12,16,20", K=0.95, feature="tanh"),
+        "l2": fit(None, activations=seen, layers="last:20", K=0.998, **tiny.PAPER),
+        "tanh": fit(None, activations=seen, layers="12,16,20", K=0.95, feature="tanh", **tiny.PAPER),
     }
     exports, nodes = {}, {}
     for kind, edit in edits.items():

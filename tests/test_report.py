@@ -40,6 +40,7 @@ class Fitted:
             K=0.9,
             neutral="prompt",
             save_activations=self.acts,
+            **tiny.PAPER,
         )
         self.edit.save(self.path)
         self.activations = Activations.load(self.acts)

@@ -162,6 +162,10 @@ def demonstrations_file(count: int = 8) -> Path:
     return path
 
 
+# The paper's way of editing, whatever fit's defaults are: what needs an inserted layer takes it.
+PAPER: dict[str, Any] = {"site": "mlp", "merge": "l2", "centre": False, "alpha": 1.0}
+
+
 def edit_file(folder: Path | None = None, site: str = "mlp") -> Path:
     """An edit of all layers, fitted on 8 demonstrations. Not to be changed."""
     from sea_bake import fit
@@ -170,7 +174,7 @@ def edit_file(folder: Path | None = None, site: str = "mlp") -> Path:
     path = root() / f"{folder.name}-{site}.safetensors"
     if path.exists():
         return path
-    fit(folder, demonstrations(), layers="all", site=site, neutral="prompt", K=0.9).save(path)
+    fit(folder, demonstrations(), layers="all", neutral="prompt", K=0.9, **{**PAPER, "site": site}).save(path)
     return path
 
 

@@ -59,7 +59,7 @@ def demo(
         console.print(f"    kept from an earlier run: {edit_file}")
     else:
         living, tokenizer = load_model(source), load_tokenizer(source)
-        edit = fit(living, builtin(), tokenizer=tokenizer, source=source, max_new_tokens=32, batch_size=32)
+        edit = fit(living, builtin(), tokenizer=tokenizer, source=source)
         edit.save(edit_file)
         for question in QUESTIONS if not (as_json or quiet) else ():
             before = _answer(living, tokenizer, question)

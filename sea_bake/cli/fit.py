@@ -57,11 +57,11 @@ def fit(
     ] = "generate",
     max_new_tokens: Annotated[
         int, typer.Option(help="Length limit of generated neutral texts.", rich_help_panel="Demonstrations")
-    ] = 64,
+    ] = 32,
     site: Annotated[
         str,
         typer.Option(help="What is edited: mlp or attn output, or block (residual stream).", rich_help_panel="Edit"),
-    ] = "mlp",
+    ] = "attn",
     layers: Annotated[
         str,
         typer.Option(
@@ -79,8 +79,8 @@ def fit(
         str | None, typer.Option("--K-negative", help="K of the negative projection.", rich_help_panel="Edit")
     ] = None,
     merge: Annotated[
-        str, typer.Option(help="l2 (keep each token's norm), sum or average.", rich_help_panel="Edit")
-    ] = "l2",
+        str, typer.Option(help="sum (folds exactly), l2 (keep each token's norm) or average.", rich_help_panel="Edit")
+    ] = "sum",
     feature: Annotated[
         str,
         typer.Option(help="identity (linear SEA), or squared-exponential, tanh, elu (Φ-SEA).", rich_help_panel="Edit"),
@@ -89,11 +89,12 @@ def fit(
         str, typer.Option(help="both projections, or positive / negative alone.", rich_help_panel="Edit")
     ] = "both",
     alpha: Annotated[
-        float, typer.Option(help="Strength: h + alpha (y - h). 0 is the base model.", rich_help_panel="Edit")
-    ] = 1.0,
+        float,
+        typer.Option(help="Strength: h + alpha (y - h). 0 is the base model, 1 the paper's.", rich_help_panel="Edit"),
+    ] = 0.77,
     centre: Annotated[
-        bool, typer.Option("--centre", help="Subtract each role's mean first.", rich_help_panel="Edit")
-    ] = False,
+        bool, typer.Option("--centre/--no-centre", help="Subtract each role's mean first.", rich_help_panel="Edit")
+    ] = True,
     position: Annotated[
         str, typer.Option(help="Token: last, mean or random (of the continuation).", rich_help_panel="Activations")
     ] = "last",
@@ -117,7 +118,8 @@ def fit(
 ) -> None:
     """Fit a SEA edit from demonstrations.
 
-    Examples:
+    The defaults are those that helped on SmolLM2-135M-Instruct (.github/STUDY.md); the paper's, for 7B models, are
+    --site mlp --merge l2 --no-centre -K 0.998 --alpha 1. Examples:
 
       sea-bake fit HuggingFaceTB/SmolLM2-135M-Instruct -o truthful.safetensors
 

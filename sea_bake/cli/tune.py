@@ -145,7 +145,7 @@ def tune(
     ] = "generate",
     max_new_tokens: Annotated[
         int, typer.Option(help="Length limit of generated neutral texts.", rich_help_panel=_FIT)
-    ] = 64,
+    ] = 32,
     batch_size: Annotated[int, typer.Option(help="Rows per forward pass.", rich_help_panel=_FIT)] = 16,
     revision: Revision = None,
     dtype: Dtype = "auto",

@@ -22,7 +22,7 @@ from sea_bake.errors import EvaluationError, SettingError, missing_extra
 from sea_bake.evaluation import Judge, damage
 from sea_bake.evaluation.doors import BASE, Doors
 from sea_bake.fingerprint import BaseModel
-from sea_bake.fitting import check_layers
+from sea_bake.fitting import DEFAULT_NEW_TOKENS, check_layers
 from sea_bake.tuning import reporting, splits
 from sea_bake.tuning.confirming import compare
 from sea_bake.tuning.folder import EDIT, Folder
@@ -54,7 +54,7 @@ def tune(
     neutral_text: str | Path | None = None,
     position: str = "last",
     neutral: str = "generate",
-    max_new_tokens: int = 64,
+    max_new_tokens: int = DEFAULT_NEW_TOKENS,
     revision: str | None = None,
     dtype: str = "auto",
     device: str | None = None,
