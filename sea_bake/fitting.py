@@ -20,7 +20,7 @@ from sea_bake.modeling_sea import FEATURES, MERGES, PARTS
 from sea_bake.sites import decoder_config, text_config
 from sea_bake.source import ModelSource
 
-# What scripts/study_defaults has chosen on SmolLM2-135M-Instruct and confirmed on held-back questions (.github/STUDY.md).
+# What scripts/study_defaults has chosen on SmolLM2-135M-Instruct, and confirmed on held-back data: .github/STUDY.md.
 # The paper's setting (mlp, l2, no centring, K = 0.998, for 7B models) makes that model's text fall apart.
 DEFAULT_SITE = Site.ATTN
 DEFAULT_K = 0.95

@@ -25,14 +25,8 @@ def _artefact(how: str, feature: str) -> Path:
 
     output = tiny.root() / f"two-{how}-{feature}"
     merge = "sum" if how == "fold" else "l2"
-    edit = fit(
-        base(),
-        tiny.demonstrations(),
-        layers="all",
-        neutral="prompt",
-        K=0.9,
-        **{**tiny.PAPER, "merge": merge, "feature": feature},
-    )
+    settings = tiny.PAPER | {"merge": merge, "feature": feature}
+    edit = fit(base(), tiny.demonstrations(), layers="all", neutral="prompt", K=0.9, **settings)
     bake(base(), edit, output, how=how)
     return output
 

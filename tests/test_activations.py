@@ -553,7 +553,7 @@ def test_damaged_activations_are_refused(saved: Path, tmp_path: Path) -> None:
     for old, new in (
         ('"layers": [0, 1, 2, 3]', '"layers": [0, 1, 2, Infinity]'),
         ('"layers": [0, 1, 2, 3]', '"layers": 4'),
-        ('"site": "mlp"', '"site": "nose"'),
+        ('"site": "attn"', '"site": "nose"'),
         ('"config": {', '"config": [], "c": {'),
         ('"recipe": {', '"recipe": 3, "r": {'),
         ('"version": 1', '"version": 9'),

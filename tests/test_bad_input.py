@@ -195,7 +195,7 @@ def demonstrations_of_unknown_format(_: Path) -> Case:
 
 @case
 def nan_in_a_layer(folder: Path) -> Case:
-    base = spoiled(folder, lambda t: t["model.layers.2.mlp.down_proj.weight"].__setitem__((0, 0), float("nan")))
+    base = spoiled(folder, lambda t: t["model.layers.2.self_attn.o_proj.weight"].__setitem__((0, 0), float("nan")))
     words = ("neutral activation of demonstration 1", "NaN or infinite at layer 2", "--dtype bfloat16")
     return fitting(base, "--layers", "all", kind="ActivationError", words=words)
 
@@ -216,7 +216,7 @@ def nan_in_a_demonstration(folder: Path) -> Case:
 @case
 def overflow_in_float16(folder: Path) -> Case:
     """3e4 is a float16, and twice that as well; what a layer makes of it is not."""
-    base = spoiled(folder, lambda t: t["model.layers.1.mlp.down_proj.weight"].mul_(1e6))
+    base = spoiled(folder, lambda t: t["model.layers.1.self_attn.o_proj.weight"].mul_(1e6))
     words = ("NaN or infinite at layer 1", "float16 overflows in some models", "float32")
     return fitting(base, "--dtype", "float16", "--layers", "1-3", kind="ActivationError", words=words)
 

@@ -63,7 +63,7 @@ def test_help(command: str, flag: str) -> None:
                 f"default: {DEFAULT_K}",  # the library's own
                 f"default: {DEFAULT_LAYERS}",
                 "squared-exponential, tanh, elu",
-                "default: l2",
+                "default: sum",
             ),
         ),
         (
@@ -132,7 +132,7 @@ def test_fit_json(tmp_path: Path) -> None:
     data = ("-d", tiny.demonstrations_file(), "--max-new-tokens", 4, "--layers", "1-2", "-K", "2")
     found = json_of(tiny.run("fit", tiny.single(), *data, "-o", tmp_path / "edit", "--json"))
     assert found["output"] == str(tmp_path / "edit")
-    assert (found["family"], found["site"], found["layers"]) == ("llama", "mlp", [1, 2])
+    assert (found["family"], found["site"], found["layers"]) == ("llama", "attn", [1, 2])
     assert found["ranks"] == {"1": [2, 2], "2": [2, 2]}
     assert (found["recipe"]["K_positive"], found["recipe"]["neutral"]) == (2, "generate")
     assert (tmp_path / "edit").is_file()
@@ -179,8 +179,9 @@ def test_quiet_says_nothing(tmp_path: Path) -> None:
 
 def test_people_are_told_what_comes_next(tmp_path: Path) -> None:
     fitted = tiny.run(
-        "fit", tiny.single(), "-d", tiny.demonstrations_file(), "--neutral", "prompt", "-o", tmp_path / "edit"
-    )
+        "fit", tiny.single(), "-d", tiny.demonstrations_file(), "--neutral", "prompt", "--merge", "l2",
+        "-o", tmp_path / "edit",
+    )  # fmt: skip
     assert f"sea-bake bake {tiny.single()} {tmp_path / 'edit'} -o OUT" in fitted.out
     made = tiny.run("bake", tiny.single(), tmp_path / "edit", "-o", tmp_path / "out")
     assert f"sea-bake verify {tmp_path / 'out'} --base {tiny.single()}" in made.out

@@ -518,9 +518,8 @@ class Real:
         return self._activations[site]
 
     def edit(self, site: str, merge: str, feature: str) -> Edit:
-        return fit(
-            None, activations=self.activations(site), **{**tiny.PAPER, "site": site, "merge": merge, "feature": feature}
-        )
+        settings = tiny.PAPER | {"site": site, "merge": merge, "feature": feature}
+        return fit(None, activations=self.activations(site), **settings)
 
 
 @pytest.fixture(scope="module")

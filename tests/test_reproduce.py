@@ -239,7 +239,7 @@ def test_the_command_line_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("K_positive", 0.5), ("position", "last"), ("layers", "last:3"), ("merge", "sum"), ("alpha", 0.5)],
+    [("K_positive", 0.5), ("position", "last"), ("layers", "last:3"), ("merge", "l2"), ("alpha", 0.5)],
 )
 def test_another_setting_is_not_reproduced(tmp_path: Path, key: str, value: Any) -> None:
     def change(data: dict[str, Any]) -> None:

@@ -84,7 +84,7 @@ def collect(
     demonstrations: Sequence[Demonstration],
     *,
     source: ModelSource | str,
-    site: Site | str = Site.MLP,
+    site: Site | str = Site.ATTN,
     **options: Any,
 ) -> Activations:
     """Activations at one site: see :func:`collect_sites`, whose arguments and errors these are."""
