@@ -426,7 +426,14 @@ def test_bad_input_is_one_clear_error(fitted: Fitted, artefact: Path, tmp_path: 
         ("other", tiny.single(seed=1), {}),
     ):
         save = None if name == "few" else files[name]
-        fit(model, tiny.demonstrations(), layers="2-3", neutral="prompt", save_activations=save, **options)
+        fit(
+            model,
+            tiny.demonstrations(),
+            layers="2-3",
+            neutral="prompt",
+            save_activations=save,
+            **{**tiny.PAPER, **options},
+        )
     some = fitted.activations
     Activations(some.neutral[2:], some.positive[2:], some.negative[2:], (2, 3), some.site, some.base, some.recipe).save(
         files["few"]

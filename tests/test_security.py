@@ -384,7 +384,7 @@ def test_code_and_pickles_of_a_base_are_neither_run_nor_carried(tmp_path: Path) 
         (base / name).write_text(trap.text)
     for name in PICKLES:
         (base / name).write_bytes(pickle.dumps(trap))
-    data = ("-d", tiny.demonstrations_file(), "--neutral", "prompt", "--layers", "all")
+    data = ("-d", tiny.demonstrations_file(), "--neutral", "prompt", "--layers", "all", "--merge", "l2")
     assert tiny.run("fit", base, *data, "-o", tmp_path / "edit").code == 0
     assert tiny.run("plan", base, tmp_path / "edit").code == 0
     ran = tiny.run("bake", base, tmp_path / "edit", "-o", tmp_path / "out")

@@ -91,14 +91,14 @@ def mean(values: list[float]) -> float:
 def test_every_search_holds_the_untuned_default(found: Tuning) -> None:
     first = found.trial(DEFAULT)
     assert first.settings == untuned() == {
-        "site": "mlp", "layers": "last:0.66", "K_positive": 0.95, "K_negative": 0.95, "merge": "l2",
-        "feature": "identity", "centre": False, "alpha": 1.0, "parts": "both",
+        "site": "attn", "layers": "last:0.66", "K_positive": 0.95, "K_negative": 0.95, "merge": "sum",
+        "feature": "identity", "centre": True, "alpha": 0.77, "parts": "both",
     }  # fmt: skip
     assert [trial.number for trial in found.trials] == list(range(COUNT))
     assert len({json.dumps(trial.settings) for trial in found.trials}) > COUNT // 2
-    elsewhere = Space(site=("attn",), feature=("tanh",)).check()  # the default is none of these
+    elsewhere = Space(site=("mlp",), feature=("tanh",)).check()  # the default is none of these
     assert elsewhere.drawn(untuned()).keys() & {"site", "feature"} == set()
-    assert elsewhere.settings({"1-K_positive": 0.1, "1-K_negative": 0.1, "alpha": 1.0})["site"] == "attn"
+    assert elsewhere.settings({"1-K_positive": 0.1, "1-K_negative": 0.1, "alpha": 1.0})["site"] == "mlp"
 
 
 def test_the_front_is_what_nothing_beats(found: Tuning, output: Path) -> None:
@@ -428,7 +428,7 @@ def test_a_default_that_fails_leaves_the_base_to_beat(monkeypatch: pytest.Monkey
 def test_what_ails_the_model_ends_it_at_once(tmp_path: Path) -> None:
     broken = tiny.changeable(tiny.single(), tmp_path / "broken")
     model = AutoModelForCausalLM.from_pretrained(broken)
-    model.model.layers[2].mlp.down_proj.weight.data.fill_(float("nan"))
+    model.model.layers[2].self_attn.o_proj.weight.data.fill_(float("nan"))
     model.save_pretrained(broken)
     with pytest.raises(ActivationError, match="NaN or infinite at layer 2"):
         tune(broken, tiny.demonstrations(12), output=tmp_path / "out", neutral="prompt", trials=2)
