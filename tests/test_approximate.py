@@ -477,10 +477,10 @@ def test_the_command_line_says_approximate(workshop: Workshop, tmp_path: Path) -
 def test_on_the_real_model(smollm2: Path, tmp_path: Path) -> None:
     """Measured: share 0.91 to 0.96 and a tenth of the base's KL for l2; 0.27 to 0.39 and four fifths for tanh."""
     saved = tmp_path / "activations.safetensors"
-    fit(smollm2, builtin()[20:28], layers="24-26", neutral="prompt", save_activations=saved)
+    fit(smollm2, builtin()[20:28], layers="24-26", neutral="prompt", save_activations=saved, **tiny.PAPER)
     ends = {}
     for feature, share in (("identity", 0.8), ("tanh", 0.1)):
-        edit = fit(None, activations=Activations.load(saved), layers="24-26", feature=feature)
+        edit = fit(None, activations=Activations.load(saved), layers="24-26", feature=feature, **tiny.PAPER)
         report = bake(smollm2, edit, tmp_path / feature, approximate=True, calibration=builtin()[:6])
         stated = report.details["approximation"]
         assert min(entry["share"] for entry in stated["layers"]) > share

