@@ -78,9 +78,8 @@ def demo(
     show(verdict, console)
     if not verdict.passed:
         raise typer.Exit(1)
-    console.print(
-        f'\nLoad it anywhere: AutoModelForCausalLM.from_pretrained("{artefact}", trust_remote_code=True)', markup=False
-    )
+    trust = ", trust_remote_code=True" if verdict.how == "insert" else ""
+    console.print(f'\nLoad it anywhere: AutoModelForCausalLM.from_pretrained("{artefact}"{trust})', markup=False)
 
 
 def _smollm2() -> Path:
