@@ -7,7 +7,6 @@ was. A worker is a process with one model, on one core.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import multiprocessing
@@ -188,7 +187,7 @@ def _random(edit: Edit) -> Edit:
         rows = [torch.linalg.qr(torch.randn(old.dim, k, generator=made, dtype=torch.float64))[0].T.float().contiguous()
                 for k in old.ranks]  # fmt: skip
         projectors[layer] = replace(old, positive=rows[0], negative=rows[1])
-    return dataclasses.replace(edit, projectors=projectors)
+    return replace(edit, projectors=projectors)
 
 
 # ------------------------------------------------------------------------------------------------------------ judging

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -42,6 +43,11 @@ def prepare(*, as_json: bool, quiet: bool) -> Console:
 class _Console(Console):
     def print(self, *objects: Any, **options: Any) -> None:
         super().print(*(harmless(o) if isinstance(o, str) else o for o in objects), **options)
+
+
+def aside(console: Console) -> Callable[[str], None]:
+    """What long work calls with sentences for people."""
+    return lambda text: console.print(text, style="yellow", markup=False)
 
 
 def harmless(text: str) -> str:

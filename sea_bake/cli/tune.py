@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from sea_bake.cli.printing import Device, Dtype, Json, Overwrite, Quiet, Revision, emit, prepare
+from sea_bake.cli.printing import Device, Dtype, Json, Overwrite, Quiet, Revision, aside, emit, prepare
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -207,7 +207,7 @@ def tune(
         device=device,
         batch_size=batch_size,
         overwrite=overwrite,
-        say=lambda text: console.print(text, style="yellow", markup=False),
+        say=aside(console),
     )
     emit(found.to_json(), as_json=as_json)
     show(found, console)
