@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from sea_bake import interrupts
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -68,6 +70,7 @@ def bar(description: str, total: int, unit: str = "it") -> Iterator[Callable[[in
         task = progress.add_task(description, total=total, rate="")
 
         def advance(count: int = 1) -> None:
+            interrupts.check()
             speed = next(t.speed for t in progress.tasks if t.id == task)
             progress.update(task, advance=count, rate=f"{speed:,.1f} {unit}/s" if speed else "")
 

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from sea_bake import interrupts
 from sea_bake.errors import OutputError
 
 _MARK = ".sea-bake-"
@@ -78,6 +79,7 @@ def staged_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
         for file in stage.rglob("*"):
             if file.is_file() and file.stat().st_nlink == 1:  # a hard link is the input's own file
                 _settle(file)
+        interrupts.check()
         _swap_in(stage, path)
 
 
@@ -115,6 +117,7 @@ def staged_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
         with _disk_errors(path):
             yield stage
             _settle(stage)
+            interrupts.check()
             os.replace(stage, path)
     finally:
         stage.unlink(missing_ok=True)

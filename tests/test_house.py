@@ -16,6 +16,7 @@ HOUSE = Path(sea_bake.__file__).parent
 FLOORS = {
     "errors": 0,
     "anatomy": 0,
+    "interrupts": 0,
     "staging": 0,
     "progress": 0,
     "source": 0,

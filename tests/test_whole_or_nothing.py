@@ -6,7 +6,9 @@ forked from one that has imported everything (``tiny.Nursery``), so that the mom
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import logging
 import os
 import random
 import shutil
@@ -19,7 +21,7 @@ import pytest
 import tiny
 import torch
 
-from sea_bake import Edit, bake
+from sea_bake import Edit, bake, interrupts, progress
 from sea_bake.errors import OutputError
 from sea_bake.staging import check_output, scratch_folder, staged_file, staged_folder
 
@@ -188,6 +190,50 @@ def test_an_interrupted_fit(tmp_path: Path) -> None:
     assert "Traceback" not in ran.err
     assert "interrupted" in ran.err
     assert tiny.listing(tmp_path) == set()
+
+
+def press_ctrl_c_in_vain() -> None:
+    """What a tracer's callback does with a KeyboardInterrupt now and then."""
+    with contextlib.suppress(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("way", [staged_folder, staged_file])
+def test_nothing_gets_its_name_after_an_interrupt_that_was_swallowed(way: Any, tmp_path: Path) -> None:
+    with interrupts.heeded(), way(tmp_path / "whole"):
+        pass  # the control: nobody pressed anything
+    with pytest.raises(KeyboardInterrupt), interrupts.heeded(), way(tmp_path / "none"):
+        press_ctrl_c_in_vain()
+    assert tiny.listing(tmp_path) == {"whole"}
+
+
+def test_long_work_stops_at_its_next_step_after_an_interrupt_that_was_swallowed() -> None:
+    with interrupts.heeded():
+        with progress.bar("work", 2) as advance:
+            advance(1)
+            press_ctrl_c_in_vain()
+            with pytest.raises(KeyboardInterrupt):
+                advance(1)
+        assert interrupts.interrupted()
+    assert not interrupts.interrupted()  # it was this command's
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_command_says_how_it_ended(late: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An interrupt that came to nothing after the work was whole is no failure; one that broke the work is."""
+
+    def app() -> None:
+        press_ctrl_c_in_vain()
+        logging.getLogger("torch").error("what the interrupt broke")
+        if late:
+            raise SystemExit(0)
+        raise RuntimeError("what a library makes of it")
+
+    monkeypatch.setattr("sea_bake.cli.app", app)
+    ran = tiny.run("inspect", tmp_path)
+    assert (ran.code, ran.err.strip()) == (
+        (0, "") if late else (130, "interrupted: nothing half-written was left behind")
+    )
 
 
 def test_overwrite_replaces_the_whole(tmp_path: Path, other_edit: Path) -> None:

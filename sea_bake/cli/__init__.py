@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 
 import typer
 
+from sea_bake import interrupts
 from sea_bake.cli import (
     bake,
     demo,
@@ -76,30 +76,20 @@ def _root(
 
 def main() -> None:
     """Entry point ``sea-bake``. Exit codes: 0 done, 1 a verification failed, 2 wrong input, 130 interrupted."""
-    interrupts: list[int] = []
+    with interrupts.heeded():
+        try:
+            app()
+        except BaseException as error:
+            late = isinstance(error, SystemExit) and not error.code  # it came to nothing, and the work is whole
+            if interrupts.interrupted() and not late:  # also where a library has made another error of it
+                print("interrupted: nothing half-written was left behind", file=sys.stderr)
+                sys.exit(130)
+            if not isinstance(error, SeaBakeError | OSError):  # an OSError says which file, and what is refused
+                raise
+            if "--json" in sys.argv:
+                print(json.dumps({"error": {"type": type(error).__name__, "message": str(error)}}))
+            else:
+                from sea_bake.cli.printing import complain
 
-    def interrupt(number: int, frame: object) -> None:
-        interrupts.append(number)
-        raise KeyboardInterrupt
-
-    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not where it is ignored, as behind nohup
-    if ours:
-        signal.signal(signal.SIGINT, interrupt)
-    try:
-        app()
-    except BaseException as error:
-        if interrupts:  # also where a library has made another error of Ctrl-C, as torch does now and then
-            print("interrupted: nothing half-written was left behind", file=sys.stderr)
-            sys.exit(130)
-        if not isinstance(error, SeaBakeError | OSError):  # an OSError says which file, and what the system refuses
-            raise
-        if "--json" in sys.argv:
-            print(json.dumps({"error": {"type": type(error).__name__, "message": str(error)}}))
-        else:
-            from sea_bake.cli.printing import complain
-
-            complain(type(error).__name__, str(error))
-        sys.exit(2)
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+                complain(type(error).__name__, str(error))
+            sys.exit(2)
