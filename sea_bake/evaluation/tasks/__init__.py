@@ -199,7 +199,7 @@ def _check_rows(name: str, path: Path, columns: tuple[str, ...]) -> None:
 
 
 def export_tasks(names: Sequence[str], data: str | Path, folder: str | Path, *, overwrite: bool = False) -> Path:
-    """Write the tasks as YAML for the harness' own command line, with the data's path as it was given.
+    """Write the tasks as YAML for the harness' own command line, with the data's absolute path (they stay on this disk).
 
     ``lm_eval run --include_path FOLDER --tasks ...`` then asks the same questions of a model as ``evaluate`` does.
 
@@ -209,7 +209,7 @@ def export_tasks(names: Sequence[str], data: str | Path, folder: str | Path, *, 
     """
     import yaml
 
-    found = locate(names, data)
+    found = locate(names, Path(os.path.expanduser(data)).absolute())
     with staged_folder(folder, overwrite=overwrite) as stage:
         for name in {local.name for local in found} | {"truthfulqa_mc1"}:  # which the other TruthfulQA task includes
             text = (HERE / f"{name}.yaml").read_text("utf-8")
