@@ -132,7 +132,7 @@ def gather(
         raise SettingError("fit needs a model, or saved activations")
     site = Site.parse(site)
     if isinstance(model, str | Path | ModelSource):
-        source = model if isinstance(model, ModelSource) else ModelSource.parse(model)
+        source = ModelSource.parse(model)
         tokenizer = tokenizer or load_tokenizer(source)
         model = load_model(source, dtype=dtype, device=device)
     if tokenizer is None:
@@ -226,7 +226,7 @@ def check_layers(model: str | Path | ModelSource, layers: str | Sequence[int]) -
     """Refuse an unknown family or a layer out of range before any weight is read. Raises FamilyError, SettingError."""
     from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
-    source = model if isinstance(model, ModelSource) else ModelSource.parse(model)
+    source = ModelSource.parse(model)
     if source.is_gguf:
         return  # its configuration is inside the file that is about to be read
     source = source.base() if source.is_adapter else source

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import sys
 from collections.abc import Iterator
 
 _seen = False
@@ -20,8 +21,10 @@ def interrupted() -> bool:
 
 
 def check() -> None:
-    """Raise KeyboardInterrupt, once more, when an earlier one came to nothing."""
-    if _seen:
+    """Raise KeyboardInterrupt, once more, when an earlier one came to nothing; not while an error is being handled, for
+    what is written then tells of it.
+    """
+    if _seen and sys.exc_info()[1] is None:
         raise KeyboardInterrupt
 
 

@@ -121,7 +121,7 @@ def load_model(
     """
     import transformers
 
-    source = _located(model if isinstance(model, ModelSource) else ModelSource.parse(model, revision))
+    source = _located(ModelSource.parse(model, revision))
     if source.is_adapter:
         return _with_adapter(source, parse_dtype(dtype), device, trust_remote_code)
     name, options = _arguments(source, trust_remote_code)
@@ -182,7 +182,7 @@ def load_tokenizer(
     """
     from transformers import AutoTokenizer
 
-    source = _located(model if isinstance(model, ModelSource) else ModelSource.parse(model, revision))
+    source = _located(ModelSource.parse(model, revision))
     if source.is_adapter and not (source.folder() / "tokenizer_config.json").is_file():
         source = source.base()
     name, options = _arguments(source, trust_remote_code)

@@ -53,13 +53,15 @@ class ModelSource:
         return self.path is not None and (self.path / ADAPTER_CONFIG).is_file()
 
     @classmethod
-    def parse(cls, model: str | Path, revision: str | None = None) -> ModelSource:
-        """A local path wins over a Hub id of the same spelling.
+    def parse(cls, model: str | Path | ModelSource, revision: str | None = None) -> ModelSource:
+        """A local path wins over a Hub id of the same spelling; what is parsed already is given back.
 
         Raises:
             CheckpointError: there is no such path and it cannot be a Hub id.
         """
-        path = Path(os.path.expanduser(model))
+        if isinstance(model, cls):
+            return model
+        path = Path(os.path.expanduser(str(model)))
         if os.path.exists(path):  # which no name makes raise
             path = path.absolute() if path.name not in ("", "..") else path.resolve()
             if path.is_file() and path.suffix != ".gguf":

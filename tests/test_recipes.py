@@ -25,6 +25,7 @@ from sea_bake import Edit, fit, progress
 from sea_bake.cli.run import _display
 from sea_bake.demonstrations import load
 from sea_bake.errors import OutputError, RecipeError, SeaBakeError, SettingError
+from sea_bake.publishing.page import NUMBERS, PAGE
 from sea_bake.recipes import Progress, read, run, starter, write_starter
 from sea_bake.recipes.reading import MAX_BYTES
 from sea_bake.recipes.sections import SECTIONS, Section
@@ -75,7 +76,7 @@ def copied(folder: Path) -> Path:
 def test_the_starter_says_every_default_and_every_key() -> None:
     data = yaml.safe_load(starter())
     found = read(data)
-    for name in ("fit", "bake", "verify", "export.onnx"):
+    for name in ("fit", "bake", "verify", "report", "export.onnx"):
         section = data
         for part in name.split("."):
             section = section[part]
@@ -90,7 +91,7 @@ def test_the_starter_says_every_default_and_every_key() -> None:
         assert text.count(f"\n# {line}") == 1, line
         text = text.replace(f"\n# {line}", f"\n{line}")
     whole = read(yaml.safe_load(text))
-    assert set(whole.sections) == {"bake", "verify", "eval", "export.onnx", "export.gguf", "publish"}
+    assert set(whole.sections) == {"bake", "verify", "eval", "report", "export.onnx", "export.gguf", "publish"}
     defaults = {key: SECTIONS["eval"].settings[key].default for key in ("tasks", "data", "limit")}
     assert {key: whole.sections["eval"][key] for key in defaults} == {**defaults, "tasks": list(defaults["tasks"])}
     assert whole.sections["publish"]["repo"] == "your-name/smollm2-135m-instruct-sea"
@@ -413,6 +414,43 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
         shutil.rmtree(folder)
     assert min(kept) < 3, "no kill came before the end: nothing has been shown"
     assert max(kept) > 0, "no kill came after a finished step: nothing has been kept"
+
+
+def test_two_runs_do_not_work_in_one_folder(tmp_path: Path) -> None:
+    """The second is told so and touches nothing; the first goes on, and a third finds its work done."""
+    file = tmp_path / "sea_bake.yaml"
+    file.write_text(yaml.safe_dump(recipe(verify=False)), "utf-8")
+    outcomes: list[Any] = []
+
+    def second(steps: Any) -> None:
+        if not outcomes and steps[1].status == "running":
+            with tiny.nothing_happens(tmp_path / "out-work"):
+                outcomes.append(tiny.run("run", file))
+            outcomes.append(statuses(run(file, dry_run=True)))
+
+    assert run(file, watch=second).passed
+    tiny.refused(outcomes[0], "RecipeError", "another run is at work in", "'work'")
+    assert outcomes[1] == {"collect": "kept", "fit": "would run", "bake": "would run"}
+    assert set(statuses(run(file)).values()) == {"kept"}
+
+
+def test_the_page_is_a_step(tmp_path: Path) -> None:
+    """Drawn of the activations that the fit was made of, and again when the verification is."""
+    told = recipe(report=True)
+    assert run(told, folder=tmp_path).passed
+    assert statuses(run(told, folder=tmp_path))["report"] == "kept"
+    numbers = json.loads((tmp_path / "out" / NUMBERS).read_text("utf-8"))
+    assert numbers["verdict"] == "verified"
+    assert numbers["edits"][0]["own_demonstrations"]
+    assert len(numbers["samples"]) == 4
+    again = statuses(run(told | {"verify": {"max_new_tokens": 4, "positions": 3}}, folder=tmp_path))
+    assert again == {"collect": "kept", "fit": "kept", "bake": "kept", "verify": "done", "report": "done"}
+    page = (tmp_path / "out" / PAGE).read_bytes()
+    (tmp_path / "out" / PAGE).write_bytes(page + b" ")
+    with pytest.raises(OutputError, match="no run of recipe left it so"):
+        run(told, folder=tmp_path)
+    with pytest.raises(SettingError, match="report: unknown projection 'umap'"):
+        read(recipe(report={"projection": "umap"}), folder=tmp_path)
 
 
 def test_an_interrupt_ends_a_run_and_the_next_goes_on(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from javascript import needs_chromium, node
 
 from sea_bake import Activations, Edit, bake, evaluate, fit, report, verify
+from sea_bake.demonstrations import load
 from sea_bake.errors import EvaluationError, OutputError, PublishError, SettingError
 from sea_bake.evaluation import INSIDE
 from sea_bake.evaluation.markup import document
@@ -288,6 +289,33 @@ def test_what_is_lacking_is_run_when_a_model_is_given(fitted: Fitted, output: Pa
         answers.append(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
     assert [made.numbers["samples"][0][door] for door in ("base", "edited")] == answers
     assert answers[0] != answers[1]
+
+
+def test_demonstrations_of_ones_own_are_read_as_the_fit_read_them(tmp_path: Path) -> None:
+    """Shuffled and cut as then; others are refused, and so are these without a model to collect them on."""
+    rows = [json.loads(line) for line in tiny.demonstrations_file(8).read_text("utf-8").splitlines()]
+    files = {name: tmp_path / f"{name}.jsonl" for name in ("own", "others")}
+    for name, path in files.items():
+        path.write_text("".join(json.dumps(row | {"prompt": f"{name} {row['prompt']}"}) + "\n" for row in rows))
+    told = load(files["own"], limit=5, shuffle_seed=3)
+    edit, acts = tmp_path / "edit.safetensors", tmp_path / "acts.safetensors"
+    fit(tiny.single(), told, layers=LAYERS, neutral="prompt", save_activations=acts, **tiny.PAPER).save(edit)
+    ran = tiny.run("report", edit, "--model", tiny.single(), "-d", files["own"], "-o", tmp_path / "ran", "--json")
+    assert ran.code == 0, ran
+    (moved,) = json.loads(ran.out)["edits"]
+    (saved,) = report(edit, activations=acts, output=tmp_path / "saved").numbers["edits"]
+    assert moved["own_demonstrations"]
+    layer = str(LAYERS[0])
+    (a, b) = (x["layers"][layer]["moved"]["positive"]["relative"] for x in (moved, saved))
+    assert a == pytest.approx(b, rel=1e-4)
+    out = tmp_path / "out"
+    for arguments, kind, words in (
+        (["--model", tiny.single(), "-d", files["others"]], "DemonstrationError", "no edit here was fitted on these"),
+        (["--model", tiny.single(), "-d", tmp_path / "none.jsonl"], "DemonstrationError", "none.jsonl"),
+        (["-d", files["own"]], "SettingError", "--model"),
+    ):
+        with tiny.nothing_happens(tmp_path):
+            tiny.refused(tiny.run("report", edit, *arguments, "-o", out), kind, words)
 
 
 # ------------------------------------------------------------------------------------------- what is there, what is not

@@ -56,7 +56,7 @@ def bake(
         SeaBakeError: a child of it, before anything is written where that is possible.
     """
     check_settings(how=how, approximate=approximate, calibration=calibration, rank=rank)
-    source = model if isinstance(model, ModelSource) else ModelSource.parse(model, revision)
+    source = ModelSource.parse(model, revision)
     given = [edit] if isinstance(edit, Edit | str | Path) else list(edit)
     edits = [e if isinstance(e, Edit) else Edit.load(e) for e in given]
     if not edits:

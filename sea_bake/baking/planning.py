@@ -50,7 +50,7 @@ def plan(model: str | Path | ModelSource, edits: Sequence[Edit] = (), *, revisio
     Raises:
         SeaBakeError: the base cannot be edited at all, or an edit belongs to another model.
     """
-    source = model if isinstance(model, ModelSource) else ModelSource.parse(model, revision)
+    source = ModelSource.parse(model, revision)
     with opened(source, None) as base:
         check_edits(base, edits)
         rows = []

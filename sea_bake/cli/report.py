@@ -30,7 +30,11 @@ def report(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="The base: run it for what is lacking (activations of built-in demonstrations, answers)."),
+        typer.Option(help="The base: run it for what is lacking (activations of the demonstrations, answers)."),
+    ] = None,
+    demonstrations: Annotated[
+        str | None,
+        typer.Option("--demonstrations", "-d", help="With --model: what the edit was fitted on. Default: built-in."),
     ] = None,
     layer: Annotated[
         str | None,
@@ -63,6 +67,7 @@ def report(
         subject,
         activations=activations or (),
         evaluation=evaluation,
+        demonstrations=demonstrations,
         model=model,
         layers=layer,
         projection=projection,

@@ -43,7 +43,7 @@ def run(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fit, bake, verify, export and publish as one recipe says, step by step.
+    """Fit, bake, verify, evaluate, report, export and publish as one recipe says, step by step.
 
     Run it again and only what changed is done again: a step runs when its settings or what it reads changed, or its
     output is gone. A run that was killed goes on where it was. Exit code 1 when the verification fails; nothing behind

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sea_bake.errors import OutputError, SettingError
+from sea_bake.errors import OutputError, RecipeError, SettingError
 from sea_bake.recipes.schema import Recipe, read
 from sea_bake.recipes.settings import unknown
 from sea_bake.recipes.state import State, digest
@@ -66,7 +68,7 @@ def run(
     overwrite: bool = False,
     watch: Callable[[Sequence[Progress]], None] | None = None,
 ) -> RunReport:
-    """Fit, bake, verify, export and publish as one recipe says.
+    """Fit, bake, verify, evaluate, report, export and publish as one recipe says.
 
     Finished steps are kept: a step runs when its settings, the base, the demonstrations or the output of a step before
     it changed, or its own output is gone; so a run that was killed goes on where it was.
@@ -81,7 +83,7 @@ def run(
         watch: told of all steps whenever one begins or ends.
 
     Raises:
-        RecipeError: the recipe cannot be read; see :func:`sea_bake.recipes.schema.read`.
+        RecipeError: the recipe cannot be read (see :func:`sea_bake.recipes.schema.read`), or is being run already.
         SettingError: ``until`` or ``again_from`` is no step of it.
         OutputError: an output is there that no run of this recipe wrote.
         SeaBakeError: whatever the steps raise; the steps before are kept.
@@ -106,12 +108,18 @@ class _Run:
         last = names.index(until) if until is not None else len(names) - 1
         again = set(names[names.index(again_from) :]) if again_from is not None else set()
         self.progress = [Progress(name, "waiting" if i <= last else "left out") for i, name in enumerate(names)]
-        if not dry_run:
-            for step in self.steps[: last + 1]:
+        with contextlib.nullcontext() if dry_run else self._alone():
+            for step in self.steps[: last + 1] if not dry_run else ():
                 self._check_output(step)
+            passed = self._all(list(zip(self.steps, self.progress))[: last + 1], again, dry_run)
+        for progress in self.progress:
+            progress.status = "left out" if progress.status == "waiting" else progress.status
+        return RunReport(passed, self.recipe.output, self.recipe.work, self.progress)
+
+    def _all(self, steps: list[tuple[Step, Progress]], again: set[str], dry_run: bool) -> bool:
+        """Do, or keep, each of the steps; False when one did not hold, and what is behind it was left."""
         running: set[str] = set()
-        passed = True
-        for step, progress in list(zip(self.steps, self.progress))[: last + 1]:
+        for step, progress in steps:
             behind = [name for name in step.after if name in running]
             inputs = None if dry_run and behind else self._inputs(step)
             why = f"behind {', '.join(behind)}" if inputs is None else self.state.why(step.name, inputs, step.output)
@@ -126,12 +134,35 @@ class _Run:
             if dry_run:
                 progress.status = "would run"
                 continue
-            passed = self._do(step, progress, inputs or {})
-            if not passed:
-                break
-        for progress in self.progress:
-            progress.status = "left out" if progress.status == "waiting" else progress.status
-        return RunReport(passed, self.recipe.output, self.recipe.work, self.progress)
+            if not self._do(step, progress, inputs or {}):
+                return False
+        return True
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other run in this work folder. The system takes the lock from a run that is killed.
+
+        Raises:
+            RecipeError: there is another.
+        """
+        from filelock import FileLock, Timeout
+
+        work = self.recipe.work
+        work.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(work / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RecipeError(
+                f"another run is at work in {work}: wait until it ends, or give this one another 'work' and 'output'"
+            ) from None
+        try:
+            self.state = State(work)  # another run may have ended since it was read
+            yield
+        finally:
+            if [path.name for path in work.iterdir()] == [".lock"]:  # nothing was begun
+                shutil.rmtree(work)
+            lock.release()
 
     def _do(self, step: Step, progress: Progress, inputs: dict[str, str]) -> bool:
         overwrite = self.overwrite or (step.output.exists() and self.state.may_replace(step.name, step.output))

@@ -1,4 +1,4 @@
-"""A recipe: one YAML file that says all of fit, bake, verify, export, publish; checked before anything runs."""
+"""A recipe: one YAML file that says all from fit to publish; checked before anything runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sea_bake.recipes.sections import SECTIONS
 from sea_bake.recipes.settings import call, check_value, unknown
 
 RECIPE = "sea_bake.yaml"
-KEYS = ("model", "revision", "output", "work", "fit", "edits", "bake", "verify", "eval", "export", "publish")
+KEYS = ("model", "revision", "output", "work", "fit", "edits", "bake", "verify", "eval", "report", "export", "publish")
 ONLY_EDIT = "edit"  # what a single, unnamed edit is called
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _FILES = (".jsonl", ".json", ".csv", ".tsv", ".gguf", ".safetensors")

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from sea_bake.errors import RecipeError, missing_extra
+from sea_bake.publishing.page import PAGE
 from sea_bake.recipes.settings import Setting, exists, settings_of
+from sea_bake.verification import REPORT
 
 LOAD, GATHER, FIT = "sea_bake.demonstrations:load", "sea_bake.fitting:gather", "sea_bake.fitting:fit"
 
@@ -21,6 +23,7 @@ class Section:
         given: its arguments that are not settings: the run gives them, or leaves them at their defaults.
         after: the steps whose outputs it reads.
         suffix: what its default output is called: the artefact's name and this.
+        inside: the file that it writes into the artefact instead.
         checks: functions that refuse settings before any heavy work.
         extra: an extra of ours that it needs, and the packages that this means.
     """
@@ -29,6 +32,7 @@ class Section:
     given: str
     after: tuple[str, ...] = ()
     suffix: str | None = None
+    inside: str | None = None
     checks: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
 
@@ -67,13 +71,23 @@ SECTIONS: dict[str, Section] = {
         after=("fit",),
         checks=("sea_bake.baking:check_settings",),
     ),
-    "verify": Section("sea_bake.verification:verify", "artefact base revision edit write", after=("bake",)),
+    "verify": Section(
+        "sea_bake.verification:verify", "artefact base revision edit write", after=("bake",), inside=REPORT
+    ),
     "eval": Section(
         "sea_bake.evaluation:evaluate",
         "model edit base revision output overwrite write say",
         after=("bake",),
         suffix="-evaluation",
         extra=("eval", "lm_eval", "scipy", "matplotlib"),
+    ),
+    "report": Section(
+        "sea_bake.reporting:report",
+        "subject activations evaluation demonstrations model output overwrite write",
+        after=("bake", "verify", "eval"),
+        inside=PAGE,
+        checks=("sea_bake.reporting.projection:check_method",),
+        extra=("report", "matplotlib"),
     ),
     "export.onnx": Section(
         "sea_bake.exporting.onnx:export_onnx",
@@ -92,6 +106,6 @@ SECTIONS: dict[str, Section] = {
     "publish": Section(
         "sea_bake.publishing:publish",
         "artefact dry_run",
-        after=("bake", "verify", "eval", "export.onnx", "export.gguf"),
+        after=("bake", "verify", "eval", "report", "export.onnx", "export.gguf"),
     ),
 }

@@ -16,7 +16,6 @@ from sea_bake.recipes.sections import FIT, GATHER, LOAD, SECTIONS
 from sea_bake.recipes.settings import call, function
 from sea_bake.recipes.state import footprint
 from sea_bake.source import ModelSource
-from sea_bake.verification import REPORT
 
 
 @dataclass(frozen=True)
@@ -53,17 +52,18 @@ def steps_of(recipe: Recipe) -> list[Step]:
     found: list[Step] = []
     for name, settings in recipe.fits.items():
         found += _fit_steps(recipe, name, settings, source, base)
-    edits = [step.output for step in found if step.name.startswith("fit")]
-    names = [step.name for step in found if step.name.startswith("fit")]
+    fitted = [step for step in found if step.name.startswith("fit")]
+    edits = [step.output for step in fitted] or list(recipe.edits)
+    activations = [step.output for step in found if step not in fitted]
     for section, settings in recipe.sections.items():
         after = [s for s in SECTIONS[section].after if s in recipe.sections]
         reads: dict[str, Any] = {"model": base}
         if section == "bake":
-            after, edits = names, edits or list(recipe.edits)
+            after = [step.name for step in fitted]
             reads |= {f"edit {path.name}": footprint(path) for path in recipe.edits}
         elif "bake" not in recipe.sections:
             reads["artefact"] = footprint(recipe.output)
-        found.append(_step(recipe, section, settings, source, reads, after, edits))
+        found.append(_step(recipe, section, settings, source, reads, after, edits, activations))
     return found
 
 
@@ -111,18 +111,21 @@ def _step(
     reads: dict[str, Any],
     after: list[str],
     edits: list[Path],
+    activations: list[Path],
 ) -> Step:
     row = SECTIONS[section]
     settings = dict(settings)
     output = recipe.output
     if row.suffix is not None:
         output = Path(settings.pop("output", None) or recipe.output.with_name(recipe.output.name + row.suffix))
-    elif section == "verify":
-        output = recipe.output / REPORT
+    elif row.inside is not None:
+        output = recipe.output / row.inside
     parameters = inspect.signature(function(row.verb)).parameters
     replaces = "overwrite" in parameters
     own: dict[str, Any] = {"model": source, "edit": edits, "output": output}
-    if section != "bake":  # what is found goes into the artefact too, for its model card
+    if section == "report":
+        own = {"model": source, "activations": activations, "write": True}
+    elif section != "bake":  # what is found goes into the artefact too, for its model card
         own = {"base": source.path or source.name, "revision": source.revision, "output": output, "write": True}
     given = {key: value for key, value in own.items() if key in parameters and key not in settings}
 

@@ -13,19 +13,21 @@ from sea_bake import spectral
 from sea_bake.activations import Activations
 from sea_bake.baking.report import RECORD
 from sea_bake.checkpoint import write_json
+from sea_bake.demonstrations import Loaded
 from sea_bake.edit import Edit
-from sea_bake.errors import OutputError, SettingError
+from sea_bake.errors import DemonstrationError, OutputError, SettingError
 from sea_bake.evaluation import figures as evaluation_figures
 from sea_bake.exporting.record import EXPORT
 from sea_bake.plotting import Picture, need_matplotlib
 from sea_bake.publishing.page import FORMAT, NUMBERS, PAGE, VERSION, evaluation_digest
 from sea_bake.reporting import figures, measured
 from sea_bake.reporting.findings import Findings
-from sea_bake.reporting.living import Living, builtin_of
+from sea_bake.reporting.living import Living, demonstrations_of
 from sea_bake.reporting.movement import belonging
 from sea_bake.reporting.page import page
 from sea_bake.reporting.projection import check_method
 from sea_bake.reporting.subject import Subject
+from sea_bake.source import ModelSource
 from sea_bake.staging import check_output, staged_file, staged_folder
 from sea_bake.verification.seal import seal
 
@@ -61,7 +63,8 @@ def report(
     *,
     activations: Activations | str | Path | Sequence[Activations | str | Path] = (),
     evaluation: str | Path | None = None,
-    model: str | Path | None = None,
+    demonstrations: str | Path | None = None,
+    model: str | Path | ModelSource | None = None,
     layers: str | Sequence[int] | None = None,
     projection: str = "pca",
     dtype: str = "auto",
@@ -79,8 +82,8 @@ def report(
         subject: an edit file, or a folder written by ``bake`` or an export.
         activations: saved ones (``fit(save_activations=...)``) to show the edit's work on, of its base and site.
         evaluation: what ``evaluate(output=...)`` wrote; None takes the one inside the artefact.
-        model: the base, to run what is still lacking: activations of the demonstrations that an edit was fitted on,
-            where these are built-in ones, and a few answers.
+        demonstrations: what the edits were fitted on, as ``demonstrations.load`` takes it; None: the built-in ones.
+        model: the base, to run what is still lacking: activations of the demonstrations, and a few answers.
         layers: edited layers to show in the plane, as ``select_layers`` takes them; None: first, middle and last.
         projection: "pca", or "tsne" (needs scikit-learn).
         dtype, device: how to load ``model``.
@@ -92,6 +95,7 @@ def report(
         MissingExtraError: matplotlib, or scikit-learn for t-SNE, is not installed.
         EditError, CheckpointError: no edit and no artefact of ours, or a damaged one.
         ActivationError: activations of another base or site, or that lack an edited layer.
+        DemonstrationError: demonstrations that cannot be read, or that no edit was fitted on.
         EvaluationError: an evaluation that is garbled, or of something else.
         SettingError: an unknown projection, layers that are not edited, nowhere to write to.
         OutputError: the output exists.
@@ -113,10 +117,11 @@ def report(
     if layers is not None and not any(chosen):
         raise SettingError(f"layers {layers!r} are not among those edited, so there is nothing to show of them")
     samples = told.samples if told else []
-    wanted = any(a is None and builtin_of(edit) is not None for a, edit in zip(vectors, found.edits))
-    if model is not None and (wanted or not samples):
+    lacking = _lacking(found.edits, vectors, demonstrations, model)
+    if model is not None and (lacking or not samples):
         living = Living(model, found.edits, dtype=dtype, device=device)
-        vectors = [living.activations(edit) if a is None else a for a, edit in zip(vectors, found.edits)]
+        for i, known in lacking.items():
+            vectors[i] = living.activations(found.edits[i], known)
         samples = samples or living.samples()
     findings = [
         Findings.of(edit, a, some, projection) for edit, a, some in zip(found.edits, vectors, chosen, strict=True)
@@ -150,6 +155,24 @@ def _check_output(output: str | Path, *, overwrite: bool) -> Path:
     if (path / RECORD).is_file() or (path / EXPORT).is_file():
         raise OutputError(f"{path} is an artefact: choose another output, or --write the report into it")
     return path
+
+
+def _lacking(
+    edits: list[Edit],
+    vectors: list[Activations | None],
+    source: str | Path | None,
+    model: str | Path | ModelSource | None,
+) -> dict[int, Loaded]:
+    """Which edits have no activations yet, and the demonstrations to collect them with, where these are known."""
+    if source is not None and model is None:
+        raise SettingError("demonstrations are collected on the base: name it (--model), or give saved activations")
+    found = {i: demonstrations_of(edit, source) for i, edit in enumerate(edits)}
+    if source is not None and not any(found.values()):
+        names = {str((edit.recipe.get("demonstrations_from") or {}).get("source")) for edit in edits}
+        raise DemonstrationError(
+            f"{source}: no edit here was fitted on these (but on {', '.join(sorted(names))}): give the very file"
+        )
+    return {i: known for i, known in found.items() if known is not None and vectors[i] is None}
 
 
 def _chosen(edit: Edit, layers: str | Sequence[int] | None) -> list[int]:

@@ -12,7 +12,7 @@ from sea_bake.reporting.sections import folded, missing, paragraph, percent
 _STILL = 0.02  # an edit that moves activations by less than this share of their length is called nearly the identity
 _ACTIVATIONS = (
     "sea-bake fit BASE ... --save-activations ACTS, and then sea-bake report ... --activations ACTS (or --model BASE, "
-    "which runs the model, for an edit fitted on built-in demonstrations)"
+    "which runs the model; with --demonstrations, where the edit was fitted on others than the built-in ones)"
 )
 
 

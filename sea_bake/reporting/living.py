@@ -9,7 +9,7 @@ from typing import Any
 from sea_bake import demonstrations as demos
 from sea_bake import progress
 from sea_bake.activations import Activations
-from sea_bake.demonstrations import Loaded
+from sea_bake.demonstrations import Demonstration, Loaded
 from sea_bake.edit import Edit, live
 from sea_bake.errors import DemonstrationError
 from sea_bake.evaluation.damage import generations
@@ -24,6 +24,7 @@ QUESTIONS = (
     "Write a paragraph about the sea.",
 )
 _TOKENS = 48  # of each answer
+_READING = ("format", "shuffle_seed", "split", "seed")  # how the fit read its demonstrations
 
 
 class Living:
@@ -35,7 +36,7 @@ class Living:
     """
 
     def __init__(
-        self, model: str | Path, edits: Sequence[Edit], *, dtype: str = "auto", device: str | None = None
+        self, model: str | Path | ModelSource, edits: Sequence[Edit], *, dtype: str = "auto", device: str | None = None
     ) -> None:
         self.source = ModelSource.parse(model)
         self.edits = list(edits)
@@ -44,11 +45,8 @@ class Living:
         for edit in self.edits:
             edit.check(self.model)
 
-    def activations(self, edit: Edit) -> Activations | None:
-        """Of the demonstrations that an edit was fitted on, at all layers; None where these are not built-in ones."""
-        known = builtin_of(edit)
-        if known is None:
-            return None
+    def activations(self, edit: Edit, known: Sequence[Demonstration]) -> Activations:
+        """Of the demonstrations that an edit was fitted on, at all layers."""
         settings = ("position", "neutral", "max_new_tokens", "system", "seed")
         told: dict[str, Any] = {key: edit.recipe[key] for key in settings if edit.recipe.get(key) is not None}
         return gather(
@@ -67,12 +65,22 @@ class Living:
         return [{"prompt": a["prompt"], "base": a["response"], "edited": b["response"]} for a, b in zip(base, edited)]
 
 
-def builtin_of(edit: Edit) -> Loaded | None:
-    """The part of the built-in demonstrations that an edit was fitted on, told by its digest; None where it is none."""
+def demonstrations_of(edit: Edit, source: str | Path | None = None) -> Loaded | None:
+    """Those that an edit was fitted on, told by their digest; None where they are others.
+
+    Args:
+        source: where to look, read as the fit read it; None: among the built-in ones.
+
+    Raises:
+        DemonstrationError: a given source cannot be read.
+    """
     recipe, origin = edit.recipe, edit.recipe.get("demonstrations_from")
-    origin = origin if isinstance(origin, dict) and origin.get("kind") == "builtin" else {}
+    origin = origin if isinstance(origin, dict) and (source or origin.get("kind") == "builtin") else {}
+    asked = {key: origin[key] for key in _READING if origin.get(key) is not None}
     try:
-        found = demos.load("builtin", limit=recipe.get("demonstrations"), shuffle_seed=origin.get("shuffle_seed"))
+        found = demos.load(source or "builtin", limit=recipe.get("demonstrations"), **asked)
     except (DemonstrationError, TypeError):
+        if source is not None:
+            raise
         return None
     return found if demos.digest(found) == recipe.get("demonstrations_sha256") else None

@@ -51,11 +51,11 @@ class Projected:
         }
 
 
-def check_method(method: str) -> None:
+def check_method(projection: str) -> None:
     """Raises SettingError for an unknown one, MissingExtraError for t-SNE without scikit-learn."""
-    if method not in METHODS:
-        raise SettingError(f"unknown projection {method!r}: use {' or '.join(METHODS)}")
-    if method == "tsne":
+    if projection not in METHODS:
+        raise SettingError(f"unknown projection {projection!r}: use {' or '.join(METHODS)}")
+    if projection == "tsne":
         try:
             import sklearn.manifold  # noqa: F401
         except ImportError:

@@ -199,7 +199,7 @@ def _check_rows(name: str, path: Path, columns: tuple[str, ...]) -> None:
 
 
 def export_tasks(names: Sequence[str], data: str | Path, folder: str | Path, *, overwrite: bool = False) -> Path:
-    """Write the tasks as YAML for the harness' own command line, with the data's absolute path (they stay on this disk).
+    """Write the tasks as YAML for the harness' own command line; they name the data by its absolute path.
 
     ``lm_eval run --include_path FOLDER --tasks ...`` then asks the same questions of a model as ``evaluate`` does.
 
