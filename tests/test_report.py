@@ -20,7 +20,9 @@ from sea_bake.errors import EvaluationError, OutputError, PublishError, SettingE
 from sea_bake.evaluation import INSIDE
 from sea_bake.evaluation.markup import document
 from sea_bake.publishing import publish
+from sea_bake.publishing.artefact import Artefact
 from sea_bake.publishing.page import NUMBERS, PAGE
+from sea_bake.publishing.provenance import renamed
 from sea_bake.reporting.projection import project, separation
 from sea_bake.verification.seal import broken
 
@@ -437,6 +439,22 @@ def test_publish_links_the_page_and_the_seal_holds(
             publish(folder, "ada/x", dry_run=True, license="mit")
     assert tiny.run("report", folder, "--write").code == 0
     assert f"[{PAGE}]({PAGE})" in publish(folder, "ada/x", dry_run=True, license="mit").card
+
+
+def test_a_published_copy_can_be_published_again(artefact: Path, fitted: Fitted, tmp_path: Path) -> None:
+    """Under the base's Hub name the records are other files than were sealed: every seal is set anew."""
+    folder = tiny.changeable(artefact, tmp_path / "tiny-sea")
+    report(folder, activations=fitted.acts, write=True)
+    for name, text in renamed(Artefact.open(folder), "ada/base").items():
+        (folder / name).write_text(text, "utf-8")
+    made = publish(folder, "ada/x", dry_run=True, license="mit")
+    assert made.verdict == "verified"
+    assert f"[{PAGE}]({PAGE})" in made.card
+    assert "base_model: ada/base" in made.card
+    assert json.loads((folder / INSIDE).read_text("utf-8"))["results"]
+    (folder / "config.json").write_text((folder / "config.json").read_text("utf-8") + " ", "utf-8")
+    with pytest.raises(PublishError, match=r"config.json .* since its verification"):
+        publish(folder, "ada/x", dry_run=True, license="mit")
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input

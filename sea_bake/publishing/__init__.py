@@ -104,6 +104,7 @@ def publish(
     found = Artefact.open(artefact, unverified=unverified, base_model=base_model)
     results = read_results(found.folder, (found.verification or {}).get("files"))
     licence, base_card = find(found, license)
+    page = check_page(found)
     made = renamed(found, base_model)
     recipe = recipe_text(found, base_model)
     made |= {RECIPE: recipe} if recipe else {}
@@ -115,7 +116,7 @@ def publish(
         results=results,
         datasets=[*dict.fromkeys([*datasets, *_datasets(found)])],
         recipe=RECIPE if recipe else None,
-        report=check_page(found),
+        report=page,
     )
     items, left_out = collect(found, made | {CARD: card})
     common: dict[str, Any] = {
