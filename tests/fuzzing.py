@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import benchmarks
 import tiny
 import yaml
 from hypothesis import strategies as st
@@ -336,6 +337,33 @@ def recipe_files() -> st.SearchStrategy[bytes]:
     return st.one_of(bent(recipe()), tagged, json_files(yaml.safe_load(recipe())))
 
 
+def read_evaluation(folder: Path, data: bytes) -> None:
+    """As ``report`` and ``publish`` take it; what was accepted is put into a page."""
+    from sea_bake.evaluation import INSIDE
+    from sea_bake.publishing.evaluation import read_results
+    from sea_bake.reporting import measured
+    from sea_bake.reporting.page import page
+    from sea_bake.reporting.subject import Subject
+
+    (folder / INSIDE).parent.mkdir(exist_ok=True)
+    (folder / INSIDE).write_bytes(data)
+    with contextlib.suppress(SeaBakeError):  # each says no for itself
+        read_results(folder, None)
+    subject = Subject.open(tiny.edit_file())
+    found = measured.find(subject, folder / INSIDE)
+    assert found is not None
+    page(subject, [], [], found, [], found.samples)
+
+
+@functools.cache
+def evaluation() -> Any:
+    from sea_bake import evaluate
+
+    data, neutral = benchmarks.write(tiny.root() / "fuzzed-benchmarks"), tiny.root() / "fuzzed-neutral.txt"
+    neutral.write_text("A paragraph that is short.\n\nAnother one, shorter still.\n", "utf-8")
+    return evaluate(tiny.single(), edit=tiny.edit_file(), tasks=["bbq"], data=data, limit=2, neutral=neutral).to_json()
+
+
 def _json(path: Path) -> Any:
     return json.loads(path.read_text("utf-8"))
 
@@ -349,4 +377,5 @@ TARGETS: dict[str, Target] = {
     "adapter": Target(lambda: json_files(_json(adapter() / "adapter_config.json")), read_adapter, 0.05),
     "record": Target(lambda: json_files(_json(artefact() / "sea" / "bake.json")), read_record, 0.05),
     "recipe": Target(recipe_files, read_recipe, 0.1),
+    "evaluation": Target(lambda: json_files(evaluation()), read_evaluation, 0.1),
 }

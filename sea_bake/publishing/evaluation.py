@@ -65,7 +65,7 @@ def read_results(folder: Path, sealed: dict[str, str] | None) -> list[Result]:
         raise PublishError(f"{path} was measured on another state of the artefact: evaluate again, or remove it")
     try:
         return [_result(entry) for entry in data["results"] if not entry.get("part")]  # the parts are in the report
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise PublishError(f"{path} does not follow its schema ({type(error).__name__}: {error})") from error
 
 

@@ -50,7 +50,7 @@ def find(subject: Subject, given: str | Path | None) -> Evaluation | None:
         found = parse(data)
         edits = found.model["edits"]
         alike = [{key: edit[key] for key in ("site", "layers", "merge", "feature", "alpha")} for edit in edits]
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise EvaluationError(f"{path} lacks or garbles {error}: evaluate again with sea-bake eval") from error
     if alike != [_described(edit) for edit in subject.edits]:
         raise EvaluationError(f"{path} was measured on other edits than those of '{subject.name}': evaluate these")
