@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import benchmarks
 import families
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -24,7 +26,10 @@ from sea_bake.errors import (
     SettingError,
     WrongModelError,
 )
-from sea_bake.evaluation import INSIDE, Evaluation, damage
+from sea_bake.evaluation import INSIDE, Evaluation, damage, reporting
+from sea_bake.evaluation.doors import Doors
+from sea_bake.evaluation.prefixes import Scorer
+from sea_bake.evaluation.statistics import compare
 from sea_bake.publishing.evaluation import read_results
 from sea_bake.verification.seal import broken, seal
 
@@ -196,7 +201,90 @@ def test_answers_of_other_inputs_are_never_taken(found: Evaluation, data: Path, 
         evaluate(tiny.single(), output=other, limit=3, **settings)
 
 
+@pytest.mark.parametrize("what", ["base", "artefact", "edit inside"])
+def test_one_byte_in_the_middle_makes_another_model(what: str, tmp_path: Path) -> None:
+    """Neither names nor sizes nor the ends of a file would show it: answers of the old model must not be taken."""
+    base = tiny.changeable(tiny.large(), tmp_path / "base")
+    artefact = bake(base, tiny.edit_file(tiny.large()), tmp_path / "artefact", how="insert", copy=True).output
+    before = [Doors.of(artefact).identity(door) for door in ("base", "insert")]
+    assert before == [Doors.of(artefact).identity(door) for door in ("base", "insert")]
+    inside = sorted((artefact / "sea").glob("edit-*.safetensors"))
+    path = {"base": sorted(base.glob("*.safetensors"))[3], "artefact": sorted(artefact.glob("model-*"))[3]}
+    with open({**path, "edit inside": inside[0]}[what], "r+b") as file:
+        middle = file.seek(0, 2) // 2
+        file.seek(middle)
+        byte = file.read(1)[0]
+        file.seek(middle)
+        file.write(bytes([byte ^ 1]))
+    after = [Doors.of(artefact).identity(door) for door in ("base", "insert")]
+    assert [a == b for a, b in zip(before, after)] == [what != "base", what == "base"]
+
+
+@pytest.mark.parametrize("how", ["insert", "fold", "adapter"])
+def test_the_base_of_an_artefact_has_to_be_its_own(how: str, data: Path, tmp_path: Path) -> None:
+    edit = Edit.load(tiny.edit_file()).with_settings(merge="sum")
+    artefact = bake(tiny.single(), edit, tmp_path / "artefact", how=how).output
+    settings: dict[str, Any] = {"tasks": ["bbq"], "data": data, "limit": 2, "cost": False}
+    with tiny.nothing_happens(tmp_path, artefact), pytest.raises(WrongModelError, match="its weights differ"):
+        evaluate(artefact, base=tiny.single(seed=1), write=True, **settings)
+    assert evaluate(artefact, base=tiny.single(), **settings).model["how"] == how  # the control
+
+
+# ------------------------------------------------------------------------------------------------------ what is claimed
+
+
+def pairs_of(values: list[float]) -> Any:
+    return np.stack([np.asarray(values, float), np.ones(len(values))], axis=1)
+
+
+def test_a_handful_of_examples_proves_nothing(found: Evaluation) -> None:
+    """Their bootstrap interval may leave 0 out, and has no width at all for one: the paired test speaks against it."""
+    for base, edited in (([0.5], [0.4]), ([0.1, 0.2], [0.2, 0.35]), ([0, 0, 0], [1, 1, 1])):
+        few = compare(pairs_of(base), pairs_of(edited))
+        assert not few.difference.low <= 0 <= few.difference.high
+        assert few.p > 0.05
+        row = replace(found.row("truthfulqa_mc2", "acc"), found=few)
+        assert (few.shown, reporting.verdict(row)) == (False, "")
+        assert "below 10" in " ".join(reporting.notes(replace(found, rows=[row])))
+    many = compare(pairs_of([0.0] * 40), pairs_of([0.1] * 30 + [-0.1] * 10))
+    assert many.shown  # the control
+
+
+def test_a_share_of_none_or_all_is_not_certain() -> None:
+    none, every = compare(pairs_of([0] * 20)), compare(pairs_of([1] * 20))
+    assert (none.base.low, none.base.high) == (0, pytest.approx(3 / 20))
+    assert (every.base.low, every.base.high) == (pytest.approx(17 / 20), 1)
+
+
+def test_what_was_said_on_the_way_stays(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory runs out once: the batch is halved, and the results say so, whoever heard it."""
+    score, failed = Scorer._score, []
+
+    def scarce(self: Any, *told: Any) -> Any:
+        if not failed:
+            failed.append(True)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return score(self, *told)
+
+    monkeypatch.setattr(Scorer, "_score", scarce)
+    said: list[str] = []
+    made = evaluate(tiny.single(), tasks=["bbq"], data=data, cost=False, batch_size=4, say=said.append)
+    assert said == made.remarks == made.to_json()["remarks"] == ["out of memory: batches of 2 from here on"]
+    assert "Out of memory: batches of 2 from here on." in reporting.notes(made)
+
+
 # ------------------------------------------------------------------------------------------------------ what is written
+
+
+def test_markdown_holds_no_html(found: Evaluation) -> None:
+    evil = "<script>alert(1)</script> | <b>"
+    row = replace(found.rows[0], title=evil)
+    text = reporting.markdown(
+        replace(found, rows=[row, *found.rows[1:]], samples=[{"prompt": evil, "base": evil, "edited": evil}])
+    )
+    assert "<script" not in text
+    assert "<b>" not in text
+    assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 4
 
 
 class Seen(HTMLParser):
@@ -304,6 +392,7 @@ def test_export_tasks_writes_what_the_harness_reads(data: Path, tmp_path: Path) 
         ("EvaluationError", ["--data", "DATA", "--chat"], ["no chat template"]),
         ("SettingError", ["--data", "DATA", "--limit", "0"], ["limit = 0"]),
         ("SettingError", ["--data", "DATA", "--batch-size", "0"], ["batch size = 0"]),
+        ("SettingError", ["--data", "DATA", "--quiet"], ["nothing would come of it", "--json"]),
         ("SettingError", ["--data", "DATA", "--dtype", "float8"], ["unknown dtype 'float8'"]),
         ("EvaluationError", ["--data", "DATA", "--base", "BASE"], ["belongs to an artefact"]),
         ("EvaluationError", ["--data", "DATA", "--neutral", "NOWHERE"], ["cannot be read as text"]),
@@ -337,6 +426,10 @@ def test_an_edit_of_another_model_and_an_edit_for_an_artefact(data: Path, tmp_pa
     artefact = bake(tiny.single(), [tiny.edit_file()], tmp_path / "artefact", how="insert").output
     with pytest.raises(EvaluationError, match="with its edits in it"):
         evaluate(artefact, edit=tiny.edit_file(), **settings)
+    (tmp_path / "export" / "sea").mkdir(parents=True)
+    (tmp_path / "export" / "sea" / "export.json").write_text("{}", "utf-8")
+    with pytest.raises(EvaluationError, match="evaluate the artefact that it was made from"):
+        evaluate(tmp_path / "export", **settings)
 
 
 def test_nan_is_told_before_any_task(data: Path, tmp_path: Path) -> None:

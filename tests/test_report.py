@@ -492,6 +492,9 @@ def test_bad_input_is_one_clear_error(fitted: Fitted, artefact: Path, tmp_path: 
         "infinite": json.dumps(measured | {"results": [measured["results"][0] | {"value": 1e999}]}),
         "base-alone": json.dumps(measured | {"model": measured["model"] | {"how": None}}),
         "stranger": json.dumps(measured | {"model": measured["model"] | {"edits": []}}),
+        "namesake": json.dumps(  # of the same site, layers and settings, as any two of the defaults are
+            measured | {"model": measured["model"] | {"edits": [measured["model"]["edits"][0] | {"sha256": "0" * 64}]}}
+        ),
     }
     for name, text in garbled.items():
         (tmp_path / f"{name}.json").write_text(text)
@@ -512,6 +515,7 @@ def test_bad_input_is_one_clear_error(fitted: Fitted, artefact: Path, tmp_path: 
         ([edit, "--evaluation", tmp_path / "infinite.json"], "EvaluationError", "no finite number"),
         ([edit, "--evaluation", tmp_path / "base-alone.json"], "EvaluationError", "measured the base alone"),
         ([edit, "--evaluation", tmp_path / "stranger.json"], "EvaluationError", "on other edits"),
+        ([edit, "--evaluation", tmp_path / "namesake.json"], "EvaluationError", "on other edits"),
         ([edit, "--projection", "umap"], "SettingError", "use pca or tsne"),
         ([edit, "--layer", "0"], "SettingError", "not among those edited"),
         ([edit, "--layer", "9"], "SettingError", "out of range"),

@@ -77,11 +77,10 @@ def evaluate(
     """
     console = prepare(as_json=as_json, quiet=quiet)
     from sea_bake import evaluation
+    from sea_bake.errors import SettingError
 
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     if export_tasks is not None:
-        from sea_bake.errors import SettingError
-
         if data is None:
             raise SettingError("--export-tasks writes tasks that read the files of --data: say which folder")
         evaluation.export_tasks(names, data, export_tasks, overwrite=overwrite)
@@ -89,6 +88,8 @@ def evaluate(
         command = f"lm_eval run --include_path {export_tasks} --tasks {' '.join(names)} --model hf ..."
         console.print(f"wrote {export_tasks}. Next: {command}", markup=False)
         return
+    if quiet and not as_json and output is None and not write:
+        raise SettingError("with --quiet nothing would come of it: add -o FOLDER, --write or --json")
     found = evaluation.evaluate(
         model,
         edit=edit,

@@ -103,11 +103,17 @@ def evaluate(
     if chat and not getattr(tokenizer, "chat_template", None):
         raise EvaluationError(f"the tokenizer of '{doors.base.name}' has no chat template: leave --chat away")
     sealed = seal(model) if write else None
+    remarks: list[str] = []
+
+    def tell(text: str) -> None:
+        remarks.append(text)
+        say(text)
+
     settings: dict[str, Any] = {"limit": limit, "offset": offset, "fewshot": fewshot, "chat": chat, "dtype": dtype}
     asked = units.tasks(names, local, **settings)
     if cost:
         asked += [units.neutral_text(tokenizer, texts), units.generation()]
-    found = run(doors, asked, kept, tokenizer=tokenizer, batch_size=batch_size, cost=cost, say=say)
+    found = run(doors, asked, kept, tokenizer=tokenizer, batch_size=batch_size, cost=cost, say=tell)
     records = {name: {door: answers[0] for door, answers in by_door.items()} for name, by_door in found.items()}
     evaluation = Evaluation(
         model=doors.describe(),
@@ -117,6 +123,7 @@ def evaluate(
         settings={"tasks": names, "data": "local" if local is not None else "hub", **settings},
         versions=units.versions(),
         records=records,
+        remarks=remarks,
     )
     if kept.folder is not None:
         reporting.write(evaluation, kept.folder)

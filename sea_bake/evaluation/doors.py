@@ -12,17 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sea_bake import modeling_sea
+from sea_bake import modeling_sea, progress
 from sea_bake.baking.report import edit_files, is_artefact, read_record, recorded_base
-from sea_bake.checkpoint.reader import read_json
+from sea_bake.checkpoint.reader import file_digest, read_json
 from sea_bake.edit import Edit, live
 from sea_bake.errors import CheckpointError, EvaluationError
+from sea_bake.exporting.record import is_export
 from sea_bake.loading import architecture, check_kernels, default_device, load_model, load_tokenizer, parse_dtype
 from sea_bake.lora import merge_into
 from sea_bake.source import ModelSource
+from sea_bake.verification.seal import matters, seal
 
 BASE = "base"
-_ENDS = 1 << 20  # bytes at either end of a weight file that say which it is
 
 
 @dataclass
@@ -59,13 +60,18 @@ class Doors:
         """What there is to compare, without loading any weights.
 
         Raises:
-            EvaluationError: an edit for an artefact, or a base for a model that is none.
+            EvaluationError: an edit for an artefact, a base for a model that is none, or an export.
             CheckpointError, EditError: something cannot be read.
         """
         parse_dtype(dtype)
         given = [] if edit is None else [edit] if isinstance(edit, Edit | str | Path) else list(edit)
         edits = [e if isinstance(e, Edit) else Edit.load(e) for e in given]
         folder = Path(os.path.expanduser(model))
+        if is_export(folder):
+            raise EvaluationError(
+                f"{folder} is an export, which the harness does not run: evaluate the artefact that it was made from "
+                "(sea-bake verify holds the export against the same edit)"
+            )
         if not is_artefact(folder):
             if base is not None:
                 raise EvaluationError(f"--base belongs to an artefact, and {model} is not one: it is the base itself")
@@ -96,16 +102,20 @@ class Doors:
         """The base's tokenizer, which every artefact carries unchanged."""
         return load_tokenizer(self.base)
 
+    def all_edits(self) -> list[Edit]:
+        """Those that act live, or the artefact's own, in the order in which they act."""
+        return self.edits or ([Edit.load(path) for path in edit_files(self.artefact)] if self.artefact else [])
+
     def identity(self, name: str) -> str:
-        """A digest of all that decides what a door answers: files and their ends, edits, dtype, device."""
+        """A digest of all that decides what a door answers: every byte of its files, edits, dtype, device."""
         told: list[Any] = [name == BASE, self.dtype, self.device or default_device()]
         if name == BASE or self.how in ("live", "adapter"):
-            told += _files(self.base.folder())
+            told.append(_contents(self.base.folder()))
         if name != BASE and self.artefact:
-            told += _files(self.artefact)
+            told.append(seal(self.artefact))
         if name == "live":
-            told += [_edit_digest(edit) for edit in self.edits]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+            told += [edit_digest(edit) for edit in self.edits]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[Any]:
@@ -113,7 +123,7 @@ class Doors:
 
         Raises:
             CheckpointError: it cannot be loaded.
-            WrongModelError: an edit belongs to another model.
+            WrongModelError: an edit belongs to another model, or an artefact to another base.
         """
         key = name if self.artefact else BASE
         if self._held is None or self._held[0] != key:
@@ -134,16 +144,22 @@ class Doors:
     def _load(self, name: str) -> Any:
         options: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
         if name == BASE:
-            return load_model(self.base, **options)
+            return self._checked(load_model(self.base, **options))
         assert self.artefact is not None
         if self.how == "fold":
             return load_model(self.artefact, **options)
         if self.how == "adapter":  # in the base's own dtype, as PEFT would; then in the one asked for
-            model = load_model(self.base, device=self.device)
+            model = self._checked(load_model(self.base, device=self.device))
             merge_into(model, ModelSource.parse(self.artefact))
             wanted = parse_dtype(self.dtype)
             return model if isinstance(wanted, str) else model.to(wanted)
         return self._inserted()
+
+    def _checked(self, model: Any) -> Any:
+        """The base of an artefact, if it is the one that the edits inside were fitted on (else WrongModelError)."""
+        for edit in self.all_edits() if self.artefact else ():
+            edit.check(model)
+        return model
 
     def _inserted(self) -> Any:
         """The package's own modeling code, never the file inside the artefact."""
@@ -166,33 +182,28 @@ class Doors:
 
     def describe(self) -> dict[str, Any]:
         """For people and programs: names only, no paths."""
-        edits = self.edits or ([Edit.load(p) for p in edit_files(self.artefact)] if self.artefact else [])
-        settings = [
-            {"site": e.site.value, "layers": list(e.layers), "merge": e.merge, "feature": e.feature, "alpha": e.alpha}
-            for e in edits
-        ]
+        edits = [
+            {"site": e.site.value, "layers": list(e.layers), "merge": e.merge, "feature": e.feature, "alpha": e.alpha,
+             "sha256": edit_digest(e)}
+            for e in self.all_edits()
+        ]  # fmt: skip
         return {"base": self.base.name, "revision": self.base.revision, "edited": self.how and self.title,
-                "how": self.how, "edits": settings}  # fmt: skip
+                "how": self.how, "edits": edits}  # fmt: skip
 
 
-def _files(path: Path) -> list[Any]:
-    """Of a model's files: names, sizes, and a digest of both ends of each (a weight file's header lies in front)."""
-    names = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
-    found: list[Any] = []
-    for name in names:
-        if name.suffix in (".md", ".html") or name.name == "sea_verification.json":
-            continue
-        with open(name, "rb") as file:
-            size = name.stat().st_size
-            ends = hashlib.sha256(file.read(_ENDS))
-            if size > _ENDS:
-                file.seek(max(_ENDS, size - _ENDS))
-                ends.update(file.read())
-        found.append([name.name, size, ends.hexdigest()])
-    return found
+def _contents(path: Path) -> dict[str, str]:
+    """Of a base, a folder or a .gguf file: name -> SHA-256 of all of it (its ends would not show another weight)."""
+    found = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file() and matters(p.name))
+    with progress.bar("base: which one", len(found), "file") as advance:
+        told = {}
+        for file in found:
+            told[file.name] = file_digest(file)
+            advance(1)
+    return told
 
 
-def _edit_digest(edit: Edit) -> str:
+def edit_digest(edit: Edit) -> str:
+    """SHA-256 of all that decides what an edit does to an activation."""
     digest = hashlib.sha256(f"{edit.site.value} {edit.merge} {edit.feature} {edit.parts} {edit.alpha}".encode())
     for layer in edit.layers:
         projector = edit.projectors[layer]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 
 from sea_bake.evaluation import figures, markup
 from sea_bake.evaluation.keeping import PAPERS
 from sea_bake.evaluation.results import Evaluation, Row
-from sea_bake.evaluation.statistics import RESAMPLES, Estimate
+from sea_bake.evaluation.statistics import FEW, RESAMPLES, Estimate, P
 from sea_bake.staging import staged_file
 
 HEADINGS = {"gain": "Gain", "damage": "Cost"}
@@ -27,9 +28,9 @@ def number(estimate: Estimate, unit: str, *, sign: bool = False) -> str:
 
 
 def verdict(row: Row) -> str:
-    """ "better" or "worse" where the difference's interval leaves 0 out, else ""."""
+    """ "better" or "worse" where there is a difference (see :attr:`Comparison.shown`), else ""."""
     found = row.found.difference
-    if found is None or found.low <= 0 <= found.high or not row.measure.judged:
+    if found is None or not row.found.shown or not row.measure.judged:
         return ""
     return "better" if (found.value > 0) == (row.measure.better == "higher") else "worse"
 
@@ -73,20 +74,24 @@ def title(evaluation: Evaluation) -> str:
 def notes(evaluation: Evaluation) -> list[str]:
     """What the numbers are, in sentences."""
     settings, versions = evaluation.settings, evaluation.versions
-    count = "all examples" if settings["limit"] is None else f"the first {settings['limit']} examples"
+    count = "all examples" if settings["limit"] is None else f"at most the first {settings['limit']} examples"
     behind = f" behind row {settings['offset']}" if settings["offset"] else ""
     found = [
         f"{count.capitalize()} of each task{behind}, {'with' if settings['chat'] else 'without'} chat template, dtype "
         f"{settings['dtype']}; lm-evaluation-harness {versions['lm-eval']}, transformers {versions['transformers']}, "
         f"torch {versions['torch']}, sea-bake {versions['sea-bake']}.",
         f"± is half of a 95 % percentile interval from {RESAMPLES:,} resamples of the examples; 3/n where no answer "
-        "changed.",
+        "changed, and towards the other side where all are alike.",
     ]
+    if any(row.found.n < FEW for row in evaluation.headlines):
+        found.append(f"Where n is below {FEW} the intervals are too narrow: resampling so few says little of others.")
+    found += [f"{remark[:1].upper()}{remark[1:]}." for remark in evaluation.remarks]
     if evaluation.model["how"] is not None:
         found.append(
             "Differences are paired, example by example: the exact McNemar test where answers are right or wrong, a "
             "randomisation test otherwise. p-values are not corrected for the number of measures: of twenty that "
-            'nothing has changed, one comes out below 0.05. "better" and "worse" say that the interval leaves 0 out.'
+            'nothing has changed, one comes out below 0.05. "better" and "worse" say that the interval leaves 0 out, '
+            f"and p is below {P}."
         )
     return found
 
@@ -110,11 +115,12 @@ def markdown(evaluation: Evaluation) -> str:
 def _table(evaluation: Evaluation, rows: Sequence[Row]) -> list[str]:
     head = header(evaluation)
     lines = [head, ["---"] * 2 + ["---:"] * (len(head) - 2), *map(cells, rows)]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    return ["| " + " | ".join(_line(cell).replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split())
+    """Text on one line that no Markdown renderer takes for HTML."""
+    return escape(" ".join(text.split()), quote=False)
 
 
 def grouped(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:

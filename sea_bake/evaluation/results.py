@@ -11,7 +11,8 @@
                   "kind": "gain" | "damage", "n", "p", "test", "unit", "part", "changed",
                   "value_interval", "base_interval"}, ...],
      "breakdown": [the same by category and condition],
-     "harness": {task: {door: {"acc,none": ...}}}, "samples": [{"prompt", "base", "edited"}, ...]}
+     "harness": {task: {door: {"acc,none": ...}}}, "samples": [{"prompt", "base", "edited"}, ...],
+     "remarks": [text, ...]}
 
 Shares are between 0 and 1. Without an edited model "value" is the base's, and "base" and "interval" are null.
 """
@@ -86,6 +87,7 @@ class Evaluation:
         samples: neutral prompts with the greedy answer of each door.
         settings, versions: what it was measured with.
         records: task -> door -> all examples; not part of ``to_json``.
+        remarks: what was said to people while it was measured: batches that were halved.
     """
 
     model: dict[str, Any]
@@ -95,6 +97,7 @@ class Evaluation:
     settings: dict[str, Any]
     versions: dict[str, str]
     records: dict[str, dict[str, list[Record]]] = field(repr=False, default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def headlines(self) -> list[Row]:
@@ -115,6 +118,7 @@ class Evaluation:
             "breakdown": [row.to_json() for row in self.rows if row.measure.detail],
             "harness": self.harness,
             "samples": self.samples,
+            "remarks": self.remarks,
         }
 
 

@@ -119,7 +119,7 @@ def run(
         OutputError: the output holds answers of another run.
     """
     found: dict[str, dict[str, Answers]] = {unit.name: {} for unit in units}
-    identity = {door: doors.identity(door) for door in doors.names}
+    identity = {door: doors.identity(door) if kept.folder else "" for door in doors.names}
     first = identity[doors.names[0]]
 
     def inputs(unit: Unit, door: str) -> str:

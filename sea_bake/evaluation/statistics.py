@@ -34,6 +34,8 @@ STATISTICS: dict[str, Callable[[Array], Array]] = {
     "perplexity": lambda s: np.exp(_ratio(s[..., 0], s[..., 1])),
 }
 
+P = 0.05  # two-sided: below it a difference is told from chance, where its interval leaves 0 out too
+FEW = 10  # examples: with fewer, resampling them says too little of others
 _SPANS = {"ratio": 1.0, "bias": 2.0, "ambiguous bias": 2.0}  # how far a statistic of yes/no answers reaches
 
 
@@ -72,6 +74,12 @@ class Comparison:
     test: str | None = None
     changed: int | None = None
 
+    @property
+    def shown(self) -> bool:
+        """Whether there is a difference: its interval leaves 0 out, and the paired test says the same."""
+        found = self.difference
+        return found is not None and not found.low <= 0 <= found.high and (self.p or 0.0) < P
+
 
 def compare(base: Array, edited: Array | None = None, statistic: str = "ratio") -> Comparison:
     """Measure one door, or two on the same examples.
@@ -93,6 +101,8 @@ def compare(base: Array, edited: Array | None = None, statistic: str = "ratio") 
         [function(np.einsum("rn,dnc->rdc", _weights(rng, n), doors)) for _ in range(RESAMPLES // _CHUNK)]
     )
     estimates = [_estimate(float(v), d) for v, d in zip(values, drawn.T)]
+    if yes_no(doors, statistic):
+        estimates = [_never(e, n) if e.value in (0, 1) else e for e in estimates]
     if edited is None:
         return Comparison(n, estimates[0])
     differs = (doors[0] != doors[1]).any(-1)
@@ -106,6 +116,11 @@ def compare(base: Array, edited: Array | None = None, statistic: str = "ratio") 
         half = _SPANS[statistic] * min(1.0, 3 / n)
         difference = Estimate(0.0, -half, half)
     return Comparison(n, estimates[0], estimates[1], difference, p, test, int(differs.sum()))
+
+
+def _never(found: Estimate, n: int) -> Estimate:
+    """A share of 0 or 1, which every resample repeats: with 95 % confidence the rest is less than 3/n."""
+    return Estimate(found.value, max(0.0, found.value - 3 / n), min(1.0, found.value + 3 / n))
 
 
 def yes_no(doors: Array, statistic: str) -> bool:

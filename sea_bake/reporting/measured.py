@@ -9,6 +9,7 @@ from typing import Any
 from sea_bake.checkpoint.reader import read_json
 from sea_bake.errors import CheckpointError, EvaluationError
 from sea_bake.evaluation import INSIDE, Evaluation, Row
+from sea_bake.evaluation.doors import edit_digest
 from sea_bake.evaluation.keeping import REPORT
 from sea_bake.evaluation.markup import readable
 from sea_bake.evaluation.measures import Measure
@@ -49,19 +50,14 @@ def find(subject: Subject, given: str | Path | None) -> Evaluation | None:
     try:
         found = parse(data)
         edits = found.model["edits"]
-        alike = [{key: edit[key] for key in ("site", "layers", "merge", "feature", "alpha")} for edit in edits]
+        digests = [edit["sha256"] for edit in edits]
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise EvaluationError(f"{path} lacks or garbles {error}: evaluate again with sea-bake eval") from error
-    if alike != [_described(edit) for edit in subject.edits]:
+    if digests != [edit_digest(edit) for edit in subject.edits]:
         raise EvaluationError(f"{path} was measured on other edits than those of '{subject.name}': evaluate these")
     if inside and folder is not None and isinstance(data.get("files"), dict) and broken(folder, data["files"]):
         raise EvaluationError(f"{path} was measured on another state of the artefact: evaluate again, or remove it")
     return found
-
-
-def _described(edit: Any) -> dict[str, Any]:
-    return {"site": edit.site.value, "layers": list(edit.layers), "merge": edit.merge, "feature": edit.feature,
-            "alpha": edit.alpha}  # fmt: skip
 
 
 def parse(data: dict[str, Any]) -> Evaluation:
@@ -77,7 +73,7 @@ def parse(data: dict[str, Any]) -> Evaluation:
     rows = [_row(entry, detail=False) for entry in data["results"]]
     rows += [_row(entry, detail=True) for entry in data["breakdown"]]
     samples = [{key: str(sample[key]) for key in ("prompt", "base", "edited")} for sample in data["samples"]]
-    return Evaluation(model, rows, {}, samples, settings, versions)
+    return Evaluation(model, rows, {}, samples, settings, versions, remarks=[str(text) for text in data["remarks"]])
 
 
 def _row(entry: dict[str, Any], *, detail: bool) -> Row:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sea_bake.evaluation import Evaluation, reporting
 from sea_bake.evaluation.markup import image, table, text
 from sea_bake.plotting import Picture
+from sea_bake.publishing.artefact import ONNX
 from sea_bake.publishing.proof import compared
 from sea_bake.publishing.sections import settings
 from sea_bake.reporting.subject import Subject
@@ -48,18 +49,24 @@ def proof(subject: Subject) -> str:
 def effects(subject: Subject, evaluation: Evaluation | None, measured: Sequence[Picture]) -> str:
     """Gain and cost, with intervals and figures."""
     if evaluation is None:
-        command = (
-            "sea-bake eval ARTEFACT --limit 200 --write"
-            if subject.artefact
-            else "sea-bake eval BASE --edit EDIT --limit 200 -o DIR, and then sea-bake report EDIT --evaluation DIR"
-        )
-        return missing("Nobody has measured whether the edit helps, or what it costs.", command)
+        return missing("Nobody has measured whether the edit helps, or what it costs.", _measuring(subject))
     parts = [
         paragraph(f"Measured: {reporting.title(evaluation)}.", _balance(evaluation)),
         *reporting.tables(evaluation, "h3"),
     ]
     parts += [image(picture) for picture in measured]
     return "".join(parts) + reporting.breakdown(evaluation) + reporting.remarks(evaluation)
+
+
+def _measuring(subject: Subject) -> str:
+    """The commands that would supply gain and cost."""
+    if subject.artefact is None:
+        return "sea-bake eval BASE --edit EDIT --limit 200 -o DIR, and then sea-bake report EDIT --evaluation DIR"
+    if subject.artefact.how == ONNX:
+        return (
+            "sea-bake eval THE-ARTEFACT-BEHIND-IT --limit 200 -o DIR, and then sea-bake report EXPORT --evaluation DIR"
+        )
+    return "sea-bake eval ARTEFACT --limit 200 --write"
 
 
 def _balance(evaluation: Evaluation) -> str:
