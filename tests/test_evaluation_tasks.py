@@ -25,7 +25,8 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from lm_eval.utils import apply_template
 
 from sea_bake.errors import EvaluationError
-from sea_bake.evaluation import harness, tasks
+from sea_bake.evaluation import damage, harness, tasks
+from sea_bake.evaluation.finite import watched
 from sea_bake.evaluation.measures import answer, measures, table
 from sea_bake.evaluation.prefixes import Scorer, can_share
 from sea_bake.evaluation.statistics import STATISTICS, compare
@@ -161,13 +162,78 @@ def test_nan_is_an_error_that_names_the_first_layer(layer: int) -> None:
     assert all(math.isfinite(value) for value, _ in Scorer(model)(asked))
     with torch.no_grad():
         model.model.layers[layer].mlp.down_proj.weight[3, 5] = float("nan")
-    with pytest.raises(EvaluationError, match=rf"NaN or infinite logits: .* come out of decoder layer {layer} of 4"):
+    with pytest.raises(EvaluationError, match=rf"NaN or infinite logits: .* out of decoder layer {layer} \(of 0-3\)"):
         Scorer(model)(asked)
     model = families.tiny("llama")
     with torch.no_grad():
         model.lm_head.weight.fill_(float("inf"))
     with pytest.raises(EvaluationError, match="out of the output head"):
         Scorer(model)(asked)
+
+
+def _spoil(module: Any) -> None:
+    with torch.no_grad():
+        module.weight[3, 5] = float("nan")
+
+
+SPOILT = {
+    "none": (None, lambda model: None),
+    "decoder": (r"decoder layer 2 \(of 0-3\)", lambda model: _spoil(_layers(model)[2])),
+    "encoder": (r"encoder layer 1 \(of 0-4\)", lambda model: _spoil(_layers(model.encoder)[1])),
+    "head": ("the output head", lambda model: torch.nn.init.constant_(model.lm_head.weight, float("nan"))),
+    "embeddings": (
+        "the input embeddings", lambda model: torch.nn.init.constant_(model.get_input_embeddings().weight, float("nan"))
+    ),
+}  # fmt: skip
+
+
+def _layers(model: Any) -> list[Any]:
+    """The last linear of each."""
+    stack = getattr(model, "decoder", model)
+    if hasattr(stack, "block"):
+        return [block.layer[-1].DenseReluDense.wo for block in stack.block]
+    return [layer.mlp.down_proj for layer in model.model.layers]
+
+
+@pytest.mark.parametrize(
+    ("family", "spoilt"),
+    [("llama", "none"), ("llama", "decoder"), ("llama", "head"), ("llama", "embeddings"),
+     ("t5", "none"), ("t5", "decoder"), ("t5", "encoder"), ("t5", "embeddings")],
+)  # fmt: skip
+def test_nan_is_no_answer_either(data: Path, family: str, spoilt: str) -> None:
+    """Greedy search takes the first token where all are NaN: an empty answer, and a wrong one, was made of it."""
+    where, spoil = SPOILT[spoilt]
+    model, tokenizer = families.tiny(family), families.tokenizer()
+    spoil(model)
+    with harness.quiet():
+        lm = harness.SharedPrefixLM(model, tokenizer, batch_size=2)
+    loaded = harness.load_tasks(["gsm8k"], tasks.locate(["gsm8k"], data), 0)["gsm8k"]
+    loaded["tasks"]["gsm8k"].set_config(key="generation_kwargs", value={"max_gen_toks": 4}, update=True)
+    asked = requests(families.VOCAB, seed=2)[:6]
+    works: list[Any] = [lambda: harness.run(lm, loaded), lambda: lm._loglikelihood_tokens(asked)]
+    if family == "llama":
+        works.append(lambda: damage.generations(model, tokenizer, prompts=["Where?", "Who are you?"], max_new_tokens=4))
+    for work in works:
+        if where is None:
+            assert work()
+            continue
+        with pytest.raises(EvaluationError, match=f"NaN or infinite logits: the first bad values come out of {where}"):
+            work()
+
+
+def test_nan_behind_the_end_of_an_answer_is_never_read() -> None:
+    """A batch goes on until its last row has ended; what the others are given until then is padding."""
+    model, stop = families.tiny("llama"), 2
+    model.generation_config.eos_token_id = stop
+    prompts = torch.tensor([[0, 9, 10], [11, 12, 13]])
+    (watch,) = watched(model, prompts, prompts.ne(0))["logits_processor"]
+    fine, bad = torch.zeros(2, families.VOCAB), torch.zeros(2, families.VOCAB)
+    bad[0] = float("nan")
+    assert watch(prompts, fine) is fine
+    ended = torch.cat([prompts, torch.tensor([[stop], [20]])], dim=1)
+    assert watch(ended, bad) is bad
+    with pytest.raises(EvaluationError, match="NaN or infinite logits"):
+        watch(torch.cat([prompts, torch.tensor([[20], [stop]])], dim=1), bad)
 
 
 # ---------------------------------------------------------------------------------------------------------- definitions

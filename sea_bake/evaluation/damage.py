@@ -20,7 +20,7 @@ from torch import Tensor
 from sea_bake.activations.capture import GREEDY
 from sea_bake.activations.prompts import pad_id, render
 from sea_bake.errors import EvaluationError
-from sea_bake.evaluation.finite import check_finite
+from sea_bake.evaluation.finite import check_finite, watched
 from sea_bake.evaluation.measures import Measure, Record
 from sea_bake.evaluation.neutral import PROMPTS, TEXTS
 
@@ -110,17 +110,23 @@ def generations(
     max_new_tokens: int = 64,
     advance: Callable[[int], None] = lambda count: None,
 ) -> list[Record]:
-    """Greedy answers to prompts, one by one, and how much each repeats itself."""
+    """Greedy answers to prompts, one by one, and how much each repeats itself.
+
+    Raises:
+        EvaluationError: NaN or infinite logits.
+    """
     device = model.get_input_embeddings().weight.device
     found: list[Record] = []
     for i, prompt in enumerate(prompts):
         text, special = render(tokenizer, prompt)
         ids = torch.tensor([tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]], device=device)
+        mask = torch.ones_like(ids)
         out = model.generate(
             input_ids=ids,
-            attention_mask=torch.ones_like(ids),
+            attention_mask=mask,
             max_new_tokens=max_new_tokens,
             **GREEDY,
+            **watched(model, ids, mask),
             pad_token_id=pad_id(tokenizer),
         )
         new = out[0, ids.shape[1] :].tolist()

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness as a library: its tasks, its scoring, and our model behind its door (extra ``eval``).
+"""lm-evaluation-harness as a library: its tasks and its scoring (extra ``eval``).
 
 Nothing of a score is ours: the harness builds the requests and judges the answers. Only log-likelihoods are computed in
 another order (:mod:`prefixes`), and where a model has no plain cache, in the harness' own.
@@ -8,93 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lm_eval
 from lm_eval.evaluator import evaluate
-from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from sea_bake.errors import EvaluationError
-from sea_bake.evaluation.prefixes import Scorer, can_share
+from sea_bake.evaluation.language_model import SharedPrefixLM
 from sea_bake.evaluation.tasks import HERE, TASKS, Local, unknown
 
 Record = dict[str, Any]
 _FEWSHOT_SEED = 1234  # the harness' own default
-
-
-class SharedPrefixLM(HFLM):
-    """The harness' Hugging Face model, with shared prefixes computed once and batches that give way when memory does.
-
-    Args:
-        model, tokenizer: living ones; hooks stay on.
-        batch_size: largest number of rows in a forward pass.
-        advance, say: as in :class:`Scorer`.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        *,
-        batch_size: int = 16,
-        advance: Callable[[int], None] = lambda count: None,
-        say: Callable[[str], None] = lambda text: None,
-    ) -> None:
-        backend = "seq2seq" if getattr(model.config, "is_encoder_decoder", False) else "causal"
-        super().__init__(pretrained=model, tokenizer=tokenizer, backend=backend, batch_size=batch_size)
-        self.advance = advance
-        self.scorer = Scorer(model, batch_size=batch_size, advance=lambda count: self.advance(count), say=say)
-        self.shares = can_share(model)
-        self.lengths: dict[tuple[str, str], int] = {}  # (context, continuation) -> tokens of the continuation
-
-    def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
-        return super().loglikelihood(requests, disable_tqdm=True)
-
-    def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = True, override_bs: int | None = None) -> Any:
-        for texts, _, answer in requests:
-            if texts is not None:
-                self.lengths[texts] = len(answer)
-        # What the harness would cut on the left is left to it.
-        ours = [self.shares and len(prompt) + len(answer) <= self.max_length for _, prompt, answer in requests]
-        told = iter(self.scorer([(prompt, answer) for (_, prompt, answer), own in zip(requests, ours) if own]))
-        rest = [request for request, own in zip(requests, ours) if not own]
-        others = iter(self._stock(rest) if rest else ())
-        return [next(told) if own else next(others) for own in ours]
-
-    def _stock(self, requests: Any) -> Any:
-        while True:
-            try:
-                found = super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=self.scorer.batch_size)
-            except RuntimeError as error:
-                self._halve(error)
-                continue
-            bad = next((r for r, (value, _) in zip(requests, found) if not math.isfinite(value)), None)
-            if bad is not None:
-                raise EvaluationError(f"the model gives a log-likelihood of NaN or -infinity to {bad[0][1]!r}")
-            self.advance(len(requests))
-            return found
-
-    def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
-        while True:
-            try:
-                return super().generate_until(requests, disable_tqdm=True)
-            except RuntimeError as error:
-                self._halve(error)
-
-    def _model_generate(self, context: Any, **options: Any) -> Any:
-        out = super()._model_generate(context, **options)
-        self.advance(len(context))
-        return out
-
-    def _halve(self, error: RuntimeError) -> None:
-        self.scorer.halve(error)
-        self.batch_size_per_gpu = self.scorer.batch_size
 
 
 def load_tasks(names: Sequence[str], local: Sequence[Local] | None, fewshot: int | None) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,117 @@
+"""Our model behind the door of lm-evaluation-harness (extra ``eval``)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lm_eval.models.huggingface import HFLM
+
+from sea_bake.errors import EvaluationError
+from sea_bake.evaluation.finite import not_finite, watched
+from sea_bake.evaluation.prefixes import Scorer, can_share
+
+
+class SharedPrefixLM(HFLM):
+    """The harness' Hugging Face model, with shared prefixes computed once and batches that give way when memory does.
+
+    Args:
+        model, tokenizer: living ones; hooks stay on.
+        batch_size: largest number of rows in a forward pass.
+        advance, say: as in :class:`Scorer`.
+
+    Attributes:
+        lengths: (context, continuation) -> tokens of the continuation.
+        cut: (context, continuation), or (context,) of an answer that is written -> tokens cut off the context's
+            beginning, where the whole is longer than the model can read.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        batch_size: int = 16,
+        advance: Callable[[int], None] = lambda count: None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        backend = "seq2seq" if getattr(model.config, "is_encoder_decoder", False) else "causal"
+        super().__init__(pretrained=model, tokenizer=tokenizer, backend=backend, batch_size=batch_size)
+        self.advance = advance
+        self.scorer = Scorer(model, batch_size=batch_size, advance=lambda count: self.advance(count), say=say)
+        self.shares = can_share(model)
+        self.lengths: dict[tuple[str, ...], int] = {}
+        self.cut: dict[tuple[str, ...], int] = {}
+
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
+        return super().loglikelihood(requests, disable_tqdm=True)
+
+    def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = True, override_bs: int | None = None) -> Any:
+        for texts, prompt, answer in requests:
+            if texts is not None:
+                self.lengths[texts] = len(answer)
+                self._note(texts, len(prompt) - self._room(answer))
+        # What the harness would cut on the left is left to it.
+        ours = [self.shares and len(prompt) + len(answer) <= self.max_length for _, prompt, answer in requests]
+        told = iter(self.scorer([(prompt, answer) for (_, prompt, answer), own in zip(requests, ours) if own]))
+        rest = [request for request, own in zip(requests, ours) if not own]
+        others = iter(self._stock(rest) if rest else ())
+        return [next(told) if own else next(others) for own in ours]
+
+    def _room(self, answer: list[int]) -> int:
+        """Tokens of a prompt that are read before this answer."""
+        return self.max_length if self.backend == "seq2seq" else self.max_length + 1 - len(answer)
+
+    def _stock(self, requests: Any) -> Any:
+        while True:
+            try:
+                found = super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=self.scorer.batch_size)
+            except RuntimeError as error:
+                self._halve(error)
+                continue
+            for (texts, prompt, answer), (value, _) in zip(requests, found):
+                if math.isnan(value):
+                    raise not_finite(self.model, **self._inputs(prompt, answer))
+                if math.isinf(value):
+                    raise EvaluationError(f"the model gives a log-likelihood of -infinity to {(texts or [''])[-1]!r}")
+            self.advance(len(requests))
+            return found
+
+    def _inputs(self, prompt: list[int], answer: list[int]) -> dict[str, torch.Tensor]:
+        """What the model was given."""
+        if self.backend == "seq2seq":
+            told = {"input_ids": prompt[-self.max_length :], "labels": answer[-self.max_length :]}
+        else:
+            told = {"input_ids": (prompt + answer)[-(self.max_length + 1) : -1]}
+        return {name: torch.tensor([ids], device=self.device) for name, ids in told.items()}
+
+    def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
+        while True:
+            try:
+                return super().generate_until(requests, disable_tqdm=True)
+            except RuntimeError as error:
+                self._halve(error)
+
+    def tok_batch_encode(self, strings: Any, *args: Any, left_truncate_len: int | None = None, **options: Any) -> Any:
+        """As the harness', which cuts on the left without counting."""
+        ids, mask = super().tok_batch_encode(strings, *args, **options)
+        if left_truncate_len is None:
+            return ids, mask
+        for text, length in zip(strings, mask.sum(1).tolist()):
+            self._note((text,), length - left_truncate_len)
+        return ids[:, -left_truncate_len:], mask[:, -left_truncate_len:]
+
+    def _note(self, texts: tuple[str, ...], tokens: int) -> None:
+        if tokens > 0:
+            self.cut[texts] = tokens
+
+    def _model_generate(self, context: Any, **options: Any) -> Any:
+        out = super()._model_generate(context, **options, **watched(self.model, context, options["attention_mask"]))
+        self.advance(len(context))
+        return out
+
+    def _halve(self, error: RuntimeError) -> None:
+        self.scorer.halve(error)
+        self.batch_size_per_gpu = self.scorer.batch_size
