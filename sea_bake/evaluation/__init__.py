@@ -14,7 +14,7 @@ from sea_bake.baking.report import is_artefact
 from sea_bake.checkpoint import write_json
 from sea_bake.edit import Edit
 from sea_bake.errors import EvaluationError, SettingError, missing_extra
-from sea_bake.evaluation import damage, reporting, units
+from sea_bake.evaluation import conditions, damage, reporting, units
 from sea_bake.evaluation.doors import Doors
 from sea_bake.evaluation.judging import Judge
 from sea_bake.evaluation.keeping import Keeping
@@ -110,15 +110,17 @@ def evaluate(
         say(text)
 
     settings: dict[str, Any] = {"limit": limit, "offset": offset, "fewshot": fewshot, "chat": chat, "dtype": dtype}
-    asked = units.tasks(names, local, **settings)
+    asked = units.tasks(names, local, **settings, say=tell)
     if cost:
         asked += [units.neutral_text(tokenizer, texts), units.generation()]
     found = run(doors, asked, kept, tokenizer=tokenizer, batch_size=batch_size, cost=cost, say=tell)
     records = {name: {door: answers[0] for door, answers in by_door.items()} for name, by_door in found.items()}
+    harness = {name: {door: answers[1] for door, answers in found[name].items()} for name in names}
+    remarks += [text for text in conditions.sentences(harness) if text not in remarks]
     evaluation = Evaluation(
         model=doors.describe(),
         rows=[row for name in ordered(list(records)) for row in rows_of(name, records[name])],
-        harness={name: {door: answers[1] for door, answers in found[name].items()} for name in names},
+        harness=harness,
         samples=samples_of(records[damage.GENERATION]) if cost else [],
         settings={"tasks": names, "data": "local" if local is not None else "hub", **settings},
         versions=units.versions(),

@@ -56,7 +56,7 @@ class Judge:
         self.model, self.tokenizer = model, tokenizer
         self._session: dict[str, Any] = {"batch_size": batch_size, "say": say}
         local = locate(tasks, data) if tasks and data is not None else None
-        self.units = units.tasks(list(tasks), local, limit=limit, offset=offset) if tasks else []
+        self.units = units.tasks(list(tasks), local, limit=limit, offset=offset, say=say) if tasks else []
         if demonstrations:
             self.units.append(units.demonstrations(demonstrations))
         if texts:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 from sea_bake.demonstrations import Demonstration
 from sea_bake.demonstrations import digest as digest_of
-from sea_bake.evaluation import damage, preference
+from sea_bake.evaluation import conditions, damage, preference
 from sea_bake.evaluation.keeping import digest
 from sea_bake.evaluation.running import Advance, Answers, Session, Unit
 from sea_bake.evaluation.tasks import Local
@@ -29,20 +29,30 @@ def tasks(
     fewshot: int | None = None,
     chat: bool = False,
     dtype: str = "auto",
+    say: Callable[[str], None] = lambda text: None,
 ) -> list[Unit]:
     """One per task. The harness is imported here, and the tasks' data loaded, before any model.
+
+    ``say``: told which tasks are without the worked examples asked for, and what was too long for the model.
 
     Raises:
         EvaluationError: an unknown task, or data that cannot be had.
     """
     from sea_bake.evaluation import harness
 
-    loaded = harness.load_tasks(names, local, fewshot)
+    loaded = harness.load_tasks(names, local, fewshot, say)
     digests = {task.name: task.digest for task in local or ()}
     settings = {"limit": limit, "offset": offset, "fewshot": fewshot, "chat": chat, "dtype": dtype}
 
+    said: set[str] = set()
+
     def answer(name: str, session: Session, advance: Advance) -> Answers:
-        return harness.run(session.lm(advance), loaded[name], limit=limit, offset=offset, chat=chat)
+        found = harness.run(session.lm(advance), loaded[name], limit=limit, offset=offset, chat=chat)
+        for sentence in conditions.truncated(name, found[1]):
+            if sentence not in said:  # by the other door already
+                said.add(sentence)
+                say(sentence)
+        return found
 
     return [
         Unit(

@@ -1,21 +1,20 @@
 """The benchmarks: what they are called, where their rows lie, and what is checked before any model is loaded.
 
-A new one is a row in ``TASKS``, a YAML file beside this one, and its measures in ``measures``.
+A new one is a row in ``TASKS``, a YAML file beside this one, a check in ``rows``, and its measures in ``measures``.
 """
 
 from __future__ import annotations
 
-import csv
 import difflib
 import hashlib
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sea_bake.errors import EvaluationError
+from sea_bake.evaluation.tasks import rows
 from sea_bake.staging import staged_folder
 
 HERE = Path(__file__).parent
@@ -30,8 +29,10 @@ class Benchmark:
         hub: id of the data set that the harness' own task reads.
         files: split -> pattern of the one file below ``--data`` that holds it.
         columns: what every row must have.
+        check: what else there is to a row.
         kind: "gain" (what SEA is for) or "damage" (a control: what an edit should leave alone).
         stock: folder and name of the harness' own task, where it goes by another one.
+        shots: split -> pattern of a file of worked examples, which may be missing: then there are none.
         split: the split that is measured.
     """
 
@@ -39,8 +40,10 @@ class Benchmark:
     hub: str
     files: Mapping[str, str]
     columns: tuple[str, ...]
+    check: rows.Check
     kind: str = "damage"
     stock: tuple[str, str] | None = None
+    shots: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def split(self) -> str:
@@ -50,42 +53,45 @@ class Benchmark:
 _TRUTHFULQA = {"validation": "truthfulqa/*multiple_choice*.jsonl"}
 TASKS: dict[str, Benchmark] = {
     "truthfulqa_mc1": Benchmark(
-        "TruthfulQA v0, MC1", "truthfulqa/truthful_qa", _TRUTHFULQA, ("question", "mc1_targets"), "gain",
-        ("truthfulqa", "truthfulqa_mc1"),
+        "TruthfulQA v0, MC1", "truthfulqa/truthful_qa", _TRUTHFULQA, ("question", "mc1_targets"),
+        rows.truthfulqa_mc1, "gain", ("truthfulqa", "truthfulqa_mc1"),
     ),
     "truthfulqa_mc2": Benchmark(
-        "TruthfulQA v0, MC2", "truthfulqa/truthful_qa", _TRUTHFULQA, ("question", "mc2_targets"), "gain",
-        ("truthfulqa", "truthfulqa_mc2"),
+        "TruthfulQA v0, MC2", "truthfulqa/truthful_qa", _TRUTHFULQA, ("question", "mc2_targets"),
+        rows.truthfulqa_mc2, "gain", ("truthfulqa", "truthfulqa_mc2"),
     ),
     "bbq": Benchmark(
         "BBQ", "oskarvanderwal/bbq", {"test": "bbq/*.jsonl"},
         ("context", "question", "ans0", "ans1", "ans2", "label", "answer_info", "additional_metadata", "category",
-         "context_condition", "question_polarity"), "gain",
+         "context_condition", "question_polarity"), rows.bbq, "gain",
     ),
     "hellaswag": Benchmark(
         "HellaSwag", "Rowan/hellaswag", {"validation": "hellaswag/*val*.jsonl"},
-        ("activity_label", "ctx_a", "ctx_b", "endings", "label"),
+        ("activity_label", "ctx_a", "ctx_b", "endings", "label"), rows.hellaswag,
     ),
     "gsm8k": Benchmark(
-        "GSM8K", "openai/gsm8k", {"test": "gsm8k/test*.jsonl", "train": "gsm8k/train*.jsonl"}, ("question", "answer")
+        "GSM8K", "openai/gsm8k", {"test": "gsm8k/test*.jsonl", "train": "gsm8k/train*.jsonl"}, ("question", "answer"),
+        rows.gsm8k,
     ),
     "mathqa": Benchmark(
-        "MathQA (options derived)", "regisss/math_qa", {"test": "mathqa/*test*.jsonl"}, ("question", "choices", "label")
+        "MathQA (options derived)", "regisss/math_qa", {"test": "mathqa/*test*.jsonl"},
+        ("question", "choices", "label"), rows.mathqa,
     ),
     "mmlu": Benchmark(
         "MMLU", "cais/mmlu", {"test": "mmlu/*test*.jsonl"}, ("question", "subject", "choices", "answer"),
-        stock=("mmlu/default", "mmlu"),
+        rows.mmlu, stock=("mmlu/default", "mmlu"), shots={"dev": "mmlu/*dev*.jsonl"},
     ),
     "nq_open": Benchmark(
         "NQ-open", "google-research-datasets/nq_open", {"validation": "nq_open/*validation*.jsonl"},
-        ("question", "answer"),
+        ("question", "answer"), rows.nq_open,
     ),
     "toxigen": Benchmark(
-        "ToxiGen", "skg/toxigen-data", {"test": "toxigen/*.jsonl"}, ("text", "toxicity_ai", "toxicity_human")
+        "ToxiGen", "skg/toxigen-data", {"test": "toxigen/*.jsonl"}, ("text", "toxicity_ai", "toxicity_human"),
+        rows.toxigen,
     ),
     "crows_pairs": Benchmark(
         "CrowS-Pairs", "jannalu/crows_pairs_multilingual", {"test": "crows_pairs/*crows*"}, ("sent_more", "sent_less"),
-        stock=("crows_pairs", "crows_pairs_english"),
+        rows.crows_pairs, stock=("crows_pairs", "crows_pairs_english"),
     ),
 }  # fmt: skip
 
@@ -108,7 +114,10 @@ class Local:
         """What the harness is told about the files. Relative ones it would look for in the working directory."""
         form = "csv" if next(iter(self.files.values())).suffix == ".csv" else "json"
         files = {split: str(path) for split, path in self.files.items()}
-        return {"dataset_path": form, "dataset_kwargs": {"data_files": files}}
+        found: dict[str, Any] = {"dataset_path": form, "dataset_kwargs": {"data_files": files}}
+        for split in TASKS[self.name].shots:
+            found |= {"fewshot_split": split} if split in self.files else {"num_fewshot": 0}
+        return found
 
 
 def known(names: Sequence[str]) -> list[str]:
@@ -137,7 +146,8 @@ def locate(names: Sequence[str], data: str | Path) -> list[Local]:
     """Find each task's files below a folder, and check their rows, before anything is loaded.
 
     Raises:
-        EvaluationError: an unknown task, no such folder, a file that is missing, there twice, or lacks a column.
+        EvaluationError: an unknown task, no such folder, a file that is missing or there twice, or a row that
+            the task cannot use.
     """
     folder = Path(os.path.expanduser(data))
     chosen = known(names)
@@ -146,10 +156,12 @@ def locate(names: Sequence[str], data: str | Path) -> list[Local]:
     found = []
     for name in chosen:
         benchmark = TASKS[name]
-        files = {split: _file(name, folder, pattern, benchmark.columns) for split, pattern in benchmark.files.items()}
+        there = {split: pattern for split, pattern in benchmark.shots.items() if any(folder.glob(pattern))}
+        wanted = {**benchmark.files, **there}
+        files = {split: _file(name, folder, pattern, benchmark.columns) for split, pattern in wanted.items()}
         digest = hashlib.sha256((HERE / f"{name}.yaml").read_bytes() + (HERE / "scoring.py").read_bytes())
         for path in files.values():
-            _check_rows(name, path, benchmark.columns)
+            rows.check_rows(name, path, benchmark.columns, benchmark.check)
             digest.update(path.read_bytes())
         found.append(Local(name, files, digest.hexdigest()))
     return found
@@ -168,34 +180,6 @@ def _file(name: str, folder: Path, pattern: str, columns: tuple[str, ...]) -> Pa
         f"the data folder lacks {folder / pattern}, which the task {name} reads: rows with the columns "
         f"{', '.join(columns)}, as JSON Lines. Leave the task out, or --data, to take it from the Hub."
     )
-
-
-def _rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Line number and row."""
-    if path.suffix == ".csv":
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            yield from enumerate(csv.DictReader(file), start=2)
-        return
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except ValueError as error:
-                raise EvaluationError(f"{path}, line {number}: not JSON ({error})") from error
-
-
-def _check_rows(name: str, path: Path, columns: tuple[str, ...]) -> None:
-    count = 0
-    for number, row in _rows(path):
-        missing = [c for c in columns if not isinstance(row, dict) or row.get(c) is None]
-        if missing:
-            has = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
-            raise EvaluationError(
-                f"{path}, line {number}: the task {name} needs the column {', '.join(missing)} (there are: {has})"
-            )
-        count += 1
-    if not count:
-        raise EvaluationError(f"{path} holds no rows")
 
 
 def export_tasks(names: Sequence[str], data: str | Path, folder: str | Path, *, overwrite: bool = False) -> Path:
