@@ -13,7 +13,7 @@ Figures = Mapping[str, Mapping[str, float]]  # leaf -> figures
 
 
 def sentences(harness: Mapping[str, Mapping[str, Figures]]) -> list[str]:
-    """For people: of all tasks and doors, each once; nothing where no task was shown an example, and nothing was cut."""
+    """For people, each once; nothing where no task was shown worked examples, and nothing was cut."""
     shots = {task: _shots(next(iter(doors.values()))) for task, doors in harness.items()}
     counts = ", ".join(f"{task} {count}" for task, count in shots.items() if count)
     found = [f"worked examples: {counts}"] if set(shots.values()) - {"", "0"} else []
