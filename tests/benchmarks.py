@@ -93,8 +93,13 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "mmlu/mmlu_test.jsonl": [
         {"question": "What goes around the earth?", "subject": "high_school_physics",
          "choices": ["The moon", "The sun", "Mars", "Nothing"], "answer": 0},
-        {"question": "What is a cat?", "subject": "biology", "choices": ["A plant", "An animal", "A rock", "A star"],
-         "answer": 1},
+        {"question": "What is a cat?", "subject": "college_biology",
+         "choices": ["A plant", "An animal", "A rock", "A star"], "answer": 1},
+    ],
+    "mmlu/mmlu_dev.jsonl": [
+        {"question": f" What is thing {n} of {subject}? ", "subject": subject,
+         "choices": ["One", "Two", "Three", "No"], "answer": n % 4}
+        for n in range(5) for subject in ("college_biology", "anatomy", "high_school_physics")
     ],
     "nq_open/nq_open_validation.jsonl": [{"question": "who has seen the moon", "answer": ["everybody", "all"]}] * 2,
     "toxigen/toxigen.jsonl": [

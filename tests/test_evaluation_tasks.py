@@ -5,9 +5,13 @@ those of the papers: each against another implementation of the same thing.
 from __future__ import annotations
 
 import copy
+import csv
 import itertools
+import json
 import math
 import random
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +29,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from lm_eval.utils import apply_template
 
 from sea_bake.errors import EvaluationError
-from sea_bake.evaluation import damage, harness, tasks
+from sea_bake.evaluation import conditions, damage, harness, tasks
 from sea_bake.evaluation.finite import watched
 from sea_bake.evaluation.measures import answer, measures, table
 from sea_bake.evaluation.prefixes import Scorer, can_share
@@ -460,6 +464,255 @@ def test_a_folder_without_the_files_is_told_which(data: Path, tmp_path: Path) ->
         tasks.locate(["hellaswag"], tmp_path)
 
 
+def _with(data: Path, folder: Path, task: str, *changes: tuple[str, Any], row: int = 1) -> Path:
+    """The task's data with one row changed: "mc2_targets.labels" -> value."""
+    benchmark = tasks.TASKS[task]
+    shutil.copytree(data, folder, dirs_exist_ok=True)
+    (path,) = folder.glob(benchmark.files[benchmark.split])
+    if path.suffix == ".csv":
+        with open(path, encoding="utf-8", newline="") as file:
+            rows: list[Any] = list(csv.DictReader(file))
+        path.unlink()
+        path = path.with_suffix(".jsonl")
+    else:
+        rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
+    for place, value in changes:
+        *outer, last = place.split(".")
+        target = rows[row]
+        for key in outer:
+            target = target[key]
+        target[last] = value
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("task", "place", "value", "words"),
+    [
+        (
+            "truthfulqa_mc1",
+            "mc1_targets",
+            {"choices": [], "labels": []},
+            "mc1_targets.choices is [], and has to be a list",
+        ),
+        ("truthfulqa_mc1", "mc1_targets.labels", [0, 1, 0, 0], "1 for the first choice"),
+        ("truthfulqa_mc1", "mc1_targets.labels", [1, 0], "labels, 1 (true) or 0 (false), one for each"),
+        ("truthfulqa_mc2", "mc2_targets", "foo", "mc2_targets is 'foo'"),
+        ("truthfulqa_mc2", "mc2_targets", {"choices": ["a", "b"]}, "mc2_targets.labels is None"),
+        ("truthfulqa_mc2", "mc2_targets.labels", [1, 0], "labels, 1 (true) or 0 (false), one for each"),
+        ("truthfulqa_mc2", "mc2_targets.labels", [1, 1, 1, 1], "1 for some of the choices and 0 for others"),
+        ("bbq", "label", 7, "label is 7, and has to be the number of the right answer, from 0 to 2"),
+        ("bbq", "label", "1", "from 0 to 2"),
+        ("bbq", "label", True, "from 0 to 2"),
+        ("bbq", "context_condition", "weird", "ambig or disambig"),
+        ("bbq", "question_polarity", "positive", "neg or nonneg"),
+        ("bbq", "additional_metadata", {"x": 1}, "additional_metadata.stereotyped_groups is None"),
+        ("bbq", "answer_info", {"ans0": ["a", "b"]}, "answer_info.ans1 is None"),
+        ("bbq", "answer_info.ans2", [], "answer_info.ans2 is []"),
+        ("hellaswag", "label", 9, "label is 9, and has to be the number of the right ending, from 0 to 3"),
+        ("hellaswag", "label", "", "from 0 to 3"),
+        ("hellaswag", "label", "01", "from 0 to 3"),
+        ("hellaswag", "endings", "abc", "endings is 'abc'"),
+        ("gsm8k", "answer", "It is 4.", '"#### " and the number'),
+        ("mathqa", "label", 9, "label is 9, and has to be the number of the right answer, from 0 to 3"),
+        ("mmlu", "answer", "B", "answer is 'B'"),
+        ("mmlu", "choices", ["a", "b", "c"], "a list of four texts"),
+        ("nq_open", "answer", [], "a list of the right answers"),
+        ("toxigen", "toxicity_ai", "high", "a number from 1 to 5"),
+        ("toxigen", "toxicity_human", 55, "a number from 1 to 5"),
+        ("crows_pairs", "sent_more", " ", "text, and not empty"),
+    ],
+)
+def test_a_row_that_would_be_scored_wrong_is_refused(
+    data: Path, tmp_path: Path, task: str, place: str, value: Any, words: str
+) -> None:
+    path = _with(data, tmp_path, task, (place, value))
+    with pytest.raises(EvaluationError) as error:
+        tasks.locate([task], tmp_path)
+    assert str(error.value).startswith(f"{path}, line 2: the task {task} cannot use this row: ")
+    assert words in str(error.value)
+
+
+ODD = [None, True, 0, 1, -1, 7, 2.5, "", " ", "x", "0", "{{x}}", "\ud800", [], ["x"], ["x", None], [[]], {}, {"x": 1},
+       ["a", "b", "c", "d"], [0, 1], [1, 0, 0, 0], "#### 4"]  # fmt: skip
+
+
+def _places(row: dict[str, Any], wanted: tuple[str, ...]) -> Iterator[str]:
+    for column in wanted:
+        yield column
+        if isinstance(row[column], dict):
+            yield from (f"{column}.{key}" for key in row[column])
+
+
+@pytest.mark.parametrize("task", list(tasks.TASKS))
+def test_odd_rows_are_refused_or_answered(data: Path, tmp_path: Path, task: str) -> None:
+    """Whatever stands in a column: one of our errors with the line, or a row that the harness and our measures take."""
+    benchmark = tasks.TASKS[task]
+    path = _with(data, tmp_path, task)
+    good = json.loads(path.read_text("utf-8").split("\n")[0])
+    refused, taken = 0, []
+    for place, value in itertools.product(_places(good, benchmark.columns), ODD):
+        row = copy.deepcopy(good)
+        *outer, last = place.split(".")
+        (row[outer[0]] if outer else row)[last] = value
+        path.write_text(json.dumps(good) + "\n" + json.dumps(row) + "\n", "utf-8")
+        try:
+            tasks.locate([task], tmp_path)
+        except EvaluationError as error:
+            assert f"{path}, line 2: " in str(error)  # noqa: PT017
+            refused += 1
+        else:
+            taken += [row] if type(value) is type(good.get(last, value)) else []  # a column has one type
+    assert refused > 15 * len(benchmark.columns)
+    path.write_text("".join(json.dumps(row) + "\n" for row in [good, *taken]), "utf-8")
+    loaded = harness.load_tasks([task], tasks.locate([task], tmp_path), 0)[task]
+    for leaf in loaded["tasks"].values():
+        if leaf.OUTPUT_TYPE == "generate_until":
+            leaf.set_config(key="generation_kwargs", value={"max_gen_toks": 2}, update=True)
+    with harness.quiet():
+        lm = harness.SharedPrefixLM(tiny.new_llama(max_position_embeddings=1024), tiny.tokenizer())
+    records, _ = harness.run(lm, loaded)
+    assert len(records) == 1 + len(taken)
+    assert len(table(measures(task, records)[0], records)[0]) > 0
+
+
+def test_lines_end_at_line_feeds_alone(data: Path, tmp_path: Path) -> None:
+    """JSON may hold U+2028 and its like in a text; the file is then read by the harness as it is by us."""
+    path = _with(data, tmp_path, "truthfulqa_mc2")
+    odd = "Why\u2028so\u2029and\u0085how?"
+    row = benchmarks.TRUTHFULQA[0] | {"question": odd}
+    path.write_bytes((json.dumps(row, ensure_ascii=False) + "\r\n").encode() * 3)
+    (leaf,) = harness.load_tasks(["truthfulqa_mc2"], tasks.locate(["truthfulqa_mc2"], tmp_path), 0)["truthfulqa_mc2"][
+        "tasks"
+    ].values()
+    assert [doc["question"] for doc in leaf.eval_docs] == [odd] * 3
+    path.write_bytes(path.read_bytes() + '{"question": "café"}'.encode("latin-1"))
+    with pytest.raises(EvaluationError, match=r"jsonl, line 4: not UTF-8 .* save the file as UTF-8"):
+        tasks.locate(["truthfulqa_mc2"], tmp_path)
+    (table_file,) = tmp_path.glob("crows_pairs/*.csv")
+    table_file.write_bytes(table_file.read_bytes() + "café,a\n".encode("latin-1"))
+    with pytest.raises(EvaluationError, match=r"crows_pairs\.csv: not UTF-8"):
+        tasks.locate(["crows_pairs"], tmp_path)
+
+
+def test_what_nobody_has_foreseen_names_the_task(data: Path, tmp_path: Path) -> None:
+    _with(data, tmp_path, "mathqa", ("note", "\ud800"))  # in a column that is nobody's
+    with pytest.raises(
+        EvaluationError, match=r"data of the task mathqa cannot be had \(.*: check .*mathqa_test\.jsonl"
+    ):
+        harness.load_tasks(["mathqa"], tasks.locate(["mathqa"], tmp_path), None)
+    loaded = harness.load_tasks(["gsm8k", "mmlu"], tasks.locate(["gsm8k", "mmlu"], data), 0)
+    with harness.quiet():  # 256 tokens of an answer do not fit into 64
+        lm = harness.SharedPrefixLM(tiny.new_llama(max_position_embeddings=64), tiny.tokenizer())
+    with pytest.raises(EvaluationError, match=r"task gsm8k failed in lm-evaluation-harness \(AssertionError: .*256"):
+        harness.run(lm, loaded["gsm8k"])
+
+    def stop(count: int) -> None:
+        raise KeyboardInterrupt
+
+    lm.advance = stop
+    with pytest.raises(KeyboardInterrupt):
+        harness.run(lm, loaded["mmlu"])
+
+
+# ------------------------------------------------------------------------------------- worked examples, and what is cut
+
+
+def test_mmlu_shows_the_examples_of_the_subject_as_the_harness_does(data: Path) -> None:
+    """The harness makes a task of each subject: the same prompts, with no and with five worked examples."""
+    from lm_eval.api.task import ConfigurableTask
+
+    files = {"test": str(data / "mmlu/mmlu_test.jsonl"), "dev": str(data / "mmlu/mmlu_dev.jsonl")}
+    (local,) = tasks.locate(["mmlu"], data)
+    for shots in (None, 5):
+        (ours,) = harness.load_tasks(["mmlu"], [local], shots)["mmlu"]["tasks"].values()
+        count = ours.get_config("num_fewshot")
+        assert count == (shots or 0)
+        for doc in ours.eval_docs:
+            config = stock(f"mmlu/default/mmlu_{doc['subject']}.yaml")
+            keep = {key: value for key, value in config.items() if key not in ("tag", "task_alias", "include")}
+            theirs = ConfigurableTask(
+                config=keep
+                | {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": files}}
+                | {"process_docs": lambda rows, doc=doc: rows.filter(lambda row: row["subject"] == doc["subject"])}
+            )
+            told = theirs.fewshot_context(doc, num_fewshot=count)
+            assert ours.fewshot_context(doc, num_fewshot=count) == told
+            assert told.count("Answer:") == count + 1
+    template = load_yaml(tasks.HERE / "mmlu.yaml")["description"]
+    for path in (STOCK / "mmlu/default").glob("mmlu_*.yaml"):
+        config = load_yaml(path)
+        assert apply_template(template, {"subject": config["dataset_name"]}) == config["description"]
+
+
+def test_worked_examples_are_refused_where_none_can_be_shown(data: Path, tmp_path: Path) -> None:
+    def load(shots: int | None, *names: str, folder: Path = data) -> list[str]:
+        said: list[str] = []
+        found = harness.load_tasks(names, tasks.locate(names, folder), shots, said.append)
+        told = {name: entry["tasks"][name].get_config("num_fewshot") for name, entry in found.items()}
+        return [str(told), *said]
+
+    assert load(None, "gsm8k", "bbq", "mmlu") == ["{'gsm8k': 5, 'bbq': 0, 'mmlu': 0}"]
+    assert load(0, "gsm8k", "bbq") == ["{'gsm8k': 0, 'bbq': 0}"]
+    assert load(2, "gsm8k", "bbq", "toxigen", "mmlu") == [
+        "{'gsm8k': 2, 'bbq': 0, 'toxigen': 0, 'mmlu': 2}",
+        "--fewshot 2 is not for all tasks (bbq, toxigen: always without worked examples)",
+    ]
+    with pytest.raises(EvaluationError, match=r"--fewshot 2 is for none of the tasks \(truthfulqa_mc2: always without"):
+        load(2, "truthfulqa_mc2")
+    with pytest.raises(EvaluationError, match="task gsm8k has worked examples for --fewshot 6, and not for 1000"):
+        load(1000, "gsm8k")
+    with pytest.raises(EvaluationError, match="task mmlu has worked examples for --fewshot 5, and not for 6"):
+        load(6, "mmlu")
+    with pytest.raises(EvaluationError, match="task mathqa has worked examples for --fewshot 1, and not for 2"):
+        load(2, "mathqa")  # two rows, and a question is never its own example
+    shutil.copytree(data, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "mmlu/mmlu_dev.jsonl").unlink()
+    assert load(None, "mmlu", folder=tmp_path) == ["{'mmlu': 0}"]
+    with pytest.raises(EvaluationError, match=r"mmlu would read them from mmlu/\*dev\*\.jsonl, which is missing"):
+        load(5, "mmlu", folder=tmp_path)
+
+
+def test_no_question_is_its_own_worked_example(data: Path) -> None:
+    for name in ("mathqa", "hellaswag"):
+        (task,) = harness.load_tasks([name], tasks.locate([name], data), 1)[name]["tasks"].values()
+        for seed, doc in itertools.product(range(8), task.eval_docs):
+            task.set_fewshot_seed(seed=seed)
+            prompt = task.fewshot_context(doc, num_fewshot=1)
+            assert prompt.count(task.doc_to_text(doc)) == 1, name
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_what_is_cut_is_counted(data: Path, family: str) -> None:
+    """Against the lengths of the very texts that the harness asks."""
+    names, length = ["truthfulqa_mc1", "gsm8k"], 48
+    loaded = harness.load_tasks(names, tasks.locate(names, data), 2)
+    loaded["gsm8k"]["tasks"]["gsm8k"].set_config(key="generation_kwargs", value={"max_gen_toks": 4}, update=True)
+    model, tokenizer = families.tiny(family), families.tokenizer()
+    with harness.quiet():
+        lm = harness.SharedPrefixLM(model, tokenizer, batch_size=2)
+    lm._max_length = length
+    for name in names:
+        (task,) = loaded[name]["tasks"].values()
+        _, figures = harness.run(lm, loaded[name])
+        over = []
+        for request in task.instances:
+            context, second = request.args
+            if name == "gsm8k":
+                over.append(len(lm.tok_encode(context)) - (length - 4 if family == "llama" else length))
+            else:
+                prompt, answer = lm._encode_pair(context, second)
+                over.append(len(prompt) - length + (len(answer) - 1 if family == "llama" else 0))
+        cut = [tokens for tokens in over if tokens > 0]
+        assert cut
+        told = figures[name]
+        assert (told["requests"], told["truncated"], told["tokens_cut"]) == (len(over), len(cut), max(cut))
+        assert told["num_fewshot"] == (2 if name == "gsm8k" else 0)
+        (sentence,) = conditions.truncated(name, figures)
+        assert sentence.startswith(f"{len(cut)} of {len(over)} requests of {name} are longer")
+        assert f"up to {max(cut)} tokens" in sentence
+
+
 def test_every_task_runs_offline(data: Path) -> None:
     """All ten through the harness with a tiny model: as many records as rows, and the same worked examples again."""
     names = list(tasks.TASKS)
@@ -486,7 +739,7 @@ def test_every_task_runs_offline(data: Path) -> None:
     rest, _ = harness.run(lm, loaded["bbq"], offset=4)
     assert [r["id"] for r in rest] == [4, 5]
     assert rest[0]["loglikelihoods"] == found["bbq"][0][4]["loglikelihoods"]
-    with pytest.raises(EvaluationError, match="no rows behind offset 6"):
+    with pytest.raises(EvaluationError, match="no rows behind offset 6: there are 6"):
         harness.run(lm, loaded["bbq"], offset=6)
 
 

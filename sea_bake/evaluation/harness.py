@@ -54,7 +54,8 @@ def load_tasks(
                 manager = TaskManager()  # all of the harness' thousands: a minute
                 if spec not in manager.all_tasks:
                     raise unknown(name, list(dict.fromkeys([*TASKS, *manager.all_tasks])))
-            cure = "check the file" if local else "give local files with --data DIR"
+            paths = ", ".join(map(str, files[name].files.values())) if local else ""
+            cure = f"check {paths}" if local else "give local files with --data DIR"
             with _told(f"the data of the task {name} cannot be had", cure):
                 found[name] = manager.load([spec])
                 _settle(name, found[name], fewshot)

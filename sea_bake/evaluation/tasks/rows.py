@@ -55,7 +55,7 @@ def _read(path: Path) -> Iterator[tuple[int, Any]]:
         with open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip(b" \t\r\n"):
-                    yield number, json.loads(line.decode("utf-8"))
+                    yield number, json.loads(line.decode("utf-8").rstrip("\n"))
     except UnicodeDecodeError as error:
         place = f", line {number}" if path.suffix != ".csv" else ""
         raise EvaluationError(f"{path}{place}: not UTF-8 ({error}): save the file as UTF-8") from error
@@ -134,7 +134,7 @@ def bbq(row: Row) -> None:
     info, more = row["answer_info"], row["additional_metadata"]
     _want(isinstance(info, dict), "answer_info", info, "the groups of ans0, ans1 and ans2")
     for name in ("ans0", "ans1", "ans2"):
-        _list(info.get(name), f"answer_info.{name}", "a list of texts: what the answer's group goes by", blank=True)
+        _list(info.get(name), f"answer_info.{name}", "a list of one text or more: the group's names", blank=True)
     _want(isinstance(more, dict), "additional_metadata", more, "a table with stereotyped_groups")
     groups = more.get("stereotyped_groups")
     _list(groups, "additional_metadata.stereotyped_groups", "a list of texts", least=0, blank=True)
