@@ -467,3 +467,26 @@ def test_families_speak_the_tests_language() -> None:
     for tokenizer in (tiny.tokenizer(), families.tokenizer()):
         for row in benchmarks.BBQ:
             assert len(tokenizer(" " + row["ans0"], add_special_tokens=False)["input_ids"]) > 0
+
+
+def test_what_a_task_was_asked_under_is_told_and_kept(data: Path, tmp_path: Path) -> None:
+    """Worked examples of each task, and requests that are longer than the model: also by a run that only reads them."""
+    model, names = tiny.write_llama(tmp_path / "short", max_position_embeddings=200), ["truthfulqa_mc1", "mmlu"]
+    told: dict[str, Any] = {"edit": tiny.edit_file(), "tasks": names, "data": data, "cost": False, "fewshot": 2}
+    said: list[str] = []
+    first = evaluate(model, output=tmp_path / "out", say=said.append, **told)
+    assert len(said) == len(set(said)) == 3  # each once, though two doors are asked
+    assert said[0] == "--fewshot 2 is not for all tasks (truthfulqa_mc1: always without worked examples)"
+    figures = {name: first.harness[name]["live"][name] for name in names}
+    assert [figures[name]["num_fewshot"] for name in names] == [0, 2]
+    for name, sentence in zip(names, said[1:]):
+        cut, asked, most = (int(figures[name][key]) for key in ("truncated", "requests", "tokens_cut"))
+        assert 0 < cut <= asked
+        assert sentence.startswith(f"{cut} of {asked} requests of {name} are longer than the model can read")
+        assert f"up to {most} tokens of their beginnings" in sentence
+    assert first.remarks == [*said, "worked examples: truthfulqa_mc1 0, mmlu 2"]
+    text = (tmp_path / "out" / "evaluation.md").read_text("utf-8")
+    assert all(f"{remark[:1].upper()}{remark[1:]}." in text for remark in first.remarks)
+    again = evaluate(model, output=tmp_path / "out", **told)
+    assert set(again.to_json()["remarks"]) == set(first.remarks)
+    assert again.harness == first.harness
