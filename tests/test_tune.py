@@ -8,15 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import benchmarks
+import numpy as np
 import pytest
 import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from sea_bake import Demonstration, Edit, bake, reproduce, tune
@@ -30,12 +33,13 @@ from sea_bake.errors import (
     SeaBakeError,
     SettingError,
 )
+from sea_bake.evaluation import statistics
 from sea_bake.evaluation.damage import TEXTS
-from sea_bake.tuning import Range, Space, Trial, Tuning, searching, splits, untuned
-from sea_bake.tuning.folder import EDIT, FITTED_ON, JOURNAL, RESULT, Folder
+from sea_bake.tuning import Objective, Range, Space, Trial, Tuning, searching, splits, untuned
+from sea_bake.tuning.folder import EDIT, FITTED_ON, JOURNAL, LOOKS, RESULT, Folder
 from sea_bake.tuning.results import DEFAULT, choose
 
-TRIPLES = 32
+TRIPLES = 32  # the fewest of which three parts can be made
 COUNT = 14  # ten trials by chance, as many as TPE wants before it proposes, and four that it proposes
 SETTINGS: dict[str, Any] = {"neutral": "prompt", "trials": COUNT, "seed": 5}
 
@@ -53,7 +57,37 @@ def found(output: Path) -> Tuning:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return benchmarks.write(tmp_path_factory.mktemp("benchmarks"))
+    """Rows enough for two parts."""
+    folder = benchmarks.write(tmp_path_factory.mktemp("benchmarks"))
+    many = {
+        "truthfulqa/truthful_qa_multiple_choice.test.jsonl": questions(35),
+        "bbq/bbq_rows.jsonl": scenarios(40),
+        "hellaswag/hellaswag_val.jsonl": [
+            row | {"ctx_a": f"{row['ctx_a']} ({i})"} for i in range(20) for row in benchmarks.HELLASWAG
+        ],
+    }
+    for name, rows in many.items():
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return folder
+
+
+def questions(count: int) -> list[dict[str, Any]]:
+    """Rows of TruthfulQA, no two of which ask the same."""
+    rows = benchmarks.TRUTHFULQA
+    return [{**rows[i % 5], "question": f"{rows[i % 5]['question']}{f' ({i})' * (i > 4)}"} for i in range(count)]
+
+
+def scenarios(count: int) -> list[dict[str, Any]]:
+    """Rows of BBQ: ten scenarios without what tells the answer, the same ten with it and other names, then new ones."""
+
+    def row(scenario: int, condition: str) -> dict[str, Any]:
+        names = ("Ann", "Bea") if condition == "ambig" else ("Cid", "Dan")
+        groups = ((names[0], "old"), (names[1], "nonOld"), ("Unknown", "unknown"))
+        found = benchmarks.bbq(groups, 2 if condition == "ambig" else 0, condition=condition)
+        return found | {"question_index": str(scenario), "question": f"Who forgot name {scenario}?"}
+
+    known = [row(i, condition) for condition in ("ambig", "disambig") for i in range(10)]
+    return known + [row(i, condition) for i in range(10, count) for condition in ("ambig", "disambig")]
 
 
 def told(folder: Path) -> dict[str, Any]:
@@ -206,7 +240,7 @@ def test_no_question_is_in_two_parts(output: Path, found: Tuning) -> None:
     assert fitted == [tiny.demonstrations(TRIPLES)[i].prompt for i in places[0]]
 
 
-@given(st.lists(st.integers(0, 9), min_size=24, max_size=40), st.integers(0, 5))
+@given(st.lists(st.integers(0, 19), min_size=40, max_size=60), st.integers(0, 5))
 def test_the_triples_of_a_question_stay_together(questions: list[int], seed: int) -> None:
     """Whatever its case and white space: a question asked twice is one question."""
     triples = [
@@ -221,34 +255,57 @@ def test_the_triples_of_a_question_stay_together(questions: list[int], seed: int
     asked = [{" ".join(t.prompt.split()).casefold() for t in part} for part in parts]
     assert sum(map(len, asked)) == len(set.union(*asked))
     assert sorted(t.positive for part in parts for t in part) == sorted(t.positive for t in triples)
-    assert min(map(len, parts)) >= 2
+    assert all(len(part) >= least for part, least in zip(parts, (2, 10, 20)))
 
 
 def test_a_benchmarks_questions_are_not_fitted_on(data: Path) -> None:
     asked = Demonstration("can  BATS see?", "Yes.", "No.")  # the first row of the benchmark
     triples = [*tiny.demonstrations(4), asked]
-    found = splits.by_rows("truthfulqa_mc2", data, triples, 2, 3)
-    assert found.rows == ((0, 2), (2, 5))
+    goal = Objective("truthfulqa_mc2")
+    found = splits.by_rows(goal, data, triples, 10, 20)
+    assert found.rows == ((0, 10), (10, 30))
     assert (found.left_out, list(found.fit)) == ([4], tiny.demonstrations(4))
-    assert found.repeated == frozenset()
-    fewer = splits.by_rows("truthfulqa_mc2", data, [*tiny.demonstrations(4)], 2, 3)
+    assert (found.repeated, found.by, len(found.marks)) == (frozenset(), "question", 20)
+    fewer = splits.by_rows(goal, data, [*tiny.demonstrations(4)], 10, 20)
     assert fewer.left_out == []
 
 
 def test_rows_that_come_again_do_not_count(tmp_path: Path) -> None:
-    rows = benchmarks.TRUTHFULQA
+    rows = questions(30)
     path = tmp_path / "truthfulqa" / "multiple_choice.jsonl"
     path.parent.mkdir()
-    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows[:3], rows[0], rows[3], rows[4]]), "utf-8")
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows[:10], rows[0], *rows[10:]]), "utf-8")
     triples = tiny.demonstrations(6)
-    found = splits.by_rows("truthfulqa_mc2", tmp_path, triples, 3, 3)
-    assert found.repeated == frozenset({3})
     tuned = tune(
-        tiny.single(), triples, output=tmp_path / "out", objective="truthfulqa_mc2:margin", data=tmp_path, select=3,
-        confirm=3, trials=2, neutral="prompt", space=Space(site=("mlp",)),
+        tiny.single(), triples, output=tmp_path / "out", objective="truthfulqa_mc2:margin", data=tmp_path, select=10,
+        confirm=20, trials=2, neutral="prompt", space=Space(site=("mlp",)),
     )  # fmt: skip
-    assert tuned.objective["base to chosen"].found.n == 2  # of three
+    assert told(tmp_path / "out")["splits"]["held_back"]["rows"] == [10, 31]
+    assert told(tmp_path / "out")["splits"]["held_back"]["left_out"] == [10]
+    assert tuned.objective["base to chosen"].found.n == 20  # of 21
     assert tuned.objective["base to chosen"].measure.key == "margin"
+    page = (tmp_path / "out" / "tune.md").read_text("utf-8")
+    for words in ("rows 11-31 (but 1 that ask", "no question is in two of these", "Other searches on this benchmark"):
+        assert words in page
+
+
+def test_a_scenario_of_bbq_is_in_one_part_only(data: Path) -> None:
+    """With other names, and with what tells the answer, it is the same scenario: as a demonstration too."""
+    rows = scenarios(40)
+    strange = Demonstration("Eve met Fay in the rain. Who forgot name 3?", "Eve.", "Fay.")
+    unseen = Demonstration("Eve met Fay in the rain. Who forgot name 39?", "Eve.", "Fay.")
+    found = splits.by_rows(Objective("bbq"), data, [*tiny.demonstrations(4), strange, unseen], 10, 20)
+    assert found.rows == ((0, 10), (10, 40))
+    assert found.repeated == frozenset(range(10, 20))  # by their texts they are new: the control
+    assert not {(row["context"], row["question"]) for row in rows[:10]} & {
+        (row["context"], row["question"]) for row in rows[10:20]
+    }
+    held = [i for i in range(10, 40) if i not in found.repeated]
+    keys = [{(rows[i]["category"], rows[i]["question_index"]) for i in part} for part in (range(10), held)]
+    assert not keys[0] & keys[1]
+    assert (found.left_out, found.by, len(found.marks)) == ([4], "scenario", len(keys[1]))
+    with pytest.raises(EvaluationError, match=r"bbq:disambig.acc looks at 10 of 20 rows, and needs 20: .*--confirm"):
+        splits.by_rows(Objective("bbq", "disambig.acc"), data, tiny.demonstrations(4), 20, 20)
 
 
 # ------------------------------------------------------------------------------------------------------------- resuming
@@ -306,6 +363,8 @@ def test_a_finished_search_can_be_enlarged_and_says_that_it_looked_twice(
     assert second.chosen != first.chosen
     assert second.looks == [first.chosen, second.chosen]
     assert any("decided on 2 choices" in note for note in second.notes)
+    assert "compared, once, on" in (output / "tune.md").read_text("utf-8")
+    assert "compared on" in (folder / "tune.md").read_text("utf-8")
     third = tune(tiny.single(), triples, output=folder, timeout=1e-9, **SETTINGS | {"trials": 99})
     assert len(third.trials) == COUNT  # no time for another one
     with pytest.raises(OutputError, match=r"another search \(other model, space, max kl\).*--overwrite"):
@@ -322,8 +381,43 @@ def test_a_finished_search_can_be_enlarged_and_says_that_it_looked_twice(
     )  # fmt: skip
     assert len(other.trials) == 1
     assert told(folder)["trials"][0]["value"] != told(output)["trials"][0]["value"]
-    assert other.looks == [0]
+    assert (other.looks, other.looks_before) == ([0], 2)  # at the very same demonstrations: --overwrite does not forget
+    assert any("decided on 3 choices" in note for note in other.notes)
     Edit.load(folder / EDIT).check(AutoModelForCausalLM.from_pretrained(tiny.single(seed=1)))  # new activations too
+
+
+def test_what_was_looked_at_is_not_forgotten(tmp_path: Path) -> None:
+    """Question by question: whatever is searched, and whatever is held back in between."""
+    looked: list[int] = []
+    for held_back in (["a", "b"], ["b", "c"], ["c"], ["a"], ["d"]):
+        folder = Folder(tmp_path / "out", overwrite=True)
+        with folder.alone():
+            folder.begin({"search": len(looked)}, held_back)
+            study = folder.study()
+            study.set_user_attr(LOOKS, [0])
+        looked.append(folder.looks_before)
+    assert looked == [0, 1, 1, 1, 0]
+    again = Folder(tmp_path / "out")
+    with again.alone():
+        again.begin({"search": 0}, ["b"])  # no trial has ended there, so that nothing is lost
+    assert again.looks_before == 2
+
+
+def test_a_base_that_was_changed_in_place_is_noticed(tmp_path: Path) -> None:
+    """In the middle of its file, where neither its ends nor the sample of its weights show it."""
+    triples = tiny.demonstrations(TRIPLES)
+    base, options = tiny.changeable(tiny.single(), tmp_path / "base"), SETTINGS | {"trials": 1}
+    path = base / "model.safetensors"
+    tune(base, triples, output=tmp_path / "out", **options)
+    kept = tmp_path / "out" / "activations-attn.safetensors"
+    before = tiny.sha256(kept)
+    weights = load_file(path)
+    weights["model.layers.1.mlp.gate_proj.weight"][5:9] *= -1
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(OutputError, match=r"another search \(other model\)"):
+        tune(base, triples, output=tmp_path / "out", **options)
+    tune(base, triples, output=tmp_path / "out", overwrite=True, **options)
+    assert tiny.sha256(kept) != before  # those of the old weights are not fitted on
 
 
 # ------------------------------------------------------------------------------------------ what can, and cannot be won
@@ -349,27 +443,88 @@ def biased(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+PLANTED = (
+    "--site", "mlp", "--layers", "3", "--merge", "sum", "--feature", "identity", "--centre", "no", "--max-kl", "9",
+    "--neutral", "prompt",
+)  # fmt: skip
+
+
+def alike(path: Path, positive: str, negative: str) -> Path:
+    rows = ({"prompt": d.prompt, "positive": positive, "negative": negative} for d in ALIKE)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
 def test_a_gain_that_is_there_is_found_and_confirmed(biased: Path, tmp_path: Path) -> None:
-    space = Space(
-        site=("mlp",), layers=("all", "3"), K_positive=(0, 1), K_negative=(0, 1), merge=("sum",), feature=("identity",),
-        centre=(False,), alpha=Range(0.1, 1),
+    ran = tiny.run(
+        "tune", biased, "-o", tmp_path / "out", "-d", alike(tmp_path / "a.jsonl", "Yes.", "No."), *PLANTED,
+        "--layers", "all", "--K-positive", "0,1", "--K-negative", "0,1", "--alpha", "0.1:1", "--trials", COUNT,
+        "--seed", 5,
     )  # fmt: skip
-    found = tune(biased, ALIKE, output=tmp_path / "out", space=space, max_kl=9, **SETTINGS)
-    own = found.objective["default to chosen"].found.difference
-    assert own is not None
-    assert own.low > 0.1
-    assert found.beats
-    assert f"trial {found.chosen} beats the untuned default on held-back data" in found.verdict
-    settings = found.trial(found.chosen).settings
+    assert ran.code == 0, ran
+    result = told(tmp_path / "out")
+    own = next(row for row in result["held_back"]["default to chosen"] if row["metric"]["type"] == "margin")
+    assert own["interval"][0] > 0.1
+    assert (result["beats"], result["helps"]) == (True, True)
+    assert f"trial {result['chosen']} beats the untuned default on held-back data" in result["verdict"]
+    assert "and it beats the base" in result["verdict"]
+    assert "Next: sea-bake bake" in ran.out
+    settings = result["trials"][result["chosen"]]["settings"]
     assert (settings["K_positive"], settings["K_negative"]) == (0, 1)  # what was planted
+
+
+def test_an_edit_that_hurts_is_not_recommended(monkeypatch: pytest.MonkeyPatch, biased: Path, tmp_path: Path) -> None:
+    """The same edit where the bias is wanted: less of it hurts less than all of it does, and hurts all the same."""
+    hurts = {"site": "mlp", "layers": "3", "K_positive": 0, "K_negative": 1, "centre": False, "alpha": 1.0}
+    monkeypatch.setattr(searching, "starts", lambda space: [untuned() | hurts])
+    ran = tiny.run(
+        "tune", biased, "-o", tmp_path / "out", "-d", alike(tmp_path / "a.jsonl", "No.", "Yes."), *PLANTED,
+        "--K-positive", "0", "--K-negative", "1", "--alpha", "0.5", "--trials", 2,
+    )  # fmt: skip
+    assert ran.code == 0, ran
+    result = told(tmp_path / "out")
+    assert (result["chosen"], result["beats"], result["helps"]) == (1, True, False)
+    assert "trial 1 beats the untuned default on held-back data" in result["verdict"]
+    assert "but it is below the base" in result["verdict"]
+    assert any("gains nothing over the base" in note for note in result["notes"])
+    assert "is shown to help on held-back data" in ran.out
+    assert "Next:" not in ran.out
+
+
+def test_an_edit_that_does_nothing_is_told_as_such(tmp_path: Path) -> None:
+    found = tune(
+        tiny.single(), tiny.demonstrations(TRIPLES), output=tmp_path / "out", space=Space(site=("mlp",), alpha=(0,)),
+        trials=2, neutral="prompt", max_kl=1e-9,
+    )  # fmt: skip
+    assert found.chosen == 1
+    assert found.verdict == "trial 1 changes nothing (its alpha is 0): no edit that was found helps"
+    assert (found.beats, found.helps) == (False, False)
+
+
+def test_an_interval_alone_proves_nothing(found: Tuning) -> None:
+    """Of two examples, both better, the interval lies above 0 by necessity, and p is 0.5."""
+    ones = np.ones((20, 1))
+
+    def verdict(n: int) -> tuple[Tuning, statistics.Comparison]:
+        base = np.hstack([np.linspace(0, 1, 20)[:, None], ones])[:n]
+        compared = statistics.compare(base, base + np.array([0.1, 0]))
+        rows = {name: replace(row, found=compared) for name, row in found.objective.items()}
+        return replace(found, chosen=1, objective=rows), compared
+
+    few, two = verdict(2)
+    assert two.difference.low > 0
+    assert two.p > 0.4
+    assert (few.beats, few.helps) == (False, False)
+    assert "is not shown to beat the untuned default" in few.verdict
+    assert "lies above 0, but p is not below 0.05" in few.verdict
+    many, _ = verdict(20)  # the control: just as much better, on more of them
+    assert (many.beats, many.helps) == (True, True)
+    assert "beats the untuned default" in many.verdict
 
 
 def test_where_nothing_can_be_gained_the_output_says_so(tmp_path: Path) -> None:
     """Both answers are one text, so that every edit's margin is zero: the control of the test above."""
-    same = [Demonstration(d.prompt, "Yes.", "Yes.") for d in ALIKE]
-    path = tmp_path / "same.jsonl"
-    rows = ({"prompt": d.prompt, "positive": d.positive, "negative": d.negative} for d in same)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    path = alike(tmp_path / "same.jsonl", "Yes.", "Yes.")
     ran = tiny.run(
         "tune", tiny.single(), "-o", tmp_path / "out", "-d", path, "--neutral", "prompt", "--trials", 4,
         "--site", "mlp", "--merge", "l2", "--feature", "identity", "--centre", "no",
@@ -384,7 +539,7 @@ def test_a_space_of_one_point_gives_the_default_back(tmp_path: Path) -> None:
     only = Space(**{name: (value,) for name, value in untuned().items()})
     assert only.distributions() == {}
     found = tune(
-        tiny.single(), tiny.demonstrations(12), output=tmp_path / "out", space=only, trials=3, neutral="prompt"
+        tiny.single(), tiny.demonstrations(TRIPLES), output=tmp_path / "out", space=only, trials=3, neutral="prompt"
     )
     assert [trial.settings for trial in found.trials] == [untuned()] * 3
     assert (found.chosen, found.beats) == (DEFAULT, False)
@@ -398,7 +553,7 @@ def test_a_space_of_one_point_gives_the_default_back(tmp_path: Path) -> None:
 def test_a_trial_that_fails_does_not_end_the_search(tmp_path: Path) -> None:
     space = Space(site=("mlp",), K_positive=(0,), K_negative=(0, 3))
     found = tune(
-        tiny.single(), tiny.demonstrations(12), output=tmp_path / "out", space=space, trials=8, neutral="prompt"
+        tiny.single(), tiny.demonstrations(TRIPLES), output=tmp_path / "out", space=space, trials=8, neutral="prompt"
     )
     failed = [trial for trial in found.trials if trial.failure]
     assert 0 < len(failed) < 7
@@ -408,7 +563,7 @@ def test_a_trial_that_fails_does_not_end_the_search(tmp_path: Path) -> None:
         assert trial.number not in found.front
     assert any(f"{len(failed)} trials failed" in note for note in found.notes)
     again = tune(
-        tiny.single(), tiny.demonstrations(12), output=tmp_path / "out", space=space, trials=8, neutral="prompt"
+        tiny.single(), tiny.demonstrations(TRIPLES), output=tmp_path / "out", space=space, trials=8, neutral="prompt"
     )
     assert timeless(again.trials) == timeless(found.trials)  # failed ones are done, too
 
@@ -417,12 +572,12 @@ def test_a_default_that_fails_leaves_the_base_to_beat(monkeypatch: pytest.Monkey
     monkeypatch.setattr(searching, "starts", lambda space: [untuned() | {"K_positive": 0, "K_negative": 0}])
     space = Space(site=("mlp",), K_positive=(2,), K_negative=(2,))
     options: dict[str, Any] = {"trials": 3, "neutral": "prompt"}
-    found = tune(tiny.single(), tiny.demonstrations(12), output=tmp_path / "out", space=space, **options)
+    found = tune(tiny.single(), tiny.demonstrations(TRIPLES), output=tmp_path / "out", space=space, **options)
     assert found.against == "base to chosen"
     assert "the untuned default failed" in found.verdict
     assert list(found.held_back) == ["base to chosen"]
     with pytest.raises(EvaluationError, match=r"all 1 trials failed; the first: .*no direction"):
-        tune(tiny.single(), tiny.demonstrations(12), output=tmp_path / "b", space=space, **options | {"trials": 1})
+        tune(tiny.single(), tiny.demonstrations(TRIPLES), output=tmp_path / "b", space=space, **options | {"trials": 1})
 
 
 def test_what_ails_the_model_ends_it_at_once(tmp_path: Path) -> None:
@@ -431,25 +586,33 @@ def test_what_ails_the_model_ends_it_at_once(tmp_path: Path) -> None:
     model.model.layers[2].self_attn.o_proj.weight.data.fill_(float("nan"))
     model.save_pretrained(broken)
     with pytest.raises(ActivationError, match="NaN or infinite at layer 2"):
-        tune(broken, tiny.demonstrations(12), output=tmp_path / "out", neutral="prompt", trials=2)
+        tune(broken, tiny.demonstrations(TRIPLES), output=tmp_path / "out", neutral="prompt", trials=2)
     assert not (tmp_path / "out" / RESULT).exists()
+    # No trial has ended there, so that another search may take the folder.
+    found = tune(tiny.single(), tiny.demonstrations(TRIPLES), output=tmp_path / "out", neutral="prompt", trials=1)
+    assert len(found.trials) == 1
     with pytest.raises(EvaluationError, match="edited already"):
         tune(
             bake(tiny.single(), tiny.edit_file(), tmp_path / "art").output,
-            tiny.demonstrations(12),
+            tiny.demonstrations(TRIPLES),
             output=tmp_path / "other",
         )
 
 
+ROWS = ("--data", "{data}", "--select", "10", "--confirm", "20", "--objective")
 MISTAKES: dict[str, tuple[tuple[Any, ...], type[SeaBakeError], str]] = {
     "objective": (("--objective", "truthfulqa_mc3"), EvaluationError, "did you mean truthfulqa_mc"),
     "measure": (("--objective", "demonstrations:margins"), EvaluationError, "did you mean margin"),
     "data folder": (("--objective", "bbq:acc", "--data", "nowhere"), EvaluationError, "no such data folder"),
     "data file": (("--objective", "toxigen", "--data", "{lacking}"), EvaluationError, "the data folder lacks"),
-    "too few rows": (("--objective", "bbq", "--data", "{data}"), EvaluationError, "bbq has 6 rows, and 100 for"),
+    "measure of rows": ((*ROWS, "bbq:ambg.acc"), EvaluationError, "no measure 'ambg.acc': did you mean ambig.acc"),
+    "measure of the harness": ((*ROWS, "hellaswag:accc"), EvaluationError, "did you mean acc"),
+    "data of no benchmark": (("--data", "{data}"), SettingError, "data are of a benchmark"),
+    "too few rows": (("--objective", "bbq", "--data", "{data}"), EvaluationError, "bbq has 80 rows, and behind the"),
     "too few triples": (("--limit", "5"), DemonstrationError, "too few for three parts"),
-    "more than there are": (("--select", "16", "--confirm", "16"), DemonstrationError, "give at least 34"),
-    "one example": (("--select", "1"), SettingError, "select = 1: an interval needs"),
+    "more than there are": (("--select", "16", "--confirm", "20"), DemonstrationError, "Give at least 38"),
+    "few to select by": (("--select", "9"), SettingError, "select = 9 is less than 10"),
+    "few to confirm by": (("--confirm", "2"), SettingError, "confirm = 2 is less than 20"),
     "feature": (("--feature", "identity,tan"), SettingError, "did you mean tanh"),
     "site": (("--site", "mpl"), SettingError, "did you mean mlp"),
     "merge": (("--merge", ""), SettingError, "no value to try"),
@@ -462,7 +625,10 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], type[SeaBakeError], str]] = {
     "layers": (("--layers", "last:9"), SettingError, "the model has 4 layers"),
     "trials": (("--trials", "0"), SettingError, "trials = 0"),
     "KL": (("--max-kl", "0"), SettingError, "max_kl = 0.0"),
+    "endless KL": (("--max-kl", "inf"), SettingError, "max_kl = inf"),
+    "no KL": (("--max-kl", "nan"), SettingError, "max_kl = nan"),
     "timeout": (("--timeout", "-1"), SettingError, "timeout = -1.0"),
+    "endless timeout": (("--timeout", "inf"), SettingError, "timeout = inf"),
     "position": (("--position", "first"), SettingError, "unknown token position"),
     "texts": (("--neutral-text", "{texts}"), EvaluationError, "cannot be halved"),
     "output": (("-o", "{lacking}"), OutputError, "holds no search"),
@@ -482,15 +648,6 @@ def test_bad_input_is_one_clear_error_before_the_model_is_loaded(mistake: str, d
         tiny.refused(ran, kind.__name__, words)
 
 
-def test_an_unknown_measure_of_rows_is_told_before_the_first_trial(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match=r"bbq has no measure 'ambig.accuracy': did you mean ambig\.acc"):
-        tune(
-            tiny.single(), tiny.demonstrations(8), output=tmp_path / "out", objective="bbq:ambig.accuracy", data=data,
-            select=3, confirm=3, neutral="prompt", space=Space(site=("mlp",)),
-        )  # fmt: skip
-    assert ended(tmp_path / "out" / JOURNAL) == 0
-
-
 @pytest.mark.parametrize(("module", "package"), [("optuna", "optuna"), ("lm_eval", "lm-eval")])
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: str, package: str) -> None:
     monkeypatch.setitem(sys.modules, module, None)
@@ -501,7 +658,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_a_damaged_run_is_told(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(OutputError, match="is damaged"):
-        tune(tiny.single(), tiny.demonstrations(12), output=tmp_path, neutral="prompt", trials=1)
+        tune(tiny.single(), tiny.demonstrations(TRIPLES), output=tmp_path, neutral="prompt", trials=1)
 
 
 # ------------------------------------------------------------------------------------------------------------- the door
@@ -512,7 +669,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     fixed = ("--site", "mlp", "--layers", "all", "--layers", "2,3", "--alpha", "0.5:1", "--K-positive", "2,4")
     ran = tiny.run(*arguments, *fixed, "--neutral", "prompt", "--trials", 3)
     assert ran.code == 0, ran
-    for words in ("Pareto front", "default to chosen", "untuned", "Next: sea-bake bake", "fitted on 16 demonstrations"):
+    for words in ("Pareto front", "default to chosen", "untuned", "fitted on 2 demonstrations"):
         assert words in ran.out
     trials = told(tmp_path / "out")["trials"]
     assert {trial["settings"]["K_positive"] for trial in trials[1:]} <= {2, 4}

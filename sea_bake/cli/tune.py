@@ -67,15 +67,16 @@ def tune(
     select: Annotated[
         int | None,
         typer.Option(
-            help="Examples that trials are scored on. Default: a quarter of the triples, or a benchmark's first 100 "
-            "rows.",
+            help="Examples that trials are scored on, 10 or more. Default: a quarter of the triples, or a benchmark's "
+            "first 100 rows.",
             rich_help_panel=_DATA,
         ),
     ] = None,
     confirm: Annotated[
         int | None,
         typer.Option(
-            help="Examples held back for one comparison at the end. Default: another quarter, or the next 100 rows.",
+            help="Examples held back for one comparison at the end, 20 or more. Default: another quarter, or the next "
+            "100 rows that ask something else.",
             rich_help_panel=_DATA,
         ),
     ] = None,
@@ -159,9 +160,9 @@ def tune(
     Data come in three parts without overlap: fitted on, scored on, held back. Activations are collected once for all
     sites, so a trial costs its evaluation only. Trial 0 is what sea-bake fit does untuned, trials 1 and 2 the same with
     half and a quarter of its strength. Of the Pareto front the trial with the largest gain within --max-kl is chosen,
-    written as OUTPUT/edit.safetensors, and compared with the untuned default on the held-back data: it beats it, or is
-    not shown to, and the output says which. Run the same line again and a stopped search goes on; with more --trials a
-    finished one does. Examples:
+    written as OUTPUT/edit.safetensors, and compared with the untuned default and the base on the held-back data: it
+    beats them, or is not shown to, and the output says which. Run the same line again and a stopped search goes on;
+    with more --trials a finished one does. Examples:
 
       sea-bake tune HuggingFaceTB/SmolLM2-135M-Instruct -o tuning
 
@@ -211,9 +212,10 @@ def tune(
     )
     emit(found.to_json(), as_json=as_json)
     show(found, console)
+    helpful = f"Next: sea-bake bake {model} {output}/edit.safetensors -o OUT"
     console.print(
         f"wrote {output}: edit.safetensors, tune.json, tune.md, pareto.png, pareto.svg. "
-        f"Next: sea-bake bake {model} {output}/edit.safetensors -o OUT",
+        + (helpful if found.helps else "Nothing that was found is shown to help on held-back data."),
         markup=False,
     )
 
@@ -244,5 +246,5 @@ def show(tuning: Tuning, console: Console) -> None:
     console.print(compared)
     for sentence in summary(tuning):
         console.print(sentence, style="dim", markup=False)
-    colour = "bold green" if tuning.beats else "bold yellow"
+    colour = "bold green" if tuning.beats and tuning.helps else "bold yellow"
     console.print(f"[{colour}]{escape(tuning.verdict)}[/]")

@@ -7,6 +7,7 @@ chosen is compared with the untuned default once more, on data that no trial has
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -25,13 +26,12 @@ from sea_bake.fingerprint import BaseModel
 from sea_bake.fitting import DEFAULT_NEW_TOKENS, check_layers
 from sea_bake.tuning import reporting, splits
 from sea_bake.tuning.confirming import compare
-from sea_bake.tuning.folder import EDIT, Folder
+from sea_bake.tuning.folder import EDIT, LOOKS, Folder
 from sea_bake.tuning.objective import Objective
 from sea_bake.tuning.results import DEFAULT, Trial, Tuning, choose, front
 from sea_bake.tuning.searching import Bench, search
 from sea_bake.tuning.space import Range, Space, untuned
 
-LOOKS = "looks"
 _PACKAGES = {"optuna": "optuna", "lm_eval": "lm-eval", "matplotlib": "matplotlib"}
 
 __all__ = ["Objective", "Range", "Space", "Trial", "Tuning", "tune", "untuned"]
@@ -77,9 +77,10 @@ def tune(
         objective: "demonstrations" (log-likelihood margin of positive over negative answers, per token, on triples kept
             back from the fit), or a benchmark's "TASK" or "TASK:MEASURE", such as "truthfulqa_mc2:margin".
         data: folder with the benchmark's files; None takes them from the Hub.
-        select, confirm: examples that trials are scored on, and that are held back. None: a quarter of the
-            demonstrations each (all triples of a question on one side), or 100 rows each of a benchmark: its first
-            rows, and those behind them.
+        select, confirm: examples that trials are scored on (10 or more), and that are held back (20 or more). None: a
+            quarter of the demonstrations each, or those (all triples of a question on one side); of a benchmark 100
+            rows each: its first ones, and of those behind them so many that ask something else (of BBQ: come from
+            other scenarios).
         space: the settings that are searched.
         trials, timeout: so many trials, and no further one begun after so many seconds.
         max_kl: how far the chosen edit may move the model's next-token distributions on neutral text, in nats per
@@ -93,9 +94,9 @@ def tune(
 
     Raises:
         MissingExtraError: Optuna, the harness or matplotlib is not installed.
-        SettingError: a setting or number out of range.
+        SettingError: a setting or number out of range, or ``data`` without a benchmark.
         DemonstrationError: too few demonstrations for three parts.
-        EvaluationError: an unknown objective, missing data, too few rows; or every trial failed.
+        EvaluationError: an unknown objective or measure, missing data, too few rows; or every trial failed.
         OutputError: the output holds something else, or another search.
         CheckpointError, FamilyError: the model cannot be loaded or edited.
     """
@@ -107,6 +108,8 @@ def tune(
     splits.check_counts(select=select, confirm=confirm)
     check_settings(position=position, neutral=neutral, max_new_tokens=max_new_tokens, batch_size=batch_size)
     goal = Objective.parse(objective)
+    if data is not None and not goal.needs_data:
+        raise SettingError("data are of a benchmark, and the objective is demonstrations: name one, or give no data")
     texts = splits.halves(damage.read_texts(neutral_text))
     folder = Folder(output, overwrite=overwrite)
     if is_artefact(model):
@@ -116,7 +119,7 @@ def tune(
         check_layers(doors.base, layers)
     triples = demos.builtin() if demonstrations is None else demonstrations
     if goal.needs_data:
-        parts = splits.by_rows(goal.task, data, triples, select, confirm)
+        parts = splits.by_rows(goal, data, triples, select, confirm)
     else:
         parts = splits.by_question(triples, select, confirm, seed)
     collecting: dict[str, Any] = {"position": position, "neutral": neutral, "max_new_tokens": max_new_tokens}
@@ -134,7 +137,7 @@ def tune(
         "versions": {name: version(name) for name in ("sea-bake", "optuna", "lm-eval", "transformers", "torch")},
     }
     with folder.alone():
-        folder.begin(inputs)
+        folder.begin(inputs, parts.marks)
         run = _Run(
             folder,
             doors,
@@ -172,7 +175,7 @@ class _Run:
                 raise EvaluationError("KL on running text is not measured on encoder-decoders, so they are not tuned")
             tokenizer = self.doors.tokenizer()
             bench = Bench(self._activations(model, tokenizer), self._judge(model, tokenizer, 0), self.goal)
-            self.goal.row(bench.judge.rows(bench.judge.base))  # what ails the model or the measure ends it here
+            self.goal.row(bench.judge.rows(bench.judge.base))  # what ails the model ends it here
             ended = search(study, bench, self.space, trials=trials, seed=seed, max_kl=max_kl, timeout=timeout)
             numbers = front(ended)
             if not numbers:
@@ -192,7 +195,8 @@ class _Run:
         edit = replace(edit, recipe={**edit.recipe, "tuning": told})
         edit.save(self.folder.path / EDIT, overwrite=True)
         objective = {name: self.goal.row(rows) for name, rows in held_back.items()}
-        return Tuning(edit, ended, numbers, chosen.number, held_back, objective, max_kl, looks)
+        before = self.folder.looks_before
+        return Tuning(edit, ended, numbers, chosen.number, held_back, objective, max_kl, looks, before)
 
     def _activations(self, model: Any, tokenizer: Any) -> dict[str, Activations]:
         """Of every site that is searched, all layers: from an earlier run where there was one."""
@@ -218,9 +222,9 @@ class _Run:
 def _check_numbers(trials: int, timeout: float | None, max_kl: float, seed: int) -> None:
     if trials < 1:
         raise SettingError(f"trials = {trials} is less than 1")
-    if timeout is not None and not timeout > 0:
+    if timeout is not None and not 0 < timeout < math.inf:
         raise SettingError(f"timeout = {timeout} is no number of seconds")
-    if not max_kl > 0:
-        raise SettingError(f"max_kl = {max_kl} is not above 0: it is in nats per token, such as 0.1")
+    if not 0 < max_kl < math.inf:
+        raise SettingError(f"max_kl = {max_kl} is no number above 0: it is in nats per token, such as 0.1")
     if seed < 0:
         raise SettingError(f"seed = {seed} is less than 0")

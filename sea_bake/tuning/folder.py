@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 RUN, JOURNAL, FITTED_ON = "run.json", "journal.log", "fit.jsonl"
 EDIT, RESULT, SUMMARY, FIGURES = "edit.safetensors", "tune.json", "tune.md", ("pareto.png", "pareto.svg")
+LOOKS = "looks"  # the attribute of Optuna's study that names the trials ever compared on the held-back data
 _FORMAT = "sea_bake.tuning-run"
 _STALE = (JOURNAL, f"{JOURNAL}.lock", FITTED_ON, EDIT, RESULT, SUMMARY, *FIGURES)
 
@@ -37,6 +38,9 @@ class Folder:
     Args:
         overwrite: replace what a run of other inputs has left. One of these very inputs goes on all the same.
 
+    Attributes:
+        looks_before: choices that the held-back data, or some of them, have decided on in runs that were replaced here.
+
     Raises:
         OutputError: the folder holds something else, or another run's trials.
     """
@@ -44,44 +48,67 @@ class Folder:
     def __init__(self, path: str | Path, *, overwrite: bool = False) -> None:
         self.path = Path(os.path.expanduser(path)).absolute()
         self.overwrite = overwrite
+        self.looks_before = 0
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
             check_output(self.path / RUN, folder=False)
         elif not self.path.is_dir() or not (self.path / RUN).is_file():
             raise OutputError(f"{self.path} exists and holds no search: choose another output")
 
-    def begin(self, inputs: dict[str, Any]) -> None:
-        """Write down what is asked for, or go on with what was asked for before.
+    def begin(self, inputs: dict[str, Any], held_back: Sequence[str] = ()) -> None:
+        """Write down what is asked for, or go on with what was asked for before. A run of which no trial has ended is
+        replaced.
+
+        Args:
+            held_back: marks of the questions that are held back. On how many choices each has decided is kept,
+                whatever else is replaced.
 
         Raises:
             OutputError: that was something else, and ``overwrite`` is off.
         """
         inputs = json.loads(json.dumps(inputs))
-        before = self._before()
-        if before == inputs:
-            return
-        if before is not None and not self.overwrite:
-            names = [name for name in {**before, **inputs} if before.get(name) != inputs.get(name)]
-            raise OutputError(
-                f"{self.path} holds the trials of another search (other {', '.join(names).replace('_', ' ')}): choose "
-                "another output, or pass --overwrite"
-            )
-        for name in _STALE:
-            (self.path / name).unlink(missing_ok=True)
-        with staged_file(self.path / RUN, overwrite=True) as stage:
-            write_json(stage, {"format": _FORMAT, "inputs": inputs})
+        told = self._told()
+        before, spent = told.get("inputs"), told.get("spent", {})
+        if before != inputs:
+            trials, looks = self._ended()
+            if trials and before and not self.overwrite:
+                names = [name for name in {**before, **inputs} if before.get(name) != inputs.get(name)]
+                raise OutputError(
+                    f"{self.path} holds the trials of another search (other {', '.join(names).replace('_', ' ')}): "
+                    "choose another output, or pass --overwrite"
+                )
+            spent |= {mark: spent.get(mark, 0) + looks for mark in told.get("held_back", ()) if looks}
+            stale = [self.path / name for name in _STALE]
+            if (before or {}).get("model") != inputs.get("model"):  # their fingerprint is a sample of the weights
+                stale += self.path.glob("activations-*.safetensors")
+            for path in stale:
+                path.unlink(missing_ok=True)
+            with staged_file(self.path / RUN, overwrite=True) as stage:
+                run = {"format": _FORMAT, "inputs": inputs, "held_back": list(held_back), "spent": spent}
+                write_json(stage, run)
+        self.looks_before = max((spent.get(mark, 0) for mark in held_back), default=0)
 
-    def _before(self) -> dict[str, Any] | None:
+    def _told(self) -> dict[str, Any]:
         if not (self.path / RUN).is_file():
-            return None
+            return {}
         try:
             told = read_json(self.path / RUN)
             if told["format"] == _FORMAT and isinstance(told["inputs"], dict):
-                return dict(told["inputs"])
+                return told
             raise KeyError("format")
         except (CheckpointError, KeyError, TypeError) as error:
             if self.overwrite:
                 return {}
             raise OutputError(f"{self.path / RUN} is damaged ({error}): remove it, or pass --overwrite") from error
+
+    def _ended(self) -> tuple[bool, int]:
+        """Whether a trial has, and how many choices were compared on the held-back data."""
+        if not (self.path / JOURNAL).is_file():
+            return False, 0
+        try:
+            study = self.study()
+        except OutputError:
+            return True, 0  # there were trials, for all that can be told
+        return bool(study.trials), len(study.user_attrs.get(LOOKS, ()))
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:

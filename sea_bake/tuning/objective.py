@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sea_bake.errors import EvaluationError
 from sea_bake.evaluation import TASKS, Row
 from sea_bake.evaluation.damage import NEUTRAL
-from sea_bake.evaluation.measures import measures
+from sea_bake.evaluation.measures import Record, measures, table
 from sea_bake.evaluation.preference import DEMONSTRATIONS
 from sea_bake.evaluation.statistics import Estimate
 
@@ -57,6 +58,32 @@ class Objective:
         if not found:
             raise _no_measure(self.task, str(self.measure), [row.measure.key for row in own])
         return found[0]
+
+    def count(self, tasks: Sequence[Any], rows: Collection[int]) -> int:
+        """How many of these rows its measure looks at: told by the rows alone, before any model is loaded.
+
+        Args:
+            tasks: of the harness, those that the benchmark consists of.
+
+        Raises:
+            EvaluationError: there is no such measure of these rows.
+        """
+        records = [_unanswered(task, task.eval_docs[i]) for task in tasks for i in rows]
+        counts = {m.key: len(table(m, records)[0]) for m in measures(self.task, records) if not m.detail}
+        found = {key: count for key, count in counts.items() if count}
+        if self.measure is not None and self.measure not in found:
+            raise _no_measure(self.task, self.measure, list(found))
+        return found[self.measure] if self.measure else next(iter(found.values()))
+
+
+def _unanswered(task: Any, row: Any) -> Record:
+    """A record as of a model to which every answer is as likely."""
+    choices = task.doc_to_choice(row) if task.OUTPUT_TYPE == "multiple_choice" else []
+    names = [of.name for of in task._filters]
+    tails = [f",{name}" if len(names) > 1 and name != "none" else "" for name in names]
+    values = {f"{metric}{tail}": 0.0 for metric in task.aggregation() for tail in tails}
+    likelihoods = {"loglikelihoods": [0.0] * len(choices), "tokens": [1] * len(choices)}
+    return {"doc": row, "values": values, "choices": choices, **likelihoods}
 
 
 def gain(row: Row) -> Estimate:

@@ -83,31 +83,40 @@ def summary(tuning: Tuning) -> list[str]:
     """What the numbers are, in sentences."""
     about, splits = tuning.told, tuning.told["splits"]
     parts = []
-    for name, what in (("fit", "fitted on"), ("selection", "scored on"), ("held_back", "compared, once, on")):
+    once = ", once," if tuning.decided == 1 else ""
+    for name, what in (("fit", "fitted on"), ("selection", "scored on"), ("held_back", f"compared{once} on")):
         part = splits[name]
         count = f"{part['demonstrations']} demonstrations" if "demonstrations" in part else _rows(part)
         parts.append(f"{what} {count}")
+    kind = "question" if splits["by"] == "question" else "scenario (category and question index)"
     flat = []
     if tuning.objective[CHOSEN_BASE].measure.key == "margin":
         flat.append(
             "A margin also changes where a distribution only gets flatter; the share of answers in the right "
             f"order is blind to that, and an objective too ({about['objective'].partition(':')[0]}:pairs)."
         )
+    shared = []
+    if "rows" in splits["held_back"]:
+        shared.append(
+            "Other searches on this benchmark, in any folder, look at the same held-back rows: count theirs too."
+        )
     return [
         f"{len(tuning.trials)} trials for {about['objective']} on {about['base']}, seed {about['seed']}: "
-        f"{', '.join(parts)}; no question is in two of these, and of the neutral texts one half is for trials and the "
+        f"{', '.join(parts)}; no {kind} is in two of these, and of the neutral texts one half is for trials and the "
         "other held back.",
         f"Chosen: {RULE} ({tuning.max_kl:g} nats per token).",
         "± is half of a 95 % interval from paired resamples. The gains of trials are those they were chosen by, and "
         "too good for that reason: what an edit is worth stands under held-back data.",
         *flat,
+        *shared,
         *tuning.notes,
     ]
 
 
 def _rows(part: dict[str, Any]) -> str:
     first, end = part["rows"]
-    return f"rows {first + 1}-{end}"
+    without = f" (but {len(part['left_out'])} that ask what those before ask)" if part.get("left_out") else ""
+    return f"rows {first + 1}-{end}{without}"
 
 
 def markdown(tuning: Tuning) -> str:
