@@ -750,7 +750,7 @@ def test_exported_tasks_give_the_command_lines_figures(
 
     (The command line itself indexes 14,000 tasks first, a minute: it was compared once by hand.)
     """
-    names = ["truthfulqa_mc1", "truthfulqa_mc2", "bbq", "hellaswag"]
+    names = ["truthfulqa_mc1", "truthfulqa_mc2", "bbq", "hellaswag", "mmlu"]
     monkeypatch.chdir(data)  # what is exported can be used from any other working directory
     exported = tasks.export_tasks(names, Path("../") / data.name, tmp_path / "tasks")
     monkeypatch.undo()
