@@ -106,7 +106,7 @@ def publish(
     licence, base_card = find(found, license)
     page = check_page(found)
     made = renamed(found, base_model)
-    recipe = recipe_text(found, base_model)
+    recipe = recipe_text(found, repo, base_model)
     made |= {RECIPE: recipe} if recipe else {}
     card = render(
         found,
@@ -117,6 +117,7 @@ def publish(
         datasets=[*dict.fromkeys([*datasets, *_datasets(found)])],
         recipe=RECIPE if recipe else None,
         report=page,
+        revision=None if create_pr else revision,
     )
     items, left_out = collect(found, made | {CARD: card})
     common: dict[str, Any] = {
@@ -147,7 +148,7 @@ def publish(
 def _datasets(artefact: Artefact) -> list[str]:
     """Hub ids of the data sets that the edits were fitted on, where they came from the Hub."""
     origins = [edit.recipe.get("demonstrations_from") or {} for edit in artefact.edits]
-    names = [str(origin.get("source")) for origin in origins if origin.get("kind") == "hub"]
+    names = [str(origin.get("source")).partition(":")[0] for origin in origins if origin.get("kind") == "hub"]
     for name in names:
         check_repo_id(name, "the data set that the edit records")
     return names

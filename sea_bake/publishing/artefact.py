@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,8 +165,8 @@ def _readable(report: dict[str, Any]) -> bool:
             *(v["effect_correlation"] or 0.0 for v in variants),
         ]
         numbers += [comparison[name] for comparison in compared for name in _NUMBERS]
-        return isinstance(report["facts"], dict) and all(isinstance(number, int | float) for number in numbers)
-    except (KeyError, TypeError, AttributeError):
+        return isinstance(report["facts"], dict) and all(math.isfinite(number) for number in numbers)
+    except (KeyError, TypeError, AttributeError, OverflowError):
         return False
 
 

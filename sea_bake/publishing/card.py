@@ -26,6 +26,7 @@ def render(
     datasets: Sequence[str] = (),
     recipe: str | None = None,
     report: str | None = None,
+    revision: str | None = None,
 ) -> str:
     """README.md of the published artefact.
 
@@ -36,6 +37,7 @@ def render(
         datasets: Hub ids of the demonstrations.
         recipe: name of the recipe's file, where there is one.
         report: path of the HTML report, where there is one.
+        revision: the branch that it is published to; None: main.
     """
     from huggingface_hub import ModelCard
 
@@ -50,9 +52,9 @@ def render(
         "## Exactness",
         proof.exactness(artefact),
         "## How to load it",
-        proof.loading(artefact, repo),
+        proof.loading(artefact, repo, revision),
         "## How it was made",
-        sections.making(artefact, repo, recipe),
+        sections.making(artefact, repo, recipe, revision),
         "## Limitations",
         sections.limitations(artefact, results),
         "## Licence",

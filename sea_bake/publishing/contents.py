@@ -118,6 +118,8 @@ def _refuse_links(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_symlink():
             raise PublishError(f"{path} is a link: put the file itself there (sea-bake bake makes none)")
+        if not path.is_file() and not path.is_dir():
+            raise PublishError(f"{path} is neither a file nor a folder: remove it")
 
 
 def _left_at_home(folder: Path, taken: set[str]) -> list[str]:

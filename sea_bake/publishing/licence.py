@@ -91,7 +91,7 @@ def _cards(artefact: Artefact, *, on_the_hub: bool) -> Iterator[tuple[dict[str, 
                 metadata = metadata_load(folder / "README.md")
             except Exception:  # whatever it holds, it is a text that somebody else wrote
                 metadata = None
-            if isinstance(metadata, dict):
+            if isinstance(metadata, dict) and "sea_bake" not in (metadata.get("tags") or ()):  # our own says nothing
                 yield metadata, "the base's own model card"
     if artefact.base and on_the_hub:
         try:

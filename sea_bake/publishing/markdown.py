@@ -9,7 +9,7 @@ from typing import Any
 def plain(value: Any) -> str:
     """Text that cannot break out of its place on the page."""
     text = " ".join(str(value).split())
-    return "".join(f"\\{c}" if c in "`|<>[]*" else c for c in text)
+    return "".join(f"\\{c}" if c in "\\`|<>[]*" else c for c in text)
 
 
 def table_of(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -12,7 +12,8 @@ def exactness(artefact: Artefact) -> str:
     """Numbers of the verification, or the lack of them."""
     report = artefact.verification
     if report is None or artefact.doubt:
-        return f"Not verified: {artefact.doubt or 'there is no verification'}. No number here speaks for these files."
+        why = plain(artefact.doubt or "there is no verification")
+        return f"Not verified: {why}. No number here speaks for these files."
     equality = report["equality"]
     table = table_of(
         ["against", "max \\|Δlogit\\|", "mean KL (nats)", "same top-1", "same greedy text"], compared(report)
@@ -77,19 +78,20 @@ def _conditions(artefact: Artefact) -> str:
     return ", ".join([*versions, f"{plain(report.get('dtype'))} on {plain(report.get('device'))}"])
 
 
-def loading(artefact: Artefact, repo: str) -> str:
+def loading(artefact: Artefact, repo: str, revision: str | None = None) -> str:
     """Only the runtimes that verification ran it in."""
     ran = "" if artefact.doubt else f" Verified with {_conditions(artefact)}."
     intro = "Nothing was run to check this:\n\n" if artefact.doubt else ""
     auto, base = artefact.auto_class, artefact.base_name
     if artefact.how == ONNX:
-        return f"{intro}{_onnx(artefact, repo)}{ran}"
-    trust = ", trust_remote_code=True" if artefact.how == "insert" else ""
+        return f"{intro}{_onnx(artefact, repo, revision)}{ran}"
+    pinned = f', revision="{revision}"' if revision else ""
+    trust = pinned + (", trust_remote_code=True" if artefact.how == "insert" else "")
     lines = [f"from transformers import {auto}, AutoTokenizer", ""]
     if artefact.how == "adapter":
         lines = ["from peft import PeftModel", *lines]
         lines += [
-            f'model = PeftModel.from_pretrained({auto}.from_pretrained("{base}"), "{repo}")',
+            f'model = PeftModel.from_pretrained({auto}.from_pretrained("{base}"), "{repo}"{trust})',
             f'tokenizer = AutoTokenizer.from_pretrained("{base}")',
         ]
     else:
@@ -112,18 +114,19 @@ def _remarks(artefact: Artefact) -> str:
     if artefact.how == "adapter":
         flags = (artefact.record.get("details") or {}).get("flags") or {}
         rank = (artefact.record.get("details") or {}).get("rank")
-        told = "".join(f" For {name}: `{flag}` (not part of this verification)." for name, flag in flags.items())
-        return f"One rank everywhere ({rank}), `lora_alpha == r`, no patterns.{told}"
+        told = "".join(f" For {plain(k)}: `{plain(v)}` (not part of this verification)." for k, v in flags.items())
+        return f"One rank everywhere ({plain(rank)}), `lora_alpha == r`, no patterns.{told}"
     return "No custom code: everything that loads the base loads this."
 
 
-def _onnx(artefact: Artefact, repo: str) -> str:
+def _onnx(artefact: Artefact, repo: str, revision: str | None) -> str:
+    pinned = f', revision="{revision}"' if revision else ""
     graphs = sorted((p.name for p in (artefact.folder / ONNX).glob("*.onnx")), key=len)
     facts = (artefact.verification or {}).get("facts") or {}
     ran = "" if artefact.doubt else f"Verified in: {', '.join(map(plain, facts.get('runtimes') or ['onnxruntime']))}."
     return (
         "```python\nfrom huggingface_hub import snapshot_download\nimport onnxruntime\n\n"
-        f'folder = snapshot_download("{repo}")\n'
+        f'folder = snapshot_download("{repo}"{pinned})\n'
         f'session = onnxruntime.InferenceSession(f"{{folder}}/{ONNX}/{graphs[0]}")\n```\n\n'
         "One decoder with its KV cache: it takes `input_ids`, `attention_mask`, `position_ids` where it lists them, "
         f"and `past_key_values.*`, empty at first. {ran}"

@@ -19,12 +19,12 @@ from sea_bake.verification import REPORT
 RECIPE = "sea_bake.yaml"
 
 
-def recipe_text(artefact: Artefact, base_model: str | None) -> str | None:
+def recipe_text(artefact: Artefact, repo: str, base_model: str | None) -> str | None:
     """sea_bake.yaml of an artefact; None of an export that does not hold what a recipe needs."""
     from sea_bake.recipes.provenance import dump
 
     try:
-        return dump(artefact.folder, model=base_model)
+        return dump(artefact.folder, model=base_model, output=repo.rpartition("/")[2])
     except CheckpointError:
         if artefact.how != ONNX:
             raise

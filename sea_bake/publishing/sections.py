@@ -38,7 +38,8 @@ CITATION = """The method:
 def warning(artefact: Artefact) -> str:
     """The first line, where something is to be warned of."""
     if artefact.doubt:
-        return f"> **Not verified.** Nobody has shown that this model is the edit that it says it is: {artefact.doubt}."
+        why = plain(artefact.doubt)
+        return f"> **Not verified.** Nobody has shown that this model is the edit that it says it is: {why}."
     if artefact.approximate:
         return (
             "> **Approximate.** This is a linear stand-in for the edit, near it and not equal to it: see *Exactness*."
@@ -63,7 +64,7 @@ def edits(artefact: Artefact) -> str:
     table = table_of(names, [[key, *(plain(row[key]) for row in rows)] for key in rows[0]])
     why = artefact.bake.get("why")
     how = artefact.bake.get("how")
-    reason = f"\n\nBaked as *{how}*: {plain(why)}." if why and why != "asked for" else ""
+    reason = f"\n\nBaked as *{plain(how)}*: {plain(why)}." if why and why != "asked for" else ""
     return table + reason + _ranks(artefact.edits)
 
 
@@ -133,15 +134,25 @@ def effects(results: Sequence[Result], report: str | None) -> str:
     return table + "\n\n↑: higher is better; ↓: lower is." + link
 
 
-def making(artefact: Artefact, repo: str, recipe: str | None) -> str:
+def making(artefact: Artefact, repo: str, recipe: str | None, revision: str | None = None) -> str:
     if recipe is None:
         version = plain(artefact.bake.get("sea_bake"))
         return f"Baked with sea_bake {version}. No recipe was written for this kind of artefact."
+    pinned = f" --revision {revision}" if revision else ""
     return (
         f"[`{recipe}`]({recipe}) holds every setting, seed, version and hash, and the commands. To fit it again and "
         "compare the projectors with the published ones:\n\n"
-        f"```console\n$ pip install sea-bake\n$ sea-bake reproduce {repo}\n```"
+        f"```console\n$ pip install sea-bake\n$ sea-bake reproduce {repo}{pinned}\n```{_needed(artefact)}"
     )
+
+
+def _needed(artefact: Artefact) -> str:
+    """What ``reproduce`` does not find by itself."""
+    origins = [edit.recipe.get("demonstrations_from") for edit in artefact.edits]
+    told = [o for o in origins if isinstance(o, dict) and o.get("kind") in ("file", "folder")]
+    lacking = [f"demonstrations `{plain(o.get('source'))}`, which are not published here (`-d`)" for o in told]
+    lacking += [f"the base `{plain(artefact.base_name)}`, a local folder (`--model`)"] if artefact.base is None else []
+    return f"\n\nIt has to be told where these are: {'; '.join(dict.fromkeys(lacking))}." if lacking else ""
 
 
 def limitations(artefact: Artefact, results: Sequence[Result]) -> str:

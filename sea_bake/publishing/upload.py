@@ -134,6 +134,11 @@ def _repository(api: Any, repo: str, *, public: bool, create_pr: bool) -> Any:
             f"{repo} is public, and everybody would see what is published into it: pass --public if that is meant, or "
             "choose another repository"
         )
+    if info.private and public:
+        raise PublishError(
+            f"{repo} is private, and stays so whatever is published into it: leave --public away, or make it public in "
+            "its settings on the Hub first"
+        )
     return info
 
 
@@ -160,13 +165,13 @@ def _leftovers(remote: dict[str, Any], items: Sequence[Item], repo: str) -> list
     Raises:
         PublishError: they are not ours to remove.
     """
-    ours = {item.path for item in items}
-    old = [p for p in remote if p not in ours and (p.endswith(_DECIDE) or p in _CONFIGS or p.startswith("sea/"))]
-    if old and not {"sea/bake.json", "sea/export.json"} & remote.keys():
+    there = sorted(p for p in remote if p.endswith(_DECIDE) or p in _CONFIGS or p.startswith("sea/"))
+    if there and not {"sea/bake.json", "sea/export.json"} & remote.keys():
         raise PublishError(
-            f"{repo} holds another model ({old[0]}), which sea_bake did not publish: choose a repository of its own"
+            f"{repo} holds another model ({there[0]}), which sea_bake did not publish: choose a repository of its own"
         )
-    return sorted(old)
+    ours = {item.path for item in items}
+    return [path for path in there if path not in ours]
 
 
 def _copies(api: Any, items: Sequence[Item], base: str | None, revision: str | None) -> dict[str, Any]:

@@ -45,16 +45,17 @@ class Tolerance:
         return cls(NOISE.get(dtype, NOISE["float32"]))
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Tolerance:
-        """Raises RecipeError when it is no tolerance, or one that would let anything pass."""
+    def from_json(cls, data: Mapping[str, Any], dtype: str) -> Tolerance:
+        """Raises RecipeError when it is no tolerance, or wider than ours for the dtype that the model ran in."""
         try:
             noise, largest = float(data["noise"]), float(data["largest"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise RecipeError(f"the recipe's tolerance lacks or garbles {error}") from error
-        if not 0 < noise <= max(NOISE.values()) or not 0 < largest <= LARGEST:
+        widest = cls.of(dtype).noise
+        if not 0 < noise <= widest or not 0 < largest <= LARGEST:
             raise RecipeError(
                 f"the recipe's tolerance (noise {noise:g}, largest {largest:g}) is wider than sea_bake accepts "
-                f"({max(NOISE.values()):g}, {LARGEST:g}): it would prove nothing"
+                f"for {dtype} ({widest:g}, {LARGEST:g}): it would prove nothing"
             )
         return cls(noise, largest)
 

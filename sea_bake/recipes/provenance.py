@@ -47,12 +47,13 @@ _OF_THE_RECIPE = (
 _NO_OPTION = ("split",)  # of the library alone
 
 
-def describe(artefact: str | Path, *, model: str | None = None) -> dict[str, Any]:
+def describe(artefact: str | Path, *, model: str | None = None, output: str | None = None) -> dict[str, Any]:
     """The recipe of an artefact as a mapping: from ``sea/bake.json`` and the edits' own headers, and nothing else.
 
     Args:
         artefact: a folder written by ``bake``, or by an export that carries the edits.
         model: what to call the base, where the records name a local folder.
+        output: what to call what the recipe makes; None: as the folder is called.
 
     Raises:
         CheckpointError: no artefact of ours, a damaged record, or an export without edits.
@@ -68,8 +69,9 @@ def describe(artefact: str | Path, *, model: str | None = None) -> dict[str, Any
     names = [file.stem for file in files]
     fits = [_fit_settings(edit) for edit in edits]
     refittable = all("imported" not in edit.recipe for edit in edits)
-    bake = _bake_settings(record)
-    found: dict[str, Any] = {"model": base, "revision": revision, "output": folder.name}
+    bake = _bake_settings(record["bake"] if isinstance(record.get("bake"), dict) else record)
+    output = output or folder.name
+    found: dict[str, Any] = {"model": base, "revision": revision, "output": output}
     if refittable:
         found["fit"] = [{"name": name, **settings} for name, settings in zip(names, fits)]
     else:
@@ -90,7 +92,7 @@ def describe(artefact: str | Path, *, model: str | None = None) -> dict[str, Any
                 "fingerprint_sha256": fingerprint(edits[0].base),
             },
             "edits": [_edit_record(*one, folder) for one in zip(names, files, edits)],
-            "commands": _commands(base, revision, folder.name, names, fits, bake, refittable),
+            "commands": _commands(base, revision, output, names, fits, bake, refittable),
             "tolerance": {
                 "measure": MEASURE,
                 "noise": tolerance.noise,
@@ -102,11 +104,13 @@ def describe(artefact: str | Path, *, model: str | None = None) -> dict[str, Any
     return found
 
 
-def dump(artefact: str | Path, *, model: str | None = None) -> str:
+def dump(artefact: str | Path, *, model: str | None = None, output: str | None = None) -> str:
     """:func:`describe` as YAML text, with a head that says what to do with it."""
     from importlib.metadata import version
 
-    body = yaml.safe_dump(describe(artefact, model=model), sort_keys=False, allow_unicode=True, width=100)
+    body = yaml.safe_dump(
+        describe(artefact, model=model, output=output), sort_keys=False, allow_unicode=True, width=100
+    )
     return _HEAD.format(version=version("sea-bake")) + "\n" + str(body)
 
 

@@ -116,15 +116,18 @@ def reproduce(
         raise RecipeError(f"{published}: its recipe has no provenance of edits, so there is nothing to compare with")
     if not isinstance(fits, list) or len(fits) != len(records) or not all(isinstance(f, dict) for f in fits):
         raise RecipeError(f"{published}: its edits were not fitted by its recipe (imported ones), so not again either")
-    tolerance = Tolerance.from_json(provenance.get("tolerance") or {})
     edits = [_edit(folder, record) for record in records]
+    stated = provenance.get("tolerance")
+    tolerances = [
+        Tolerance.from_json(stated if isinstance(stated, dict) else {}, str(edit.recipe.get("dtype"))) for edit in edits
+    ]
     _place(fits, demonstrations, {"batch_size": batch_size, "device": device})
     checked = read({"model": recipe.get("model"), "output": folder.name, "fit": fits}, folder=folder).fits
     triples = [_demonstrations(settings, record) for settings, record in zip(checked.values(), records)]
     base = _base(folder, recipe, model)
     found = [
         _compared(name, edit, _refit(edit, base, texts, settings), tolerance)
-        for (name, settings), edit, texts in zip(checked.items(), edits, triples)
+        for (name, settings), edit, texts, tolerance in zip(checked.items(), edits, triples, tolerances)
     ]
     return Reproduction(str(published) if not Path(published).exists() else folder.name, base.name, found)
 
@@ -184,13 +187,18 @@ def _edit(folder: Path, record: dict[str, Any]) -> Edit:
 
 
 def _demonstrations(settings: dict[str, Any], record: dict[str, Any]) -> list[Demonstration]:
-    found = load_demonstrations(settings)
-    wanted = (record.get("demonstrations") or {}).get("sha256")
+    try:
+        found = load_demonstrations(settings)
+    except DemonstrationError as error:
+        raise DemonstrationError(f"{error} If they are elsewhere, say where with --demonstrations") from error
+    told = record.get("demonstrations")
+    told = told if isinstance(told, dict) else {}
+    wanted = told.get("sha256")
     if digest(found) != wanted:
         raise DemonstrationError(
             f"{settings['demonstrations']} holds other demonstrations than the edit was fitted on: SHA-256 of the "
             f"texts is {digest(found)} ({len(found)} triples), and the recipe's is {wanted} "
-            f"({(record.get('demonstrations') or {}).get('count')} triples). Say where they are with --demonstrations"
+            f"({told.get('count')} triples). Say where they are with --demonstrations"
         )
     return found
 

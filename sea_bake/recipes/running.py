@@ -174,7 +174,7 @@ class _Run:
             result = step.work(overwrite)
         except BaseException:
             self.state.give_up()
-            progress.status = "failed"
+            progress.status, progress.why = "failed", ""  # the error says why
             self._tell()
             raise
         progress.seconds = round(time.perf_counter() - began, 2)

@@ -28,7 +28,7 @@ def starter(model: str = MODEL, output: str | None = None, *, file: str = RECIPE
     output = output or f"{Path(model).name.removesuffix('.gguf').lower()}-sea"
     text = resources.files(__package__ or "").joinpath("starter.yaml").read_text("utf-8")
     for name, value in {"MODEL": _scalar(model), "OUTPUT": output, "FILE": file}.items():
-        if any(ord(c) < 32 for c in value):
+        if not value.isprintable():
             raise RecipeError(f"{value!r} cannot stand in a recipe: it is more than one line")
         text = text.replace(f"output: @{name}@", f"output: {_scalar(value)}").replace(f"@{name}@", value)
     return text

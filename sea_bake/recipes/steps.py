@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from sea_bake.activations import Activations
 from sea_bake.demonstrations import Demonstration, digest
+from sea_bake.errors import RecipeError
 from sea_bake.fitting import check_layers, fit, gather
 from sea_bake.recipes.schema import ONLY_EDIT, Recipe
 from sea_bake.recipes.sections import FIT, GATHER, LOAD, SECTIONS
@@ -64,7 +66,20 @@ def steps_of(recipe: Recipe) -> list[Step]:
         elif "bake" not in recipe.sections:
             reads["artefact"] = footprint(recipe.output)
         found.append(_step(recipe, section, settings, source, reads, after, edits, activations))
+    _check_places(recipe, found)
     return found
+
+
+def _check_places(recipe: Recipe, steps: list[Step]) -> None:
+    """Raises RecipeError where two steps would write to one place, or the work folder lies where one writes."""
+    seen: dict[Path, str] = {}
+    for step in steps:
+        place = Path(os.path.normpath(step.output))
+        if place in seen:
+            raise RecipeError(f"{recipe.where}: {seen[place]} and {step.name} would both write to {place}")
+        if Path(os.path.normpath(recipe.work)).is_relative_to(place):
+            raise RecipeError(f"{recipe.where}: 'work' ({recipe.work}) lies where {step.name} writes its output")
+        seen[place] = step.name
 
 
 def _fit_steps(recipe: Recipe, name: str, settings: dict[str, Any], source: ModelSource, base: Any) -> list[Step]:
@@ -89,6 +104,12 @@ def _fit_steps(recipe: Recipe, name: str, settings: dict[str, Any], source: Mode
     first = Step(f"collect{suffix}", gathering, reads, (), activations, collected)
     own = {key: value for key, value in fitting.items() if key not in gathering}
     return [first, Step(f"fit{suffix}", own, {}, (first.name,), edit, fitted)]
+
+
+def _paths(value: Any) -> list[Path]:
+    """Files and folders that a setting names."""
+    values = value if isinstance(value, list) else [value]
+    return [Path(v) for v in values if isinstance(v, str) and os.path.exists(v)]
 
 
 def load_demonstrations(settings: dict[str, Any]) -> list[Demonstration]:
@@ -123,6 +144,9 @@ def _step(
     parameters = inspect.signature(function(row.verb)).parameters
     replaces = "overwrite" in parameters
     own: dict[str, Any] = {"model": source, "edit": edits, "output": output}
+    read = [*_paths(settings.get("calibration"))]
+    read += [path for key, setting in row.settings.items() if setting.is_path for path in _paths(settings.get(key))]
+    reads = reads | {path.name: footprint(path, content=False) for path in read if path.exists()}
     if section == "report":
         own = {"model": source, "activations": activations, "write": True}
     elif section != "bake":  # what is found goes into the artefact too, for its model card

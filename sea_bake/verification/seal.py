@@ -10,7 +10,7 @@ from sea_bake.checkpoint.reader import file_digest
 # What no runtime reads may come and go: papers for people, and what is measured later.
 _PAPERS = ("README", "LICENSE", "LICENCE", "NOTICE")
 _PICTURES = {".md", ".html", ".png", ".jpg", ".jpeg", ".svg", ".pdf"}
-_LATER = {"sea_verification.json", "sea/evaluation.json", "sea/report.json"}
+_LATER = {"sea_verification.json", "sea/evaluation.json", "sea/report.json", "sea_bake.yaml"}
 
 
 def seal(folder: str | Path) -> dict[str, str]:

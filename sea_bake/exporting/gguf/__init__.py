@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sea_bake.errors import OutputError, SettingError
+from sea_bake.errors import CheckpointError, OutputError, SettingError
 from sea_bake.exactness import linear_edits
 from sea_bake.exporting.gguf import adapter, converting, rewriting
 from sea_bake.exporting.gguf.header import GgufFile, need_gguf
@@ -109,9 +109,13 @@ def export_gguf(
         raise SettingError(f"{target.name} should end in .gguf: llama.cpp's tools look for that")
     need_gguf("Exporting to GGUF")
     source = exportable(artefact, unedited=unedited)
+    if base is not None and not os.path.exists(os.path.expanduser(base)):
+        raise CheckpointError(f"no such GGUF: {base}")
+    adapter_wanted = lora or source.how == "adapter"
+    _check_route(edited_type, outtype, converter, base=base, adapter=adapter_wanted)
     if base is not None and target.exists() and target.samefile(Path(os.path.expanduser(base))):
         raise OutputError(f"{target} is the base's own GGUF, which is never written to: choose another output")
-    if lora or source.how == "adapter":
+    if adapter_wanted:
         return _adapter(source, base, target, edited_type, overwrite)
     if base is not None:
         return _rewritten(source, base, target, edited_type, overwrite)
@@ -125,11 +129,16 @@ def _check_settings(edited_type: str, outtype: str, *, base: Any, lora: bool, co
         raise SettingError(f"unknown type {outtype!r} of a converted file: use {', '.join(converting.OUTTYPES)}")
     if base is not None and converter is not None:
         raise SettingError("a base's GGUF is rewritten, a folder is converted: give --base or --converter, not both")
-    if lora and converter is not None:
-        raise SettingError("an adapter is written here, not by llama.cpp's converter: leave --converter away")
     if unedited and (base is not None or lora):
         raise SettingError("--unedited is for a folder that llama.cpp's converter turns into GGUF")
-    if edited_type != "keep" and base is None and not lora:
+
+
+def _check_route(edited_type: str, outtype: str, converter: Any, *, base: Any, adapter: bool) -> None:
+    if adapter and (converter is not None or outtype != "auto"):
+        raise SettingError(
+            "an adapter is written here, not by llama.cpp's converter: leave --converter, --outtype away"
+        )
+    if edited_type != "keep" and base is None and not adapter:
         raise SettingError("--edited-type is for tensors rewritten in the base's GGUF: give --base, or see --outtype")
     if outtype != "auto" and base is not None:
         raise SettingError("--outtype is for a folder that llama.cpp converts: with --base, see --edited-type")
