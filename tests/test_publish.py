@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from safetensors.torch import load_file
 from sea_bake import bake, fit, verify
 from sea_bake.errors import PublishError
 from sea_bake.publishing import publish
+from sea_bake.publishing.markdown import plain
 from sea_bake.verification.seal import broken, seal
 
 ADA, BOB, READER = (f"hf_{name}{'x' * (34 - len(name))}" for name in ("ada", "bob", "reader"))
@@ -719,6 +721,8 @@ def test_nothing_is_published_for_all_to_see_unasked(desk: Desk, hub: Hub, artef
     desk.ok("publish", artefact("adapter"), "ada/shown", "--public")
     assert not hub.repos["ada/shown"].private
     desk.refused("publish", artefact("fold"), "ada/shown", says="ada/shown is public")
+    desk.ok("publish", artefact("adapter"), "ada/hidden")
+    desk.refused("publish", artefact("adapter"), "ada/hidden", "--public", says="ada/hidden is private, and stays so")
 
 
 def test_another_artefact_replaces_the_earlier_one_whole(desk: Desk, hub: Hub, artefact: Callable[[str], Path]) -> None:
@@ -735,7 +739,29 @@ def test_weights_of_others_are_not_touched(desk: Desk, hub: Hub, workshop: Works
     hub.add("ada/other", workshop.base("llama"), private=True)
     before = hub.tree("ada/other")
     desk.refused("publish", artefact("adapter"), "ada/other", says="holds another model .*own")
+    desk.refused("publish", artefact("fold"), "ada/other", says="holds another model .*own")  # of the very same names
+    desk.refused("publish", artefact("fold"), "tiny/llama", "--public", "--create-pr", says="holds another model .*own")
     assert hub.tree("ada/other") == before
+
+
+@pytest.mark.parametrize("how", ["fold", "insert"])
+def test_a_downloaded_copy_is_as_verified_as_what_was_published(
+    how: str, desk: Desk, hub: Hub, artefact: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Under whatever name it lies there; and published again, nothing but the card has another word in it."""
+    repo = f"ada/copied-{how}"
+    desk.ok("publish", artefact(how), repo)
+    copy = tmp_path / "0123abcd"
+    for path in hub.tree(repo):
+        (copy / path).parent.mkdir(parents=True, exist_ok=True)
+        (copy / path).write_bytes(hub.file(repo, path))
+    assert broken(copy, json.loads((copy / "sea_verification.json").read_text("utf-8"))["files"]) == []
+    again = desk.ok("publish", copy, repo)
+    assert again["verdict"] == "verified"
+    assert set(again["sent"]) <= {"README.md"}  # where the licence was found
+    assert again["removed"] == []
+    (copy / "config.json").write_text("{}", "utf-8")  # the control
+    desk.refused("publish", copy, repo, says="config.json was changed since its verification")
 
 
 def test_a_branch_is_made_and_filled(desk: Desk, hub: Hub, artefact: Callable[[str], Path]) -> None:
@@ -743,6 +769,44 @@ def test_a_branch_is_made_and_filled(desk: Desk, hub: Hub, artefact: Callable[[s
     assert "adapter_config.json" in hub.tree("ada/branched", "v2")
     assert set(hub.tree("ada/branched")) == {".gitattributes"}
     assert desk.ok("publish", artefact("adapter"), "ada/branched", "--revision", "v2")["sent"] == []
+    card = hub.file("ada/branched", "README.md", "v2").decode()
+    assert '"ada/branched", revision="v2")' in card  # main holds nothing, or something else
+    assert "sea-bake reproduce ada/branched --revision v2" in card
+
+
+def test_what_others_wrote_cannot_break_the_card(changed: Path) -> None:
+    evil = "x\\<img src=http://e/p.png>`|[a](b)"
+    assert plain(evil).replace("\\\\", "").count("\\") == sum(evil.count(c) for c in "<>`|[]")
+    report = json.loads((changed / "sea_verification.json").read_text("utf-8"))
+    told = {"passed": False, "failures": ["x\n\n# VERIFIED BY NASA\n\n<img src=x>"]}
+    tiny.patch_json(changed / "sea_verification.json", **told)
+    card = publish(changed, "ada/x", dry_run=True, unverified=True, license="mit").card
+    assert "\n# VERIFIED" not in card
+    assert "\n<img" not in card
+    for name, value in (("tolerance", float("nan")), ("facts", "none")):
+        tiny.patch_json(changed / "sea_verification.json", **{**report, name: value})
+        with pytest.raises(PublishError, match="is damaged"):
+            publish(changed, "ada/x", dry_run=True, license="mit")
+    tiny.patch_json(changed / "sea_verification.json", **report)
+    os.mkfifo(changed / "pipe")
+    with pytest.raises(PublishError, match="neither a file nor a folder"):
+        publish(changed, "ada/x", dry_run=True, license="mit")
+
+
+def test_a_configuration_of_a_data_set_is_part_of_it(workshop: Workshop, tmp_path: Path) -> None:
+    edit = workshop.edit("llama", "mlp", "sum")
+    origin = {"kind": "hub", "source": "pminervini/HaluEval:qa"}
+    edit = replace(edit, recipe={**edit.recipe, "demonstrations_from": origin})
+    folder = bake(workshop.base("llama"), edit, tmp_path / "sea", how="fold").output
+    card = publish(folder, "ada/x", dry_run=True, unverified=True, license="mit", base_model="tiny/llama").card
+    assert "- pminervini/HaluEval\n" in card
+
+
+def test_our_own_card_is_not_the_bases(changed: Path) -> None:
+    (changed / "README.md").write_text("---\nlicense: mit\ntags: [sea, sea_bake]\n---\n# ours\n", "utf-8")
+    assert "mit" not in publish(changed, "ada/x", dry_run=True).licence
+    (changed / "README.md").write_text("---\nlicense: mit\n---\n# the base's\n", "utf-8")  # the control
+    assert publish(changed, "ada/x", dry_run=True).licence.startswith("mit")
 
 
 def test_where_the_hub_does_not_copy_the_file_is_sent(desk: Desk, hub: Hub, artefact: Callable[[str], Path]) -> None:

@@ -108,8 +108,9 @@ def test_init_writes_it_once(tmp_path: Path) -> None:
         tiny.refused(tiny.run("init", file), "OutputError", "exists already", "--overwrite")
     write_starter(file, overwrite=True)
     assert file.read_text("utf-8") == starter(file=file.name)
-    with pytest.raises(RecipeError, match="more than one line"):
-        starter("a\nb")
+    for name in ("a\nb", "a\x85b", "a\u2028b"):
+        with pytest.raises(RecipeError, match="more than one line"):
+            starter(name)
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -432,6 +433,36 @@ def test_two_runs_do_not_work_in_one_folder(tmp_path: Path) -> None:
     tiny.refused(outcomes[0], "RecipeError", "another run is at work in", "'work'")
     assert outcomes[1] == {"collect": "kept", "fit": "would run", "bake": "would run"}
     assert set(statuses(run(file)).values()) == {"kept"}
+
+
+def test_what_a_step_reads_is_watched(tmp_path: Path) -> None:
+    """Other texts under the same name are other inputs."""
+    texts = tmp_path / "c.jsonl"
+    shutil.copyfile(tiny.demonstrations_file(4), texts)
+    told = recipe(
+        fit={**recipe()["fit"], "merge": "l2"}, verify=False,
+        bake={"how": "fold", "approximate": True, "calibration": str(texts)},
+    )  # fmt: skip
+    assert run(told, folder=tmp_path).passed
+    assert set(statuses(run(told, folder=tmp_path)).values()) == {"kept"}
+    shutil.copyfile(tiny.demonstrations_file(6), texts)
+    assert statuses(run(told, folder=tmp_path)) == {"collect": "kept", "fit": "kept", "bake": "done"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"work": "out"}, "'work' .* lies where bake writes"),
+        ({"work": "out/inside"}, "'work' .* lies where bake writes"),
+        ({"fit": [{"name": "a"}, {"name": "a.activations"}]}, "would both write to"),
+        ({"export": {"onnx": {"output": "out"}}}, "bake and export.onnx would both write to"),
+    ],
+)
+def test_no_two_steps_write_to_one_place(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    if isinstance(changes.get("fit"), list):
+        changes = {"fit": [{**recipe()["fit"], **one} for one in changes["fit"]]}
+    with tiny.nothing_happens(tmp_path), pytest.raises(RecipeError, match=words):
+        run(recipe(**changes), folder=tmp_path)
 
 
 def test_the_page_is_a_step(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@
                   "kind": "gain" | "damage", "n", "p", "test", "unit", "part", "changed",
                   "value_interval", "base_interval"}, ...],
      "breakdown": [the same by category and condition],
-     "harness": {task: {door: {leaf: {"acc,none": ..., "num_fewshot", "requests", "truncated", "tokens_cut"}}}}, "samples": [{"prompt", "base", "edited"}, ...],
+     "harness": {task: {door: {leaf: {"acc,none": ..., "num_fewshot", "requests", "truncated", "tokens_cut"}}}},
+     "samples": [{"prompt", "base", "edited"}, ...],
      "remarks": [text, ...]}
 
 Shares are between 0 and 1. Without an edited model "value" is the base's, and "base" and "interval" are null.
