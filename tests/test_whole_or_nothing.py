@@ -14,6 +14,7 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -192,12 +193,21 @@ def test_an_interrupted_fit(tmp_path: Path) -> None:
     assert tiny.listing(tmp_path) == set()
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C as at a terminal: a shell's background job (and all that it starts) has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def press_ctrl_c_in_vain() -> None:
     """What a tracer's callback does with a KeyboardInterrupt now and then."""
     with contextlib.suppress(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("way", [staged_folder, staged_file])
 def test_nothing_gets_its_name_after_an_interrupt_that_was_swallowed(way: Any, tmp_path: Path) -> None:
     with interrupts.heeded(), way(tmp_path / "whole"):
@@ -207,6 +217,7 @@ def test_nothing_gets_its_name_after_an_interrupt_that_was_swallowed(way: Any, t
     assert tiny.listing(tmp_path) == {"whole"}
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_long_work_stops_at_its_next_step_after_an_interrupt_that_was_swallowed() -> None:
     with interrupts.heeded():
         with progress.bar("work", 2) as advance:
@@ -218,6 +229,7 @@ def test_long_work_stops_at_its_next_step_after_an_interrupt_that_was_swallowed(
     assert not interrupts.interrupted()  # it was this command's
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("late", [True, False])
 def test_a_command_says_how_it_ended(late: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An interrupt that came to nothing after the work was whole is no failure; one that broke the work is."""
