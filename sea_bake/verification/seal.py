@@ -31,12 +31,14 @@ def broken(folder: str | Path, sealed: dict[str, str]) -> list[str]:
 
 
 def files(folder: str | Path) -> list[str]:
-    """Paths of all files inside a folder, sorted, with forward slashes; hidden ones and caches left out."""
-    found = []
+    """Paths of all files inside a folder, sorted, with forward slashes; hidden ones and caches left out, and what is no
+    file: a pipe would be read for ever.
+    """
+    found: list[Path] = []
     for here, folders, names in os.walk(folder):
         folders[:] = [f for f in folders if not f.startswith(".") and f != "__pycache__"]
-        found += [(Path(here) / n).relative_to(folder).as_posix() for n in names if not n.startswith(".")]
-    return sorted(found)
+        found += [Path(here) / name for name in names if not name.startswith(".")]
+    return sorted(path.relative_to(folder).as_posix() for path in found if path.is_file())
 
 
 def matters(name: str) -> bool:
