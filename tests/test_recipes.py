@@ -526,7 +526,8 @@ def test_the_starter_recipe_on_the_real_model(smollm2: Path, tmp_path: Path) -> 
     ran = tiny.run("run", file, "--json")
     assert ran.code == 0, ran
     steps = {step["step"]: step for step in json.loads(ran.out)["steps"]}
-    assert {name: step["status"] for name, step in steps.items()} == dict.fromkeys([*STEPS, "report", "export.gguf"], "done")
+    expected = [*STEPS, "report", "export.gguf"]
+    assert {name: step["status"] for name, step in steps.items()} == dict.fromkeys(expected, "done")
     assert steps["bake"]["details"]["how"] == "fold"
     assert steps["verify"]["details"]["verdict"] == "verified"
     assert (tmp_path / "edited.gguf").stat().st_size > 0.9 * gguf.stat().st_size
