@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -110,12 +111,17 @@ class Doors:
         """A digest of all that decides what a door answers: every byte of its files, edits, dtype, device."""
         told: list[Any] = [name == BASE, self.dtype, self.device or default_device()]
         if name == BASE or self.how in ("live", "adapter"):
-            told.append(_contents(self.base.folder()))
+            told.append(self._base_contents)
         if name != BASE and self.artefact:
             told.append(seal(self.artefact))
         if name == "live":
             told += [edit_digest(edit) for edit in self.edits]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def _base_contents(self) -> dict[str, str]:
+        """Read once: two doors stand on the same base."""
+        return _contents(self.base.folder())
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[Any]:

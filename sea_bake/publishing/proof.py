@@ -83,21 +83,21 @@ def loading(artefact: Artefact, repo: str, revision: str | None = None) -> str:
     ran = "" if artefact.doubt else f" Verified with {_conditions(artefact)}."
     intro = "Nothing was run to check this:\n\n" if artefact.doubt else ""
     auto, base = artefact.auto_class, artefact.base_name
-    if artefact.how == ONNX:
-        return f"{intro}{_onnx(artefact, repo, revision)}{ran}"
     pinned = f', revision="{revision}"' if revision else ""
-    trust = pinned + (", trust_remote_code=True" if artefact.how == "insert" else "")
+    if artefact.how == ONNX:
+        return f"{intro}{_onnx(artefact, repo, pinned)}{ran}"
+    options = pinned + (", trust_remote_code=True" if artefact.how == "insert" else "")
     lines = [f"from transformers import {auto}, AutoTokenizer", ""]
     if artefact.how == "adapter":
         lines = ["from peft import PeftModel", *lines]
         lines += [
-            f'model = PeftModel.from_pretrained({auto}.from_pretrained("{base}"), "{repo}"{trust})',
+            f'model = PeftModel.from_pretrained({auto}.from_pretrained("{base}"), "{repo}"{options})',
             f'tokenizer = AutoTokenizer.from_pretrained("{base}")',
         ]
     else:
         lines += [
-            f'model = {auto}.from_pretrained("{repo}"{trust})',
-            f'tokenizer = AutoTokenizer.from_pretrained("{repo}"{trust})',
+            f'model = {auto}.from_pretrained("{repo}"{options})',
+            f'tokenizer = AutoTokenizer.from_pretrained("{repo}"{options})',
         ]
     code = "```python\n" + "\n".join(lines) + "\n```"
     return f"{intro}{code}\n\n{_remarks(artefact)}{ran}"
@@ -119,8 +119,7 @@ def _remarks(artefact: Artefact) -> str:
     return "No custom code: everything that loads the base loads this."
 
 
-def _onnx(artefact: Artefact, repo: str, revision: str | None) -> str:
-    pinned = f', revision="{revision}"' if revision else ""
+def _onnx(artefact: Artefact, repo: str, pinned: str) -> str:
     graphs = sorted((p.name for p in (artefact.folder / ONNX).glob("*.onnx")), key=len)
     facts = (artefact.verification or {}).get("facts") or {}
     ran = "" if artefact.doubt else f"Verified in: {', '.join(map(plain, facts.get('runtimes') or ['onnxruntime']))}."

@@ -146,7 +146,7 @@ def _step(
     own: dict[str, Any] = {"model": source, "edit": edits, "output": output}
     read = [*_paths(settings.get("calibration"))]
     read += [path for key, setting in row.settings.items() if setting.is_path for path in _paths(settings.get(key))]
-    reads = reads | {path.name: footprint(path, content=False) for path in read if path.exists()}
+    reads = reads | {path.name: footprint(path, content=False) for path in read}
     if section == "report":
         own = {"model": source, "activations": activations, "write": True}
     elif section != "bake":  # what is found goes into the artefact too, for its model card
