@@ -25,17 +25,17 @@ os.environ["OMP_NUM_THREADS"] = "1"  # of the workers: two that share two cores 
 
 from sea_bake import Edit, fit  # noqa: E402
 from sea_bake.activations import Activations, collect_sites  # noqa: E402
-from sea_bake.anatomy import Site  # noqa: E402
 from sea_bake.demonstrations import Demonstration, load  # noqa: E402
 from sea_bake.evaluation import Judge  # noqa: E402
 from sea_bake.evaluation.measures import Record  # noqa: E402
 from sea_bake.evaluation.neutral import TEXTS  # noqa: E402
-from sea_bake.evaluation.reporting import number  # noqa: E402
+from sea_bake.evaluation.rendering import number  # noqa: E402
 from sea_bake.evaluation.results import Row, rows_of  # noqa: E402
-from sea_bake.hooks import hooked  # noqa: E402
-from sea_bake.loading import load_model, load_tokenizer  # noqa: E402
-from sea_bake.source import ModelSource  # noqa: E402
-from sea_bake.staging import staged_file  # noqa: E402
+from sea_bake.io.staging import staged_file  # noqa: E402
+from sea_bake.model.anatomy import Site  # noqa: E402
+from sea_bake.model.hooks import hooked  # noqa: E402
+from sea_bake.model.loading import load_model, load_tokenizer  # noqa: E402
+from sea_bake.model.source import ModelSource  # noqa: E402
 
 SETS = {"halueval": "halueval/qa_one-turn_500.jsonl", "bbq": "bbq/bbq_lite_2700.jsonl", "builtin": "builtin"}
 NEW_TOKENS = 32  # of a neutral answer
@@ -206,7 +206,7 @@ class _Worker:
     def __init__(self, place: Place) -> None:
         import torch
 
-        from sea_bake import progress
+        from sea_bake.io import progress
 
         torch.set_num_threads(1)
         progress.set_quiet(True)

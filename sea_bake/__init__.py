@@ -14,10 +14,10 @@ _HOMES = {
     "Activations": "sea_bake.activations",
     "Demonstration": "sea_bake.demonstrations",
     "Edit": "sea_bake.edit",
-    "Projector": "sea_bake.spectral",
+    "Projector": "sea_bake.methods.sea",
     "Report": "sea_bake.verification",
     "SeaBakeError": "sea_bake.errors",
-    "Site": "sea_bake.anatomy",
+    "Site": "sea_bake.model.anatomy",
     "bake": "sea_bake.baking",
     "collect": "sea_bake.activations",
     "evaluate": "sea_bake.evaluation",
@@ -59,7 +59,6 @@ __all__ = [
 
 if TYPE_CHECKING:
     from sea_bake.activations import Activations, collect
-    from sea_bake.anatomy import Site
     from sea_bake.baking import bake, plan
     from sea_bake.baking.unbake import unbake
     from sea_bake.demonstrations import Demonstration
@@ -69,10 +68,11 @@ if TYPE_CHECKING:
     from sea_bake.exporting.gguf import export_gguf
     from sea_bake.exporting.onnx import export_onnx
     from sea_bake.fitting import fit
+    from sea_bake.methods.sea import Projector
+    from sea_bake.model.anatomy import Site
     from sea_bake.publishing import publish
     from sea_bake.recipes import reproduce, run
     from sea_bake.reporting import report
-    from sea_bake.spectral import Projector
     from sea_bake.tuning import tune
     from sea_bake.verification import Report, verify
 

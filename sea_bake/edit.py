@@ -11,15 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sea_bake import spectral, store
-from sea_bake.anatomy import Site
 from sea_bake.errors import EditError, SettingError
-from sea_bake.fingerprint import BaseModel
-from sea_bake.hooks import hooked
+from sea_bake.io import store
+from sea_bake.methods import sea as spectral
+from sea_bake.methods.sea import Projector
+from sea_bake.model.anatomy import Site
+from sea_bake.model.fingerprint import BaseModel
+from sea_bake.model.hooks import hooked
+from sea_bake.model.sites import site_modules
+from sea_bake.model.source import ModelSource
 from sea_bake.modeling_sea import FEATURES, MERGES, PARTS, SEALayer
-from sea_bake.sites import site_modules
-from sea_bake.source import ModelSource
-from sea_bake.spectral import Projector
 
 FORMAT = "sea_bake.edit"
 VERSION = 1

@@ -8,17 +8,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from sea_bake import progress, spectral
 from sea_bake.activations import Activations, Position, collect
-from sea_bake.anatomy import Site, family
 from sea_bake.demonstrations import Demonstration, builtin
-from sea_bake.discovery import family_of
 from sea_bake.edit import Edit
 from sea_bake.errors import SettingError
-from sea_bake.loading import load_model, load_tokenizer, processes
+from sea_bake.io import progress
+from sea_bake.methods import sea as spectral
+from sea_bake.model.anatomy import Site, family
+from sea_bake.model.discovery import family_of
+from sea_bake.model.loading import load_model, load_tokenizer, processes
+from sea_bake.model.sites import decoder_config, text_config
+from sea_bake.model.source import ModelSource
 from sea_bake.modeling_sea import FEATURES, MERGES, PARTS
-from sea_bake.sites import decoder_config, text_config
-from sea_bake.source import ModelSource
 
 # What scripts/study_defaults has chosen on SmolLM2-135M-Instruct, and confirmed on held-back data: .github/STUDY.md.
 # The paper's setting (mlp, l2, no centring, K = 0.998, for 7B models) makes that model's text fall apart.
@@ -67,7 +68,7 @@ def fit(
         tokenizer, source: with a living model: its tokenizer, and the name to record for it.
         activations: refit from these instead of running a model; they fix the site and the demonstrations.
         site: "mlp", "attn" or "block".
-        layers: which decoder layers; see :func:`sea_bake.spectral.select_layers`.
+        layers: which decoder layers; see :func:`sea_bake.methods.sea.select_layers`.
         K: share of explained variance (float in (0, 1]) or rank (int), for both projections; ``K_positive`` and
             ``K_negative`` set them apart.
         merge, parts, alpha: see :class:`sea_bake.Edit`.

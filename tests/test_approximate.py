@@ -31,8 +31,8 @@ from sea_bake.baking.regression import Moments, best_ridge, solve
 from sea_bake.demonstrations import builtin
 from sea_bake.edit import live
 from sea_bake.errors import CheckpointError, DemonstrationError, NotExactError, SettingError
-from sea_bake.loading import load_tokenizer
-from sea_bake.verification.report import Comparison, inconsistent, judge, judge_approximate, largest_kl
+from sea_bake.model.loading import load_tokenizer
+from sea_bake.verification.verdict import Comparison, inconsistent, judge, judge_approximate, largest_kl
 
 CALIBRATION = builtin()[:12]
 WRITER = {

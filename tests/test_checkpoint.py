@@ -16,11 +16,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from sea_bake import Edit, Projector, Site, bake
+from sea_bake.artefact.record import RECORD
 from sea_bake.baking import BakeReport
-from sea_bake.baking.report import RECORD
-from sea_bake.checkpoint import Checkpoint
 from sea_bake.errors import CheckpointError
-from sea_bake.fingerprint import BaseModel
+from sea_bake.model.checkpoint import Checkpoint
+from sea_bake.model.fingerprint import BaseModel
 
 INDEX = "model.safetensors.index.json"
 CARRIED = {

@@ -231,7 +231,7 @@ def test_a_plot_is_drawn(tmp_path: Path) -> None:
 def test_an_imported_edit_can_be_drawn(tmp_path: Path) -> None:
     """It has neither signatures nor spectra of its own."""
     from sea_bake import Edit
-    from sea_bake.loading import load_model
+    from sea_bake.model.loading import load_model
 
     projections = torch.diag(torch.tensor([1.0] * 3 + [0.0] * 29)).expand(tiny.LAYERS, 32, 32)
     imported = Edit.from_dense(

@@ -16,10 +16,10 @@ from conftest import Workshop
 from torch import Tensor, nn
 
 from sea_bake import Edit, bake, collect, fit
-from sea_bake.anatomy import FAMILIES
-from sea_bake.discovery import _discovered, family_of
 from sea_bake.errors import FamilyError, NotExactError
-from sea_bake.fingerprint import BaseModel
+from sea_bake.model.anatomy import FAMILIES
+from sea_bake.model.discovery import _discovered, family_of
+from sea_bake.model.fingerprint import BaseModel
 
 # Not in ``anatomy``; what makes each of them special is said beside it.
 UNKNOWN: dict[str, Callable[[], Any]] = {

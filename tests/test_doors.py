@@ -28,16 +28,16 @@ from torch import Tensor
 from transformers import AutoModel
 
 from sea_bake import Edit, bake, collect, fit
-from sea_bake.anatomy import FAMILIES, Site
 from sea_bake.baking.insert import SEA_SHARD
-from sea_bake.baking.opening import open_folder
+from sea_bake.baking.open_base import open_folder
 from sea_bake.demonstrations import builtin
 from sea_bake.errors import CheckpointError
 from sea_bake.fitting import DEFAULT_K
-from sea_bake.hooks import hooked
-from sea_bake.loading import load_tokenizer
-from sea_bake.sites import site_modules
-from sea_bake.source import ModelSource
+from sea_bake.model.anatomy import FAMILIES, Site
+from sea_bake.model.hooks import hooked
+from sea_bake.model.loading import load_tokenizer
+from sea_bake.model.sites import site_modules
+from sea_bake.model.source import ModelSource
 from sea_bake.verification import verify
 
 SITES = [site.value for site in Site]

@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 
 from sea_bake import Edit, SeaBakeError, Site, fit
 from sea_bake.errors import ActivationError, EditError, SettingError, WrongModelError
-from sea_bake.fingerprint import BaseModel
-from sea_bake.loading import load_model
-from sea_bake.source import ModelSource
+from sea_bake.model.fingerprint import BaseModel
+from sea_bake.model.loading import load_model
+from sea_bake.model.source import ModelSource
 
 IDS = torch.arange(3, 40)[None]
 
@@ -253,7 +253,7 @@ def on_disk(folder: Path) -> BaseModel:
     """The fingerprint of a checkpoint that is not loaded."""
     from transformers import AutoConfig
 
-    from sea_bake.checkpoint import Checkpoint
+    from sea_bake.model.checkpoint import Checkpoint
 
     base = Checkpoint.open(folder)
     return BaseModel.of_checkpoint(

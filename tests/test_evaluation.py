@@ -19,6 +19,7 @@ import torch
 from conftest import Workshop
 
 from sea_bake import Edit, bake, evaluate
+from sea_bake.artefact.seal import broken, seal
 from sea_bake.errors import (
     EvaluationError,
     MissingExtraError,
@@ -26,12 +27,12 @@ from sea_bake.errors import (
     SettingError,
     WrongModelError,
 )
-from sea_bake.evaluation import INSIDE, Evaluation, damage, reporting
+from sea_bake.evaluation import INSIDE, Evaluation, damage
+from sea_bake.evaluation import rendering as reporting
 from sea_bake.evaluation.doors import Doors
 from sea_bake.evaluation.prefixes import Scorer
 from sea_bake.evaluation.statistics import compare
 from sea_bake.publishing.evaluation import read_results
-from sea_bake.verification.seal import broken, seal
 
 TASKS = ["truthfulqa_mc2", "bbq"]
 # Inserted layers are the module that the hooks run, so that only the order of sums may differ; a fold multiplies them

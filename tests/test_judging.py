@@ -14,8 +14,8 @@ from sea_bake import Demonstration, Edit, evaluate
 from sea_bake.activations.prompts import encode
 from sea_bake.errors import EvaluationError, SettingError
 from sea_bake.evaluation import Judge
-from sea_bake.loading import load_model, load_tokenizer
-from sea_bake.source import ModelSource
+from sea_bake.model.loading import load_model, load_tokenizer
+from sea_bake.model.source import ModelSource
 
 TRIPLES = [
     Demonstration("Is rain wet?", "Yes, it is.", "No."),

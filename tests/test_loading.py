@@ -36,7 +36,7 @@ from transformers import (
 
 import sea_bake.modeling_sea as modeling_sea
 from sea_bake import bake
-from sea_bake.anatomy import Site
+from sea_bake.model.anatomy import Site
 
 every_family = pytest.mark.parametrize("family", families.ALL)
 # What transformers does with models of any kind is tried in the most different ones.

@@ -30,10 +30,10 @@ from conftest import Workshop
 from torch import Tensor
 
 from sea_bake import Edit, bake
+from sea_bake.artefact.export import is_export, read_export
 from sea_bake.edit import live
 from sea_bake.errors import FamilyError
 from sea_bake.exporting.onnx import checking, export_onnx, finishing
-from sea_bake.exporting.record import is_export, read_export
 from sea_bake.verification.onnx_answers import Decoder
 
 Setting = tuple[str, str, str]  # site, merge, feature function

@@ -20,12 +20,12 @@ from onnx import TensorProto, helper, numpy_helper
 from torch.nn import functional as F
 
 from sea_bake.activations.prompts import encode
+from sea_bake.artefact.export import read_export
 from sea_bake.demonstrations import builtin
 from sea_bake.errors import CheckpointError, SettingError
-from sea_bake.exporting.onnx.measuring import answers, divergence, measure
+from sea_bake.exporting.onnx.distance import answers, divergence, measure
 from sea_bake.exporting.onnx.quantising import quantise
-from sea_bake.exporting.record import read_export
-from sea_bake.loading import load_tokenizer
+from sea_bake.model.loading import load_tokenizer
 from sea_bake.verification.bypass import bypass
 from sea_bake.verification.onnx_answers import Decoder, cached, continued, forced
 

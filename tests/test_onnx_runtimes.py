@@ -20,9 +20,9 @@ from sea_bake import Edit, bake, fit, verify
 from sea_bake.activations.prompts import encode
 from sea_bake.demonstrations import builtin
 from sea_bake.exporting.onnx import export_onnx
-from sea_bake.loading import load_model, load_tokenizer
-from sea_bake.serving import serve_web
-from sea_bake.serving.local import hosted
+from sea_bake.exporting.web import serve_web
+from sea_bake.exporting.web.local import hosted
+from sea_bake.model.loading import load_model, load_tokenizer
 
 pytestmark = pytest.mark.smollm2
 PROMPTS = ["Do goldfish forget everything after three seconds?", "Why do we have seasons on Earth?"]

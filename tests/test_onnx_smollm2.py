@@ -20,7 +20,7 @@ from sea_bake import Edit, bake, collect, fit
 from sea_bake.activations.prompts import encode, pad_id
 from sea_bake.demonstrations import builtin
 from sea_bake.exporting.onnx import export_onnx
-from sea_bake.loading import load_tokenizer
+from sea_bake.model.loading import load_tokenizer
 from sea_bake.verification.bypass import bypass
 from sea_bake.verification.onnx_answers import Decoder, cached, continued, forced
 

@@ -15,12 +15,12 @@ import tiny
 import torch
 
 from sea_bake import verify
+from sea_bake.artefact.export import EXPORT
+from sea_bake.artefact.seal import broken
 from sea_bake.errors import CheckpointError, MissingExtraError, SettingError, VerificationError
-from sea_bake.exporting.record import EXPORT
 from sea_bake.verification.bypass import bypass
 from sea_bake.verification.reduced import effect_correlation, judge_reduced
-from sea_bake.verification.report import Comparison
-from sea_bake.verification.seal import broken
+from sea_bake.verification.verdict import Comparison
 
 GRAPH = Path("onnx/model.onnx")
 

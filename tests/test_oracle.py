@@ -17,10 +17,11 @@ from families import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sea_bake import Edit, SeaBakeError, spectral
-from sea_bake.anatomy import Site
+from sea_bake import Edit, SeaBakeError
 from sea_bake.errors import ActivationError, SettingError
-from sea_bake.fingerprint import BaseModel
+from sea_bake.methods import sea as spectral
+from sea_bake.model.anatomy import Site
+from sea_bake.model.fingerprint import BaseModel
 from sea_bake.modeling_sea import FEATURES, MERGES, PARTS, SEALayer
 
 D = 24

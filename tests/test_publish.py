@@ -26,10 +26,10 @@ from hub_server import Hub, complaints
 from safetensors.torch import load_file
 
 from sea_bake import bake, fit, verify
+from sea_bake.artefact.seal import broken, seal
 from sea_bake.errors import PublishError
+from sea_bake.pages.markdown import plain
 from sea_bake.publishing import publish
-from sea_bake.publishing.markdown import plain
-from sea_bake.verification.seal import broken, seal
 
 ADA, BOB, READER = (f"hf_{name}{'x' * (34 - len(name))}" for name in ("ada", "bob", "reader"))
 USER = "zaphodbeeblebrox"  # of the machine; the Hub's users are others

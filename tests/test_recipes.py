@@ -21,10 +21,11 @@ import tiny
 import torch
 import yaml
 
-from sea_bake import Edit, fit, progress
+from sea_bake import Edit, fit
 from sea_bake.cli.run import _display
 from sea_bake.demonstrations import load
 from sea_bake.errors import OutputError, RecipeError, SeaBakeError, SettingError
+from sea_bake.io import progress
 from sea_bake.publishing.page import NUMBERS, PAGE
 from sea_bake.recipes import Progress, read, run, starter, write_starter
 from sea_bake.recipes.reading import MAX_BYTES

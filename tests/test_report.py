@@ -15,16 +15,16 @@ import torch
 from javascript import needs_chromium, node
 
 from sea_bake import Activations, Edit, bake, evaluate, fit, report, verify
+from sea_bake.artefact.seal import broken
 from sea_bake.demonstrations import load
 from sea_bake.errors import EvaluationError, OutputError, PublishError, SettingError
 from sea_bake.evaluation import INSIDE
-from sea_bake.evaluation.markup import document
+from sea_bake.pages.html import document
 from sea_bake.publishing import publish
 from sea_bake.publishing.artefact import Artefact
 from sea_bake.publishing.page import NUMBERS, PAGE
 from sea_bake.publishing.provenance import renamed
 from sea_bake.reporting.projection import project, separation
-from sea_bake.verification.seal import broken
 
 ROLES = ("positive", "negative", "neutral")
 LAYERS = (1, 2, 3)  # of four, so that one stands unedited

@@ -19,11 +19,11 @@ from sea_bake import Edit, bake, fit
 from sea_bake.demonstrations import digest, load
 from sea_bake.errors import CheckpointError, DemonstrationError, EditError, RecipeError, SeaBakeError, WrongModelError
 from sea_bake.fitting import gather
+from sea_bake.methods.sea import left_singular, projector
 from sea_bake.recipes import read, reproduce, run
 from sea_bake.recipes.comparing import LARGEST, NOISE, Tolerance, compare, sine
 from sea_bake.recipes.provenance import describe, dump
 from sea_bake.recipes.reading import read_yaml
-from sea_bake.spectral import left_singular, projector
 
 SETTINGS: dict[str, Any] = {"layers": "last:2", "K": 0.9, "position": "random", "max_new_tokens": 6}
 

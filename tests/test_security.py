@@ -29,14 +29,14 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 import sea_bake
 from sea_bake import Edit, bake
+from sea_bake.artefact.record import RECORD, edit_files, read_record, recorded_base
 from sea_bake.baking import unbake
-from sea_bake.baking.report import RECORD, edit_files, read_record, recorded_base
-from sea_bake.checkpoint import Checkpoint, check_code
 from sea_bake.errors import CheckpointError, EditError, SeaBakeError
-from sea_bake.loading import load_model
-from sea_bake.lora import changes
+from sea_bake.model.checkpoint import Checkpoint, check_code
+from sea_bake.model.loading import load_model
+from sea_bake.model.lora import changes
+from sea_bake.model.source import ModelSource
 from sea_bake.recipes import read as read_recipe
-from sea_bake.source import ModelSource
 
 INDEX = "model.safetensors.index.json"
 EDIT_COPY = "sea/edit-0.safetensors"

@@ -27,12 +27,12 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GptOssConfig
 
 from sea_bake import Edit, bake, fit, verify
 from sea_bake.baking import plan
-from sea_bake.baking.opening import opened
-from sea_bake.checkpoint import Checkpoint, MergedCheckpoint, merge
+from sea_bake.baking.open_base import opened
 from sea_bake.edit import live
 from sea_bake.errors import CheckpointError
-from sea_bake.loading import load_model, load_tokenizer
-from sea_bake.source import ModelSource
+from sea_bake.model.checkpoint import Checkpoint, MergedCheckpoint, merge
+from sea_bake.model.loading import load_model, load_tokenizer
+from sea_bake.model.source import ModelSource
 
 pytestmark = pytest.mark.usefixtures("every_processor_alike")
 IDS = torch.randint(7, families.VOCAB, (2, 11), generator=torch.Generator().manual_seed(1))

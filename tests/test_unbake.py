@@ -16,8 +16,8 @@ from conftest import Workshop
 from test_checkpoint import CARRIED, LEFT_OUT, furnished
 
 from sea_bake import Edit, bake
+from sea_bake.artefact.record import RECORD
 from sea_bake.baking import unbake
-from sea_bake.baking.report import RECORD
 from sea_bake.errors import CheckpointError, OutputError, WrongModelError
 
 KINDS = pytest.mark.parametrize("kind", ["single", "sharded"])

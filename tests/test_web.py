@@ -20,12 +20,12 @@ from javascript import NODE, needs_chromium, needs_node, node
 
 from sea_bake import Edit
 from sea_bake.activations.prompts import encode
+from sea_bake.artefact.export import EXPORT, read_export
 from sea_bake.errors import CheckpointError, OutputError, SettingError
-from sea_bake.exporting.record import EXPORT, read_export
-from sea_bake.loading import load_model, load_tokenizer
-from sea_bake.serving import libraries, serve_web
-from sea_bake.serving.local import hosted
-from sea_bake.serving.pages import asset
+from sea_bake.exporting.web import libraries, serve_web
+from sea_bake.exporting.web.local import hosted
+from sea_bake.exporting.web.pages import asset
+from sea_bake.model.loading import load_model, load_tokenizer
 
 
 def plain() -> Path:

@@ -22,9 +22,10 @@ import pytest
 import tiny
 import torch
 
-from sea_bake import Edit, bake, interrupts, progress
+from sea_bake import Edit, bake
 from sea_bake.errors import OutputError
-from sea_bake.staging import check_output, scratch_folder, staged_file, staged_folder
+from sea_bake.io import interrupts, progress
+from sea_bake.io.staging import check_output, scratch_folder, staged_file, staged_folder
 
 KILLS = 20
 

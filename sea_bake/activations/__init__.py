@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from sea_bake import demonstrations as demos
-from sea_bake import store
 from sea_bake.activations.capture import ROLES, Position, check_finite, sequences, vectors
 from sea_bake.activations.prompts import Tokens
-from sea_bake.anatomy import Site
 from sea_bake.demonstrations import Demonstration
 from sea_bake.errors import ActivationError, SettingError
-from sea_bake.fingerprint import BaseModel
-from sea_bake.sites import text_config
-from sea_bake.source import ModelSource
+from sea_bake.io import store
+from sea_bake.model.anatomy import Site
+from sea_bake.model.fingerprint import BaseModel
+from sea_bake.model.sites import text_config
+from sea_bake.model.source import ModelSource
 
 FORMAT = "sea_bake.activations"
 VERSION = 1

@@ -12,14 +12,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sea_bake import progress
 from sea_bake.activations.prompts import Tokens, encode, pad_id
-from sea_bake.anatomy import Site
 from sea_bake.demonstrations import Demonstration
 from sea_bake.errors import ActivationError
-from sea_bake.hooks import hooked
-from sea_bake.loading import processes
-from sea_bake.sites import site_modules, text_config
+from sea_bake.io import progress
+from sea_bake.model.anatomy import Site
+from sea_bake.model.hooks import hooked
+from sea_bake.model.loading import processes
+from sea_bake.model.sites import site_modules, text_config
 
 Position = Literal["last", "mean", "random"]
 # Arguments of ``generate`` that leave nothing to chance, whatever a model's own generation settings say.

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from sea_bake.artefact.record import BakeReport
 from sea_bake.baking.adapter import adapter
 from sea_bake.baking.approximate import approximate as fold_approximately
 from sea_bake.baking.fold import fold
 from sea_bake.baking.insert import insert
-from sea_bake.baking.opening import check_edits, opened
+from sea_bake.baking.open_base import check_edits, opened
 from sea_bake.baking.planning import Plan, choose, plan
-from sea_bake.baking.report import BakeReport
 from sea_bake.baking.unbake import UnbakeReport, unbake
 from sea_bake.demonstrations import Demonstration
 from sea_bake.edit import Edit
 from sea_bake.errors import SettingError
-from sea_bake.source import ModelSource
-from sea_bake.staging import check_output
+from sea_bake.io.staging import check_output
+from sea_bake.model.source import ModelSource
 
 WAYS = {"insert": insert, "fold": fold, "adapter": adapter}
 

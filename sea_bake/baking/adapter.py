@@ -15,17 +15,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sea_bake import progress
-from sea_bake.baking.measuring import measure
-from sea_bake.baking.opening import OpenBase
+from sea_bake.artefact.record import BakeReport, record
+from sea_bake.baking.exactness import LinearEdit, linear_edits
+from sea_bake.baking.open_base import OpenBase
 from sea_bake.baking.planning import refuse_adapter
-from sea_bake.baking.report import BakeReport, record
+from sea_bake.baking.shift_test import measure
 from sea_bake.baking.writers import Writer, find_writers
-from sea_bake.checkpoint import write_json
 from sea_bake.edit import Edit
 from sea_bake.errors import NotExactError
-from sea_bake.exactness import LinearEdit, linear_edits
-from sea_bake.staging import need_space, staged_folder
+from sea_bake.io import progress
+from sea_bake.io.files import write_json
+from sea_bake.io.staging import need_space, staged_folder
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"

@@ -21,23 +21,23 @@ from statistics import median
 from typing import Any
 
 from sea_bake import demonstrations as demos
-from sea_bake import progress
-from sea_bake.anatomy import Site
+from sea_bake.artefact.record import RECORD, BakeReport, read_record
 from sea_bake.baking.calibration import HELD_OUT, Distance, Place, Reference, Text, moments, texts
+from sea_bake.baking.exactness import Exactness, LinearEdit, linear_edits
 from sea_bake.baking.fold import fold, write_folded
-from sea_bake.baking.measuring import measure
-from sea_bake.baking.opening import OpenBase
+from sea_bake.baking.open_base import OpenBase
 from sea_bake.baking.planning import by_settings
 from sea_bake.baking.regression import best_ridge, solve
-from sea_bake.baking.report import RECORD, BakeReport, read_record
+from sea_bake.baking.shift_test import measure
 from sea_bake.baking.writers import find_writers
-from sea_bake.checkpoint import write_json
 from sea_bake.demonstrations import Demonstration
 from sea_bake.edit import Edit
 from sea_bake.errors import DemonstrationError, NotExactError, SettingError
-from sea_bake.exactness import Exactness, LinearEdit, linear_edits
-from sea_bake.loading import load_model, load_tokenizer
-from sea_bake.staging import scratch_folder, staged_folder
+from sea_bake.io import progress
+from sea_bake.io.files import write_json
+from sea_bake.io.staging import scratch_folder, staged_folder
+from sea_bake.model.anatomy import Site
+from sea_bake.model.loading import load_model, load_tokenizer
 
 _RANK = 8  # the least that a stand-in gets: an edit of rank 1 is no rank-1 map once it is rescaled per token
 _DEMONSTRATIONS = 512  # the first so many of a calibration file are used

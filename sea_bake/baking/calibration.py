@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sea_bake import progress
 from sea_bake.activations.capture import decoder_start
 from sea_bake.activations.prompts import Tokens, encode
-from sea_bake.anatomy import Site
+from sea_bake.baking.exactness import LinearEdit
 from sea_bake.baking.regression import Moments
 from sea_bake.demonstrations import Demonstration
 from sea_bake.edit import Edit, live
 from sea_bake.errors import ActivationError, DemonstrationError
-from sea_bake.exactness import LinearEdit
-from sea_bake.hooks import hooked
-from sea_bake.sites import site_modules, text_config
+from sea_bake.io import progress
+from sea_bake.model.anatomy import Site
+from sea_bake.model.hooks import hooked
+from sea_bake.model.sites import site_modules, text_config
 
 Place = tuple[Site, int]
 HELD_OUT = 2  # the part of a text that nothing is fitted on; 0 and 1 are the two folds of the calibration half

@@ -12,21 +12,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sea_bake import progress
-from sea_bake.anatomy import Site
-from sea_bake.baking.measuring import measure
-from sea_bake.baking.opening import OpenBase
+from sea_bake.artefact.record import BakeReport, layers_of, record
+from sea_bake.baking.exactness import LinearEdit, linear_edits
+from sea_bake.baking.open_base import OpenBase
 from sea_bake.baking.planning import refuse_fold
-from sea_bake.baking.report import BakeReport, layers_of, record
+from sea_bake.baking.shift_test import measure
 from sea_bake.baking.writers import Writer, find_writers, writers_of
-from sea_bake.checkpoint import carry, place
-from sea_bake.checkpoint.editing import edit_in_place
-from sea_bake.checkpoint.reader import INDEX
-from sea_bake.checkpoint.writer import linkable
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError
-from sea_bake.exactness import LinearEdit, linear_edits
-from sea_bake.staging import need_space, staged_folder
+from sea_bake.io import progress
+from sea_bake.io.staging import need_space, staged_folder
+from sea_bake.model.anatomy import Site
+from sea_bake.model.checkpoint import carry, place
+from sea_bake.model.checkpoint.editing import edit_in_place
+from sea_bake.model.checkpoint.reader import INDEX
+from sea_bake.model.checkpoint.writer import linkable
 
 _OWN_BYTES = 8 << 20
 

@@ -12,16 +12,17 @@ import torch
 from safetensors.torch import save_file
 
 import sea_bake.modeling_sea as modeling_sea
-from sea_bake.anatomy import FAMILIES, SEA_PREFIX, Site
-from sea_bake.baking.measuring import measure
-from sea_bake.baking.opening import OpenBase
-from sea_bake.baking.report import BakeReport, record
-from sea_bake.checkpoint import Checkpoint, carry, place, write_json
-from sea_bake.checkpoint.reader import INDEX, SINGLE, read_json
-from sea_bake.checkpoint.writer import linkable
+from sea_bake.artefact.record import BakeReport, record
+from sea_bake.baking.open_base import OpenBase
+from sea_bake.baking.shift_test import measure
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, FamilyError
-from sea_bake.staging import need_space, staged_folder
+from sea_bake.io.files import read_json, write_json
+from sea_bake.io.staging import need_space, staged_folder
+from sea_bake.model.anatomy import FAMILIES, SEA_PREFIX, Site
+from sea_bake.model.checkpoint import Checkpoint, carry, place
+from sea_bake.model.checkpoint.reader import INDEX, SINGLE
+from sea_bake.model.checkpoint.writer import linkable
 
 SEA_SHARD = "model-sea.safetensors"
 CODE = "modeling_sea.py"

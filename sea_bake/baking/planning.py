@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sea_bake.anatomy import Site
-from sea_bake.baking.opening import OpenBase, check_edits, opened
+from sea_bake.baking.exactness import Exactness, exactness, linear_edits, of_edit
+from sea_bake.baking.open_base import OpenBase, check_edits, opened
 from sea_bake.baking.writers import writers_of
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, NotExactError
-from sea_bake.exactness import Exactness, exactness, linear_edits, of_edit
+from sea_bake.model.anatomy import Site
+from sea_bake.model.source import ModelSource
 from sea_bake.modeling_sea import MERGES
-from sea_bake.source import ModelSource
 
 _MERGED = (
     "the base is a base with an adapter, so an adapter of the edit would belong to the two merged, which no server has"

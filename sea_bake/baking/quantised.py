@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sea_bake.checkpoint import Checkpoint
-from sea_bake.checkpoint.editing import FLOATS
+from sea_bake.model.checkpoint import Checkpoint
+from sea_bake.model.checkpoint.editing import FLOATS
 
 # Tensor names that only a quantiser writes; in a checkpoint whose config.json forgot to say so.
 _MARKS = {

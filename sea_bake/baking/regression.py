@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sea_bake.exactness import LinearEdit
+from sea_bake.baking.exactness import LinearEdit
 
 # λ = ridge · mean eigenvalue of E[h hᵀ]: from "as good as none" to "shrink even the strong directions".
 RIDGES = (1e-6, 1e-4, 1e-2, 1e-1, 1.0, 10.0)

@@ -11,16 +11,17 @@ from typing import Any
 
 import torch
 
-from sea_bake import progress
+from sea_bake.artefact.record import RECORD, edit_files, read_record, recorded_base
 from sea_bake.baking.insert import CODE, ORIGINALS, SEA_SHARD
-from sea_bake.baking.opening import OpenBase, check_edits, opened
-from sea_bake.baking.report import RECORD, edit_files, read_record, recorded_base
-from sea_bake.checkpoint import Checkpoint, check_files, place
-from sea_bake.checkpoint.reader import SINGLE, file_digest
-from sea_bake.checkpoint.writer import SKIPPED_FOLDERS, linkable, refuse_existing
+from sea_bake.baking.open_base import OpenBase, check_edits, opened
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, OutputError, WrongModelError
-from sea_bake.staging import check_output, need_space, staged_folder
+from sea_bake.io import progress
+from sea_bake.io.files import file_digest
+from sea_bake.io.staging import check_output, need_space, staged_folder
+from sea_bake.model.checkpoint import Checkpoint, check_files, place
+from sea_bake.model.checkpoint.reader import SINGLE
+from sea_bake.model.checkpoint.writer import SKIPPED_FOLDERS, linkable, refuse_existing
 
 _OWN = {SEA_SHARD, CODE, "sea_verification.json"}  # what we put beside the base's files
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sea_bake.anatomy import Site
-from sea_bake.baking.opening import OpenBase
+from sea_bake.baking.open_base import OpenBase
 from sea_bake.baking.quantised import ways_out
-from sea_bake.checkpoint.editing import FLOATS
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError
+from sea_bake.model.anatomy import Site
+from sea_bake.model.checkpoint.editing import FLOATS
 
 _EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
 

@@ -7,7 +7,6 @@ import sys
 
 import typer
 
-from sea_bake import interrupts
 from sea_bake.cli import (
     bake,
     demo,
@@ -28,6 +27,7 @@ from sea_bake.cli import (
     verify,
 )
 from sea_bake.errors import SeaBakeError
+from sea_bake.io import interrupts
 
 app = typer.Typer(
     name="sea-bake",

@@ -33,15 +33,15 @@ def demo(
     """
     console = prepare(as_json=as_json, quiet=quiet)
     from sea_bake.baking import bake
-    from sea_bake.checkpoint import materialise
     from sea_bake.cli.inspect import summary
     from sea_bake.cli.verify import show
     from sea_bake.demonstrations import builtin
     from sea_bake.edit import Edit
     from sea_bake.fitting import fit
-    from sea_bake.loading import load_model, load_tokenizer
-    from sea_bake.source import ModelSource
-    from sea_bake.staging import staged_folder
+    from sea_bake.io.staging import staged_folder
+    from sea_bake.model.checkpoint import materialise
+    from sea_bake.model.loading import load_model, load_tokenizer
+    from sea_bake.model.source import ModelSource
     from sea_bake.verification import verify
 
     source = ModelSource.parse(model or _smollm2())

@@ -122,7 +122,7 @@ def show(evaluation: Evaluation, console: Console) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from sea_bake.evaluation.reporting import HEADINGS, cells, grouped, header, notes, title, verdict
+    from sea_bake.evaluation.rendering import HEADINGS, cells, grouped, header, notes, title, verdict
 
     colours = {"better": "green", "worse": "red"}
     console.print(f"[bold]{escape(title(evaluation))}[/]")

@@ -134,8 +134,8 @@ def fit(
     from sea_bake.demonstrations import load
     from sea_bake.fitting import fit as run
     from sea_bake.fitting import is_main_process
-    from sea_bake.source import ModelSource
-    from sea_bake.staging import check_output
+    from sea_bake.io.staging import check_output
+    from sea_bake.model.source import ModelSource
 
     if (model is None) == (activations is None):
         raise SettingError("give either a MODEL or --activations FILE, and not both")

@@ -31,9 +31,9 @@ def import_dense(
 
     from sea_bake.cli.inspect import describe_edit, summary
     from sea_bake.edit import Edit
-    from sea_bake.loading import load_model
-    from sea_bake.source import ModelSource
-    from sea_bake.staging import check_output
+    from sea_bake.io.staging import check_output
+    from sea_bake.model.loading import load_model
+    from sea_bake.model.source import ModelSource
 
     check_output(output, overwrite=overwrite, folder=False)
     dense = []

@@ -27,10 +27,10 @@ def inspect(
 ) -> None:
     """Show an edit, or a baked folder: layers, ranks, spectra, provenance, size, verification."""
     console = prepare(as_json=as_json, quiet=quiet)
-    from sea_bake.baking.report import RECORD, edit_files, is_artefact, read_record
-    from sea_bake.checkpoint.reader import read_json
+    from sea_bake.artefact.record import RECORD, edit_files, is_artefact, read_record
     from sea_bake.edit import Edit
     from sea_bake.errors import CheckpointError, EditError
+    from sea_bake.io.files import read_json
     from sea_bake.verification import REPORT
 
     facts: dict[str, Any] = {}
@@ -49,7 +49,7 @@ def inspect(
         raise CheckpointError(f"{path}: {RECORD} or {REPORT} is damaged: it lacks or garbles {error}") from error
     facts["edits"] = [describe_edit(edit) | {"bytes": file.stat().st_size} for edit, file in zip(edits, files)]
     if plot is not None:
-        from sea_bake.plotting import plot_edit
+        from sea_bake.pages.pictures import plot_edit
 
         for i, edit in enumerate(edits):
             plot_edit(edit, plot.with_stem(f"{plot.stem}-{i}") if i else plot, overwrite=overwrite)

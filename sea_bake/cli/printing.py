@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from sea_bake import progress
 from sea_bake.errors import SettingError
+from sea_bake.io import progress
 
 # A name in a file may hold what a terminal obeys, or half a surrogate pair: shown, not obeyed.
 # (Spelt as JSON spells them, so that it stays JSON.)

@@ -93,7 +93,7 @@ def _display(console: Console) -> Iterator[Callable[[Sequence[Progress]], None]]
     from rich.console import Group
     from rich.live import Live
 
-    from sea_bake import progress
+    from sea_bake.io import progress
 
     bars = progress.bars(console=console)
     with Live(console=console, refresh_per_second=4) as live, progress.hosted(bars):

@@ -58,7 +58,7 @@ def serve_web(
     For a Hugging Face Space create one of the kind "static" and upload the folder: its README.md says the rest.
     """
     console = prepare(as_json=as_json, quiet=quiet)
-    from sea_bake.serving import serve_web as run
+    from sea_bake.exporting.web import serve_web as run
 
     target = output or export.with_name(f"{export.absolute().name}-web")
     report = run(
@@ -84,7 +84,7 @@ def serve_web(
         return
     from threading import Event
 
-    from sea_bake.serving.local import hosted
+    from sea_bake.exporting.web.local import hosted
 
     with hosted(report.output, port) as address:
         console.print(f"Open {address}  (Ctrl-C ends it)", markup=False)

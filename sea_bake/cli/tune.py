@@ -225,7 +225,7 @@ def show(tuning: Tuning, console: Console) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from sea_bake.tuning.reporting import COMPARED, header, held_back, summary, table
+    from sea_bake.tuning.pareto import COMPARED, header, held_back, summary, table
     from sea_bake.tuning.results import DEFAULT
 
     styles = {DEFAULT: "dim", tuning.chosen: "bold green"}

@@ -10,19 +10,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from sea_bake.baking.report import is_artefact
-from sea_bake.checkpoint import write_json
+from sea_bake.artefact.record import is_artefact
+from sea_bake.artefact.seal import seal
 from sea_bake.edit import Edit
 from sea_bake.errors import EvaluationError, SettingError, missing_extra
-from sea_bake.evaluation import conditions, damage, reporting, units
+from sea_bake.evaluation import conditions, damage, units
+from sea_bake.evaluation import rendering as reporting
 from sea_bake.evaluation.doors import Doors
-from sea_bake.evaluation.judging import Judge
+from sea_bake.evaluation.judge import Judge
 from sea_bake.evaluation.keeping import Keeping
 from sea_bake.evaluation.results import Evaluation, Row, ordered, rows_of, samples_of
 from sea_bake.evaluation.running import run
 from sea_bake.evaluation.tasks import TASKS, export_tasks, locate
-from sea_bake.staging import staged_file
-from sea_bake.verification.seal import seal
+from sea_bake.io.files import write_json
+from sea_bake.io.staging import staged_file
 
 INSIDE = "sea/evaluation.json"  # in an artefact, for its model card
 DEFAULT_TASKS = ("truthfulqa_mc1", "truthfulqa_mc2", "bbq", "hellaswag")

@@ -13,16 +13,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sea_bake import modeling_sea, progress
-from sea_bake.baking.report import edit_files, is_artefact, read_record, recorded_base
-from sea_bake.checkpoint.reader import file_digest, read_json
+from sea_bake import modeling_sea
+from sea_bake.artefact.export import is_export
+from sea_bake.artefact.record import edit_files, is_artefact, read_record, recorded_base
+from sea_bake.artefact.seal import matters, seal
 from sea_bake.edit import Edit, live
 from sea_bake.errors import CheckpointError, EvaluationError
-from sea_bake.exporting.record import is_export
-from sea_bake.loading import architecture, check_kernels, default_device, load_model, load_tokenizer, parse_dtype
-from sea_bake.lora import merge_into
-from sea_bake.source import ModelSource
-from sea_bake.verification.seal import matters, seal
+from sea_bake.io import progress
+from sea_bake.io.files import file_digest, read_json
+from sea_bake.model.loading import architecture, check_kernels, default_device, load_model, load_tokenizer, parse_dtype
+from sea_bake.model.lora import merge_into
+from sea_bake.model.source import ModelSource
 
 BASE = "base"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from sea_bake.evaluation.measures import margin_of
 from sea_bake.evaluation.results import Evaluation, Row
-from sea_bake.plotting import Picture, drawing, need_matplotlib
+from sea_bake.pages.pictures import Picture, drawing, need_matplotlib
 
 _GAIN, _COST = "#3b6fb6", "0.45"
 _LONGEST = 60  # characters of a label, so that what it labels has room

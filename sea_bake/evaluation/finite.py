@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sea_bake.anatomy import Site
 from sea_bake.errors import EvaluationError, FamilyError
-from sea_bake.hooks import hooked
-from sea_bake.sites import model_family, site_modules, text_config
+from sea_bake.model.anatomy import Site
+from sea_bake.model.hooks import hooked
+from sea_bake.model.sites import model_family, site_modules, text_config
 
 
 def check_finite(model: Any, logits: Tensor, texts: Sequence[Sequence[int]]) -> None:

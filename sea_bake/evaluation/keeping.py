@@ -14,7 +14,7 @@ from typing import Any
 
 from sea_bake.errors import OutputError
 from sea_bake.evaluation.measures import Record
-from sea_bake.staging import check_output, staged_file
+from sea_bake.io.staging import check_output, staged_file
 
 EXAMPLES = "examples"
 REPORT = "evaluation.json"

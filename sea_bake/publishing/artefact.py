@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sea_bake.baking.report import edit_files, is_artefact, read_record
-from sea_bake.checkpoint.reader import read_json
+from sea_bake.artefact.export import is_export, read_export
+from sea_bake.artefact.record import edit_files, is_artefact, read_record
+from sea_bake.artefact.seal import broken
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, PublishError
-from sea_bake.exporting.record import is_export, read_export
-from sea_bake.loading import auto_class
+from sea_bake.io.files import read_json
+from sea_bake.model.loading import auto_class
 from sea_bake.verification import REPORT
-from sea_bake.verification.seal import broken
 
 ONNX = "onnx"
 _NUMBERS = ("max_abs", "padded_max_abs", "mean_kl", "top1", "greedy_equal", "prompts")  # of a comparison

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sea_bake import modeling_sea
+from sea_bake.artefact.seal import files
 from sea_bake.baking.insert import CODE
-from sea_bake.checkpoint.reader import INDEX, SINGLE, file_digest, read_json
 from sea_bake.errors import PublishError
+from sea_bake.io.files import file_digest, read_json
+from sea_bake.model.checkpoint.reader import INDEX, SINGLE
 from sea_bake.publishing.artefact import ONNX, Artefact
 from sea_bake.verification import REPORT
-from sea_bake.verification.seal import files
 
 CARD = "README.md"
 _CODE = {".py", ".so", ".pyc", ".sh", ".js", ".exe", ".dll"}

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sea_bake.checkpoint.reader import read_json
 from sea_bake.errors import PublishError
+from sea_bake.io.files import read_json
 
 EVALUATION = "sea/evaluation.json"
 FORMAT = "sea_bake.evaluation"

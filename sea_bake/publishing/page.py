@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sea_bake.checkpoint.reader import file_digest, read_json
 from sea_bake.errors import PublishError
+from sea_bake.io.files import file_digest, read_json
 from sea_bake.publishing.artefact import Artefact
 from sea_bake.publishing.evaluation import EVALUATION
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from sea_bake.pages.markdown import plain, table_of
 from sea_bake.publishing.artefact import ONNX, Artefact
-from sea_bake.publishing.markdown import plain, table_of
 
 
 def exactness(artefact: Artefact) -> str:

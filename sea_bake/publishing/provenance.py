@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sea_bake.baking.report import RECORD, is_artefact
-from sea_bake.checkpoint.reader import read_json
+from sea_bake.artefact.export import EXPORT
+from sea_bake.artefact.record import RECORD, is_artefact
 from sea_bake.errors import CheckpointError
-from sea_bake.exporting.record import EXPORT
+from sea_bake.io.files import read_json
 from sea_bake.publishing.artefact import ONNX, Artefact
 from sea_bake.publishing.evaluation import EVALUATION
 from sea_bake.publishing.page import NUMBERS, PAGE

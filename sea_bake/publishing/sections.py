@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from sea_bake.edit import Edit
 from sea_bake.fitting import ranges
+from sea_bake.pages.markdown import plain, table_of
 from sea_bake.publishing.artefact import ONNX, Artefact
 from sea_bake.publishing.evaluation import Result
 from sea_bake.publishing.licence import Licence
-from sea_bake.publishing.markdown import plain, table_of
 
 _WAYS = {
     "insert": "inserted: the base's own weights, an SEA layer behind each edited module, and one file of code",

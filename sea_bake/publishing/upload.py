@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sea_bake import progress
 from sea_bake.errors import PublishError
+from sea_bake.io import progress
 from sea_bake.publishing.contents import Item
 from sea_bake.publishing.hub_errors import hub_errors
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import yaml
 
-from sea_bake.baking.report import edit_files, is_artefact, read_record
-from sea_bake.checkpoint.reader import file_digest
+from sea_bake.artefact.export import is_export, read_export
+from sea_bake.artefact.record import edit_files, is_artefact, read_record
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError
-from sea_bake.exporting.record import is_export, read_export
-from sea_bake.fingerprint import BaseModel
+from sea_bake.io.files import file_digest
+from sea_bake.model.fingerprint import BaseModel
 from sea_bake.recipes.comparing import MEASURE, Tolerance
 from sea_bake.recipes.schema import RECIPE
 from sea_bake.recipes.sections import SECTIONS

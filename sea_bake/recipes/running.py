@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake.errors import OutputError, RecipeError, SettingError
+from sea_bake.io.staging import check_output
 from sea_bake.recipes.schema import Recipe, read
 from sea_bake.recipes.settings import unknown
 from sea_bake.recipes.state import State, digest
 from sea_bake.recipes.steps import Step, steps_of
-from sea_bake.staging import check_output
 
 
 @dataclass

@@ -8,8 +8,8 @@ from importlib import resources
 from pathlib import Path
 
 from sea_bake.errors import RecipeError
+from sea_bake.io.staging import staged_file
 from sea_bake.recipes.schema import RECIPE
-from sea_bake.staging import staged_file
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 

@@ -13,10 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sea_bake.checkpoint import write_json
-from sea_bake.checkpoint.reader import file_digest, read_json
 from sea_bake.errors import CheckpointError, RecipeError
-from sea_bake.staging import staged_file
+from sea_bake.io.files import file_digest, read_json, write_json
+from sea_bake.io.staging import staged_file
 
 VERSION = 1
 

@@ -13,11 +13,11 @@ from sea_bake.activations import Activations
 from sea_bake.demonstrations import Demonstration, digest
 from sea_bake.errors import RecipeError
 from sea_bake.fitting import check_layers, fit, gather
+from sea_bake.model.source import ModelSource
 from sea_bake.recipes.schema import ONLY_EDIT, Recipe
 from sea_bake.recipes.sections import FIT, GATHER, LOAD, SECTIONS
 from sea_bake.recipes.settings import call, function
 from sea_bake.recipes.state import footprint
-from sea_bake.source import ModelSource
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sea_bake import spectral
 from sea_bake.activations import Activations
-from sea_bake.baking.report import RECORD
-from sea_bake.checkpoint import write_json
+from sea_bake.artefact.export import EXPORT
+from sea_bake.artefact.record import RECORD
+from sea_bake.artefact.seal import seal
 from sea_bake.demonstrations import Loaded
 from sea_bake.edit import Edit
 from sea_bake.errors import DemonstrationError, OutputError, SettingError
 from sea_bake.evaluation import figures as evaluation_figures
-from sea_bake.exporting.record import EXPORT
-from sea_bake.plotting import Picture, need_matplotlib
+from sea_bake.io.files import write_json
+from sea_bake.io.staging import check_output, staged_file, staged_folder
+from sea_bake.methods import sea as spectral
+from sea_bake.model.source import ModelSource
+from sea_bake.pages.pictures import Picture, need_matplotlib
 from sea_bake.publishing.page import FORMAT, NUMBERS, PAGE, VERSION, evaluation_digest
 from sea_bake.reporting import figures, measured
 from sea_bake.reporting.findings import Findings
@@ -27,9 +30,6 @@ from sea_bake.reporting.movement import belonging
 from sea_bake.reporting.page import page
 from sea_bake.reporting.projection import check_method
 from sea_bake.reporting.subject import Subject
-from sea_bake.source import ModelSource
-from sea_bake.staging import check_output, staged_file, staged_folder
-from sea_bake.verification.seal import seal
 
 __all__ = ["EditReport", "report"]
 

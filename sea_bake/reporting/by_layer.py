@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sea_bake.evaluation.markup import image, table
 from sea_bake.fitting import ranges
-from sea_bake.plotting import Picture
+from sea_bake.pages.html import image, table
+from sea_bake.pages.pictures import Picture
 from sea_bake.reporting.figures import ROLES
 from sea_bake.reporting.findings import Findings
 from sea_bake.reporting.sections import folded, missing, paragraph, percent

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from sea_bake.edit import Edit
-from sea_bake.plotting import UNEDITED, Picture, draw_explained, draw_signatures, drawing, shades, spectrum
+from sea_bake.pages.pictures import UNEDITED, Picture, draw_explained, draw_signatures, drawing, shades, spectrum
 from sea_bake.reporting.movement import Moved
 from sea_bake.reporting.projection import Projected
 

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake import demonstrations as demos
-from sea_bake import progress
 from sea_bake.activations import Activations
 from sea_bake.demonstrations import Demonstration, Loaded
 from sea_bake.edit import Edit, live
 from sea_bake.errors import DemonstrationError
 from sea_bake.evaluation.damage import generations
 from sea_bake.fitting import gather
-from sea_bake.loading import load_model, load_tokenizer
-from sea_bake.source import ModelSource
+from sea_bake.io import progress
+from sea_bake.model.loading import load_model, load_tokenizer
+from sea_bake.model.source import ModelSource
 
 QUESTIONS = (
     "What happens if you swallow chewing gum?",

@@ -6,18 +6,18 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sea_bake.checkpoint.reader import read_json
+from sea_bake.artefact.seal import broken
 from sea_bake.errors import CheckpointError, EvaluationError
 from sea_bake.evaluation import INSIDE, Evaluation, Row
 from sea_bake.evaluation.doors import edit_digest
 from sea_bake.evaluation.keeping import REPORT
-from sea_bake.evaluation.markup import readable
 from sea_bake.evaluation.measures import Measure
 from sea_bake.evaluation.results import FORMAT, VERSION
 from sea_bake.evaluation.statistics import Comparison, Estimate
+from sea_bake.io.files import read_json
+from sea_bake.io.store import finite
+from sea_bake.pages.html import readable
 from sea_bake.reporting.subject import Subject
-from sea_bake.store import finite
-from sea_bake.verification.seal import broken
 
 _UNITS = ("%", "nats", "")
 _SETTINGS = ("limit", "offset", "chat", "dtype")

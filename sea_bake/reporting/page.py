@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sea_bake.evaluation import Evaluation
-from sea_bake.evaluation.markup import document, text
-from sea_bake.plotting import Picture
+from sea_bake.pages.html import document, text
+from sea_bake.pages.pictures import Picture
 from sea_bake.reporting.by_layer import layers, moved, plane
 from sea_bake.reporting.findings import Findings
 from sea_bake.reporting.sections import answers, edited, effects, proof, provenance

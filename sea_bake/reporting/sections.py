@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sea_bake.evaluation import Evaluation, reporting
-from sea_bake.evaluation.markup import image, table, text
-from sea_bake.plotting import Picture
+from sea_bake.evaluation import Evaluation
+from sea_bake.evaluation import rendering as reporting
+from sea_bake.pages.html import image, table, text
+from sea_bake.pages.pictures import Picture
 from sea_bake.publishing.artefact import ONNX
 from sea_bake.publishing.proof import compared
 from sea_bake.publishing.sections import settings

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sea_bake.baking.report import edit_files, is_artefact, read_record
-from sea_bake.checkpoint.reader import file_digest
+from sea_bake.artefact.export import is_export, read_export
+from sea_bake.artefact.record import edit_files, is_artefact, read_record
 from sea_bake.edit import Edit
 from sea_bake.errors import EditError
-from sea_bake.evaluation.markup import readable
-from sea_bake.exporting.record import is_export, read_export
+from sea_bake.io.files import file_digest
+from sea_bake.pages.html import readable
 from sea_bake.publishing.artefact import ONNX, Artefact, hub_id, verification_of
 
 

@@ -17,14 +17,15 @@ from typing import Any
 
 from sea_bake import demonstrations as demos
 from sea_bake.activations import Activations, check_settings, collect_sites
-from sea_bake.baking.report import is_artefact
+from sea_bake.artefact.record import is_artefact
 from sea_bake.demonstrations import Demonstration
 from sea_bake.errors import EvaluationError, SettingError, missing_extra
 from sea_bake.evaluation import Judge, damage
 from sea_bake.evaluation.doors import BASE, Doors
-from sea_bake.fingerprint import BaseModel
 from sea_bake.fitting import DEFAULT_NEW_TOKENS, check_layers
-from sea_bake.tuning import reporting, splits
+from sea_bake.model.fingerprint import BaseModel
+from sea_bake.tuning import pareto as reporting
+from sea_bake.tuning import splits
 from sea_bake.tuning.confirming import compare
 from sea_bake.tuning.folder import EDIT, LOOKS, Folder
 from sea_bake.tuning.objective import Objective

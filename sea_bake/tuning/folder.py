@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from sea_bake import demonstrations as demos
 from sea_bake.activations import Activations
-from sea_bake.checkpoint import write_json
-from sea_bake.checkpoint.reader import read_json
 from sea_bake.demonstrations import Demonstration
 from sea_bake.errors import ActivationError, CheckpointError, OutputError
-from sea_bake.fingerprint import BaseModel
-from sea_bake.staging import check_output, staged_file
+from sea_bake.io.files import read_json, write_json
+from sea_bake.io.staging import check_output, staged_file
+from sea_bake.model.fingerprint import BaseModel
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sea_bake import progress
 from sea_bake.activations import Activations
 from sea_bake.edit import Edit
 from sea_bake.errors import ActivationError, EvaluationError, SettingError
 from sea_bake.evaluation import Judge
 from sea_bake.fitting import fit
+from sea_bake.io import progress
 from sea_bake.tuning.objective import Objective, gain, kl
 from sea_bake.tuning.results import DEFAULT, Trial
 from sea_bake.tuning.space import Settings, Space, starts

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from sea_bake.anatomy import Site
 from sea_bake.errors import SettingError
 from sea_bake.fitting import check_settings, fit
+from sea_bake.methods.sea import check_share
+from sea_bake.model.anatomy import Site
 from sea_bake.modeling_sea import FEATURES, MERGES, PARTS
-from sea_bake.spectral import check_share
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

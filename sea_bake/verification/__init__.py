@@ -6,17 +6,17 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from sea_bake.baking.report import RECORD, edit_files, is_artefact, read_record, recorded_base
-from sea_bake.checkpoint import write_json
+from sea_bake.artefact.export import is_export, read_export
+from sea_bake.artefact.record import RECORD, edit_files, is_artefact, read_record, recorded_base
+from sea_bake.artefact.seal import seal
 from sea_bake.errors import CheckpointError, SettingError, VerificationError
-from sea_bake.exporting.record import is_export, read_export
-from sea_bake.loading import DTYPES, default_device
-from sea_bake.staging import staged_file
+from sea_bake.io.files import write_json
+from sea_bake.io.staging import staged_file
+from sea_bake.model.loading import DTYPES, default_device
 from sea_bake.verification import checkpoint, exported
 from sea_bake.verification.doors import Subject, request_for
 from sea_bake.verification.reduced import Variant
-from sea_bake.verification.report import Comparison, Report
-from sea_bake.verification.seal import seal
+from sea_bake.verification.verdict import Comparison, Report
 
 REPORT = "sea_verification.json"
 

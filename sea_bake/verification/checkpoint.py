@@ -9,11 +9,11 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from sea_bake import progress
-from sea_bake.checkpoint import check_code
+from sea_bake.io import progress
+from sea_bake.model.checkpoint import check_code
 from sea_bake.verification import answers
 from sea_bake.verification.doors import Subject, dtype_of, open_door, open_reference
-from sea_bake.verification.report import (
+from sea_bake.verification.verdict import (
     Report,
     compare,
     inconsistent,

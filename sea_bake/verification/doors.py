@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake.activations.prompts import encode, pad_id
-from sea_bake.checkpoint.reader import read_json
 from sea_bake.demonstrations import builtin
 from sea_bake.edit import Edit
 from sea_bake.errors import VerificationError
-from sea_bake.loading import auto_class, load_tokenizer
-from sea_bake.source import ModelSource
+from sea_bake.io.files import read_json
+from sea_bake.model.loading import auto_class, load_tokenizer
+from sea_bake.model.source import ModelSource
 
 _PROMPTS = 6
 

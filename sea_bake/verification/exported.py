@@ -11,15 +11,15 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sea_bake import progress
+from sea_bake.artefact.export import EXPORT
 from sea_bake.errors import CheckpointError, SettingError, VerificationError, missing_extra
 from sea_bake.exporting.onnx.folder import FILES, GRAPHS
-from sea_bake.exporting.record import EXPORT
+from sea_bake.io import progress
 from sea_bake.verification import onnx_answers
 from sea_bake.verification.bypass import bypass
 from sea_bake.verification.doors import Subject, dtype_of, open_door, open_reference
 from sea_bake.verification.reduced import Variant, effect_correlation, judge_reduced
-from sea_bake.verification.report import (
+from sea_bake.verification.verdict import (
     Report,
     compare,
     inconsistent,

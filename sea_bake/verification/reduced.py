@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sea_bake.verification.report import Comparison
+from sea_bake.verification.verdict import Comparison
 
 # Rounding the weights of a small model to 4 bits changes more than many edits do, so its distance from the edited model
 # says little about the edit. What the edit changes there, against the same rounded weights without it, says it all.

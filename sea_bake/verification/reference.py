@@ -13,8 +13,8 @@ from transformers import GenerationConfig
 
 from sea_bake.edit import Edit, live
 from sea_bake.errors import SeaBakeError
-from sea_bake.loading import load_model
-from sea_bake.source import ModelSource
+from sea_bake.model.loading import load_model
+from sea_bake.model.source import ModelSource
 from sea_bake.verification.answers import answer
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from sea_bake.errors import EvaluationError
 from sea_bake.evaluation.tasks import rows
-from sea_bake.staging import staged_folder
+from sea_bake.io.staging import staged_folder
 
 HERE = Path(__file__).parent
 

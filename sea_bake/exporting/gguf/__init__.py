@@ -11,14 +11,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sea_bake.baking.exactness import linear_edits
 from sea_bake.errors import CheckpointError, OutputError, SettingError
-from sea_bake.exactness import linear_edits
 from sea_bake.exporting.gguf import adapter, converting, rewriting
+from sea_bake.exporting.gguf.given import Exportable, Given, exportable, refuse_inexact
 from sea_bake.exporting.gguf.header import GgufFile, need_gguf
 from sea_bake.exporting.gguf.matching import check_base
 from sea_bake.exporting.gguf.names import ARCHITECTURES, GgufWriter, find_writers, known_family
-from sea_bake.exporting.gguf.source import Exportable, Given, exportable, refuse_inexact
-from sea_bake.staging import check_output, need_space, staged_file
+from sea_bake.io.staging import check_output, need_space, staged_file
 
 _OWN_BYTES = 1 << 20  # header of an adapter
 _COARSE = 0.1  # of the edit of one tensor

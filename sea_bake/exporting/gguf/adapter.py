@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from sea_bake import progress
-from sea_bake.anatomy import Family, Site
 from sea_bake.baking.adapter import CONFIG, WEIGHTS, factors
-from sea_bake.checkpoint.reader import read_json
+from sea_bake.baking.exactness import LinearEdit
 from sea_bake.errors import CheckpointError
-from sea_bake.exactness import LinearEdit
 from sea_bake.exporting.gguf.header import GgufFile
 from sea_bake.exporting.gguf.names import GgufWriter, tensor_name
+from sea_bake.io import progress
+from sea_bake.io.files import read_json
+from sea_bake.model.anatomy import Family, Site
 
 ADAPTER_TYPES = {"keep": np.float32, "f32": np.float32, "f16": np.float16}
 Pair = tuple[Any, Any]  # lora_a [..., rank, in] and lora_b [..., d, rank], float32

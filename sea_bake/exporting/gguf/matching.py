@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from sea_bake.anatomy import Family, Site
 from sea_bake.edit import Edit
 from sea_bake.errors import WrongModelError
 from sea_bake.exporting.gguf.header import GgufFile, GgufTensor
 from sea_bake.exporting.gguf.names import ARCHITECTURES, writers_of
-from sea_bake.fingerprint import sample_places
+from sea_bake.model.anatomy import Family, Site
+from sea_bake.model.fingerprint import sample_places
 
 _KEYS = {
     "hidden_size": "embedding_length",

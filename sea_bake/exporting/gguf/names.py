@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sea_bake.anatomy import FAMILIES, Family, Site, family
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, FamilyError, WrongModelError
 from sea_bake.exporting.gguf.header import GgufFile, GgufTensor
+from sea_bake.model.anatomy import FAMILIES, Family, Site, family
 
 # Families whose sites' outputs are the same in llama.cpp's graph. Not there: OPT (llama.cpp has none), T5 (its decoder
 # has names of its own, and is not tested).

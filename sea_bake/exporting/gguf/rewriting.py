@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sea_bake import progress
+from sea_bake.baking.exactness import LinearEdit
 from sea_bake.errors import CheckpointError
-from sea_bake.exactness import LinearEdit
 from sea_bake.exporting.gguf.header import GgufFile, GgufTensor
+from sea_bake.io import progress
 
 EDITED_TYPES = ("keep", "f32", "f16", "q8_0")
 # What gguf can quantise, but for ternary types: they hold ternary weights, which edited ones no longer are.

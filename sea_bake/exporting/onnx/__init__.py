@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sea_bake import progress
 from sea_bake.errors import OutputError, SettingError, missing_extra
-from sea_bake.exporting.onnx.report import OnnxReport, record
-from sea_bake.staging import check_output, need_space, staged_folder
+from sea_bake.exporting.onnx.outcome import OnnxReport, record
+from sea_bake.io import progress
+from sea_bake.io.staging import check_output, need_space, staged_folder
 
 if TYPE_CHECKING:
-    from sea_bake.exporting.onnx.source import Exportable
+    from sea_bake.exporting.onnx.exportable import Exportable
 
 DTYPES = {"fp32": "float32", "fp16": "float16"}
 QUANTISED = ("int8", "int4")
@@ -68,8 +68,8 @@ def export_onnx(
     for package in _EXTRA:
         if importlib.util.find_spec(package) is None:
             raise missing_extra(package, "onnx", "Exporting to ONNX")
-    from sea_bake.exporting.onnx.source import exportable
-    from sea_bake.loading import load_tokenizer
+    from sea_bake.exporting.onnx.exportable import exportable
+    from sea_bake.model.loading import load_tokenizer
 
     source = exportable(artefact, unedited=unedited)
     if source.folder.resolve() in (target.resolve(), *target.resolve().parents):
@@ -164,7 +164,7 @@ def _variants(stage: Path, kinds: list[str], keep: list[str], tokenizer: Any, st
 
     if not kinds:
         return {}
-    from sea_bake.exporting.onnx.measuring import measure
+    from sea_bake.exporting.onnx.distance import measure
     from sea_bake.exporting.onnx.quantising import quantise
 
     graphs = stage / folder.GRAPHS

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from sea_bake.errors import FamilyError
-from sea_bake.exporting.onnx.opening import opened
+from sea_bake.exporting.onnx.session import opened
 
 # Of the norm of all logits. Rounding gives 1e-6 in float32, at most 1e-2 in float16 or behind a Φ⁻¹; a mask, position,
 # expert or cached token in the wrong place changes whole rows, and gives 0.3 or more (tests/test_onnx.py).

@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from sea_bake.checkpoint import carry, write_json
-from sea_bake.checkpoint.reader import read_json
-from sea_bake.exporting.onnx.source import Exportable
+from sea_bake.exporting.onnx.exportable import Exportable
 from sea_bake.exporting.onnx.tracing import Traced
-from sea_bake.loading import load_tokenizer
+from sea_bake.io.files import read_json, write_json
+from sea_bake.model.checkpoint import carry
+from sea_bake.model.loading import load_tokenizer
 
 GRAPHS = "onnx"  # the folder that transformers.js looks in
 FILES = {"fp32": "model.onnx", "fp16": "model_fp16.onnx", "int8": "model_quantized.onnx", "int4": "model_q4.onnx"}

@@ -1,0 +1,235 @@
+"""A base as every way of baking sees it: known to be whole, of a known family, and the one the edits belong to."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sea_bake.baking.quantised import quantisation
+from sea_bake.edit import Edit
+from sea_bake.errors import CheckpointError, FamilyError, OutputError
+from sea_bake.io.staging import need_space, scratch_folder
+from sea_bake.model.anatomy import SEA_PREFIX, Family, family
+from sea_bake.model.checkpoint import (
+    Checkpoint,
+    MergedCheckpoint,
+    check_files,
+    check_references,
+    materialise,
+    merge,
+    merged,
+)
+from sea_bake.model.checkpoint.writer import linkable
+from sea_bake.model.discovery import family_of
+from sea_bake.model.fingerprint import BaseModel
+from sea_bake.model.loading import architecture, language_models
+from sea_bake.model.sites import decoder_config
+from sea_bake.model.source import ModelSource
+
+
+@dataclass(frozen=True)
+class OpenBase:
+    """A base checkpoint on disk.
+
+    Attributes:
+        source: as the user named it.
+        checkpoint: its files; for a GGUF or an adapter, those of the plain checkpoint made from it.
+        config: transformers' configuration.
+        row: family of its text decoder.
+        stem: prefix of the decoder layers' tensors on disk, such as "model.layers".
+        classes: Auto class -> the base's own class name.
+    """
+
+    source: ModelSource
+    checkpoint: Checkpoint
+    config: Any
+    row: Family
+    stem: str
+    classes: dict[str, str]
+
+    @property
+    def text(self) -> Any:
+        """The decoder's configuration, also of a model that wraps it."""
+        return decoder_config(self.config)
+
+    @property
+    def architecture(self) -> str:
+        return list(self.classes.values())[-1]
+
+    @property
+    def is_quantised(self) -> bool:
+        return self.quantisation is not None
+
+    @functools.cached_property
+    def quantisation(self) -> str | None:
+        """How its layers are quantised, if they are."""
+        return quantisation(self.checkpoint, self.stem)
+
+    def layer_parts(self, layer: int) -> set[str]:
+        """Names of a decoder layer's tensors, inside the layer."""
+        prefix = f"{self.stem}.{layer}."
+        return {name.removeprefix(prefix) for name in self.checkpoint.weight_map if name.startswith(prefix)}
+
+
+@contextlib.contextmanager
+def opened(source: ModelSource, target: Path | None) -> Iterator[OpenBase]:
+    """Open a base; what is not a plain checkpoint is made into one beside ``target`` first.
+
+    Raises:
+        CheckpointError: incomplete, damaged, custom code of its own, or no language model.
+        FamilyError: an unknown family, or edited already.
+        OutputError: ``target`` lies inside the base's own folder; no space for a temporary checkpoint.
+    """
+    source = source.on_disk()
+    if source.is_gguf:
+        if target is None:
+            raise CheckpointError(f"{source.path} is a GGUF: its layout is known once it is a checkpoint")
+        need_space(target.parent, 8 * source.folder().stat().st_size)
+        with scratch_folder(target) as plain:
+            materialise(source, plain)
+            yield open_folder(plain, source)
+        return
+    check_files(source.folder())
+    checkpoint = _with_adapter(source) if source.is_adapter else Checkpoint.open(source.folder())
+    if source.is_adapter:
+        check_files(checkpoint.folder)
+    for folder in (source.folder(), checkpoint.folder):
+        if target is not None and folder.resolve() in target.resolve().parents:
+            raise OutputError(f"{target} lies inside the base's own folder {folder}: choose an output outside of it")
+    base = open_checkpoint(checkpoint, source)
+    if not isinstance(checkpoint, MergedCheckpoint) or target is None:
+        yield base
+        return
+    linked = linkable(checkpoint.folder, target.parent)
+    shards = checkpoint.touched if linked else checkpoint.shards
+    need_space(target.parent, sum((checkpoint.folder / shard).stat().st_size for shard in shards))
+    with scratch_folder(target) as plain:
+        merge(checkpoint, plain)
+        yield open_folder(plain, source)
+
+
+def _with_adapter(source: ModelSource) -> MergedCheckpoint:
+    """The merged view of a PEFT adapter's base."""
+    import transformers
+
+    checkpoint = Checkpoint.open(source.base().folder())
+    check_references(checkpoint.folder, checkpoint.config)
+    model_class = getattr(transformers, list(class_names(checkpoint.config).values())[-1])
+    return merged(source, checkpoint, model_class, _config(checkpoint))
+
+
+def open_folder(folder: Path, source: ModelSource) -> OpenBase:
+    """A plain checkpoint folder, with every check that needs no edit. Raises as :func:`opened`."""
+    return open_checkpoint(Checkpoint.open(folder), source)
+
+
+def open_checkpoint(checkpoint: Checkpoint, source: ModelSource) -> OpenBase:
+    """The same of a checkpoint that is open already."""
+    classes = class_names(checkpoint.config)
+    check_references(checkpoint.folder, checkpoint.config)
+    config = _config(checkpoint)
+    text = decoder_config(config)
+    row = family_of(text)
+    stem = layers_stem(checkpoint, row)
+    _check_layers(checkpoint, row, stem, text.num_hidden_layers)
+    return OpenBase(source, checkpoint, config, row, stem, classes)
+
+
+def check_edits(base: OpenBase, edits: Sequence[Edit]) -> None:
+    """Raise WrongModelError unless every edit was fitted on this base."""
+    found = BaseModel.of_checkpoint(base.source, base.config, base.checkpoint.tensor, base.stem)
+    for edit in edits:
+        edit.base.check(found, edit.layers, what=f"'{base.source.name}'")
+
+
+def class_names(config: dict[str, Any]) -> dict[str, str]:
+    """Auto class -> the base's own class name; the last are those that answer, all of one name.
+
+    Raises:
+        CheckpointError: it has custom code of its own, or is no language model.
+        FamilyError: edited already.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        raise CheckpointError("config.json names no model_type")
+    if model_type.startswith(SEA_PREFIX):
+        family(model_type)
+    if config.get("auto_map"):
+        raise CheckpointError(
+            "the base has custom code of its own (auto_map in config.json): two kinds of custom code cannot be joined. "
+            "Use a base that transformers supports natively."
+        )
+    heads = language_models(model_type)
+    if not heads or model_type not in CONFIG_MAPPING_NAMES:
+        raise FamilyError(f"unknown model family '{model_type}': transformers has no language model of that name")
+    named = architecture(config) or next(iter(heads.values()))
+    if named not in heads.values():
+        raise CheckpointError(
+            f"the base is a {named}, not the language model {next(iter(heads.values()))}: only that can be edited"
+        )
+    return {
+        "AutoConfig": CONFIG_MAPPING_NAMES[model_type],
+        "AutoModel": MODEL_MAPPING_NAMES[model_type],
+        **{auto: name for auto, name in heads.items() if name == named},
+    }
+
+
+def layers_stem(base: Checkpoint, row: Family) -> str:
+    """Prefix of the decoder layers' tensors on disk: "model.layers"; "h" where the backbone was saved alone;
+    "language_model.model.layers" inside a multimodal checkpoint.
+
+    Raises:
+        CheckpointError: no such tensors.
+    """
+    parts = f"{row.stem}.{row.layers}".split(".")
+    for stem in (".".join(parts[i:]) for i in range(len(parts))):
+        if any(name.startswith(f"{stem}.0.") for name in base.weight_map):
+            return stem
+    wrapped = re.compile(rf"(.*\blanguage_model\b.*\.{re.escape(row.layers)})\.\d+\.")
+    stems = {found[1] for name in base.weight_map if (found := wrapped.match(name))}
+    if len(stems) == 1:
+        return stems.pop()
+    raise CheckpointError(
+        f"{base.folder} has no tensors named '{row.stem}.{row.layers}.0....', as {row.model_type} should"
+    )
+
+
+def _config(checkpoint: Checkpoint) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(str(checkpoint.folder), trust_remote_code=False)
+    except Exception as error:
+        raise CheckpointError(f"{checkpoint.folder / 'config.json'} cannot be understood: {error}") from error
+
+
+def _check_layers(base: Checkpoint, row: Family, stem: str, count: int) -> None:
+    """Every layer is there, and none lacks a tensor that all others of its kind (with experts, or without) have."""
+    if not 0 < count <= len(base.weight_map):  # before a row is made for each of 10^9 layers
+        raise CheckpointError(
+            f"{base.folder} holds {len(base.weight_map)} tensors, and config.json asks for {count} layers: it belongs "
+            "to another model"
+        )
+    parts: dict[int, set[str]] = {layer: set() for layer in range(count)}
+    for name in base.weight_map:
+        number, _, part = name.removeprefix(f"{stem}.").partition(".")
+        if name.startswith(f"{stem}.") and number.isdigit() and int(number) in parts:
+            parts[int(number)].add(part)
+    kinds = {layer: any(".experts." in part for part in own) for layer, own in parts.items()}
+    for layer, own in parts.items():
+        others = [p for i, p in parts.items() if i != layer and kinds[i] == kinds[layer]]
+        absent = set.intersection(*others) - own if others else set()
+        if absent or not own:
+            name = f"{stem}.{layer}.{min(absent, default='')}"
+            raise CheckpointError(
+                f"{base.folder} lacks the tensor {name}: the checkpoint is incomplete, or shares this tensor between "
+                "layers, where an edit of one would change the others"
+            )

@@ -1,0 +1,135 @@
+"""Exactness is also measured: on the real weights of one layer of each kind, before anything is written.
+
+The writers are multiplied by Q, a cyclic shift doubled and with its sign turned. Q mixes every axis and rounds nothing,
+so in any dtype the site's output must be Q times what it was. That fails where a writer was overlooked, where something
+stands between writer and output, and where a bias is added behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sea_bake.baking.open_base import OpenBase
+from sea_bake.baking.writers import Writer, writers_of
+from sea_bake.edit import Edit
+from sea_bake.errors import NotExactError
+from sea_bake.model.anatomy import Site
+from sea_bake.model.hooks import hooked
+from sea_bake.model.one_layer import load_state, one_layer_config
+from sea_bake.model.sites import site_modules
+
+_TOKENS = 8
+# A few roundings of the largest entry; what must be noticed (a lost writer, a norm) changes it by the size of itself.
+_ROOM = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+def measure(base: OpenBase, edits: Sequence[Edit]) -> list[dict[str, Any]]:
+    """Prove for each kind of edited layer that its writers write the site's output, and nothing else does.
+
+    For the l2 merge also that the layer's output does not depend on the length of the site's.
+
+    Returns:
+        One entry per kind: site, layer, relative difference found.
+
+    Raises:
+        NotExactError: a surprise; the message says where.
+    """
+    found = []
+    seen: set[Any] = set()
+    for edit in edits:
+        for layer in edit.layers:
+            shapes = {p: base.checkpoint.tensor(f"{base.stem}.{layer}.{p}").shape for p in base.layer_parts(layer)}  # type: ignore[union-attr]
+            kind = (edit.site, edit.merge == "l2", tuple(sorted(shapes.items())))
+            if kind not in seen:
+                seen.add(kind)
+                error = _measure(base, edit.site, layer, lengths=edit.merge == "l2")
+                found.append({"site": edit.site.value, "layer": layer, "relative_difference": error})
+    return found
+
+
+def _measure(base: OpenBase, site: Site, layer: int, *, lengths: bool) -> float:
+    writers = writers_of(base, site, layer)
+    before, output = _run(base, site, layer, [])
+    shifted, _ = _run(base, site, layer, writers)
+    expected = -2 * before.roll(1, dims=-1)
+    scale = float(expected.abs().max())
+    error = float((shifted - expected).abs().max()) / scale if scale else float("inf")
+    room = _ROOM[before.dtype]
+    if not error <= room:
+        raise NotExactError(
+            f"the {site.value} output of layer {layer} is not what {', '.join(w.name for w in writers)} write: "
+            f"measured on the real weights, it differs by {error:.2g} of its size. Bake with --how insert."
+        )
+    if lengths:
+        _, rescaled = _run(base, site, layer, [], rescale=True)
+        change = float((rescaled - output).abs().max() / output.abs().max())
+        if not change <= room:
+            raise NotExactError(
+                f"the l2 merge does not fold into layer {layer}: measured on the real weights, the layer's output "
+                f"depends on the length of the {site.value} output ({change:.2g}). Bake with --how insert."
+            )
+        error = max(error, change)
+    return error
+
+
+@torch.inference_mode()
+def _run(
+    base: OpenBase, site: Site, layer: int, writers: Sequence[Writer], *, rescale: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The site's output and the layer's, for random inputs; ``writers`` are multiplied by Q first."""
+    caught: dict[str, Tensor] = {}
+
+    def look(_: int, output: Tensor) -> Tensor | None:
+        caught["site"] = output.clone()
+        return output * torch.linspace(0.5, 2, _TOKENS).to(output.dtype)[:, None] if rescale else None
+
+    with one_layer(base, layer, writers) as model:
+        decoder = model.get_decoder()
+        generator = torch.Generator().manual_seed(0)
+        inputs = torch.randn(1, _TOKENS, base.text.hidden_size, generator=generator).to(model.dtype)
+        with (
+            hooked(site_modules(model, site, [0]), look),
+            hooked(site_modules(model, Site.BLOCK, [0]), lambda _, output: caught.update(layer=output.clone())),
+        ):
+            decoder(inputs_embeds=inputs, use_cache=False)
+    width = base.text.hidden_size
+    return caught["site"].reshape(-1, width), caught["layer"].reshape(-1, width)
+
+
+@contextlib.contextmanager
+def one_layer(base: OpenBase, layer: int, shifted: Sequence[Writer] = ()) -> Iterator[Any]:
+    """A living model of one decoder layer, with the real weights of ``layer`` in their own dtype.
+
+    transformers itself loads it, with all its conversions of checkpoints (fused experts and the like).
+
+    Raises:
+        NotExactError: its tensors are not those that transformers expects of such a layer.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    config = one_layer_config(base.text, layer)
+    mapping = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    cls = mapping._model_mapping[type(config)]
+    cls = cls[0] if isinstance(cls, tuple) else cls
+    axes = {writer.name: writer.axis for writer in shifted}
+    prefix, stem = f"{base.stem}.{layer}.", f"{base.row.stem}.{base.row.layers}.0."
+    state: dict[str, Tensor] = {}
+    for part in sorted(base.layer_parts(layer)):
+        tensor = base.checkpoint.tensor(prefix + part).read()  # type: ignore[union-attr]
+        axis = axes.get(prefix + part)
+        state[stem + part] = tensor if axis is None else -2 * tensor.roll(1, dims=axis)
+    dtype = next(t.dtype for t in state.values() if t.is_floating_point())
+    model, info = load_state(cls, config, state, dtype)
+    wrong = [k for k in info["missing_keys"] if k.startswith(stem) and "relative_attention_bias" not in k]
+    wrong += [*info["unexpected_keys"], *map(str, info["mismatched_keys"])]
+    if wrong:
+        raise NotExactError(
+            f"layer {layer} of {base.source.name} cannot be measured: transformers misses or does not expect "
+            f"{wrong[0]} in it. Bake with --how insert."
+        )
+    yield model

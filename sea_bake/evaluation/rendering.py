@@ -1,0 +1,179 @@
+"""An evaluation for people: one table of gain and damage, as Markdown, and as one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from sea_bake.evaluation import figures
+from sea_bake.evaluation.keeping import PAPERS
+from sea_bake.evaluation.results import Evaluation, Row
+from sea_bake.evaluation.statistics import FEW, RESAMPLES, Estimate, P
+from sea_bake.io.staging import staged_file
+from sea_bake.pages import html as markup
+
+HEADINGS = {"gain": "Gain", "damage": "Cost"}
+_DIGITS = {"%": 1, "nats": 3, "": 2}
+
+
+def number(estimate: Estimate, unit: str, *, sign: bool = False) -> str:
+    """ "25.5 ± 6.0" (shares in per cent), "+0.021 ± 0.008" with a sign: half of the 95 % interval behind the ±."""
+    factor, digits = (100, 1) if unit == "%" else (1, _DIGITS[unit])
+    value, half = estimate.value * factor, estimate.half * factor
+    while digits < 5 and half and max(abs(value), half) < 10 ** (1 - digits):
+        digits += 1  # small ones keep two figures
+    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+    return f"{text} ± {half:.{digits}f}"
+
+
+def verdict(row: Row) -> str:
+    """ "better" or "worse" where there is a difference (see :attr:`Comparison.shown`), else ""."""
+    found = row.found.difference
+    if found is None or not row.found.shown or not row.measure.judged:
+        return ""
+    return "better" if (found.value > 0) == (row.measure.better == "higher") else "worse"
+
+
+def cells(row: Row) -> list[str]:
+    """What a table shows of one measure, in the columns of :func:`header`."""
+    unit, found = row.measure.unit, row.found
+    part = f", {row.measure.part}" if row.measure.part else ""
+    name = row.measure.name + (part if not row.measure.detail else "") + (f" ({unit})" if unit else "")
+    first = row.title + (part if row.measure.detail else "")
+    if found.edited is None or found.difference is None:
+        return [first, name, str(found.n), number(found.base, unit)]
+    p = "<0.001" if (found.p or 0) < 0.001 else f"{found.p:.3f}"
+    return [
+        first,
+        name,
+        str(found.n),
+        number(found.base, unit),
+        number(found.edited, unit),
+        number(found.difference, unit, sign=True),
+        p,
+        verdict(row),
+    ]
+
+
+def header(evaluation: Evaluation) -> list[str]:
+    """The table's head."""
+    alone = ["task", "measure", "n", "base"]
+    return alone if evaluation.model["how"] is None else [*alone, "edited", "difference", "p", ""]
+
+
+def title(evaluation: Evaluation) -> str:
+    """ "smollm2-truthful (insert) against smollm2"."""
+    model = evaluation.model
+    if model["how"] is None:
+        return f"{model['base']}, unedited"
+    name = "the live edit" if model["how"] == "live" else f"{model['edited']} ({model['how']})"
+    return f"{name} against {model['base']}"
+
+
+def notes(evaluation: Evaluation) -> list[str]:
+    """What the numbers are, in sentences."""
+    settings, versions = evaluation.settings, evaluation.versions
+    count = "all examples" if settings["limit"] is None else f"at most the first {settings['limit']} examples"
+    behind = f" behind row {settings['offset']}" if settings["offset"] else ""
+    found = [
+        f"{count.capitalize()} of each task{behind}, {'with' if settings['chat'] else 'without'} chat template, dtype "
+        f"{settings['dtype']}; lm-evaluation-harness {versions['lm-eval']}, transformers {versions['transformers']}, "
+        f"torch {versions['torch']}, sea-bake {versions['sea-bake']}.",
+        f"± is half of a 95 % percentile interval from {RESAMPLES:,} resamples of the examples; 3/n where no answer "
+        "changed, and towards the other side where all are alike.",
+    ]
+    if any(row.found.n < FEW for row in evaluation.headlines):
+        found.append(f"Where n is below {FEW} the intervals are too narrow: resampling so few says little of others.")
+    found += [f"{remark[:1].upper()}{remark[1:]}." for remark in evaluation.remarks]
+    if evaluation.model["how"] is not None:
+        found.append(
+            "Differences are paired, example by example: the exact McNemar test where answers are right or wrong, a "
+            "randomisation test otherwise. p-values are not corrected for the number of measures: of twenty that "
+            'nothing has changed, one comes out below 0.05. "better" and "worse" say that the interval leaves 0 out, '
+            f"and p is below {P}."
+        )
+    return found
+
+
+def markdown(evaluation: Evaluation) -> str:
+    """The report as Markdown."""
+    parts = [f"# Evaluation: {title(evaluation)}", "", *notes(evaluation)]
+    for kind, rows in grouped(evaluation.headlines):
+        parts += ["", f"## {HEADINGS[kind]}", "", *_table(evaluation, rows)]
+    breakdown = [row for row in evaluation.rows if row.measure.detail]
+    if breakdown:
+        parts += ["", "## By category and condition", "", *_table(evaluation, breakdown)]
+    if evaluation.samples:
+        parts += ["", "## Greedy answers", ""]
+        for sample in evaluation.samples:
+            parts += [f"**{_line(sample['prompt'])}**", ""]
+            parts += [f"- {door}: {_line(sample[door])}" for door in ("base", "edited") if door in sample] + [""]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _table(evaluation: Evaluation, rows: Sequence[Row]) -> list[str]:
+    head = header(evaluation)
+    lines = [head, ["---"] * 2 + ["---:"] * (len(head) - 2), *map(cells, rows)]
+    return ["| " + " | ".join(_line(cell).replace("|", "\\|") for cell in line) + " |" for line in lines]
+
+
+def _line(text: str) -> str:
+    """Text on one line that no Markdown renderer takes for HTML."""
+    return escape(" ".join(text.split()), quote=False)
+
+
+def grouped(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """Gain, then damage; only what there is."""
+    kinds = {kind: [row for row in rows if row.kind == kind] for kind in HEADINGS}
+    return [(kind, found) for kind, found in kinds.items() if found]
+
+
+def page(evaluation: Evaluation) -> str:
+    """The report as HTML: styles and figures inside, nothing fetched."""
+    name = f"Evaluation: {title(evaluation)}"
+    parts = [f"<h1>{markup.text(name)}</h1>", remarks(evaluation), *tables(evaluation, "h2")]
+    parts += [markup.image(picture) for picture in figures.draw(evaluation)]
+    parts.append(breakdown(evaluation))
+    if evaluation.samples:
+        parts += ["<h2>Greedy answers</h2>", answers(evaluation.samples)]
+    return markup.document(name, "".join(parts))
+
+
+def remarks(evaluation: Evaluation) -> str:
+    """``notes`` as HTML."""
+    return "".join(f'<p class="note">{markup.text(note)}</p>' for note in notes(evaluation))
+
+
+def tables(evaluation: Evaluation, level: str) -> list[str]:
+    """The headlines as HTML, gain and then cost, each under a heading such as "h2"."""
+    head = header(evaluation)
+    return [
+        f"<{level}>{HEADINGS[kind]}</{level}>{markup.table(head, list(map(cells, rows)))}"
+        for kind, rows in grouped(evaluation.headlines)
+    ]
+
+
+def breakdown(evaluation: Evaluation) -> str:
+    """What stands below the headlines, folded away, as HTML."""
+    rows = [cells(row) for row in evaluation.rows if row.measure.detail]
+    if not rows:
+        return ""
+    table = markup.table(header(evaluation), rows)
+    return f"<details><summary>By category and condition</summary>{table}</details>"
+
+
+def answers(samples: Sequence[dict[str, str]]) -> str:
+    """Answers side by side, as an HTML table."""
+    doors = [door for door in ("base", "edited") if door in samples[0]]
+    rows = [[sample[key] for key in ("prompt", *doors)] for sample in samples]
+    return markup.table(["prompt", *doors], rows, classes="text")
+
+
+def write(evaluation: Evaluation, folder: Path) -> None:
+    """JSON, Markdown and HTML into a folder, each whole or not at all. Raises OutputError."""
+    data = json.dumps(evaluation.to_json(), indent=2, ensure_ascii=False) + "\n"
+    for name, text in zip(PAPERS, (data, markdown(evaluation), page(evaluation)), strict=True):
+        with staged_file(folder / name, overwrite=True) as stage:
+            stage.write_text(text, "utf-8")

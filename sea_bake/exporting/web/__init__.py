@@ -1,0 +1,164 @@
+"""A page that people can open: base and edited model side by side in the browser, from any static host."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from sea_bake.activations.prompts import PLAIN_TEMPLATE
+from sea_bake.artefact.export import EXPORT
+from sea_bake.artefact.seal import seal
+from sea_bake.errors import SettingError
+from sea_bake.exporting.web import libraries, pages
+from sea_bake.exporting.web.models import KINDS, STRENGTH, WebModel, open_model, place_model
+from sea_bake.io.files import write_json
+from sea_bake.io.staging import check_output, need_space, staged_folder
+
+__all__ = ["WebReport", "serve_web"]
+_ROOM = 64 << 20  # page and libraries
+
+
+@dataclass(frozen=True)
+class WebReport:
+    """What was written.
+
+    Attributes:
+        output: the site's folder: put it on a static host as it is.
+        sides: "base" and "edited", or "edited" alone.
+        strength: whether the page has a slider for it.
+        graphs: "fp32", ... -> bytes that a browser downloads.
+        libraries: library -> its address, on a CDN or beside the page.
+        models: side -> address of its files.
+    """
+
+    output: Path
+    sides: list[str]
+    strength: bool
+    graphs: dict[str, int]
+    libraries: dict[str, str]
+    models: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "output": str(self.output)}
+
+
+def serve_web(
+    export: str | Path,
+    output: str | Path,
+    *,
+    base: str | Path | None = None,
+    graphs: Sequence[str] | None = None,
+    model_url: str | None = None,
+    offline: str | Path | None = None,
+    title: str | None = None,
+    copy: bool = False,
+    overwrite: bool = False,
+) -> WebReport:
+    """Write a static page that runs an export in the browser, with transformers.js on onnxruntime-web.
+
+    With an export of a variable strength one download serves both sides: its strength 0 is the base.
+
+    Args:
+        export: a folder written by ``export_onnx``.
+        output: folder to write; it appears whole or not at all.
+        base: the base's own export (``export_onnx(..., unedited=True)``), where the strength is fixed.
+        graphs: of "fp32", "fp16", "int8", "int4", those that the page offers; None takes the main one. In WebAssembly
+            fp32 is fastest, as measured; the others are smaller.
+        model_url: where the export's files lie already, such as https://huggingface.co/me/model/resolve/main; None puts
+            them beside the page.
+        offline: a folder ``node_modules`` to copy the libraries from; None takes them from a CDN. Both are checked by
+            hash.
+        title: of the page; None names the base.
+        copy: copy the models' weights. Otherwise they are hard-linked where that can be: do not write into them.
+        overwrite: replace an earlier site of ours.
+
+    Raises:
+        CheckpointError: no ONNX export of ours, or an incomplete one; libraries that are missing.
+        SettingError: a graph that is not there; two models that do not belong together; no such address.
+        MissingExtraError: a strength with a default, and ``onnx`` is not installed.
+        OutputError: the output exists, or the disk is too small.
+    """
+    target = check_output(output, overwrite=overwrite, folder=True)
+    edited = open_model(export, graphs)
+    models: dict[str, WebModel] = {}
+    if base is not None:
+        models["base"] = _checked_base(edited, open_model(base, edited.graphs))
+    models["edited"] = edited
+    if edited.record.get("how") == "unedited":
+        raise SettingError(
+            f"{edited.folder} is the export of an unedited model: give the edited one, and this as --base"
+        )
+    sides = ["base", "edited"] if edited.strength or base is not None else ["edited"]
+    addresses = {side: f"models/{side}" for side in models}
+    if model_url is not None:
+        addresses["edited"] = _checked_url(model_url, edited)
+    local = {side: model for side, model in models.items() if addresses[side] == f"models/{side}"}
+    files = None if offline is None else libraries.found(Path(os.path.expanduser(offline)).absolute())
+    size = sum((model.folder / name).stat().st_size for model in local.values() for name in model.carried())
+    need_space(target.parent, (size if copy else 0) + _ROOM)
+    title = title or f"{str(edited.record.get('base')).rpartition('/')[2]}, edited"
+    totals = {graph: sum(model.bytes(graph) for model in models.values()) for graph in edited.graphs}
+    with staged_folder(target, overwrite=overwrite) as stage:
+        for side, model in local.items():
+            place_model(model, stage / "models" / side, copy=copy)
+        placed = libraries.on_cdn() if files is None else libraries.vendored(stage, files)
+        for name in pages.STATIC:
+            (stage / name).write_text(pages.asset(name), "utf-8")
+        page = pages.html(edited, title=title, sides=sides, bytes_first=totals[edited.graphs[0]])
+        (stage / pages.TEMPLATE).write_text(page, "utf-8")
+        (stage / "README.md").write_text(pages.card(edited, title=title), "utf-8")
+        site = {
+            "sides": sides,
+            "strength": STRENGTH if edited.strength else None,
+            "graphs": [{"name": name, "dtype": KINDS[name][0], "label": KINDS[name][1]} for name in edited.graphs],
+            "models": {
+                side: {"url": addresses[side], "bytes": {graph: model.bytes(graph) for graph in edited.graphs}}
+                for side, model in models.items()
+            },
+            "libraries": placed,
+            "plain": PLAIN_TEMPLATE,
+            "cache": ["sea-bake", _digest(models)],
+        }
+        write_json(stage / "site.json", site)
+        (stage / EXPORT).parent.mkdir()
+        made = {"format": "web", "base": edited.record.get("base"), "revision": edited.record.get("revision")}
+        write_json(stage / EXPORT, made | {"sides": sides, "sea_bake": version("sea-bake")})
+    return WebReport(
+        target, sides, bool(edited.strength), totals, {name: file["url"] for name, file in placed.items()}, addresses
+    )
+
+
+def _checked_base(edited: WebModel, base: WebModel) -> WebModel:
+    if edited.strength:
+        raise SettingError("this export has a variable strength, whose 0 is the base: leave --base away")
+    if base.record.get("how") != "unedited" or base.record.get("base") != edited.record.get("base"):
+        raise SettingError(
+            f"{base.folder} is not the unedited export of {edited.record.get('base')}: make it with "
+            "sea-bake export onnx BASE -o DIR --unedited"
+        )
+    return base
+
+
+def _checked_url(url: str, edited: WebModel) -> str:
+    parts = urlsplit(url)
+    if parts.scheme != "https" or not parts.netloc or parts.query or parts.fragment or not parts.path.strip("/"):
+        raise SettingError(f"--model-url must be an https address of a folder, not {url!r}")
+    if edited.strength == "optional":
+        raise SettingError(
+            "browsers cannot set a strength that has a default in the graph: export with "
+            'export_onnx(..., strength="required"), or leave --model-url away, and a graph without one is written'
+        )
+    return url.rstrip("/")
+
+
+def _digest(models: dict[str, WebModel]) -> str:
+    """Another model, another name of the browser's cache."""
+    told = json.dumps({side: seal(model.folder) for side, model in models.items()}, sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]

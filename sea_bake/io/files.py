@@ -1,0 +1,68 @@
+"""JSON files, and the SHA-256 of any file, read once for as long as the file stays what it is."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from sea_bake.errors import CheckpointError
+
+_BLOCK = 1 << 22
+# A file that changed this shortly before it was read may change once more within one tick of the file system's clock.
+_TICK_NS = 20_000_000
+_digests: dict[tuple[int, ...], str] = {}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises CheckpointError when it is missing, unreadable, or not a JSON object."""
+    try:
+        data = json.loads(path.read_text("utf-8"))
+        json.dumps(data, ensure_ascii=False).encode("utf-8")  # half a surrogate pair could not be written again
+    except FileNotFoundError:
+        raise CheckpointError(f"no such file: {path}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} is not a JSON object")
+    return data
+
+
+def json_text(data: dict[str, Any]) -> str:
+    """Two-space JSON with a final newline, as transformers writes its own."""
+    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """:func:`json_text` into a file."""
+    path.write_text(json_text(data), "utf-8")
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file, 64 hex digits. It is read once per process, while its inode, size and times stay the same."""
+    before = _identity(path)
+    known = _digests.get(before)
+    if known is None:
+        known = _sha256(path)
+        settled = time.time_ns() - max(before[3:]) > _TICK_NS
+        if settled and before == _identity(path):
+            _digests[before] = known
+    return known
+
+
+def _identity(path: str | Path) -> tuple[int, ...]:
+    """Device, inode, size, and the times of the last change of content and of the inode."""
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _sha256(path: str | Path) -> str:
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(functools.partial(file.read, _BLOCK), b""):
+            found.update(block)
+    return found.hexdigest()

@@ -1,0 +1,178 @@
+"""A Hugging Face checkpoint, seen through its headers: no weight is decoded unless it is asked for by name."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from sea_bake.errors import CheckpointError
+from sea_bake.io.files import read_json
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I8": torch.int8,
+    "BOOL": torch.bool,
+}
+
+
+class LazyTensor:
+    """A tensor that is still on disk: shape and dtype for free, elements read one by one at their offset.
+
+    Plain reads and no memory map: a shard may be larger than the memory.
+    """
+
+    def __init__(self, path: Path, offset: int, dtype: str, shape: list[int]) -> None:
+        self._path, self.offset = path, offset
+        self.shape = tuple(shape)
+        self.dtype = _DTYPES.get(dtype, torch.uint8)
+        self.device = torch.device("cpu")
+
+    def dim(self) -> int:
+        return len(self.shape)
+
+    def is_floating_point(self) -> bool:
+        return self.dtype.is_floating_point
+
+    def read(self) -> Tensor:
+        """All of it. Raises CheckpointError when the file is shorter than its header says."""
+        buffer = bytearray(math.prod(self.shape) * self.dtype.itemsize)
+        with open(self._path, "rb") as file:
+            file.seek(self.offset)
+            if file.readinto(buffer) != len(buffer):
+                raise CheckpointError(f"{self._path} is truncated")
+        return torch.frombuffer(buffer, dtype=self.dtype).view(self.shape)
+
+    def __getitem__(self, index: tuple[int, ...]) -> Tensor:
+        """The element at a full index."""
+        flat = 0
+        for i, length in zip(index, self.shape, strict=True):
+            flat = flat * length + i
+        with open(self._path, "rb") as file:
+            file.seek(self.offset + flat * self.dtype.itemsize)
+            return torch.frombuffer(bytearray(file.read(self.dtype.itemsize)), dtype=self.dtype)[0]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder.
+
+    Attributes:
+        folder: where it lies.
+        config: config.json as it stands there.
+        weight_map: tensor name -> shard file name.
+        index: the index file as it stands there; None for a single-file checkpoint.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    weight_map: dict[str, str]
+    index: dict[str, Any] | None
+
+    @property
+    def shards(self) -> list[str]:
+        return sorted(set(self.weight_map.values()))
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Checkpoint:
+        """Read the headers of every shard.
+
+        Raises:
+            CheckpointError: no safetensors, a shard missing or truncated, a tensor that its shard does not hold, an
+                index that points outside the folder, JSON that cannot be read.
+        """
+        folder = Path(folder)
+        config = read_json(folder / "config.json")
+        if (folder / INDEX).is_file():
+            index = read_json(folder / INDEX)
+            weight_map = index.get("weight_map")
+            if not isinstance(weight_map, dict) or not weight_map:
+                raise CheckpointError(f"{folder / INDEX} has no weight_map")
+            if not all(isinstance(shard, str) for shard in weight_map.values()):
+                raise CheckpointError(f"{folder / INDEX} names a shard that is no string")
+        elif (folder / SINGLE).is_file():
+            index, weight_map = None, dict.fromkeys(_names(folder / SINGLE), SINGLE)
+        else:
+            pickles = sorted(p.name for p in folder.glob("*.bin"))
+            cure = (
+                f"It holds {pickles[0]}: convert it first, since pickles are never loaded here (from_pretrained, then "
+                "save_pretrained, writes safetensors)."
+                if pickles
+                else "Is the download complete?"
+            )
+            raise CheckpointError(f"{folder} holds neither {SINGLE} nor {INDEX}. {cure}")
+        checkpoint = cls(folder, config, weight_map, index)
+        if index is not None:
+            checkpoint._check_shards()
+        return checkpoint
+
+    def _check_shards(self) -> None:
+        for shard in self.shards:
+            if not isinstance(shard, str) or Path(shard).name != shard or shard.startswith("."):
+                raise CheckpointError(f"{self.folder / INDEX} points outside its folder: {shard!r}")
+            if not shard.endswith(".safetensors"):  # also: no name that an artefact has another file for
+                raise CheckpointError(f"{self.folder / INDEX} names a shard that is no .safetensors file: {shard!r}")
+            path = self.folder / shard
+            if not os.path.isfile(path):  # which no name makes raise
+                raise CheckpointError(f"{path} is missing, and {INDEX} names it: is the download complete?")
+            absent = {name for name, file in self.weight_map.items() if file == shard} - set(_names(path))
+            if absent:
+                raise CheckpointError(f"{path} lacks the tensor {sorted(absent)[0]}, which {INDEX} says it holds")
+
+    def tensor(self, name: str) -> LazyTensor | None:
+        """A lazy view of a tensor, or None when the checkpoint has none of that name."""
+        shard = self.weight_map.get(name)
+        if shard is None:
+            return None
+        path = self.folder / shard
+        entries, start = _header(path, path.stat().st_mtime_ns)
+        entry = entries[name]
+        return LazyTensor(self.folder / shard, start + entry["data_offsets"][0], entry["dtype"], entry["shape"])
+
+    def size(self) -> int:
+        """Bytes of all shards."""
+        return sum((self.folder / shard).stat().st_size for shard in self.shards)
+
+
+def _names(path: Path) -> list[str]:
+    # "np" maps the file read-only; "pt" reserves memory for all of it, which fails for a shard larger than the memory.
+    with _readable(path), safe_open(str(path), framework="np") as file:
+        return list(file.keys())
+
+
+@functools.lru_cache(maxsize=64)
+def _header(path: Path, _changed: int) -> tuple[dict[str, Any], int]:
+    """A shard's own table of contents, and the offset of its first tensor; ``open`` has let safetensors check it."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entries: dict[str, Any] = json.loads(file.read(length))
+    return entries, 8 + length
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Any:
+    try:
+        yield
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read: it is truncated, damaged or no safetensors file ({error})"
+        ) from error

@@ -1,0 +1,78 @@
+"""Bring a checkpoint's files into a new folder: shards by hard link or copy, everything else byte for byte."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from sea_bake.errors import CheckpointError
+
+# Weights in other forms are the *unedited* model: carried along, some loader would serve them as the edited one.
+_OTHER_WEIGHTS = {
+    ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".keras", ".msgpack", ".onnx", ".onnx_data",
+    ".gguf", ".tflite", ".safetensors", ".mlmodel", ".npy", ".npz", ".pb", ".ot",
+}  # fmt: skip
+_INDICES = (".bin.index.json", ".safetensors.index.json")
+# Never carried: the artefact's only code is modeling_sea.py.
+_CODE = {".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".exe", ".sh", ".bat"}
+SKIPPED_FOLDERS = {".git", ".cache", "__pycache__", "sea"}
+
+
+def place(source: Path, target: Path, *, copy: bool = False) -> bool:
+    """Hard-link a file (links resolved first), or copy it where that is asked for or needed. True when linked.
+
+    Raises:
+        CheckpointError: the target is there already: it may be a link to somebody's own file, and is not written to.
+    """
+    refuse_existing(target)
+    source = source.resolve()
+    if not copy:
+        try:
+            os.link(source, target)
+            return True
+        except OSError:
+            pass  # another file system, or one without hard links
+    shutil.copyfile(source, target)
+    return False
+
+
+def refuse_existing(target: Path) -> None:
+    """Raise CheckpointError where a file of an output is there already: two of its parts claim one name."""
+    if os.path.lexists(target):
+        raise CheckpointError(f"{target.name} is listed twice, as two different files: nothing was written")
+
+
+def linkable(source: Path, target_folder: Path) -> bool:
+    """Whether files of ``source`` can probably be hard-linked into a folder: both lie on one file system."""
+    existing = next(p for p in (target_folder, *target_folder.parents) if p.exists())
+    return source.resolve().stat().st_dev == existing.stat().st_dev
+
+
+def carry(source: Path, target: Path, *, written: Iterable[str], shards: Iterable[str]) -> list[str]:
+    """Copy every other file of a checkpoint: tokenizer, generation config, templates, licence, card, sub-folders.
+
+    Args:
+        written: file names that the caller writes itself.
+        shards: weight files that the caller has placed.
+
+    Returns:
+        Names that were left out on purpose: weights in other forms, code, and links to folders.
+    """
+    left_out: list[str] = []
+    ours = {*written, *shards}
+    for folder, folders, files in os.walk(source):
+        left_out += [str((Path(folder) / f).relative_to(source)) for f in folders if (Path(folder) / f).is_symlink()]
+        folders[:] = [f for f in folders if f not in SKIPPED_FOLDERS]
+        for name in files:
+            path = Path(folder) / name
+            relative = path.relative_to(source)
+            if str(relative) in ours:
+                continue
+            if path.suffix.lower() in _OTHER_WEIGHTS | _CODE or name.endswith(_INDICES):
+                left_out.append(str(relative))
+                continue
+            (target / relative).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target / relative)
+    return sorted(left_out)

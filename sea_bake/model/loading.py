@@ -1,0 +1,200 @@
+"""A source becomes a living model and its tokenizer, with every error told before or instead of a traceback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sea_bake.errors import CheckpointError, SettingError, missing_extra
+from sea_bake.model.lora import merge_into
+from sea_bake.model.source import ModelSource
+
+# transformers takes an "owner/name" in them for a repository of kernels, which it downloads and runs.
+_KERNELS = ("attn_implementation", "experts_implementation")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | str:
+    """``"bfloat16"`` -> torch.bfloat16; ``None`` or ``"auto"`` -> ``"auto"``, the checkpoint's own dtype.
+
+    Raises:
+        SettingError: any other name.
+    """
+    if dtype is None or dtype == "auto":
+        return "auto"
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in DTYPES:
+        raise SettingError(f"unknown dtype {dtype!r}: use auto, {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def processes() -> Any:
+    """accelerate's view of this run: one process, or those of ``accelerate launch`` and ``torchrun``.
+
+    Without a GPU it has to be told so, or it takes the processes of ``torchrun`` for strangers.
+    """
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
+def default_device() -> str:
+    """cuda when there is one (each process of a distributed run its own), else cpu."""
+    return str(processes().device) if torch.cuda.is_available() else "cpu"
+
+
+def _arguments(source: ModelSource, trust_remote_code: bool) -> tuple[str, dict[str, Any]]:
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if source.is_gguf:
+        try:
+            import gguf  # noqa: F401
+        except ImportError:
+            raise missing_extra("gguf", "gguf", "Reading a GGUF model") from None
+        assert source.path is not None
+        return str(source.path.parent), {**options, "gguf_file": source.path.name}
+    if source.path is not None:
+        return str(source.path), options
+    return source.name, {**options, "revision": source.revision or "main"}
+
+
+def check_kernels(config: dict[str, Any]) -> None:
+    """Raise CheckpointError where a configuration, or a part of it, asks for a kernel from the Hub: that is code."""
+    parts: list[Any] = [config]
+    while parts:
+        part = parts.pop()
+        for key, value in part.items() if isinstance(part, dict) else ():
+            named = [value, *value.values()] if isinstance(value, dict) else [value]
+            if key.lstrip("_").removesuffix("_internal") in _KERNELS and any("/" in str(name) for name in named):
+                raise CheckpointError(f"config.json asks for a kernel from the Hub ({key} = {value!r:.80}): remove it")
+            parts.append(value)
+
+
+def language_models(model_type: str) -> dict[str, str]:
+    """Auto class -> class name, of what answers text in a family of transformers; most have one, some several."""
+    from transformers.models.auto import modeling_auto as auto
+
+    names = {
+        "AutoModelForCausalLM": auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        "AutoModelForSeq2SeqLM": auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+        "AutoModelForImageTextToText": auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    }
+    return {name: mapping[model_type] for name, mapping in names.items() if model_type in mapping}
+
+
+def architecture(config: dict[str, Any]) -> str | None:
+    """The class that a config.json names first."""
+    named = config.get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else None
+
+
+def auto_class(config: dict[str, Any]) -> str:
+    """The Auto class that loads a checkpoint, by its config.json: that of its custom code, or of its architecture."""
+    own, named = config.get("auto_map"), architecture(config)
+    heads = language_models(str(config.get("model_type"))) | (own if isinstance(own, dict) else {})
+    for auto, reference in heads.items():
+        if auto.startswith("AutoModelFor") and (named is None or str(reference).split(".")[-1] == named):
+            return auto
+    return "AutoModelForCausalLM"
+
+
+def load_model(
+    model: str | Path | ModelSource,
+    *,
+    revision: str | None = None,
+    dtype: str | torch.dtype | None = "auto",
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> Any:
+    """A language model in evaluation mode: causal, encoder-decoder, or one that reads images too.
+
+    Args:
+        model: folder, .gguf file or Hub id; or a PEFT adapter, which is then merged into the base that it names.
+        dtype: "auto" (the checkpoint's own; float32 for a GGUF), or a float dtype.
+        device: "auto" spreads the model over all devices through accelerate; None takes cuda when there is one.
+        trust_remote_code: passed on to transformers; never switched on by us.
+
+    Raises:
+        CheckpointError: it cannot be loaded; the message carries transformers' own reason.
+    """
+    import transformers
+
+    source = _located(ModelSource.parse(model, revision))
+    if source.is_adapter:
+        return _with_adapter(source, parse_dtype(dtype), device, trust_remote_code)
+    name, options = _arguments(source, trust_remote_code)
+    wanted = parse_dtype(dtype)
+    options["dtype"] = torch.float32 if wanted == "auto" and source.is_gguf else wanted
+    options |= {} if source.is_gguf else {"use_safetensors": True}  # pickles are never loaded
+    device = device or default_device()
+    if device != "cpu":
+        options["device_map"] = device
+    try:
+        config = {} if source.is_gguf else _config_json(name, options)
+        check_kernels(config)
+        auto = auto_class(config)
+        loaded, found = getattr(transformers, auto).from_pretrained(name, output_loading_info=True, **options)
+    except Exception as error:
+        raise _unloadable("the model", source, error) from error
+    if found["missing_keys"]:  # transformers fills them with random numbers, and goes on
+        lost = sorted(found["missing_keys"])
+        raise CheckpointError(f"'{source.name}' is incomplete: it lacks {lost[0]} (and {len(lost) - 1} other tensors)")
+    return loaded.eval()
+
+
+def _located(source: ModelSource) -> ModelSource:
+    """An adapter on the Hub becomes one on disk, so that it is known as an adapter; any other source stays as it is."""
+    from transformers.utils import find_adapter_config_file
+
+    try:
+        found = source.path is None and find_adapter_config_file(source.name, revision=source.revision)
+    except Exception:  # loading tells it better
+        found = None
+    return source.on_disk() if found else source
+
+
+def _with_adapter(source: ModelSource, dtype: torch.dtype | str, device: str | None, trust_remote_code: bool) -> Any:
+    """Merged in the base's own dtype, as on disk; cast only then, so that the merged checkpoint would be the same."""
+    model = load_model(source.base(), device=device, trust_remote_code=trust_remote_code)
+    merge_into(model, source)
+    for parameter in model.parameters():
+        if isinstance(dtype, torch.dtype) and parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    model.config._commit_hash = source.revision  # the fingerprint's, and not the bare base's
+    return model
+
+
+def _config_json(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    from transformers import PreTrainedConfig
+
+    return PreTrainedConfig.get_config_dict(name, **{k: v for k, v in options.items() if k == "revision"})[0]
+
+
+def load_tokenizer(
+    model: str | Path | ModelSource, *, revision: str | None = None, trust_remote_code: bool = False
+) -> Any:
+    """The tokenizer of a source.
+
+    Raises:
+        CheckpointError: it cannot be loaded; the message carries transformers' own reason.
+    """
+    from transformers import AutoTokenizer
+
+    source = _located(ModelSource.parse(model, revision))
+    if source.is_adapter and not (source.folder() / "tokenizer_config.json").is_file():
+        source = source.base()
+    name, options = _arguments(source, trust_remote_code)
+    try:
+        return AutoTokenizer.from_pretrained(name, **options)
+    except Exception as error:
+        raise _unloadable("the tokenizer", source, error) from error
+
+
+def _unloadable(what: str, source: ModelSource, error: Exception) -> CheckpointError:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    hint = ""
+    if "trust_remote_code" in str(error):
+        hint = " The command line runs no code of a checkpoint: use a base that transformers supports natively."
+    return CheckpointError(f"{what} of '{source.name}' cannot be loaded: {' '.join(lines[:3])}{hint}")

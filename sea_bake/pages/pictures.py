@@ -1,0 +1,137 @@
+"""Pictures of an edit (extra ``plot``), and what all pictures share."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sea_bake.edit import Edit
+from sea_bake.errors import OutputError, missing_extra
+from sea_bake.io.staging import staged_file
+
+EDITED, UNEDITED = "#3b6fb6", "0.8"
+_FORMATS = (".png", ".pdf", ".svg")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with its words.
+
+    Attributes:
+        name: what its file is called, without an ending.
+        caption: what one sees.
+        figure: matplotlib's.
+        alt: for those who do not see it; empty where the caption does.
+    """
+
+    name: str
+    caption: str
+    figure: Any
+    alt: str = ""
+
+    def svg(self) -> bytes:
+        return self._rendered("svg", {"Date": None, "Creator": None})
+
+    def png(self) -> bytes:
+        return self._rendered("png", {"Software": None})
+
+    def _rendered(self, form: str, metadata: dict[str, None]) -> bytes:
+        buffer = io.BytesIO()
+        with drawing():
+            self.figure.savefig(buffer, format=form, metadata=metadata, dpi=150)
+            self.figure.set_layout_engine("none")  # everything has its place now, in any form
+        return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def drawing(*, plain: bool = False) -> Iterator[None]:
+    """How figures are made and rendered: the same picture for the same numbers.
+
+    Args:
+        plain: texts are taken as they are, also where they look like formulae: somebody else wrote them.
+    """
+    import matplotlib as mpl
+
+    with mpl.rc_context({"svg.hashsalt": "sea_bake", "font.size": 9, "text.parse_math": not plain}):
+        yield
+
+
+def need_matplotlib(extra: str, purpose: str) -> None:
+    """Raises MissingExtraError when it is not installed."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise missing_extra("matplotlib", extra, purpose) from None
+
+
+def plot_edit(edit: Edit, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Draw cumulative explained variance per layer, kept ranks, and signatures.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        OutputError: the file exists, or has an ending that cannot be drawn.
+    """
+    need_matplotlib("plot", "Drawing")
+    from matplotlib.figure import Figure
+
+    path = Path(path)
+    if path.suffix.lower() not in _FORMATS:
+        raise OutputError(f"{path}: give the plot an ending out of {', '.join(_FORMATS)}")
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    for part, axes, colours in (("positive", left, "Blues"), ("negative", middle, "Reds")):
+        draw_explained(axes, edit, part, colours)
+        axes.text(0.98, 0.04, "darker = later layer", transform=axes.transAxes, ha="right", fontsize=8, color="0.4")
+    left.set_ylabel("share of squared singular values")
+    if edit.recipe.get("signatures"):
+        draw_signatures(right, edit)
+    else:
+        right.set_axis_off()
+    with staged_file(path, overwrite=overwrite) as stage:
+        figure.savefig(stage, format=path.suffix[1:].lower(), dpi=150)
+    return path
+
+
+def draw_explained(axes: Any, edit: Edit, part: str, colours: str) -> None:
+    """Cumulative explained variance of Ω+ or Ω-, a line per layer; a dot where K cut."""
+    for layer, colour in shades(edit.layers, colours).items():
+        share, k = explained(spectrum(edit, layer, part)).tolist(), edit.ranks[layer][part == "negative"]
+        axes.plot(range(1, len(share) + 1), share, color=colour, linewidth=1)
+        if 0 < k <= len(share):
+            axes.plot(k, share[k - 1], "o", color=colour, markersize=3)
+    sign = "+" if part == "positive" else "-"
+    axes.set(xscale="log", xlabel="directions", title=f"explained variance of Ω{sign} (dot: k{sign})")
+    axes.set_ylim(None, 1.005)
+
+
+def draw_signatures(axes: Any, edit: Edit) -> None:
+    """A bar per layer that was measured."""
+    signatures = {int(layer): value for layer, value in edit.recipe["signatures"].items()}
+    colours = [EDITED if layer in edit.projectors else UNEDITED for layer in signatures]
+    axes.bar(list(signatures), list(signatures.values()), color=colours)
+    axes.set(xlabel="decoder layer", title="signature per layer (blue: edited)")
+
+
+def spectrum(edit: Edit, layer: int, part: str) -> Tensor:
+    """Singular values of a layer's Ω+ ("positive") or Ω- ("negative")."""
+    projector = edit.projectors[layer]
+    return projector.positive_spectrum if part == "positive" else projector.negative_spectrum
+
+
+def explained(values: Tensor) -> Tensor:
+    """Share of the squared singular values in the first 1, 2, ... of them."""
+    return values.square().cumsum(0) / values.square().sum()
+
+
+def shades(layers: tuple[int, ...], colours: str) -> dict[int, Any]:
+    """A colour for each layer out of one of matplotlib's maps, later ones further along it."""
+    import matplotlib as mpl
+
+    last = max(1, len(layers) - 1)
+    return {layer: mpl.colormaps[colours](0.15 + 0.8 * i / last) for i, layer in enumerate(layers)}
