@@ -1,7 +1,7 @@
 """sea_bake: turn an activation edit (SEA, arXiv 2405.09719) into an ordinary model.
 
-Five nouns (Demonstration, Site, Projector, Edit, Report) and the verbs fit, bake, verify. Names are resolved on first
-use, so that ``import sea_bake`` is instant.
+Five nouns (Demonstration, Site, Projector, Edit, Verification) and the verbs fit, bake, verify. Names are resolved on
+first use, so that ``import sea_bake`` is instant.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ _HOMES = {
     "Demonstration": "sea_bake.demonstrations",
     "Edit": "sea_bake.edit",
     "Projector": "sea_bake.methods.sea",
-    "Report": "sea_bake.verification",
     "SeaBakeError": "sea_bake.errors",
     "Site": "sea_bake.model.anatomy",
+    "Verification": "sea_bake.verification",
     "bake": "sea_bake.baking",
     "collect": "sea_bake.activations",
     "evaluate": "sea_bake.evaluation",
@@ -38,9 +38,9 @@ __all__ = [
     "Demonstration",
     "Edit",
     "Projector",
-    "Report",
     "SeaBakeError",
     "Site",
+    "Verification",
     "bake",
     "collect",
     "evaluate",
@@ -74,7 +74,7 @@ if TYPE_CHECKING:
     from sea_bake.recipes import reproduce, run
     from sea_bake.reporting import report
     from sea_bake.tuning import tune
-    from sea_bake.verification import Report, verify
+    from sea_bake.verification import Verification, verify
 
 
 def __getattr__(name: str) -> Any:

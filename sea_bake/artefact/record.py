@@ -1,77 +1,201 @@
-"""What a bake did, and the two files of ours that every artefact carries in ``sea/``."""
+"""What a bake and an export did: returned to the caller, and kept in the artefact as its record."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from sea_bake.artefact.names import EDIT, EXPORT, GRAPH_FILES, RECORD
 from sea_bake.edit import Edit
-from sea_bake.errors import CheckpointError
-from sea_bake.io.files import read_json, write_json
-from sea_bake.model.source import ModelSource
+from sea_bake.io.files import write_json
+from sea_bake.io.typed import build
 
-if TYPE_CHECKING:
-    from sea_bake.baking.open_base import OpenBase
-
-RECORD = "sea/bake.json"  # what was done, for people and for ``inspect``
-_EDIT = "sea/edit-{}.safetensors"  # the edits themselves, for ``verify``; in a folder, where no weight loader looks
+WAYS = ("insert", "fold", "adapter")
+_PACKAGES = ("sea-bake", "torch", "transformers", "onnx", "onnxscript", "onnxruntime")
 
 
 @dataclass(frozen=True)
-class BakeReport:
+class BakeRecord:
     """What a bake did.
 
     Attributes:
-        output: the artefact's folder.
         how: "insert", "fold" or "adapter".
         why: why it was baked so, for people.
         base, revision: the base model as it is named in the artefact.
         architecture: the class that loads it.
         sites: edited site of each edit, in the order in which they act.
-        layers: decoder layers that any of them edits.
-        bytes_linked, bytes_written: sizes of what was hard-linked, and of what was really written.
+        layers: decoder layers that any of them edits, ascending.
         left_out: files of the base that were not carried over: weights in other forms, and code.
-        coverage: for a fold, the changed tensors with their relative Frobenius change, and the writers left alone.
+        coverage: of a fold: "changed" (tensor -> its relative Frobenius change), "unchanged_writers".
         details: what one way alone has to say, such as an adapter's rank or an approximation's error.
+        shards: of an insert: the base's shards, old name -> new name.
+        patched: of an insert: the base's files that are other ones now, or new.
+        edits: the copies of the edits inside the artefact.
+        sea_bake: the version that made it.
+        output: the artefact's folder; not in the file.
+        bytes_linked, bytes_written: sizes of what was hard-linked, and of what was written; not in the file.
     """
 
-    output: Path
     how: str
-    why: str
     base: str
-    revision: str | None
-    architecture: str
-    sites: list[str]
-    layers: tuple[int, ...]
-    bytes_linked: int = 0
-    bytes_written: int = 0
+    why: str = ""
+    revision: str | None = None
+    architecture: str = ""
+    sites: list[str] = field(default_factory=list)
+    layers: tuple[int, ...] = ()
     left_out: list[str] = field(default_factory=list)
     coverage: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    shards: dict[str, str] = field(default_factory=dict)
+    patched: list[str] = field(default_factory=list)
+    edits: list[str] = field(default_factory=list)
+    sea_bake: str = ""
+    output: Path = Path()
+    bytes_linked: int = 0
+    bytes_written: int = 0
 
     @classmethod
-    def of(cls, base: OpenBase, edits: Sequence[Edit], output: Path, *, how: str, why: str, **more: Any) -> BakeReport:
-        """What all ways have to say alike; ``more`` are further fields, or others in their place."""
-        alike: dict[str, Any] = {
-            "base": base.source.name,
-            "revision": base.source.revision,
-            "architecture": base.architecture,
-            "sites": [edit.site.value for edit in edits],
-            "layers": layers_of(edits),
-        }
-        return cls(output=output, how=how, why=why, **(alike | more))
+    def of(cls, edits: Sequence[Edit], output: Path, **facts: Any) -> BakeRecord:
+        """Of edits that are being baked; ``facts`` are the other attributes."""
+        return cls(
+            sites=[edit.site.value for edit in edits],
+            layers=layers_of(edits),
+            edits=[EDIT.format(i) for i in range(len(edits))],
+            sea_bake=version("sea-bake"),
+            output=output,
+            **facts,
+        )
+
+    @property
+    def approximation(self) -> dict[str, Any] | None:
+        """Of a linear stand-in: its calibration and errors; None where the artefact is the edit itself."""
+        return self.details.get("approximation")
 
     @property
     def exact(self) -> bool:
         """Whether the artefact is the edit, and not a stand-in for it."""
-        return "approximation" not in self.details
+        return self.approximation is None
+
+    @property
+    def promised_kl(self) -> float | None:
+        """The mean KL per token from the true edit that a stand-in promises, over all tokens of its held-out texts,
+        template and all, as ``verify`` reads its own texts; None of an exact artefact.
+        """
+        return None if self.approximation is None else float(self.approximation["end_to_end"]["kl_of_all_tokens"])
+
+    @property
+    def changed(self) -> dict[str, float]:
+        """Of a fold: tensor -> its relative Frobenius change."""
+        return dict(self.coverage.get("changed") or {})
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "output": str(self.output)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> BakeRecord:
+        """Raises ValueError for what no bake leaves behind: lacking or garbled fields, names that lead elsewhere."""
+        found = build(cls, portable(data))
+        if found.how not in WAYS:
+            raise ValueError(f"how is {found.how!r}, none of {', '.join(WAYS)}")
+        _check_base(found.base)
+        _check_edits(found.edits)
+        for name in (*found.shards, *found.shards.values(), *found.patched):
+            if Path(name).name != name or name.startswith("."):
+                raise ValueError(f"it points outside of its folder ({name!r})")
+        for name in found.left_out:
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ValueError(f"it points outside of its folder ({name!r})")
+        if found.how == "insert" and not found.shards:
+            raise ValueError("it does not list the base's files")
+        if found.how == "fold" and not found.changed:
+            raise ValueError("it does not list the changed tensors")
+        if not all(isinstance(c, int | float) and not isinstance(c, bool) for c in found.changed.values()):
+            raise ValueError("a change in its coverage is no number")
+        _check_approximation(found)
+        return found
+
+    def write(self, stage: Path, edits: Sequence[Edit]) -> None:
+        """Leave the edits and the record inside an artefact that is being made."""
+        (stage / RECORD).parent.mkdir(exist_ok=True)
+        for edit, name in zip(edits, self.edits, strict=True):
+            edit.save(stage / name, overwrite=True)
+        write_json(stage / RECORD, portable(self.to_json()))
+
+
+@dataclass(frozen=True)
+class OnnxRecord:
+    """What an export to ONNX wrote.
+
+    Attributes:
+        base, revision: the base model as it is named in the folder.
+        how: "insert" or "fold", as the artefact was baked; "unedited" for a base.
+        architecture: the class that was traced.
+        dtype: "fp32" or "fp16".
+        opset: version of the ONNX operators.
+        edits: the edits' copies in the folder.
+        layers: edited decoder layers.
+        sea_nodes: names of the edit's own nodes in the graph; a fold has none.
+        strength: None, or "optional" or "required": whether the input ``sea_strength`` may be left out.
+        nodes: number of nodes of the graph.
+        error: norm of the difference between the graph's logits and the model's, over the norm of the model's, at a few
+            tokens (left-padded, with the cache).
+        files: graph or weight file -> bytes.
+        variants: "int8", "int4" -> what ``quantise`` says of it, and its "distance" from the fp32 graph.
+        bake: the record of the artefact that was exported; None of a base.
+        versions: package -> version.
+        output: the folder; not in the file.
+        seconds: step -> wall time; not in the file.
+    """
+
+    base: str
+    how: str
+    architecture: str = ""
+    dtype: str = "fp32"
+    opset: int = 18
+    revision: str | None = None
+    edits: list[str] = field(default_factory=list)
+    layers: tuple[int, ...] = ()
+    sea_nodes: list[str] = field(default_factory=list)
+    strength: str | None = None
+    nodes: int = 0
+    error: float = 0.0
+    files: dict[str, int] = field(default_factory=dict)
+    variants: dict[str, Any] = field(default_factory=dict)
+    bake: BakeRecord | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    output: Path = Path()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def graphs(self) -> list[str]:
+        """The graph that the others were made of first: "fp32", "int8", "int4"."""
+        return [self.dtype, *(name for name in GRAPH_FILES if name in self.variants)]
+
+    def to_json(self) -> dict[str, Any]:
+        bake = None if self.bake is None else portable(self.bake.to_json())
+        return {"format": "onnx", **asdict(self), "bake": bake, "output": str(self.output)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> OnnxRecord:
+        """Raises ValueError for what no export leaves behind."""
+        bake = data.get("bake")
+        found = build(cls, {**portable(data), "bake": None})
+        if found.how not in ("insert", "fold", "unedited") or found.dtype not in GRAPH_FILES:
+            raise ValueError("it does not say how, or in which dtype, it was exported")
+        _check_base(found.base)
+        if found.how == "unedited":
+            return found
+        _check_edits(found.edits)
+        return OnnxRecord(**{**vars(found), "bake": None if bake is None else BakeRecord.from_json(bake)})
+
+    def write(self, stage: Path) -> None:
+        """Leave the record inside an export that is being made."""
+        versions = {"versions": {name: version(name) for name in _PACKAGES}}
+        (stage / EXPORT).parent.mkdir(exist_ok=True)
+        write_json(stage / EXPORT, portable(self.to_json()) | versions)
 
 
 def layers_of(edits: Sequence[Edit]) -> tuple[int, ...]:
@@ -79,67 +203,32 @@ def layers_of(edits: Sequence[Edit]) -> tuple[int, ...]:
     return tuple(sorted({layer for edit in edits for layer in edit.layers}))
 
 
-def record(stage: Path, report: BakeReport, edits: Sequence[Edit], **more: Any) -> None:
-    """Leave the edits and the report inside an artefact that is being made."""
-    (stage / RECORD).parent.mkdir(exist_ok=True)
-    names = [_EDIT.format(i) for i in range(len(edits))]
-    for edit, name in zip(edits, names):
-        edit.save(stage / name)
-    data = report.to_json() | {"edits": names, "sea_bake": version("sea-bake")} | more
-    del data["output"], data["bytes_linked"], data["bytes_written"]  # this machine's business
-    write_json(stage / RECORD, data)
+def portable(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without what is this machine's business alone: as it lies in the artefact."""
+    return {k: v for k, v in data.items() if k not in ("output", "bytes_linked", "bytes_written", "seconds")}
 
 
-def is_artefact(folder: str | Path) -> bool:
-    """Whether sea_bake wrote this folder."""
-    return (Path(folder) / RECORD).is_file()
+def _check_base(name: str) -> None:
+    if not name:
+        raise ValueError("it names no base")
+    if name.startswith("~") or ".." in Path(name).parts or Path(name).is_absolute() or "\0" in name:
+        raise ValueError(f"its base {name!r} is a path")
 
 
-def read_record(folder: str | Path) -> dict[str, Any]:
-    """The record of an artefact. Raises CheckpointError when it is not one of ours, or damaged."""
-    folder = Path(folder)
-    if not is_artefact(folder):
-        raise CheckpointError(f"{folder} is not an artefact of sea_bake: it has no {RECORD}")
-    return read_json(folder / RECORD)
+def _check_edits(names: list[str]) -> None:
+    if not names or names != [EDIT.format(i) for i in range(len(names))]:
+        raise ValueError("it does not list the edits as sea_bake writes them")
 
 
-def recorded_base(
-    artefact: Path, data: dict[str, Any], base: str | Path | None = None, revision: str | None = None
-) -> ModelSource:
-    """The base of an artefact: the one given, or what its record ``data`` names: a folder beside it, or a Hub id.
-
-    Raises:
-        CheckpointError: the recorded one is nowhere.
-    """
-    if base is not None:
-        return ModelSource.parse(base, revision)
-    name = data.get("base")
-    if not isinstance(name, str) or not name:
-        raise CheckpointError(f"{artefact / RECORD} is damaged: it names no base; say where it is with --base")
-    if name.startswith("~") or ".." in Path(name).parts or Path(name).is_absolute():
-        raise CheckpointError(
-            f"{artefact / RECORD} is damaged: its base {name!r} is a path; say where it is with --base"
-        )
-    beside = artefact.parent / name
-    if Path(name).name == name and os.path.exists(beside):
-        return ModelSource.parse(beside)
+def _check_approximation(record: BakeRecord) -> None:
+    """What a stand-in's artefact says of its error has to be numbers, since ``verify`` holds it to them."""
+    if record.approximation is None:
+        return
     try:
-        source = ModelSource.parse(name, revision or data.get("revision"))
-        source.folder()
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"the base '{name}' is neither beside the artefact nor on the Hub: say where it is with --base ({error})"
-        ) from error
-    return source
-
-
-def edit_files(folder: str | Path, data: dict[str, Any] | None = None) -> list[Path]:
-    """The copies of the edits inside an artefact, in the order in which they act; ``data`` is an export's own record.
-
-    Raises:
-        CheckpointError: the record is damaged, or names files outside of its own folder.
-    """
-    names = (read_record(folder) if data is None else data).get("edits")
-    if not isinstance(names, list) or names != [_EDIT.format(i) for i in range(len(names))] or not names:
-        raise CheckpointError(f"the record in {Path(folder) / 'sea'} does not list the edits as sea_bake writes them")
-    return [Path(folder) / name for name in names]
+        end, shares = record.approximation["end_to_end"], [e["share"] for e in record.approximation["layers"]]
+        numbers = [float(end[key]) for key in ("kl", "base_kl", "top1", "base_top1", "kl_of_all_tokens")]
+        numbers += map(float, shares)
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+        raise ValueError(f"it lacks or garbles the error of its approximation: {error}") from None
+    if not 0 <= (record.promised_kl or 0.0) < float("inf") or not all(n == n and abs(n) < 1e300 for n in numbers):
+        raise ValueError("it promises an approximation with an error that is no number")

@@ -1,22 +1,22 @@
-"""Which files a verdict was given on: their SHA-256, in the report, so that a changed artefact is known as such."""
+"""Which files a verdict was given on: their SHA-256, so that a changed artefact is known as such."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from sea_bake.artefact.names import LATER
 from sea_bake.io.files import file_digest
 
 # What no runtime reads may come and go: papers for people, and what is measured later.
 _PAPERS = ("README", "LICENSE", "LICENCE", "NOTICE")
 _PICTURES = {".md", ".html", ".png", ".jpg", ".jpeg", ".svg", ".pdf"}
-_LATER = {"sea_verification.json", "sea/evaluation.json", "sea/report.json", "sea_bake.yaml"}
 
 
 def seal(folder: str | Path) -> dict[str, str]:
     """Path inside an artefact -> SHA-256, of every file that decides what it answers.
 
-    All bytes are read: sizes and headers would not show a changed weight. (A verification reads them three times.)
+    All bytes are read (once per process): sizes and headers would not show a changed weight.
     """
     return {name: file_digest(Path(folder) / name) for name in files(folder) if matters(name)}
 
@@ -24,10 +24,10 @@ def seal(folder: str | Path) -> dict[str, str]:
 def broken(folder: str | Path, sealed: dict[str, str]) -> list[str]:
     """What has become of an artefact since it was sealed: "config.json was changed", ...; empty when nothing has."""
     now = seal(folder)
-    told = {name: "was added" for name in now.keys() - sealed.keys()}
-    told |= {name: "is gone" for name in sealed.keys() - now.keys()}
-    told |= {name: "was changed" for name in now.keys() & sealed.keys() if now[name] != sealed[name]}
-    return [f"{name} {what}" for name, what in sorted(told.items())]
+    changes = {name: "was added" for name in now.keys() - sealed.keys()}
+    changes |= {name: "is gone" for name in sealed.keys() - now.keys()}
+    changes |= {name: "was changed" for name in now.keys() & sealed.keys() if now[name] != sealed[name]}
+    return [f"{name} {change}" for name, change in sorted(changes.items())]
 
 
 def files(folder: str | Path) -> list[str]:
@@ -44,4 +44,4 @@ def files(folder: str | Path) -> list[str]:
 def matters(name: str) -> bool:
     """Whether a file of an artefact is under its seal."""
     last = name.rpartition("/")[2]
-    return not (last.upper().startswith(_PAPERS) or Path(last).suffix.lower() in _PICTURES or name in _LATER)
+    return not (last.upper().startswith(_PAPERS) or Path(last).suffix.lower() in _PICTURES or name in LATER)

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sea_bake.artefact.record import BakeReport
+from sea_bake.artefact.output import check_folder
+from sea_bake.artefact.record import BakeRecord
 from sea_bake.baking.adapter import adapter
 from sea_bake.baking.approximate import approximate as fold_approximately
 from sea_bake.baking.fold import fold
 from sea_bake.baking.insert import insert
 from sea_bake.baking.open_base import check_edits, opened
 from sea_bake.baking.planning import Plan, choose, plan
-from sea_bake.baking.unbake import UnbakeReport, unbake
+from sea_bake.baking.unbake import RestoredBase, unbake
 from sea_bake.demonstrations import Demonstration
 from sea_bake.edit import Edit
 from sea_bake.errors import SettingError
-from sea_bake.io.staging import check_output
 from sea_bake.model.source import ModelSource
 
 WAYS = {"insert": insert, "fold": fold, "adapter": adapter}
 
-__all__ = ["WAYS", "BakeReport", "Plan", "UnbakeReport", "bake", "plan", "unbake"]
+__all__ = ["WAYS", "BakeRecord", "Plan", "RestoredBase", "bake", "plan", "unbake"]
 
 
 def bake(
@@ -36,7 +36,7 @@ def bake(
     approximate: bool = False,
     calibration: str | Path | Sequence[Demonstration] | None = None,
     rank: int | None = None,
-) -> BakeReport:
+) -> BakeRecord:
     """Write an edited checkpoint; the model is never loaded, but for an approximate fold.
 
     Args:
@@ -61,7 +61,7 @@ def bake(
     edits = [e if isinstance(e, Edit) else Edit.load(e) for e in given]
     if not edits:
         raise SettingError("there is no edit to bake: name at least one edit file")
-    target = check_output(output, overwrite=overwrite, folder=True)
+    target = check_folder(output, overwrite=overwrite)
     with opened(source, target) as base:
         check_edits(base, edits)
         if approximate:

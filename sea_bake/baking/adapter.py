@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sea_bake.artefact.record import BakeReport, record
+from sea_bake.artefact.output import staged
+from sea_bake.artefact.record import BakeRecord
 from sea_bake.baking.exactness import LinearEdit, linear_edits
 from sea_bake.baking.open_base import OpenBase
 from sea_bake.baking.planning import refuse_adapter
@@ -25,16 +26,16 @@ from sea_bake.edit import Edit
 from sea_bake.errors import NotExactError
 from sea_bake.io import progress
 from sea_bake.io.files import write_json
-from sea_bake.io.staging import need_space, staged_folder
+from sea_bake.io.staging import need_space
+from sea_bake.model.lora import WEIGHTS
+from sea_bake.model.source import ADAPTER_CONFIG
 
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank accepts
 
 
 def adapter(
     base: OpenBase, edits: Sequence[Edit], target: Path, *, why: str, overwrite: bool = False, copy: bool = False
-) -> BakeReport:
+) -> BakeRecord:
     """Write the edits as one LoRA adapter of the base; see :func:`sea_bake.baking.bake`.
 
     Raises:
@@ -71,20 +72,19 @@ def adapter(
         **targets,
     }
     names.check(config, tensors)
-    with staged_folder(target, overwrite=overwrite) as stage:
+    with staged(target, overwrite=overwrite) as stage:
         save_file(tensors, str(stage / WEIGHTS), metadata={"format": "pt"})
-        write_json(stage / CONFIG, config)
-        report = BakeReport.of(
-            base,
+        write_json(stage / ADAPTER_CONFIG, config)
+        record = base.record(
             edits,
             target,
             how="adapter",
             why=why,
             details=details | {"rank": rank, "flags": flags},
         )
-        record(stage, report, edits)
+        record.write(stage, edits)
         total = sum(f.stat().st_size for f in stage.rglob("*") if f.is_file())
-    return replace(report, bytes_written=total)
+    return replace(record, bytes_written=total)
 
 
 def _flags(rank: int) -> dict[str, str]:

@@ -21,7 +21,8 @@ from statistics import median
 from typing import Any
 
 from sea_bake import demonstrations as demos
-from sea_bake.artefact.record import RECORD, BakeReport, read_record
+from sea_bake.artefact.output import staged
+from sea_bake.artefact.record import BakeRecord
 from sea_bake.baking.calibration import HELD_OUT, Distance, Place, Reference, Text, moments, texts
 from sea_bake.baking.exactness import Exactness, LinearEdit, linear_edits
 from sea_bake.baking.fold import fold, write_folded
@@ -34,8 +35,7 @@ from sea_bake.demonstrations import Demonstration
 from sea_bake.edit import Edit
 from sea_bake.errors import DemonstrationError, NotExactError, SettingError
 from sea_bake.io import progress
-from sea_bake.io.files import write_json
-from sea_bake.io.staging import scratch_folder, staged_folder
+from sea_bake.io.staging import scratch_folder
 from sea_bake.model.anatomy import Site
 from sea_bake.model.loading import load_model, load_tokenizer
 
@@ -53,7 +53,7 @@ def approximate(
     rank: int | None = None,
     overwrite: bool = False,
     copy: bool = False,
-) -> BakeReport:
+) -> BakeRecord:
     """Fold the edits, each exactly where that can be, and as a linear stand-in elsewhere.
 
     Args:
@@ -102,16 +102,17 @@ def approximate(
     why = "the best linear stand-in, as asked for: " + next(v.why for v in verdicts if not v.fold)
     with scratch_folder(target) as scratch:
         trial = scratch / target.name
-        report = write_folded(
+        record = write_folded(
             base, edits, {**exact, **changes}, trial, why=why, details=details, overwrite=False, copy=copy
         )
         approximation["end_to_end"] = _end_to_end(reference.distance(load_model(trial)), reference.base)
         details["approximation"] = approximation
-        with staged_folder(target, overwrite=overwrite) as stage:
+        with staged(target, overwrite=overwrite) as stage:
             for path in trial.iterdir():
                 os.rename(path, stage / path.name)
-            write_json(stage / RECORD, {**read_record(stage), "details": details})
-    return replace(report, output=target, details=details)
+            record = replace(record, output=target, details=details)
+            record.write(stage, edits)
+    return record
 
 
 def _check(base: OpenBase, edits: Sequence[Edit], verdicts: Sequence[Exactness], rank: int | None) -> dict[Place, int]:

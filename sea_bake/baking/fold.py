@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sea_bake.artefact.record import BakeReport, layers_of, record
+from sea_bake.artefact.output import staged
+from sea_bake.artefact.record import BakeRecord, layers_of
 from sea_bake.baking.exactness import LinearEdit, linear_edits
 from sea_bake.baking.open_base import OpenBase
 from sea_bake.baking.planning import refuse_fold
@@ -21,7 +22,7 @@ from sea_bake.baking.writers import Writer, find_writers, writers_of
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError
 from sea_bake.io import progress
-from sea_bake.io.staging import need_space, staged_folder
+from sea_bake.io.staging import need_space
 from sea_bake.model.anatomy import Site
 from sea_bake.model.checkpoint import carry, place
 from sea_bake.model.checkpoint.editing import edit_in_place
@@ -33,7 +34,7 @@ _OWN_BYTES = 8 << 20
 
 def fold(
     base: OpenBase, edits: Sequence[Edit], target: Path, *, why: str, overwrite: bool = False, copy: bool = False
-) -> BakeReport:
+) -> BakeRecord:
     """Write the base with the edits folded into its output projections; see :func:`sea_bake.baking.bake`.
 
     Raises:
@@ -56,12 +57,12 @@ def write_folded(
     details: dict[str, Any],
     overwrite: bool,
     copy: bool,
-) -> BakeReport:
+) -> BakeRecord:
     """Write the base with its writers changed.
 
     Args:
         changes: (site, layer) -> the matrix that its writers are multiplied by.
-        details: goes into the report.
+        details: goes into the record.
     """
     checkpoint, folder = base.checkpoint, base.checkpoint.folder
     writers = find_writers(base, edits)
@@ -72,7 +73,7 @@ def write_folded(
     need_space(target.parent, (rewritten if linked else checkpoint.size()) + edit_bytes + _OWN_BYTES)
     changed: dict[str, float] = {}
     linked_bytes = 0
-    with staged_folder(target, overwrite=overwrite) as stage, progress.bar("fold", len(writers), "tensor") as advance:
+    with staged(target, overwrite=overwrite) as stage, progress.bar("fold", len(writers), "tensor") as advance:
         for shard in checkpoint.shards:
             if shard not in touched:
                 if place(folder / shard, stage / shard, copy=copy):
@@ -89,8 +90,7 @@ def write_folded(
         for name in ("config.json", *index):
             shutil.copyfile(folder / name, stage / name)
         left_out = carry(folder, stage, written=["config.json", *index], shards=checkpoint.shards)
-        report = BakeReport.of(
-            base,
+        record = base.record(
             edits,
             target,
             how="fold",
@@ -99,9 +99,9 @@ def write_folded(
             coverage=_coverage(base, edits, writers, changed, changes),
             details=details,
         )
-        record(stage, report, edits)
+        record.write(stage, edits)
         total = sum(f.stat().st_size for f in stage.rglob("*") if f.is_file())
-    return replace(report, bytes_linked=linked_bytes, bytes_written=total - linked_bytes)
+    return replace(record, bytes_linked=linked_bytes, bytes_written=total - linked_bytes)
 
 
 def _coverage(

@@ -12,28 +12,27 @@ import torch
 from safetensors.torch import save_file
 
 import sea_bake.modeling_sea as modeling_sea
-from sea_bake.artefact.record import BakeReport, record
+from sea_bake.artefact.names import CODE, ORIGINALS, SHARD
+from sea_bake.artefact.output import staged
+from sea_bake.artefact.record import BakeRecord
 from sea_bake.baking.open_base import OpenBase
 from sea_bake.baking.shift_test import measure
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, FamilyError
 from sea_bake.io.files import read_json, write_json
-from sea_bake.io.staging import need_space, staged_folder
+from sea_bake.io.staging import need_space
 from sea_bake.model.anatomy import FAMILIES, SEA_PREFIX, Site
 from sea_bake.model.checkpoint import Checkpoint, carry, place
 from sea_bake.model.checkpoint.reader import INDEX, SINGLE
 from sea_bake.model.checkpoint.writer import linkable
 
-SEA_SHARD = "model-sea.safetensors"
-CODE = "modeling_sea.py"
-ORIGINALS = "sea/base"  # the base's own copies of what was patched, for ``unbake``
 _MOVED_ALONG = ("bitsandbytes",)  # seen to put its linears in place through ``set_submodule``
 _OWN_BYTES = 8 << 20  # configuration, code, tokenizer: room for what is neither a shard nor the edit
 
 
 def insert(
     base: OpenBase, edits: Sequence[Edit], target: Path, *, why: str, overwrite: bool = False, copy: bool = False
-) -> BakeReport:
+) -> BakeRecord:
     """Write the base with an SEALayer behind each edited module; see :func:`sea_bake.baking.bake`."""
     checkpoint, folder = base.checkpoint, base.checkpoint.folder
     _refuse_lost(base, edits)
@@ -45,30 +44,31 @@ def insert(
     need_space(target.parent, edit_bytes + _OWN_BYTES + (0 if linked else checkpoint.size()))
     shard_names = _shard_names(checkpoint)
     config = sea_config(base, edits)
-    with staged_folder(target, overwrite=overwrite) as stage:
+    with staged(target, overwrite=overwrite) as stage:
         linked_bytes = 0
         for old, new in shard_names.items():
             if place(folder / old, stage / new, copy=copy):
                 linked_bytes += (stage / new).stat().st_size
-        save_file(tensors, str(stage / SEA_SHARD), metadata={"format": "pt"})
+        save_file(tensors, str(stage / SHARD), metadata={"format": "pt"})
         write_json(stage / INDEX, _index(checkpoint, shard_names, tensors))
         write_json(stage / "config.json", config)
         shutil.copyfile(modeling_sea.__file__, stage / CODE)
         left_out = carry(folder, stage, written=["config.json", INDEX, CODE], shards=checkpoint.shards)
         _keep_tokenizer_class(stage, checkpoint.config["model_type"])
         patched = _keep_originals(folder, stage)
-        report = BakeReport.of(
-            base,
+        record = base.record(
             edits,
             target,
             how="insert",
             why=why,
             architecture=config["architectures"][0],
             left_out=left_out,
+            shards=shard_names,
+            patched=patched,
         )
-        record(stage, report, edits, shards=shard_names, patched=patched)
+        record.write(stage, edits)
         total = sum(f.stat().st_size for f in stage.rglob("*") if f.is_file())
-    return replace(report, bytes_linked=linked_bytes, bytes_written=total - linked_bytes)
+    return replace(record, bytes_linked=linked_bytes, bytes_written=total - linked_bytes)
 
 
 def _refuse_lost(base: OpenBase, edits: Sequence[Edit]) -> None:
@@ -157,8 +157,8 @@ def _guard(config: Any) -> dict[str, Any]:
 def _shard_names(base: Checkpoint) -> dict[str, str]:
     """Old -> new shard names. A single model.safetensors has to change its: loaders take it before any index."""
     names = {shard: "model-base.safetensors" if shard == SINGLE else shard for shard in base.shards}
-    if len({*names.values(), SEA_SHARD}) <= len(names):
-        raise CheckpointError(f"{base.folder} has a shard called like one of ours ({SEA_SHARD}, ...): rename it")
+    if len({*names.values(), SHARD}) <= len(names):
+        raise CheckpointError(f"{base.folder} has a shard called like one of ours ({SHARD}, ...): rename it")
     return names
 
 
@@ -172,7 +172,7 @@ def _index(base: Checkpoint, shard_names: dict[str, str], tensors: dict[str, tor
     if "total_parameters" in metadata:
         metadata["total_parameters"] += sum(t.numel() for t in tensors.values())
     weight_map = {name: shard_names[shard] for name, shard in base.weight_map.items()}
-    return {"metadata": metadata, "weight_map": weight_map | dict.fromkeys(tensors, SEA_SHARD)}
+    return {"metadata": metadata, "weight_map": weight_map | dict.fromkeys(tensors, SHARD)}
 
 
 def _keep_tokenizer_class(stage: Path, model_type: str) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sea_bake.artefact.record import BakeRecord
 from sea_bake.baking.quantised import quantisation
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, FamilyError, OutputError
@@ -69,6 +70,11 @@ class OpenBase:
     def quantisation(self) -> str | None:
         """How its layers are quantised, if they are."""
         return quantisation(self.checkpoint, self.stem)
+
+    def record(self, edits: Sequence[Edit], output: Path, **facts: Any) -> BakeRecord:
+        """The record of a bake on this base; ``facts`` are further attributes, or others in their place."""
+        known = {"base": self.source.name, "revision": self.source.revision, "architecture": self.architecture}
+        return BakeRecord.of(edits, output, **(known | facts))
 
     def layer_parts(self, layer: int) -> set[str]:
         """Names of a decoder layer's tensors, inside the layer."""

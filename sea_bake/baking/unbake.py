@@ -11,24 +11,25 @@ from typing import Any
 
 import torch
 
-from sea_bake.artefact.record import RECORD, edit_files, read_record, recorded_base
-from sea_bake.baking.insert import CODE, ORIGINALS, SEA_SHARD
+from sea_bake.artefact import Artefact
+from sea_bake.artefact.names import CODE, ORIGINALS, RECORD, SHARD, VERIFICATION
+from sea_bake.artefact.output import check_folder, staged
+from sea_bake.artefact.record import BakeRecord
 from sea_bake.baking.open_base import OpenBase, check_edits, opened
-from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, OutputError, WrongModelError
 from sea_bake.io import progress
 from sea_bake.io.files import file_digest
-from sea_bake.io.staging import check_output, need_space, staged_folder
+from sea_bake.io.staging import need_space
 from sea_bake.model.checkpoint import Checkpoint, check_files, place
 from sea_bake.model.checkpoint.reader import SINGLE
 from sea_bake.model.checkpoint.writer import SKIPPED_FOLDERS, linkable, refuse_existing
 
-_OWN = {SEA_SHARD, CODE, "sea_verification.json"}  # what we put beside the base's files
+_OWN = {SHARD, CODE, VERIFICATION}  # what we put beside the base's files
 
 
 @dataclass(frozen=True)
-class UnbakeReport:
-    """What an unbake did.
+class RestoredBase:
+    """A base that was given back.
 
     Attributes:
         output: the base's folder.
@@ -61,7 +62,7 @@ def unbake(
     revision: str | None = None,
     overwrite: bool = False,
     copy: bool = False,
-) -> UnbakeReport:
+) -> RestoredBase:
     """Give back the base of an artefact.
 
     An insert is rebuilt from the artefact alone; with ``base`` each of its files is held against the base's. A fold is
@@ -79,52 +80,50 @@ def unbake(
         WrongModelError: the given base is another one; the message names the first file or tensor that differs.
         OutputError: ``output`` exists, or lies inside the artefact.
     """
-    artefact = Path(os.path.expanduser(artefact)).absolute()
-    data = read_record(artefact)
-    check_files(artefact)
-    how = data.get("how")
-    if how == "adapter":
+    opened_artefact = Artefact.open(artefact)
+    folder = opened_artefact.folder
+    check_files(folder)
+    if opened_artefact.kind == "adapter":
         raise CheckpointError(
-            f"{artefact.name} is an adapter: it changed nothing of its base, so there is nothing to undo. "
+            f"{folder.name} is an adapter: it changed nothing of its base, so there is nothing to undo. "
             "Load the base without it, or delete the folder."
         )
-    if how not in ("insert", "fold"):
-        raise CheckpointError(f"{artefact / RECORD} does not say how it was baked: it is damaged")
-    target = check_output(output, overwrite=overwrite, folder=True)
-    if artefact.resolve() in target.resolve().parents:
-        raise OutputError(f"{target} lies inside the artefact {artefact}: choose an output outside of it")
-    if how == "fold" or base is not None:
-        with opened(recorded_base(artefact, data, base, revision), target) as found:
-            if how == "fold":
-                return _restore(artefact, data, found, target, overwrite, copy)
-            return _rebuild(artefact, data, found.checkpoint.folder, target, overwrite, copy)
-    return _rebuild(artefact, data, None, target, overwrite, copy)
+    if opened_artefact.kind not in ("insert", "fold"):
+        raise CheckpointError(f"{folder.name} is an export: unbake the artefact that it was made from")
+    target = check_folder(output, overwrite=overwrite)
+    if folder.resolve() in target.resolve().parents:
+        raise OutputError(f"{target} lies inside the artefact {folder}: choose an output outside of it")
+    if opened_artefact.kind == "fold" or base is not None:
+        with opened(opened_artefact.base_source(base, revision), target) as given:
+            if opened_artefact.kind == "fold":
+                return _restore(opened_artefact, given, target, overwrite, copy)
+            return _rebuild(opened_artefact, given.checkpoint.folder, target, overwrite, copy)
+    return _rebuild(opened_artefact, None, target, overwrite, copy)
 
 
-def _rebuild(
-    artefact: Path, data: dict[str, Any], base: Path | None, target: Path, overwrite: bool, copy: bool
-) -> UnbakeReport:
+def _rebuild(artefact: Artefact, base: Path | None, target: Path, overwrite: bool, copy: bool) -> RestoredBase:
     """The base inside an insert: its shards under their old names, its own small files, nothing of ours."""
-    shards, patched, left_out = _insert_record(artefact, data)
-    size = sum((artefact / new).stat().st_size for new in shards.values())
-    need_space(target.parent, (0 if not copy and linkable(artefact, target.parent) else size) + (8 << 20))
+    folder, record = artefact.folder, _whole(artefact)
+    shards, patched, left_out = record.shards, record.patched, record.left_out
+    size = sum((folder / new).stat().st_size for new in shards.values())
+    need_space(target.parent, (0 if not copy and linkable(folder, target.parent) else size) + (8 << 20))
     linked = 0
-    with staged_folder(target, overwrite=overwrite) as stage:
+    with staged(target, overwrite=overwrite) as stage:
         for old, new in shards.items():
-            linked += _place(artefact / new, stage / old, copy)
-        for name in _files(artefact):
+            linked += _place(folder / new, stage / old, copy)
+        for name in _files(folder):
             if name not in {*_OWN, *shards.values(), *patched}:
-                _carry(artefact / name, stage / name)
+                _carry(folder / name, stage / name)
         for name in patched:
-            if os.path.isfile(artefact / ORIGINALS / name):
-                _carry(artefact / ORIGINALS / name, stage / name)
+            if os.path.isfile(folder / ORIGINALS / name):
+                _carry(folder / ORIGINALS / name, stage / name)
         if base is not None:
             for name in left_out:
                 if os.path.isfile(base / name):
                     linked += _place(base / name, stage / name, copy)
         restored = Checkpoint.open(stage)
         if set(restored.shards) != set(shards):
-            raise CheckpointError(f"{artefact / RECORD} lists other shards than the base's own index: it is damaged")
+            raise CheckpointError(f"{folder / RECORD} lists other shards than the base's own index: it is damaged")
         checked = 0 if base is None else _hold_against(stage, base)
         left_out = [name for name in left_out if not os.path.isfile(stage / name)]
         total = sum(f.stat().st_size for f in stage.rglob("*") if f.is_file())
@@ -133,37 +132,21 @@ def _rebuild(
         if base is not None
         else "rebuilt from the artefact alone; give --base to have every file compared"
     )
-    return UnbakeReport(target, "insert", str(data.get("base")), proof, checked, left_out, linked, total - linked)
+    return RestoredBase(target, "insert", record.base, proof, checked, left_out, linked, total - linked)
 
 
-def _insert_record(artefact: Path, data: dict[str, Any]) -> tuple[dict[str, str], list[str], list[str]]:
-    """Shard names (old -> new), patched files and left-out files of an insert's record.
-
-    Raises:
-        CheckpointError: damaged, or pointing outside of the artefact.
-    """
-    shards, patched, left_out = (data.get(key) for key in ("shards", "patched", "left_out"))
-    whole = (
-        isinstance(shards, dict)
-        and all(isinstance(name, str) for name in shards.values())
-        and all(isinstance(part, list) and all(isinstance(name, str) for name in part) for part in (patched, left_out))
-    )
-    if not whole or not isinstance(shards, dict) or not isinstance(patched, list) or not isinstance(left_out, list):
-        raise CheckpointError(f"{artefact / RECORD} is damaged: it does not list the base's files")
-    for name in (*shards, *shards.values(), *patched):
-        if Path(name).name != name or name.startswith("."):
-            raise CheckpointError(f"{artefact / RECORD} is damaged: it points outside of its folder ({name!r})")
-    for name in left_out:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise CheckpointError(f"{artefact / RECORD} is damaged: it points outside of its folder ({name!r})")
-    for new in shards.values():
-        if not os.path.isfile(artefact / new):  # which no name makes raise
-            raise CheckpointError(f"{artefact / new} is missing: the artefact is not whole")
-    if not (artefact / ORIGINALS / "config.json").is_file():
-        raise CheckpointError(f"{artefact / ORIGINALS / 'config.json'} is missing: the base's own is lost")
-    if len(shards) > 1 and SINGLE in shards:
-        raise CheckpointError(f"{artefact / RECORD} is damaged: several shards, and one is called {SINGLE}")
-    return shards, patched, left_out
+def _whole(artefact: Artefact) -> BakeRecord:
+    """The record of an insert whose files are all there. Raises CheckpointError."""
+    folder, record = artefact.folder, artefact.record
+    assert isinstance(record, BakeRecord)
+    for new in record.shards.values():
+        if not os.path.isfile(folder / new):  # which no name makes raise
+            raise CheckpointError(f"{folder / new} is missing: the artefact is not whole")
+    if not (folder / ORIGINALS / "config.json").is_file():
+        raise CheckpointError(f"{folder / ORIGINALS / 'config.json'} is missing: the base's own is lost")
+    if len(record.shards) > 1 and SINGLE in record.shards:
+        raise CheckpointError(f"{folder / RECORD} is damaged: several shards, and one is called {SINGLE}")
+    return record
 
 
 def _hold_against(stage: Path, base: Path) -> int:
@@ -186,29 +169,23 @@ def _hold_against(stage: Path, base: Path) -> int:
     return len(ours)
 
 
-def _restore(
-    artefact: Path, data: dict[str, Any], base: OpenBase, target: Path, overwrite: bool, copy: bool
-) -> UnbakeReport:
+def _restore(artefact: Artefact, base: OpenBase, target: Path, overwrite: bool, copy: bool) -> RestoredBase:
     """The base of a fold, once it is proven to be the one that was folded into."""
-    coverage = data.get("coverage")
-    changed = coverage.get("changed") if isinstance(coverage, dict) else None
-    if not isinstance(changed, dict) or not all(isinstance(c, int | float) for c in changed.values()) or not changed:
-        raise CheckpointError(f"{artefact / RECORD} is damaged: it does not list the changed tensors")
+    record = artefact.record
+    assert isinstance(record, BakeRecord)
+    changed, left_out = record.changed, record.left_out  # large files among these: linked, as shards are
     checkpoint, folder = base.checkpoint, base.checkpoint.folder
-    left_out = data.get("left_out")  # large files among them: linked, as shards are
-    if not isinstance(left_out, list) or not all(isinstance(name, str) for name in left_out):
-        raise CheckpointError(f"{artefact / RECORD} is damaged: it does not list what was left out")
     try:
-        check_edits(base, [Edit.load(path) for path in edit_files(artefact)])
+        check_edits(base, artefact.edits)
     except WrongModelError as error:
         raise WrongModelError(
             f"{base.source.name} is not the base of {artefact.name}: its weights are not those of "
-            f"'{data.get('base')}', into which the edit was folded"
+            f"'{record.base}', into which the edit was folded"
         ) from error
-    _prove_fold(artefact, checkpoint, changed)
+    _prove_fold(artefact.folder, checkpoint, changed)
     need_space(target.parent, (0 if not copy and linkable(folder, target.parent) else checkpoint.size()) + (8 << 20))
     linked = 0
-    with staged_folder(target, overwrite=overwrite) as stage:
+    with staged(target, overwrite=overwrite) as stage:
         for name in _files(folder):
             if name in {*checkpoint.shards, *left_out}:
                 linked += _place(folder / name, stage / name, copy)
@@ -220,7 +197,7 @@ def _restore(
         f"the base itself, proven to be the one: of its {count} tensors, exactly the {differ} that the fold "
         "lists differ from the artefact's"
     )
-    return UnbakeReport(target, "fold", str(data.get("base")), proof, 0, [], linked, total - linked)
+    return RestoredBase(target, "fold", record.base, proof, 0, [], linked, total - linked)
 
 
 def _prove_fold(artefact: Path, base: Checkpoint, changed: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from sea_bake.cli.printing import Json, Overwrite, Quiet, emit, prepare, size
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from sea_bake.artefact import Artefact
     from sea_bake.edit import Edit
 
 
@@ -27,26 +28,19 @@ def inspect(
 ) -> None:
     """Show an edit, or a baked folder: layers, ranks, spectra, provenance, size, verification."""
     console = prepare(as_json=as_json, quiet=quiet)
-    from sea_bake.artefact.record import RECORD, edit_files, is_artefact, read_record
+    import os
+
+    from sea_bake.artefact import Artefact
     from sea_bake.edit import Edit
-    from sea_bake.errors import CheckpointError, EditError
-    from sea_bake.io.files import read_json
-    from sea_bake.verification import REPORT
 
     facts: dict[str, Any] = {}
-    files = [path]
-    if path.is_dir():
-        if not is_artefact(path):
-            raise EditError(f"{path} is a folder that sea_bake did not bake: it has no {RECORD}")
-        files = edit_files(path)
-        facts["bake"] = read_record(path)
-        facts["bytes"] = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
-        facts["verification"] = read_json(path / REPORT) if (path / REPORT).is_file() else None
-    edits = [Edit.load(file) for file in files]
-    try:
-        closing = _verdict(path, facts) if "bake" in facts else []
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: {RECORD} or {REPORT} is damaged: it lacks or garbles {error}") from error
+    closing: list[str] = []
+    if os.path.isfile(os.path.expanduser(path)):
+        files, edits = [Path(os.path.expanduser(path))], [Edit.load(path)]
+    else:
+        artefact = Artefact.open(path)
+        files, edits, closing = artefact.edit_files, artefact.edits, _verdict(artefact)
+        facts = _facts(artefact)
     facts["edits"] = [describe_edit(edit) | {"bytes": file.stat().st_size} for edit, file in zip(edits, files)]
     if plot is not None:
         from sea_bake.pages.pictures import plot_edit
@@ -66,14 +60,26 @@ def inspect(
         console.print(f"drew {plot}", markup=False)
 
 
-def _verdict(path: Path, facts: dict[str, Any]) -> list[str]:
+def _facts(artefact: Artefact) -> dict[str, Any]:
+    """Its record, size and verification as plain data."""
+    from sea_bake.artefact.record import portable
+
+    found = artefact.last_verification
+    record = portable(artefact.record.to_json())
+    verification = None if found is None else found.to_json()
+    kind = "export" if artefact.kind == "onnx" else "bake"
+    return {kind: record, "bytes": artefact.size, "verification": verification, "verdict": artefact.verdict}
+
+
+def _verdict(artefact: Artefact) -> list[str]:
     """What an artefact is, and whether it has been verified."""
-    bake, verification = facts["bake"], facts["verification"]
-    approximation = bake.get("details", {}).get("approximation")
+    bake, found = artefact.bake, artefact.last_verification
+    approximation = bake.approximation if bake else None
     good = "verified" if approximation is None else "approximate, as promised"
-    verdict = "not verified yet" if verification is None else good if verification["passed"] else "NOT verified"
+    verdict = "not verified yet" if found is None else "NOT verified" if not found.passed else good
+    changed = f", but {artefact.doubt}" if found is not None and found.passed and artefact.doubt else ""
     shown = [] if approximation is None else [approximation_summary(approximation)]
-    return [*shown, f"{path}: {bake['architecture']}, {size(facts['bytes'])}, {verdict}"]
+    return [*shown, f"{artefact.folder}: {artefact.record.architecture}, {size(artefact.size)}, {verdict}{changed}"]
 
 
 def describe_edit(edit: Edit) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from sea_bake.cli.printing import Json, Quiet, emit, prepare, size
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sea_bake.publishing import PublishReport
+    from sea_bake.publishing import Publication
 
 
 def publish(
@@ -73,7 +73,7 @@ def publish(
     show(report, console)
 
 
-def show(report: PublishReport, console: Console) -> None:
+def show(report: Publication, console: Console) -> None:
     """The card (of a dry run), the files, and what became of each."""
     from rich.markup import escape
     from rich.table import Table

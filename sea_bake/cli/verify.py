@@ -13,7 +13,7 @@ from sea_bake.cli.printing import Device, Dtype, Json, Quiet, Revision, emit, pr
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sea_bake.verification import Report
+    from sea_bake.verification import Verification
 
 
 def verify(
@@ -60,7 +60,7 @@ def verify(
         raise typer.Exit(1)
 
 
-def show(report: Report, console: Console) -> None:
+def show(report: Verification, console: Console) -> None:
     """The table and the verdict."""
     from rich.table import Table
 

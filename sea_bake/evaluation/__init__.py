@@ -4,14 +4,15 @@ interval and a paired test (extra ``eval``).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from sea_bake.artefact.record import is_artefact
-from sea_bake.artefact.seal import seal
+from sea_bake.artefact import Artefact
+from sea_bake.artefact.evaluation import Evaluation, Row
+from sea_bake.artefact.names import EVALUATION
 from sea_bake.edit import Edit
 from sea_bake.errors import EvaluationError, SettingError, missing_extra
 from sea_bake.evaluation import conditions, damage, units
@@ -19,20 +20,17 @@ from sea_bake.evaluation import rendering as reporting
 from sea_bake.evaluation.doors import Doors
 from sea_bake.evaluation.judge import Judge
 from sea_bake.evaluation.keeping import Keeping
-from sea_bake.evaluation.results import Evaluation, Row, ordered, rows_of, samples_of
+from sea_bake.evaluation.results import ordered, rows_of, samples_of
 from sea_bake.evaluation.running import run
 from sea_bake.evaluation.tasks import TASKS, export_tasks, locate
-from sea_bake.io.files import write_json
-from sea_bake.io.staging import staged_file
 
-INSIDE = "sea/evaluation.json"  # in an artefact, for its model card
 DEFAULT_TASKS = ("truthfulqa_mc1", "truthfulqa_mc2", "bbq", "hellaswag")
 
-__all__ = ["DEFAULT_TASKS", "INSIDE", "TASKS", "Evaluation", "Judge", "Row", "evaluate", "export_tasks"]
+__all__ = ["DEFAULT_TASKS", "TASKS", "Evaluation", "Judge", "Row", "evaluate", "export_tasks"]
 
 
 def evaluate(
-    model: str | Path,
+    model: str | Path | Artefact,
     *,
     edit: Edit | str | Path | Sequence[Edit | str | Path] | None = None,
     base: str | Path | None = None,
@@ -91,8 +89,6 @@ def evaluate(
             raise SettingError(f"{name} = {value} is less than {least}")
     if batch_size < 1:
         raise SettingError(f"batch size = {batch_size} is less than 1")
-    if write and not is_artefact(model):
-        raise SettingError(f"{model} is no artefact of sea_bake, so nothing can be written into it")
     local = None if data is None else locate(tasks, data)
     names = [task.name for task in local] if local is not None else list(dict.fromkeys(tasks))
     if not names and not cost:
@@ -100,10 +96,12 @@ def evaluate(
     texts = damage.read_texts(neutral) if cost else []
     kept = Keeping(output, overwrite=overwrite)
     doors = Doors.of(model, edit=edit, base=base, revision=revision, dtype=dtype, device=device)
+    if write and doors.artefact is None:
+        raise SettingError(f"{model} is no artefact of sea_bake, so nothing can be written into it")
     tokenizer = doors.tokenizer()
     if chat and not getattr(tokenizer, "chat_template", None):
         raise EvaluationError(f"the tokenizer of '{doors.base.name}' has no chat template: leave --chat away")
-    sealed = seal(model) if write else None
+    sealed = doors.artefact.seal() if write and doors.artefact else {}
     remarks: list[str] = []
 
     def tell(text: str) -> None:
@@ -130,9 +128,8 @@ def evaluate(
     )
     if kept.folder is not None:
         reporting.write(evaluation, kept.folder)
-    if sealed is not None:
-        with staged_file(Path(os.path.expanduser(model)) / INSIDE, overwrite=True) as stage:
-            write_json(stage, evaluation.to_json() | {"files": sealed})
+    if write and doors.artefact is not None:
+        doors.artefact.write(EVALUATION, replace(evaluation, files=sealed).to_json())
     return evaluation
 
 

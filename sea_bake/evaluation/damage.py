@@ -19,9 +19,10 @@ from torch import Tensor
 
 from sea_bake.activations.capture import GREEDY
 from sea_bake.activations.prompts import pad_id, render
+from sea_bake.artefact.evaluation import Record
 from sea_bake.errors import EvaluationError
 from sea_bake.evaluation.finite import check_finite, watched
-from sea_bake.evaluation.measures import Measure, Record
+from sea_bake.evaluation.measures import Column
 from sea_bake.evaluation.neutral import PROMPTS, TEXTS
 
 NEUTRAL, GENERATION = "neutral_text", "generation"
@@ -153,12 +154,12 @@ def _columns(*names: str) -> Callable[[Record], tuple[float, ...] | None]:
 
 MEASURES = {
     NEUTRAL: [
-        Measure("kl", "KL from base, per token", _columns("kl", "compared"), better="lower", unit="nats", judged=False),
-        Measure("perplexity", "perplexity", _columns("nll", "tokens"), "perplexity", "lower", ""),
-        Measure("top1", "same top token as base", _columns("agreed", "compared"), judged=False),
+        Column("kl", "KL from base, per token", _columns("kl", "compared"), better="lower", unit="nats", judged=False),
+        Column("perplexity", "perplexity", _columns("nll", "tokens"), "perplexity", better="lower", unit=""),
+        Column("top1", "same top token as base", _columns("agreed", "compared"), judged=False),
     ],
     GENERATION: [
-        Measure("repetition", "repeated 4-grams", _columns("repeated", "one"), better="lower"),
-        Measure("length", "tokens, at most 64", _columns("length", "one"), unit="", judged=False),
+        Column("repetition", "repeated 4-grams", _columns("repeated", "one"), better="lower"),
+        Column("length", "tokens, at most 64", _columns("length", "one"), unit="", judged=False),
     ],
 }

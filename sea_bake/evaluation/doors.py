@@ -6,22 +6,22 @@ import contextlib
 import gc
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sea_bake import modeling_sea
-from sea_bake.artefact.export import is_export
-from sea_bake.artefact.record import edit_files, is_artefact, read_record, recorded_base
-from sea_bake.artefact.seal import matters, seal
+from sea_bake.artefact import Artefact, is_artefact
+from sea_bake.artefact.evaluation import edit_digest
+from sea_bake.artefact.loading import load_inserted
+from sea_bake.artefact.opened import ONNX
+from sea_bake.artefact.seal import matters
 from sea_bake.edit import Edit, live
-from sea_bake.errors import CheckpointError, EvaluationError
+from sea_bake.errors import EvaluationError
 from sea_bake.io import progress
-from sea_bake.io.files import file_digest, read_json
-from sea_bake.model.loading import architecture, check_kernels, default_device, load_model, load_tokenizer, parse_dtype
+from sea_bake.io.files import file_digest
+from sea_bake.model.loading import default_device, load_model, load_tokenizer, parse_dtype
 from sea_bake.model.lora import merge_into
 from sea_bake.model.source import ModelSource
 
@@ -42,7 +42,7 @@ class Doors:
 
     base: ModelSource
     edits: list[Edit] = field(default_factory=list)
-    artefact: Path | None = None
+    artefact: Artefact | None = None
     how: str | None = None
     dtype: str = "auto"
     device: str | None = None
@@ -51,7 +51,7 @@ class Doors:
     @classmethod
     def of(
         cls,
-        model: str | Path,
+        model: str | Path | Artefact,
         *,
         edit: Edit | str | Path | Sequence[Edit | str | Path] | None = None,
         base: str | Path | None = None,
@@ -68,27 +68,22 @@ class Doors:
         parse_dtype(dtype)
         given = [] if edit is None else [edit] if isinstance(edit, Edit | str | Path) else list(edit)
         edits = [e if isinstance(e, Edit) else Edit.load(e) for e in given]
-        folder = Path(os.path.expanduser(model))
-        if is_export(folder):
-            raise EvaluationError(
-                f"{folder} is an export, which the harness does not run: evaluate the artefact that it was made from "
-                "(sea-bake verify holds the export against the same edit)"
-            )
-        if not is_artefact(folder):
+        if not isinstance(model, Artefact) and not is_artefact(model):
             if base is not None:
                 raise EvaluationError(f"--base belongs to an artefact, and {model} is not one: it is the base itself")
             source = ModelSource.parse(model, revision)
             return cls(source, edits, None, "live" if edits else None, dtype, device)
+        artefact = Artefact.open(model)
+        if artefact.kind == ONNX:
+            raise EvaluationError(
+                f"{artefact.folder} is an export, which the harness does not run: evaluate the artefact that it was "
+                "made from (sea-bake verify holds the export against the same edit)"
+            )
         if edits:
             raise EvaluationError(
-                f"{model} is an artefact, with its edits in it: evaluate it without --edit, or the edit on its base"
+                f"{artefact.folder} is an artefact, with its edits in it: drop --edit, or evaluate the edit on its base"
             )
-        folder = folder.absolute()
-        record = read_record(folder)
-        how = str(record.get("how"))
-        if how not in ("insert", "fold", "adapter"):
-            raise CheckpointError(f"{folder} is recorded as '{how}', which this sea_bake does not know: bake it again")
-        return cls(recorded_base(folder, record, base, revision), [], folder, how, dtype, device)
+        return cls(artefact.base_source(base, revision), [], artefact, artefact.kind, dtype, device)
 
     @property
     def names(self) -> list[str]:
@@ -106,7 +101,7 @@ class Doors:
 
     def all_edits(self) -> list[Edit]:
         """Those that act live, or the artefact's own, in the order in which they act."""
-        return self.edits or ([Edit.load(path) for path in edit_files(self.artefact)] if self.artefact else [])
+        return self.edits or (self.artefact.edits if self.artefact else [])
 
     def identity(self, name: str) -> str:
         """A digest of all that decides what a door answers: every byte of its files, edits, dtype, device."""
@@ -114,7 +109,7 @@ class Doors:
         if name == BASE or self.how in ("live", "adapter"):
             told.append(self._base_contents)
         if name != BASE and self.artefact:
-            told.append(seal(self.artefact))
+            told.append(self.artefact.seal())
         if name == "live":
             told += [edit_digest(edit) for edit in self.edits]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
@@ -154,38 +149,20 @@ class Doors:
             return self._checked(load_model(self.base, **options))
         assert self.artefact is not None
         if self.how == "fold":
-            return load_model(self.artefact, **options)
+            return load_model(self.artefact.folder, **options)
         if self.how == "adapter":  # in the base's own dtype, as PEFT would; then in the one asked for
             model = self._checked(load_model(self.base, device=self.device))
-            merge_into(model, ModelSource.parse(self.artefact))
+            merge_into(model, ModelSource.parse(self.artefact.folder))
             wanted = parse_dtype(self.dtype)
             return model if isinstance(wanted, str) else model.to(wanted)
-        return self._inserted()
+        device = self.device or default_device()
+        return load_inserted(self.artefact.folder, dtype=parse_dtype(self.dtype), device=device)
 
     def _checked(self, model: Any) -> Any:
         """The base of an artefact, if it is the one that the edits inside were fitted on (else WrongModelError)."""
         for edit in self.all_edits() if self.artefact else ():
             edit.check(model)
         return model
-
-    def _inserted(self) -> Any:
-        """The package's own modeling code, never the file inside the artefact."""
-        assert self.artefact is not None
-        config = read_json(self.artefact / "config.json")
-        check_kernels(config)
-        name, device = architecture(config) or "", self.device or default_device()
-        options = {"device_map": device} if device != "cpu" else {}
-        try:
-            kind = getattr(modeling_sea, name if name.startswith("SEA") else f"SEA{name}")
-            model, found = kind.from_pretrained(
-                self.artefact, dtype=parse_dtype(self.dtype), use_safetensors=True, output_loading_info=True, **options
-            )
-        except Exception as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise CheckpointError(f"the artefact '{self.artefact.name}' cannot be loaded: {lines[0]}") from error
-        if found["missing_keys"]:
-            raise CheckpointError(f"'{self.artefact.name}' is incomplete: it lacks {sorted(found['missing_keys'])[0]}")
-        return model.eval()
 
     def describe(self) -> dict[str, Any]:
         """For people and programs: names only, no paths."""
@@ -207,13 +184,3 @@ def _contents(path: Path) -> dict[str, str]:
             told[file.name] = file_digest(file)
             advance(1)
     return told
-
-
-def edit_digest(edit: Edit) -> str:
-    """SHA-256 of all that decides what an edit does to an activation."""
-    digest = hashlib.sha256(f"{edit.site.value} {edit.merge} {edit.feature} {edit.parts} {edit.alpha}".encode())
-    for layer in edit.layers:
-        projector = edit.projectors[layer]
-        for rows in (projector.positive, projector.negative):
-            digest.update(f"{layer} {tuple(rows.shape)}".encode() + rows.contiguous().numpy().tobytes())
-    return digest.hexdigest()

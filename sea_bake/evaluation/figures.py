@@ -5,8 +5,8 @@ from __future__ import annotations
 from textwrap import shorten
 from typing import Any
 
+from sea_bake.artefact.evaluation import Evaluation, Row
 from sea_bake.evaluation.measures import margin_of
-from sea_bake.evaluation.results import Evaluation, Row
 from sea_bake.pages.pictures import Picture, drawing, need_matplotlib
 
 _GAIN, _COST = "#3b6fb6", "0.45"

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sea_bake.artefact.evaluation import Record, Row
 from sea_bake.demonstrations import Demonstration
 from sea_bake.edit import Edit, live
 from sea_bake.errors import SettingError
 from sea_bake.evaluation import units
-from sea_bake.evaluation.measures import Record
 from sea_bake.evaluation.neutral import TEXTS
-from sea_bake.evaluation.results import Row, rows_of
+from sea_bake.evaluation.results import rows_of
 from sea_bake.evaluation.running import Advance, Session, Unit, answered
 from sea_bake.evaluation.tasks import locate
 

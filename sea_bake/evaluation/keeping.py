@@ -12,8 +12,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from sea_bake.artefact.evaluation import Record
 from sea_bake.errors import OutputError
-from sea_bake.evaluation.measures import Record
 from sea_bake.io.staging import check_output, staged_file
 
 EXAMPLES = "examples"

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sea_bake.activations.prompts import encode
+from sea_bake.artefact.evaluation import Record
 from sea_bake.demonstrations import Demonstration
-from sea_bake.evaluation.measures import Record
 
 if TYPE_CHECKING:
     from sea_bake.evaluation.running import Session

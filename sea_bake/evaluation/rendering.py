@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from sea_bake.artefact.evaluation import Estimate, Evaluation, P, Row
 from sea_bake.evaluation import figures
 from sea_bake.evaluation.keeping import PAPERS
-from sea_bake.evaluation.results import Evaluation, Row
-from sea_bake.evaluation.statistics import FEW, RESAMPLES, Estimate, P
+from sea_bake.evaluation.statistics import FEW, RESAMPLES
 from sea_bake.io.staging import staged_file
 from sea_bake.pages import html as markup
 

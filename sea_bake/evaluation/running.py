@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sea_bake.artefact.evaluation import Record
 from sea_bake.errors import EvaluationError
 from sea_bake.evaluation import damage
 from sea_bake.evaluation.doors import Doors
 from sea_bake.evaluation.finite import check_finite
 from sea_bake.evaluation.keeping import Keeping, digest
-from sea_bake.evaluation.measures import Record
 from sea_bake.evaluation.prefixes import Scorer, no_memory, out_of_memory
 from sea_bake.io import progress
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from sea_bake.artefact.evaluation import Estimate, Paired
 
 RESAMPLES = 5000
 LEVEL = 0.95
@@ -34,54 +35,11 @@ STATISTICS: dict[str, Callable[[Array], Array]] = {
     "perplexity": lambda s: np.exp(_ratio(s[..., 0], s[..., 1])),
 }
 
-P = 0.05  # two-sided: below it a difference is told from chance, where its interval leaves 0 out too
 FEW = 10  # examples: with fewer, resampling them says too little of others
 _SPANS = {"ratio": 1.0, "bias": 2.0, "ambiguous bias": 2.0}  # how far a statistic of yes/no answers reaches
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def half(self) -> float:
-        """Half of the interval's width: what stands behind "±"."""
-        return (self.high - self.low) / 2
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One measure, on one door or on two.
-
-    Attributes:
-        n: examples.
-        base: of the base.
-        edited: of the other door; None where there is none.
-        difference: edited - base, from the same resamples of the same examples; None where there is no other door.
-        p, test: two-sided p-value of the paired test named; None where there is no other door.
-        changed: examples on which the doors differ.
-    """
-
-    n: int
-    base: Estimate
-    edited: Estimate | None = None
-    difference: Estimate | None = None
-    p: float | None = None
-    test: str | None = None
-    changed: int | None = None
-
-    @property
-    def shown(self) -> bool:
-        """Whether there is a difference: its interval leaves 0 out, and the paired test says the same."""
-        found = self.difference
-        return found is not None and not found.low <= 0 <= found.high and (self.p or 0.0) < P
-
-
-def compare(base: Array, edited: Array | None = None, statistic: str = "ratio") -> Comparison:
+def compare(base: Array, edited: Array | None = None, statistic: str = "ratio") -> Paired:
     """Measure one door, or two on the same examples.
 
     Percentile intervals from 5,000 paired resamples of the examples (Efron and Tibshirani 1993, chapter 13). Yes/no
@@ -104,7 +62,7 @@ def compare(base: Array, edited: Array | None = None, statistic: str = "ratio") 
     if yes_no(doors, statistic):
         estimates = [_never(e, n) if e.value in (0, 1) else e for e in estimates]
     if edited is None:
-        return Comparison(n, estimates[0])
+        return Paired(n, estimates[0])
     differs = (doors[0] != doors[1]).any(-1)
     difference = _estimate(float(values[1] - values[0]), drawn[:, 1] - drawn[:, 0])
     if yes_no(doors, statistic):
@@ -115,7 +73,7 @@ def compare(base: Array, edited: Array | None = None, statistic: str = "ratio") 
         # No answer changed, so no resample shows a change. With 95 % confidence fewer than 3/n of all do.
         half = _SPANS[statistic] * min(1.0, 3 / n)
         difference = Estimate(0.0, -half, half)
-    return Comparison(n, estimates[0], estimates[1], difference, p, test, int(differs.sum()))
+    return Paired(n, estimates[0], estimates[1], difference, p, test, int(differs.sum()))
 
 
 def _never(found: Estimate, n: int) -> Estimate:

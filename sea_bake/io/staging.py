@@ -11,7 +11,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sea_bake.errors import OutputError
@@ -20,8 +20,17 @@ from sea_bake.io import interrupts
 _MARK = ".sea-bake-"
 
 
-def check_output(path: str | Path, *, overwrite: bool = False, folder: bool) -> Path:
+def is_empty(folder: Path) -> bool:
+    return not any(folder.iterdir())
+
+
+def check_output(
+    path: str | Path, *, overwrite: bool = False, folder: bool, ours: Callable[[Path], bool] = is_empty
+) -> Path:
     """The output path, made absolute, after every check that can be made before heavy work.
+
+    Args:
+        ours: whether a folder that is there may be replaced when ``overwrite`` is on.
 
     Raises:
         OutputError: it exists and ``overwrite`` is off; it is of the other kind; its parent cannot be written to.
@@ -33,7 +42,7 @@ def check_output(path: str | Path, *, overwrite: bool = False, folder: bool) -> 
             raise OutputError(f"{path} exists and is not a {kind}: choose another output")
         if not overwrite:
             raise OutputError(f"{path} exists already: choose another output or pass --overwrite")
-        if folder and not _is_ours(path):
+        if folder and not ours(path):
             raise OutputError(
                 f"{path} was not written by sea_bake, so --overwrite will not replace it: remove it yourself"
             )
@@ -42,12 +51,6 @@ def check_output(path: str | Path, *, overwrite: bool = False, folder: bool) -> 
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise OutputError(f"cannot write into {existing}: it is not a folder that this user may write to")
     return path
-
-
-def _is_ours(folder: Path) -> bool:
-    """An empty folder, or one that carries our mark: ``--overwrite`` never deletes anything else."""
-    marks = ("bake.json", "export.json", "report.json")
-    return not any(folder.iterdir()) or any((folder / "sea" / name).is_file() for name in marks)
 
 
 def need_space(folder: Path, size: int) -> None:
@@ -66,13 +69,15 @@ def need_space(folder: Path, size: int) -> None:
 
 
 @contextlib.contextmanager
-def staged_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+def staged_folder(
+    path: str | Path, *, overwrite: bool = False, ours: Callable[[Path], bool] = is_empty
+) -> Iterator[Path]:
     """A temporary sibling folder to fill; renamed to ``path`` on success, removed on any exception.
 
     Raises:
         OutputError: see :func:`check_output`; or the disk filled up on the way.
     """
-    path = check_output(path, overwrite=overwrite, folder=True)
+    path = check_output(path, overwrite=overwrite, folder=True, ours=ours)
     with scratch_folder(path) as stage:
         yield stage
         stage.chmod(0o777 & ~_umask())

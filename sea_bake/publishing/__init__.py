@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sea_bake.errors import PublishError
-from sea_bake.publishing.artefact import Artefact, check_repo_id
+from sea_bake.artefact import Artefact
+from sea_bake.artefact.names import CARD, PAGE, RECIPE
+from sea_bake.errors import EvaluationError, OutputError, PublishError
 from sea_bake.publishing.card import render
-from sea_bake.publishing.contents import CARD, collect
-from sea_bake.publishing.evaluation import EVALUATION, Result, read_results
+from sea_bake.publishing.contents import collect
+from sea_bake.publishing.hub_names import check_repo_id
 from sea_bake.publishing.licence import find
-from sea_bake.publishing.page import check_page
-from sea_bake.publishing.provenance import RECIPE, recipe_text, renamed
+from sea_bake.publishing.recipe import dump
+from sea_bake.publishing.renaming import renamed
 from sea_bake.publishing.upload import push
 
-__all__ = ["EVALUATION", "PublishReport", "Result", "publish"]
+__all__ = ["Publication", "publish"]
 
 
 @dataclass(frozen=True)
-class PublishReport:
+class Publication:
     """What was published, or would be.
 
     Attributes:
@@ -62,7 +63,7 @@ class PublishReport:
 
 
 def publish(
-    artefact: str | Path,
+    artefact: str | Path | Artefact,
     repo: str,
     *,
     public: bool = False,
@@ -74,7 +75,7 @@ def publish(
     base_model: str | None = None,
     license: str | None = None,
     datasets: Sequence[str] = (),
-) -> PublishReport:
+) -> Publication:
     """Upload a baked or exported folder with a model card and its recipe. The folder itself is not changed.
 
     The token is huggingface_hub's own (``hf auth login``, or HF_TOKEN). What the Hub holds already is not sent: a
@@ -101,22 +102,24 @@ def publish(
         raise PublishError(f"'{repo}' lacks its owner: give USER/NAME")
     for dataset in datasets:
         check_repo_id(dataset, "the data set")
-    found = Artefact.open(artefact, unverified=unverified, base_model=base_model)
-    results = read_results(found.folder, (found.verification or {}).get("files"))
+    found = replace(Artefact.open(artefact), base_id=base_model)
+    _check(found, unverified=unverified)
+    try:
+        evaluation, page = found.evaluation, found.page
+    except (EvaluationError, OutputError) as error:
+        raise PublishError(str(error)) from error
     licence, base_card = find(found, license)
-    page = check_page(found)
     made = renamed(found, base_model)
-    recipe = recipe_text(found, repo, base_model)
-    made |= {RECIPE: recipe} if recipe else {}
+    made[RECIPE] = dump(found, model=base_model, output=repo.rpartition("/")[2])
     card = render(
         found,
         repo,
         licence=licence,
         base_card=base_card,
-        results=results,
+        results=[row for row in evaluation.headlines if not row.measure.part] if evaluation else [],
         datasets=[*dict.fromkeys([*datasets, *_datasets(found)])],
-        recipe=RECIPE if recipe else None,
-        report=page,
+        recipe=RECIPE,
+        report=PAGE if page else None,
         revision=None if create_pr else revision,
     )
     items, left_out = collect(found, made | {CARD: card})
@@ -129,20 +132,39 @@ def publish(
         "card": card,
     }
     if dry_run:
-        return PublishReport(url=None, private=not public, commit=None, pull_request=None, **common)
+        return Publication(url=None, private=not public, commit=None, pull_request=None, **common)
     pushed = push(
         items,
         repo,
         card=card,
         message=commit_message
-        or f"{found.base_name.rpartition('/')[2]} with SEA baked in ({found.how}, {found.verdict})",
+        or f"{found.base_name.rpartition('/')[2]} with SEA baked in ({found.kind}, {found.verdict})",
         public=public,
         revision=revision,
         create_pr=create_pr,
         base=found.base,
         base_revision=found.revision,
     )
-    return PublishReport(**common, **asdict(pushed))
+    return Publication(**common, **asdict(pushed))
+
+
+def _check(artefact: Artefact, *, unverified: bool) -> None:
+    """Raise PublishError for what is no edited model, not verified, or could not be found again."""
+    folder = artefact.folder
+    if artefact.how == "unedited":
+        raise PublishError(f"{folder} is the export of an unedited model: there is no edit in it to publish")
+    if artefact.doubt and not unverified:
+        raise PublishError(
+            f"{folder} is not verified: {artefact.doubt}. Run sea-bake verify {folder}, or pass --unverified, which "
+            "the model card then says in its first line."
+        )
+    if artefact.base is not None:
+        check_repo_id(artefact.base, "the base")
+    if artefact.kind == "adapter" and artefact.base is None:
+        raise PublishError(
+            f"an adapter loads onto its base, and '{artefact.record.base}' is the name of a local folder: say what "
+            "the base is called on the Hub with --base-model"
+        )
 
 
 def _datasets(artefact: Artefact) -> list[str]:

@@ -6,13 +6,15 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from sea_bake.artefact import Artefact
+from sea_bake.artefact.evaluation import Row
+from sea_bake.artefact.opened import ONNX
 from sea_bake.publishing import proof, sections
-from sea_bake.publishing.artefact import ONNX, Artefact
-from sea_bake.publishing.evaluation import Result
 from sea_bake.publishing.licence import Licence
 
 # What the Hub's model tree calls an edit of this kind: the edited weights are new ones, whatever file they lie in.
 _RELATIONS = {"insert": "finetune", "fold": "finetune", "adapter": "adapter", ONNX: "finetune"}
+_TASKS = {"AutoModelForImageTextToText": "image-text-to-text"}  # else text-generation, encoder-decoders too
 _LIBRARIES = {"insert": "transformers", "fold": "transformers", "adapter": "peft", ONNX: "transformers.js"}
 
 
@@ -22,7 +24,7 @@ def render(
     *,
     licence: Licence,
     base_card: dict[str, Any],
-    results: Sequence[Result] = (),
+    results: Sequence[Row] = (),
     datasets: Sequence[str] = (),
     recipe: str | None = None,
     report: str | None = None,
@@ -73,22 +75,22 @@ def metadata(
     *,
     licence: Licence,
     base_card: dict[str, Any],
-    results: Sequence[Result] = (),
+    results: Sequence[Row] = (),
     datasets: Sequence[str] = (),
 ) -> Any:
     """The card's metadata, as huggingface_hub's ModelCardData."""
     from huggingface_hub import ModelCardData
 
-    relation = _RELATIONS[artefact.how]
+    relation = _RELATIONS[artefact.kind]
     tags = ["sea", "sea_bake", "activation-steering", "model-editing", "arxiv:2405.09719"]
-    tags += ["onnx"] if artefact.how == ONNX else ["lora"] if artefact.how == "adapter" else []
-    tags += ["custom_code"] if artefact.how == "insert" else []
+    tags += ["onnx"] if artefact.kind == ONNX else ["lora"] if artefact.kind == "adapter" else []
+    tags += ["custom_code"] if artefact.kind == "insert" else []
     tags += ["unverified"] if artefact.doubt else ["approximate"] if artefact.approximate else []
     tags += [f"base_model:{relation}:{artefact.base}"] if artefact.base else []
     return ModelCardData(
         language=_languages(base_card.get("language")),
-        library_name=_LIBRARIES[artefact.how],
-        pipeline_tag=artefact.pipeline_tag,
+        library_name=_LIBRARIES[artefact.kind],
+        pipeline_tag=_TASKS.get(artefact.auto_class, "text-generation"),
         base_model=artefact.base,
         base_model_relation=relation if artefact.base else None,
         datasets=list(datasets) or None,
@@ -105,17 +107,17 @@ def _languages(value: Any) -> list[str] | None:
     return [code for code in codes if isinstance(code, str) and re.fullmatch(r"[\w-]{2,20}", code)] or None
 
 
-def _eval_result(result: Result, artefact: Artefact) -> Any:
+def _eval_result(result: Row, artefact: Artefact) -> Any:
     from huggingface_hub import EvalResult
 
     return EvalResult(
-        task_type=artefact.pipeline_tag,
+        task_type=_TASKS.get(artefact.auto_class, "text-generation"),
         dataset_type=result.dataset["type"],
         dataset_name=result.dataset["name"],
         dataset_config=result.dataset.get("config"),
         dataset_split=result.dataset.get("split"),
         dataset_revision=result.dataset.get("revision"),
-        metric_type=result.metric["type"],
-        metric_name=result.metric["name"],
-        metric_value=result.value,
+        metric_type=result.measure.key,
+        metric_name=result.measure.name,
+        metric_value=(result.found.edited or result.found.base).value,
     )

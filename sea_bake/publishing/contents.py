@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sea_bake import modeling_sea
+from sea_bake.artefact import Artefact
+from sea_bake.artefact.names import CARD, CODE, EDIT, VERIFICATION
+from sea_bake.artefact.opened import ONNX
 from sea_bake.artefact.seal import files
-from sea_bake.baking.insert import CODE
 from sea_bake.errors import PublishError
 from sea_bake.io.files import file_digest, read_json
 from sea_bake.model.checkpoint.reader import INDEX, SINGLE
-from sea_bake.publishing.artefact import ONNX, Artefact
-from sea_bake.verification import REPORT
+from sea_bake.model.lora import WEIGHTS
 
-CARD = "README.md"
 _CODE = {".py", ".so", ".pyc", ".sh", ".js", ".exe", ".dll"}
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".h5", ".msgpack", ".ot"}
 _VOCABULARIES = {
@@ -69,12 +69,14 @@ def collect(artefact: Artefact, made: dict[str, str]) -> tuple[list[Item], list[
         PublishError: a link, a pickle, code that is not ours, weights that nothing loads, a local path or a token.
     """
     folder = artefact.folder
-    sealed: dict[str, str] = (artefact.verification or {}).get("files") or {}
+    sealed = artefact.verification.files if artefact.verification else {}
     taken: dict[str, Item] = {name: Item.of(name, text.encode()) for name, text in made.items()}
     _refuse_links(folder)
     for name in files(folder):
         _refuse(artefact, name)
-        if name not in taken and not (name == REPORT and artefact.verification is None):  # it speaks of other files
+        if name not in taken and not (
+            name == VERIFICATION and artefact.verification is None
+        ):  # it speaks of other files
             taken[name] = Item.of(name, folder / name, sealed.get(name))
     items = sorted(taken.values(), key=lambda item: item.path)
     for item in items:
@@ -85,7 +87,7 @@ def collect(artefact: Artefact, made: dict[str, str]) -> tuple[list[Item], list[
 def _refuse(artefact: Artefact, name: str) -> None:
     """Raise PublishError for a file that has no business in a repository of this kind."""
     path, suffix = artefact.folder / name, Path(name).suffix.lower()
-    if name == CODE and artefact.how == "insert":
+    if name == CODE and artefact.kind == "insert":
         if path.read_bytes() != Path(modeling_sea.__file__).read_bytes():
             raise PublishError(
                 f"{path} is not the file that this sea_bake writes, and it is run by everybody who loads the model: "
@@ -94,7 +96,7 @@ def _refuse(artefact: Artefact, name: str) -> None:
         return
     if suffix in _CODE:
         raise PublishError(f"{path} is code, and not sea_bake's: take it out, publish runs and ships no other code")
-    if suffix in _PICKLES or (suffix.startswith(".onnx") and artefact.how != ONNX) or suffix == ".gguf":
+    if suffix in _PICKLES or (suffix.startswith(".onnx") and artefact.kind != ONNX) or suffix == ".gguf":
         raise PublishError(
             f"{path} holds weights in another form ({suffix}), which is not what was verified: remove it"
         )
@@ -105,10 +107,10 @@ def _refuse(artefact: Artefact, name: str) -> None:
 def _weights(artefact: Artefact) -> set[str]:
     """Paths of the safetensors files that make up an artefact."""
     folder = artefact.folder
-    found = {f"sea/edit-{i}.safetensors" for i in range(len(artefact.edits))}
-    if artefact.how == "adapter":
-        return found | {"adapter_model.safetensors"}
-    if artefact.how == ONNX:
+    found = {EDIT.format(i) for i in range(len(artefact.record.edits))}
+    if artefact.kind == "adapter":
+        return found | {WEIGHTS}
+    if artefact.kind == ONNX:
         return found
     if (folder / SINGLE).is_file():
         return found | {SINGLE}

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sea_bake.artefact import Artefact
 from sea_bake.errors import PublishError
-from sea_bake.publishing.artefact import Artefact
 
 # Words of a licence's text that no other has, and its identifier on the Hub; the first that fits.
 _TEXTS = (
@@ -104,7 +104,7 @@ def _cards(artefact: Artefact, *, on_the_hub: bool) -> Iterator[tuple[dict[str, 
 
 def _folders(artefact: Artefact) -> list[Path]:
     """The artefact, and its base where that lies beside it."""
-    name = str(artefact.record.get("base") or "")
+    name = artefact.record.base
     beside = artefact.folder.parent / name
     return [artefact.folder, *([beside] if Path(name).name == name != "" and beside.is_dir() else [])]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from sea_bake.artefact import Artefact
+from sea_bake.artefact.opened import ONNX
+from sea_bake.artefact.verification import Variant, Verification
 from sea_bake.pages.markdown import plain, table_of
-from sea_bake.publishing.artefact import ONNX, Artefact
 
 
 def exactness(artefact: Artefact) -> str:
@@ -14,53 +14,53 @@ def exactness(artefact: Artefact) -> str:
     if report is None or artefact.doubt:
         why = plain(artefact.doubt or "there is no verification")
         return f"Not verified: {why}. No number here speaks for these files."
-    equality = report["equality"]
+    equality = report.equality
     table = table_of(
         ["against", "max \\|Δlogit\\|", "mean KL (nats)", "same top-1", "same greedy text"], compared(report)
     )
-    if report.get("approximate"):
-        promised = "" if report.get("kl_limit") is None else f" (promised: at most {report['kl_limit']:.2e})"
+    if report.approximate and report.baseline is not None:
+        promised = "" if report.kl_limit is None else f" (promised: at most {report.kl_limit:.2e})"
         verdict = (
-            f"Verdict: **approximate**. Its mean KL per token from the true edit is {equality['mean_kl']:.2e}{promised}"
-            f"; the unedited base is at {report['baseline']['mean_kl']:.2e}."
+            f"Verdict: **approximate**. Its mean KL per token from the true edit is {equality.mean_kl:.2e}{promised}"
+            f"; the unedited base is at {report.baseline.mean_kl:.2e}."
         )
     else:
         verdict = (
-            f"Verdict: **verified**. It answers like the live edit within {report['tolerance']:.1e} in every logit, "
+            f"Verdict: **verified**. It answers like the live edit within {report.tolerance:.1e} in every logit, "
             "and unlike the base."
         )
-    variants = _variants(report.get("variants") or {})
+    variants = _variants(report.variants)
     return (
         f"`sea-bake verify` loaded this artefact in a fresh process and gave it the same tokens as the base with the "
         f"edit live, and as the bare base ({_conditions(artefact)}).\n\n{table}\n\n{verdict}{variants}"
     )
 
 
-def compared(report: dict[str, Any]) -> list[list[str]]:
+def compared(report: Verification) -> list[list[str]]:
     """A verification's numbers: against what, largest |Δlogit|, mean KL, same top-1, same greedy text."""
     return [
         [
             name,
-            f"{max(c['max_abs'], c['padded_max_abs']):.2e}",
-            f"{c['mean_kl']:.2e}",
-            f"{100 * c['top1']:.1f} %",
-            f"{c['greedy_equal']}/{c['prompts']}",
+            f"{max(c.max_abs, c.padded_max_abs):.2e}",
+            f"{c.mean_kl:.2e}",
+            f"{100 * c.top1:.1f} %",
+            f"{c.greedy_equal}/{c.prompts}",
         ]
         for name, c in (
-            ("the live edit (hooks on the base)", report["equality"]),
-            ("the unedited base", report["effect"]),
+            ("the live edit (hooks on the base)", report.equality),
+            ("the unedited base", report.effect),
         )
     ]
 
 
-def _variants(variants: dict[str, Any]) -> str:
+def _variants(variants: dict[str, Variant]) -> str:
     """Graphs of less precision: never equal, and said to be so."""
     rows = [
         [
             plain(name),
-            f"{variant['equality']['mean_kl']:.2e}",
-            f"{100 * variant['equality']['top1']:.1f} %",
-            "not measured" if variant["effect_correlation"] is None else f"{variant['effect_correlation']:.3f}",
+            f"{variant.equality.mean_kl:.2e}",
+            f"{100 * variant.equality.top1:.1f} %",
+            "not measured" if variant.effect_correlation is None else f"{variant.effect_correlation:.3f}",
         ]
         for name, variant in variants.items()
     ]
@@ -71,11 +71,13 @@ def _variants(variants: dict[str, Any]) -> str:
 
 
 def _conditions(artefact: Artefact) -> str:
-    report = artefact.verification or {}
-    facts = report.get("facts") or {}
+    report = artefact.verification
+    if report is None:
+        return "not verified"
+    facts = report.facts
     packages = ("transformers", "peft", "onnxruntime", "torch")
     versions = [f"{name} {plain(facts[name])}" for name in packages if facts.get(name)]
-    return ", ".join([*versions, f"{plain(report.get('dtype'))} on {plain(report.get('device'))}"])
+    return ", ".join([*versions, f"{plain(report.dtype)} on {plain(report.device)}"])
 
 
 def loading(artefact: Artefact, repo: str, revision: str | None = None) -> str:
@@ -84,11 +86,11 @@ def loading(artefact: Artefact, repo: str, revision: str | None = None) -> str:
     intro = "Nothing was run to check this:\n\n" if artefact.doubt else ""
     auto, base = artefact.auto_class, artefact.base_name
     pinned = f', revision="{revision}"' if revision else ""
-    if artefact.how == ONNX:
+    if artefact.kind == ONNX:
         return f"{intro}{_onnx(artefact, repo, pinned)}{ran}"
-    options = pinned + (", trust_remote_code=True" if artefact.how == "insert" else "")
+    options = pinned + (", trust_remote_code=True" if artefact.kind == "insert" else "")
     lines = [f"from transformers import {auto}, AutoTokenizer", ""]
-    if artefact.how == "adapter":
+    if artefact.kind == "adapter":
         lines = ["from peft import PeftModel", *lines]
         lines += [
             f'model = PeftModel.from_pretrained({auto}.from_pretrained("{base}"), "{repo}"{options})',
@@ -104,16 +106,16 @@ def loading(artefact: Artefact, repo: str, revision: str | None = None) -> str:
 
 
 def _remarks(artefact: Artefact) -> str:
-    if artefact.how == "insert":
+    if artefact.kind == "insert":
         return (
             "`trust_remote_code=True` runs one file of this repository, `modeling_sea.py`: the base's own classes with "
             "an SEA layer behind each edited module. It opens no file, no network connection and no process; read it, "
             "and pin a commit with `revision=` if this repository is not yours. Without it loading fails: you never "
             "get the unedited base by accident."
         )
-    if artefact.how == "adapter":
-        flags = (artefact.record.get("details") or {}).get("flags") or {}
-        rank = (artefact.record.get("details") or {}).get("rank")
+    if artefact.kind == "adapter":
+        flags = (artefact.bake.details if artefact.bake else {}).get("flags") or {}
+        rank = (artefact.bake.details if artefact.bake else {}).get("rank")
         told = "".join(f" For {plain(k)}: `{plain(v)}` (not part of this verification)." for k, v in flags.items())
         return f"One rank everywhere ({plain(rank)}), `lora_alpha == r`, no patterns.{told}"
     return "No custom code: everything that loads the base loads this."
@@ -121,7 +123,7 @@ def _remarks(artefact: Artefact) -> str:
 
 def _onnx(artefact: Artefact, repo: str, pinned: str) -> str:
     graphs = sorted((p.name for p in (artefact.folder / ONNX).glob("*.onnx")), key=len)
-    facts = (artefact.verification or {}).get("facts") or {}
+    facts = artefact.verification.facts if artefact.verification else {}
     ran = "" if artefact.doubt else f"Verified in: {', '.join(map(plain, facts.get('runtimes') or ['onnxruntime']))}."
     return (
         "```python\nfrom huggingface_hub import snapshot_download\nimport onnxruntime\n\n"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sea_bake.artefact import Artefact
+from sea_bake.artefact.evaluation import Paired, Row
+from sea_bake.artefact.opened import ONNX
 from sea_bake.edit import Edit
 from sea_bake.fitting import ranges
 from sea_bake.pages.markdown import plain, table_of
-from sea_bake.publishing.artefact import ONNX, Artefact
-from sea_bake.publishing.evaluation import Result
 from sea_bake.publishing.licence import Licence
 
 _WAYS = {
@@ -51,7 +52,7 @@ def summary(artefact: Artefact) -> str:
     base = _base(artefact) + (f" (commit `{plain(artefact.revision)}`)" if artefact.revision else "")
     return (
         f"{base} with {_PAPER} (SEA) baked in by {_BAKE}: no training, and no hooks needed to run it. "
-        f"The edit is {_WAYS[artefact.how]}."
+        f"The edit is {_WAYS[artefact.kind]}."
     )
 
 
@@ -62,9 +63,8 @@ def edits(artefact: Artefact) -> str:
     rows = [settings(edit) for edit in artefact.edits]
     names = ["", *(f"edit {i + 1}" for i in range(len(rows)))] if len(rows) > 1 else ["", ""]
     table = table_of(names, [[key, *(plain(row[key]) for row in rows)] for key in rows[0]])
-    why = artefact.bake.get("why")
-    how = artefact.bake.get("how")
-    reason = f"\n\nBaked as *{plain(how)}*: {plain(why)}." if why and why != "asked for" else ""
+    bake = artefact.bake
+    reason = f"\n\nBaked as *{bake.how}*: {plain(bake.why)}." if bake and bake.why not in ("", "asked for") else ""
     return table + reason + _ranks(artefact.edits)
 
 
@@ -109,7 +109,7 @@ def _ranks(edits: Sequence[Edit]) -> str:
     return f"\n\n<details><summary>Ranks per layer</summary>\n\n{table}\n\n</details>"
 
 
-def effects(results: Sequence[Result], report: str | None) -> str:
+def effects(results: Sequence[Row], report: str | None) -> str:
     """Gain first, then damage; or plainly that nobody measured either."""
     link = f"\n\nMore, with figures: [{report}]({report})." if report else ""
     if not results:
@@ -122,11 +122,9 @@ def effects(results: Sequence[Result], report: str | None) -> str:
         [
             result.kind,
             plain(result.dataset["name"]),
-            f"{plain(result.metric['name'])} ({'↑' if result.better == 'higher' else '↓'})",
-            "" if result.n is None else str(result.n),
-            f"{result.base:.4g}",
-            f"{result.value:.4g}",
-            result.change,
+            f"{plain(result.measure.name)} ({'↑' if result.measure.better == 'higher' else '↓'})",
+            str(result.found.n),
+            *_values(result.found),
         ]
         for result in ordered
     ]
@@ -134,9 +132,17 @@ def effects(results: Sequence[Result], report: str | None) -> str:
     return table + "\n\n↑: higher is better; ↓: lower is." + link
 
 
+def _values(found: Paired) -> list[str]:
+    """Base, edited, and the change with its interval, never a bare verdict."""
+    if found.edited is None or found.difference is None:
+        return [f"{found.base.value:.4g}", "", ""]
+    change, low, high = found.difference.value, found.difference.low, found.difference.high
+    return [f"{found.base.value:.4g}", f"{found.edited.value:.4g}", f"{change:+.4g} [{low:+.4g}, {high:+.4g}]"]
+
+
 def making(artefact: Artefact, repo: str, recipe: str | None, revision: str | None = None) -> str:
     if recipe is None:
-        version = plain(artefact.bake.get("sea_bake"))
+        version = plain(artefact.bake.sea_bake if artefact.bake else "")
         return f"Baked with sea_bake {version}. No recipe was written for this kind of artefact."
     pinned = f" --revision {revision}" if revision else ""
     return (
@@ -155,7 +161,7 @@ def _needed(artefact: Artefact) -> str:
     return f"\n\nIt has to be told where these are: {'; '.join(dict.fromkeys(lacking))}." if lacking else ""
 
 
-def limitations(artefact: Artefact, results: Sequence[Result]) -> str:
+def limitations(artefact: Artefact, results: Sequence[Row]) -> str:
     lines = [
         f"Everything that limits {_base(artefact)} limits this model too: it knows nothing more than its base.",
         "The edit acts on every token of every text, also where that has nothing to do with the demonstrations.",
@@ -167,7 +173,7 @@ def limitations(artefact: Artefact, results: Sequence[Result]) -> str:
     if artefact.approximate:
         lines.append("It is an approximation of the edit: what was measured of the edit itself need not hold for it.")
     if artefact.verification and not artefact.doubt:
-        prompts = artefact.verification["equality"]["prompts"]
+        prompts = artefact.verification.equality.prompts
         lines.append(
             f"Verification compares answers to {prompts} prompts: it proves that the file is the edit, not that the "
             "edit is good."

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sea_bake.artefact.names import EXPORT, RECIPE, RECORD, VERIFICATION
 from sea_bake.errors import PublishError
 from sea_bake.io import progress
+from sea_bake.model.source import ADAPTER_CONFIG
 from sea_bake.publishing.contents import Item
 from sea_bake.publishing.hub_errors import hub_errors
 
@@ -27,7 +29,7 @@ _DECIDE = (
     ".py",
     ".index.json",
 )
-_CONFIGS = ("config.json", "adapter_config.json", "sea_bake.yaml", "sea_verification.json")
+_CONFIGS = ("config.json", ADAPTER_CONFIG, RECIPE, VERIFICATION)
 
 
 @dataclass
@@ -166,7 +168,7 @@ def _leftovers(remote: dict[str, Any], items: Sequence[Item], repo: str) -> list
         PublishError: they are not ours to remove.
     """
     there = sorted(p for p in remote if p.endswith(_DECIDE) or p in _CONFIGS or p.startswith("sea/"))
-    if there and not {"sea/bake.json", "sea/export.json"} & remote.keys():
+    if there and not {RECORD, EXPORT} & remote.keys():
         raise PublishError(
             f"{repo} holds another model ({there[0]}), which sea_bake did not publish: choose a repository of its own"
         )

@@ -10,8 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from sea_bake.artefact.export import EXPORT
-from sea_bake.artefact.record import RECORD
+from sea_bake.artefact.names import EDIT, EXPORT, RECIPE, RECORD
 from sea_bake.demonstrations import Demonstration, digest
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, DemonstrationError, EditError, RecipeError, WrongModelError
@@ -19,13 +18,14 @@ from sea_bake.fitting import fit
 from sea_bake.io.files import file_digest
 from sea_bake.model.loading import load_model, load_tokenizer
 from sea_bake.model.source import ModelSource
-from sea_bake.recipes.comparing import LayerComparison, Tolerance, compare
-from sea_bake.recipes.provenance import describe
+from sea_bake.publishing.recipe import describe
+from sea_bake.publishing.tolerance import Tolerance
+from sea_bake.recipes.comparing import LayerComparison, compare
 from sea_bake.recipes.reading import read_yaml
-from sea_bake.recipes.schema import RECIPE, read
+from sea_bake.recipes.schema import read
 from sea_bake.recipes.steps import load_demonstrations, settings_for
 
-_FILES = [RECIPE, RECORD, EXPORT, "sea/edit-*.safetensors"]  # nothing else is fetched: no weights, no code
+_FILES = [RECIPE, RECORD, EXPORT, EDIT.format("*")]  # nothing else is fetched: no weights, no code
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sea_bake.artefact.names import RECIPE
 from sea_bake.errors import RecipeError, SeaBakeError
 from sea_bake.recipes.reading import Place, read_yaml
 from sea_bake.recipes.sections import SECTIONS
 from sea_bake.recipes.settings import call, check_value, unknown
 
-RECIPE = "sea_bake.yaml"
 KEYS = ("model", "revision", "output", "work", "fit", "edits", "bake", "verify", "eval", "report", "export", "publish")
 ONLY_EDIT = "edit"  # what a single, unnamed edit is called
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")

@@ -6,10 +6,9 @@ import importlib.util
 from dataclasses import dataclass
 from functools import cached_property
 
+from sea_bake.artefact.names import PAGE, VERIFICATION
 from sea_bake.errors import RecipeError, missing_extra
-from sea_bake.publishing.page import PAGE
 from sea_bake.recipes.settings import Setting, exists, settings_of
-from sea_bake.verification import REPORT
 
 LOAD, GATHER, FIT = "sea_bake.demonstrations:load", "sea_bake.fitting:gather", "sea_bake.fitting:fit"
 
@@ -72,7 +71,7 @@ SECTIONS: dict[str, Section] = {
         checks=("sea_bake.baking:check_settings",),
     ),
     "verify": Section(
-        "sea_bake.verification:verify", "artefact base revision edit write", after=("bake",), inside=REPORT
+        "sea_bake.verification:verify", "artefact base revision edit write", after=("bake",), inside=VERIFICATION
     ),
     "eval": Section(
         "sea_bake.evaluation:evaluate",

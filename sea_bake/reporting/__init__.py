@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake.activations import Activations
-from sea_bake.artefact.export import EXPORT
-from sea_bake.artefact.record import RECORD
-from sea_bake.artefact.seal import seal
+from sea_bake.artefact import Artefact, is_artefact
+from sea_bake.artefact.names import PAGE, PAGE_NUMBERS
+from sea_bake.artefact.output import check_folder, staged
+from sea_bake.artefact.page import PageRecord
+from sea_bake.artefact.trusted import evaluation_digest
 from sea_bake.demonstrations import Loaded
 from sea_bake.edit import Edit
 from sea_bake.errors import DemonstrationError, OutputError, SettingError
 from sea_bake.evaluation import figures as evaluation_figures
 from sea_bake.io.files import write_json
-from sea_bake.io.staging import check_output, staged_file, staged_folder
 from sea_bake.methods import sea as spectral
 from sea_bake.model.source import ModelSource
 from sea_bake.pages.pictures import Picture, need_matplotlib
-from sea_bake.publishing.page import FORMAT, NUMBERS, PAGE, VERSION, evaluation_digest
 from sea_bake.reporting import figures, measured
 from sea_bake.reporting.findings import Findings
 from sea_bake.reporting.living import Living, demonstrations_of
@@ -31,13 +31,13 @@ from sea_bake.reporting.page import page
 from sea_bake.reporting.projection import check_method
 from sea_bake.reporting.subject import Subject
 
-__all__ = ["EditReport", "report"]
+__all__ = ["ReportPage", "report"]
 
 _HTML = "report.html"
 
 
 @dataclass(frozen=True)
-class EditReport:
+class ReportPage:
     """What a report shows.
 
     Attributes:
@@ -51,15 +51,15 @@ class EditReport:
     name: str
     html: str
     pictures: list[Picture]
-    numbers: dict[str, Any]
+    numbers: PageRecord
     written: list[Path]
 
     def to_json(self) -> dict[str, Any]:
-        return {**self.numbers, "written": [str(path) for path in self.written]}
+        return {**self.numbers.to_json(), "written": [str(path) for path in self.written]}
 
 
 def report(
-    subject: str | Path,
+    subject: str | Path | Artefact,
     *,
     activations: Activations | str | Path | Sequence[Activations | str | Path] = (),
     evaluation: str | Path | None = None,
@@ -72,7 +72,7 @@ def report(
     output: str | Path | None = None,
     overwrite: bool = False,
     write: bool = False,
-) -> EditReport:
+) -> ReportPage:
     """One self-contained HTML page about an edit, or about an artefact and every edit in it.
 
     Everything is read, and nothing is run, unless a ``model`` is given: a section whose data is not there says what
@@ -129,30 +129,28 @@ def report(
     pictures = [_pictures(one, f"edit-{i + 1}-" if len(findings) > 1 else "") for i, one in enumerate(findings)]
     effects = evaluation_figures.draw(told) if told else []
     html = page(found, findings, pictures, told, effects, samples)
-    sealed = seal(found.artefact.folder) if found.artefact and write else None
-    made = EditReport(
+    sealed = found.artefact.seal() if found.artefact and write else None
+    made = ReportPage(
         found.name,
         html,
         [*effects, *(picture for some in pictures for picture in some)],
-        {
-            "format": FORMAT,
-            "version": VERSION,
-            "sea_bake": version("sea-bake"),
-            "name": found.name,
-            "verdict": found.verdict,
-            "edits": [one.to_json() for one in findings],
-            "evaluation": None if told is None else [row.to_json() for row in told.headlines],
-            "samples": samples,
-            "page_sha256": hashlib.sha256(html.encode()).hexdigest(),
-        },
+        PageRecord(
+            sea_bake=version("sea-bake"),
+            name=found.name,
+            verdict=found.verdict,
+            edits=[one.to_json() for one in findings],
+            evaluation=None if told is None else [row.to_json() for row in told.headlines],
+            samples=samples,
+            page_sha256=hashlib.sha256(html.encode()).hexdigest(),
+        ),
         [],
     )
     return replace(made, written=_written(made, found, folder, overwrite=overwrite, sealed=sealed))
 
 
 def _check_output(output: str | Path, *, overwrite: bool) -> Path:
-    path = check_output(output, overwrite=overwrite, folder=True)
-    if (path / RECORD).is_file() or (path / EXPORT).is_file():
+    path = check_folder(output, overwrite=overwrite)
+    if is_artefact(path):
         raise OutputError(f"{path} is an artefact: choose another output, or --write the report into it")
     return path
 
@@ -193,24 +191,22 @@ def _pictures(found: Findings, stem: str) -> list[Picture]:
 
 
 def _written(
-    made: EditReport, subject: Subject, output: Path | None, *, overwrite: bool, sealed: dict[str, str] | None
+    made: ReportPage, subject: Subject, output: Path | None, *, overwrite: bool, sealed: dict[str, str] | None
 ) -> list[Path]:
     """The folder whole or not at all; inside an artefact, the page and then what speaks for it."""
     found: list[Path] = []
     if output is not None:
-        with staged_folder(output, overwrite=overwrite) as stage:
+        with staged(output, overwrite=overwrite) as stage:
             (stage / _HTML).write_text(made.html, "utf-8")
             (stage / "figures").mkdir()
             for picture in made.pictures:
                 (stage / "figures" / f"{picture.name}.png").write_bytes(picture.png())
-            (stage / NUMBERS).parent.mkdir()
-            write_json(stage / NUMBERS, made.numbers)
+            (stage / PAGE_NUMBERS).parent.mkdir()
+            write_json(stage / PAGE_NUMBERS, made.numbers.to_json())
         found.append(output)
     if sealed is not None and subject.artefact is not None:
-        folder = subject.artefact.folder
-        with staged_file(folder / PAGE, overwrite=True) as stage:
-            stage.write_text(made.html, "utf-8")
-        with staged_file(folder / NUMBERS, overwrite=True) as stage:
-            write_json(stage, made.numbers | {"files": sealed, "evaluation_sha256": evaluation_digest(folder)})
-        found.append(folder / PAGE)
+        found.append(subject.artefact.write(PAGE, made.html))
+        digest = evaluation_digest(subject.artefact.folder)
+        numbers = replace(made.numbers, files=sealed, evaluation_sha256=digest)
+        subject.artefact.write(PAGE_NUMBERS, numbers.to_json())
     return found

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sea_bake.artefact.opened import ONNX
 from sea_bake.evaluation import Evaluation
 from sea_bake.evaluation import rendering as reporting
 from sea_bake.pages.html import image, table, text
 from sea_bake.pages.pictures import Picture
-from sea_bake.publishing.artefact import ONNX
 from sea_bake.publishing.proof import compared
 from sea_bake.publishing.sections import settings
 from sea_bake.reporting.subject import Subject
@@ -31,7 +31,7 @@ def proof(subject: Subject) -> str:
         told = "No verification speaks for these files."
         return missing(told, "sea-bake verify ARTEFACT && sea-bake report ARTEFACT -o REPORT")
     report = artefact.verification
-    failures = "".join(f"<li>{text(failure)}</li>" for failure in report.get("failures") or [])
+    failures = "".join(f"<li>{text(failure)}</li>" for failure in report.failures)
     sentence = (
         "The artefact was loaded in a fresh process and given the same tokens as the base with the edit live in hooks, "
         "and as the bare base. It has to agree with the first and differ from the second. Whether the edit is any good "
@@ -39,9 +39,9 @@ def proof(subject: Subject) -> str:
     )
     head = ["against", "max |Δlogit|", "mean KL (nats)", "same top-1", "same greedy text"]
     limit = (
-        f"Its mean KL from the edit may be {report['kl_limit']:.2e} nats per token."
-        if report.get("kl_limit") is not None
-        else f"The tolerance is {report['tolerance']:.1e} in every logit."
+        f"Its mean KL from the edit may be {report.kl_limit:.2e} nats per token."
+        if report.kl_limit is not None
+        else f"The tolerance is {report.tolerance:.1e} in every logit."
     )
     rows = table(head, compared(report))
     return paragraph(sentence, limit) + rows + (f'<ul class="worse">{failures}</ul>' if failures else "")
@@ -63,7 +63,7 @@ def _measuring(subject: Subject) -> str:
     """The commands that would supply gain and cost."""
     if subject.artefact is None:
         return "sea-bake eval BASE --edit EDIT --limit 200 -o DIR, and then sea-bake report EDIT --evaluation DIR"
-    if subject.artefact.how == ONNX:
+    if subject.artefact.kind == ONNX:
         return (
             "sea-bake eval THE-ARTEFACT-BEHIND-IT --limit 200 -o DIR, and then sea-bake report EXPORT --evaluation DIR"
         )

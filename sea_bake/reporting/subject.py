@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sea_bake.artefact.export import is_export, read_export
-from sea_bake.artefact.record import edit_files, is_artefact, read_record
+from sea_bake.artefact import Artefact
 from sea_bake.edit import Edit
-from sea_bake.errors import EditError
 from sea_bake.io.files import file_digest
 from sea_bake.pages.html import readable
-from sea_bake.publishing.artefact import ONNX, Artefact, hub_id, verification_of
 
 
 @dataclass(frozen=True)
@@ -33,31 +30,19 @@ class Subject:
     artefact: Artefact | None = None
 
     @classmethod
-    def open(cls, path: str | Path) -> Subject:
+    def open(cls, path: str | Path | Artefact) -> Subject:
         """Read an edit file, or a folder that sea_bake baked or exported.
 
         Raises:
-            EditError: neither of them, or an edit that is damaged.
-            CheckpointError: the folder's record is damaged.
+            EditError: an edit that is damaged.
+            CheckpointError: neither of them, or the folder's record is damaged.
         """
-        path = Path(os.path.expanduser(path)).absolute()
-        if not path.is_dir():
-            return cls(readable(path.stem), [Edit.load(path)], [file_digest(path)])
-        if not is_artefact(path) and not is_export(path):
-            raise EditError(
-                f"{path} is a folder that sea_bake neither baked nor exported: give an edit file, or a folder written "
-                "by sea-bake bake or sea-bake export"
-            )
-        exported = is_export(path)
-        record = read_export(path) if exported else read_record(path)
-        files = edit_files(path, record)
-        edits = [Edit.load(file) for file in files]
-        verification, doubt = verification_of(path)
-        base = hub_id(record)
-        revision = record.get("revision") if base else None
-        how = ONNX if exported else str(record.get("how"))
-        artefact = Artefact(path, how, record, edits, base, revision, verification, doubt)
-        return cls(readable(path.name), edits, [file_digest(file) for file in files], artefact)
+        if isinstance(path, str | Path) and os.path.isfile(os.path.expanduser(path)):
+            file = Path(os.path.expanduser(path)).absolute()
+            return cls(readable(file.stem), [Edit.load(file)], [file_digest(file)])
+        artefact = Artefact.open(path)
+        digests = [file_digest(file) for file in artefact.edit_files]
+        return cls(readable(artefact.name), artefact.edits, digests, artefact)
 
     @property
     def verdict(self) -> str | None:
@@ -79,11 +64,13 @@ class Subject:
             found += [(stem + name, value) for name, value in _flat(facts)]
         if self.artefact is None:
             return found
-        bake, verification = self.artefact.bake, self.artefact.verification or {}
-        found += [("baked", self.artefact.how), ("because", bake.get("why")), ("by sea_bake", bake.get("sea_bake"))]
-        facts = verification.get("facts") or {}
-        found += [("verified in", f"transformers {facts['transformers']}")] if "transformers" in facts else []
-        found += [(f"{name}, SHA-256", digest) for name, digest in (verification.get("files") or {}).items()]
+        bake, verification = self.artefact.bake, self.artefact.verification
+        if bake is not None:
+            found += [("baked", self.artefact.kind), ("because", bake.why), ("by sea_bake", bake.sea_bake)]
+        if verification is not None:
+            facts = verification.facts
+            found += [("verified in", f"transformers {facts['transformers']}")] if "transformers" in facts else []
+            found += [(f"{name}, SHA-256", digest) for name, digest in verification.files.items()]
         return [(name, value) for name, value in found if value is not None]
 
 

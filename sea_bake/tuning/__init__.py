@@ -17,7 +17,7 @@ from typing import Any
 
 from sea_bake import demonstrations as demos
 from sea_bake.activations import Activations, check_settings, collect_sites
-from sea_bake.artefact.record import is_artefact
+from sea_bake.artefact import is_artefact
 from sea_bake.demonstrations import Demonstration
 from sea_bake.errors import EvaluationError, SettingError, missing_extra
 from sea_bake.evaluation import Judge, damage

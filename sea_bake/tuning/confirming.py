@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from sea_bake.artefact.evaluation import Record
 from sea_bake.edit import Edit
 from sea_bake.evaluation import Judge, Row
 from sea_bake.evaluation.damage import NEUTRAL
-from sea_bake.evaluation.measures import Record
 from sea_bake.io import progress
 from sea_bake.tuning.results import CHOSEN_BASE, CHOSEN_DEFAULT, DEFAULT_BASE
 

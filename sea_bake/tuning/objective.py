@@ -7,12 +7,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sea_bake.artefact.evaluation import Estimate, Record
 from sea_bake.errors import EvaluationError
 from sea_bake.evaluation import TASKS, Row
 from sea_bake.evaluation.damage import NEUTRAL
-from sea_bake.evaluation.measures import Record, measures, table
+from sea_bake.evaluation.measures import measures, table
 from sea_bake.evaluation.preference import DEMONSTRATIONS
-from sea_bake.evaluation.statistics import Estimate
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sea_bake.artefact.evaluation import Row
 from sea_bake.evaluation.damage import NEUTRAL
 from sea_bake.evaluation.rendering import number
-from sea_bake.evaluation.results import Row
 from sea_bake.io.files import write_json
 from sea_bake.io.staging import staged_file
 from sea_bake.tuning.folder import FIGURES, RESULT, SUMMARY

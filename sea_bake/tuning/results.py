@@ -17,9 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sea_bake.artefact.evaluation import Estimate, P, Row
 from sea_bake.edit import Edit
-from sea_bake.evaluation.results import Row
-from sea_bake.evaluation.statistics import Estimate, P
 from sea_bake.tuning.objective import gain
 from sea_bake.tuning.space import Settings
 

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from sea_bake.artefact.export import is_export, read_export
-from sea_bake.artefact.record import RECORD, edit_files, is_artefact, read_record, recorded_base
-from sea_bake.artefact.seal import seal
+from sea_bake.artefact import Artefact
+from sea_bake.artefact.names import VERIFICATION
+from sea_bake.artefact.opened import ONNX
+from sea_bake.artefact.verification import Comparison, Variant, Verification
 from sea_bake.errors import CheckpointError, SettingError, VerificationError
-from sea_bake.io.files import write_json
-from sea_bake.io.staging import staged_file
 from sea_bake.model.loading import DTYPES, default_device
 from sea_bake.verification import checkpoint, exported
 from sea_bake.verification.doors import Subject, request_for
-from sea_bake.verification.reduced import Variant
-from sea_bake.verification.verdict import Comparison, Report
 
-REPORT = "sea_verification.json"
-
-__all__ = ["REPORT", "Comparison", "Report", "Variant", "verify"]
+__all__ = ["Comparison", "Variant", "Verification", "verify"]
 
 
 def verify(
-    artefact: str | Path,
+    artefact: str | Path | Artefact,
     *,
     base: str | Path | None = None,
     revision: str | None = None,
@@ -35,7 +29,7 @@ def verify(
     max_new_tokens: int = 32,
     positions: int = 64,
     write: bool = True,
-) -> Report:
+) -> Verification:
     """Reload an artefact in a fresh process and hold it against the hook-edited base, and against the base.
 
     An approximate fold is held to the error that it promises, and at best called "approximate". So is a quantised or
@@ -46,7 +40,7 @@ def verify(
     model is in memory at a time.
 
     Args:
-        artefact: a folder written by ``bake``, or by ``export_onnx``.
+        artefact: a folder written by ``bake``, or by ``export_onnx``; or the Hub id of a published one.
         base: its base model; None takes what the artefact records (a Hub id, or a folder beside the artefact).
         edit: the edit, or several in the order they act; None takes the copies inside the artefact.
         dtype: a float dtype for all doors; "auto": the checkpoint's own, and float32 for folds, adapters and exports.
@@ -59,42 +53,35 @@ def verify(
         SettingError: an unknown dtype, or one for an export, whose graphs have their own.
         MissingExtraError: an ONNX export, and ONNX Runtime is not installed.
         VerificationError: the base cannot be found, or a door cannot be opened (which is not the same as a failed
-            verification: that is a Report whose ``passed`` is False).
+            verification: that is a Verification whose ``passed`` is False).
     """
-    artefact = Path(os.path.expanduser(artefact)).absolute()
-    is_exported = is_export(artefact)
-    if not is_exported and not is_artefact(artefact):
-        raise VerificationError(f"{artefact} is not an artefact of sea_bake: it has no {RECORD}")
-    record = read_export(artefact) if is_exported else read_record(artefact)
+    subject_artefact = Artefact.open(artefact)
+    exported_graph = subject_artefact.kind == ONNX
     if dtype != "auto" and dtype not in DTYPES:
         raise SettingError(f"unknown dtype {dtype!r}: use auto, {', '.join(DTYPES)}")
-    if is_exported:
-        exported.check(artefact, record, dtype)
-    else:
-        checkpoint.check(record)
+    if exported_graph:
+        exported.check(subject_artefact, dtype)
     try:
-        source = recorded_base(artefact, record, base, revision)
+        source = subject_artefact.base_source(base, revision)
     except CheckpointError as error:
         raise VerificationError(str(error)) if base is None else error from error
-    # An adapter has neither configuration nor tokenizer of its own: it lives on its base.
-    is_adapter = record.get("how") == "adapter"
+    is_adapter = subject_artefact.kind == "adapter"
     if is_adapter and source.is_gguf:
         raise VerificationError(
             f"an adapter is verified on a checkpoint, and {source.path} is a GGUF: name one with --base"
         )
     given = [edit] if isinstance(edit, str | Path) else edit
     subject = Subject(
-        artefact,
-        record,
+        subject_artefact,
         source,
-        [Path(e).absolute() for e in given] if given is not None else edit_files(artefact, record),
-        source.folder() if is_adapter else artefact,
+        [Path(e).absolute() for e in given] if given is not None else subject_artefact.edit_files,
+        source.folder() if is_adapter else subject_artefact.folder,
         device or default_device(),
     )
     request = request_for(subject.plain, source, prompts, max_new_tokens, positions)
-    sealed = seal(artefact) if write else {}
-    report = exported.prove(subject, request) if is_exported else checkpoint.prove(subject, request, dtype)
+    write = write and subject_artefact.hub_id is None
+    sealed = subject_artefact.seal() if write else {}
+    found = exported.prove(subject, request) if exported_graph else checkpoint.prove(subject, request, dtype)
     if write:
-        with staged_file(artefact / REPORT, overwrite=True) as stage:
-            write_json(stage, report.to_json() | {"files": sealed})
-    return report
+        subject_artefact.write(VERIFICATION, found.on(sealed).to_json())
+    return found

@@ -9,34 +9,28 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from sea_bake.artefact.trust import check_code
+from sea_bake.artefact.verification import Verification
 from sea_bake.io import progress
-from sea_bake.model.checkpoint import check_code
 from sea_bake.verification import answers
 from sea_bake.verification.doors import Subject, dtype_of, open_door, open_reference
 from sea_bake.verification.verdict import (
-    Report,
     compare,
     inconsistent,
     judge,
     judge_approximate,
     largest_kl,
     largest_logit,
-    promised_kl,
     tolerance,
 )
 
 
-def check(record: dict[str, Any]) -> None:
-    """Raise CheckpointError where the record is damaged."""
-    promised_kl(record)
-
-
-def prove(subject: Subject, request: dict[str, Any], dtype: str) -> Report:
+def prove(subject: Subject, request: dict[str, Any], dtype: str) -> Verification:
     """Open the doors on a request, and judge. Raises CheckpointError where an insert's code is not ours."""
-    how = subject.record.get("how")
+    how = subject.artefact.kind
     if how == "insert":
-        check_code(subject.artefact)  # which the artefact's door is about to run
-    promise = promised_kl(subject.record)
+        check_code(subject.artefact.folder)  # which the artefact's door is about to run
+    promise = subject.promised_kl
     stored = dtype_of(subject.plain, "auto")
     folded = how in ("fold", "adapter")
     if folded and dtype == "auto":
@@ -51,7 +45,7 @@ def prove(subject: Subject, request: dict[str, Any], dtype: str) -> Report:
         advance(1)
         reloaded = request | {
             "model": str(subject.plain),
-            "adapter": str(subject.artefact) if how == "adapter" else None,
+            "adapter": str(subject.artefact.folder) if how == "adapter" else None,
             "trust_remote_code": how == "insert",
             "output": str(folder / "artefact.safetensors"),
         }
@@ -69,4 +63,4 @@ def prove(subject: Subject, request: dict[str, Any], dtype: str) -> Report:
         odd = inconsistent(found["artefact"], found["live"], facts["dtype"])
         failures = judge_approximate(equality, effect, baseline, facts, limit, kl_limit, odd)
         approximate = {"approximate": True, "kl_limit": kl_limit, "baseline": baseline}
-    return Report.of(subject, failures, facts, tolerance=limit, equality=equality, effect=effect, **approximate)
+    return subject.verification(failures, facts, tolerance=limit, equality=equality, effect=effect, **approximate)

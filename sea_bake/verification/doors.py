@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake.activations.prompts import encode, pad_id
+from sea_bake.artefact import Artefact
+from sea_bake.artefact.verification import Verification
 from sea_bake.demonstrations import builtin
 from sea_bake.edit import Edit
 from sea_bake.errors import VerificationError
@@ -27,16 +29,14 @@ class Subject:
     """What is to be proved.
 
     Attributes:
-        artefact: its folder.
-        record: what it says of itself.
+        artefact: it.
         source: its base.
-        edits: the edits, in the order in which they act.
-        plain: the folder with its configuration and tokenizer.
+        edits: files of the edits, in the order in which they act.
+        plain: the folder with its configuration and tokenizer: an adapter has none of its own, it lives on its base.
         device: on which all doors run.
     """
 
-    artefact: Path
-    record: dict[str, Any]
+    artefact: Artefact
     source: ModelSource
     edits: list[Path]
     plain: Path
@@ -46,6 +46,25 @@ class Subject:
     def linear(self) -> bool:
         """No edit has a feature function."""
         return all(Edit.load(path).feature == "identity" for path in self.edits)
+
+    @property
+    def promised_kl(self) -> float | None:
+        """What the bake of a stand-in promises; None of an exact artefact."""
+        return self.artefact.bake.promised_kl if self.artefact.bake else None
+
+    def verification(self, failures: list[str], facts: dict[str, Any], **measured: Any) -> Verification:
+        """The verdict; ``measured`` are its other attributes."""
+        return Verification(
+            passed=not failures,
+            failures=failures,
+            artefact=self.artefact.name,
+            base=self.source.name,
+            how=self.artefact.how,
+            dtype=facts["dtype"],
+            device=self.device,
+            facts=facts,
+            **measured,
+        )
 
 
 def dtype_of(artefact: Path, dtype: str) -> str:

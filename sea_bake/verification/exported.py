@@ -11,23 +11,22 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sea_bake.artefact.export import EXPORT
-from sea_bake.errors import CheckpointError, SettingError, VerificationError, missing_extra
-from sea_bake.exporting.onnx.folder import FILES, GRAPHS
+from sea_bake.artefact import Artefact
+from sea_bake.artefact.names import GRAPH_FILES, GRAPHS
+from sea_bake.artefact.verification import Variant, Verification
+from sea_bake.errors import SettingError, VerificationError, missing_extra
 from sea_bake.io import progress
 from sea_bake.verification import onnx_answers
 from sea_bake.verification.bypass import bypass
 from sea_bake.verification.doors import Subject, dtype_of, open_door, open_reference
-from sea_bake.verification.reduced import Variant, effect_correlation, judge_reduced
+from sea_bake.verification.reduced import effect_correlation, judge_reduced
 from sea_bake.verification.verdict import (
-    Report,
     compare,
     inconsistent,
     judge,
     judge_approximate,
     largest_kl,
     largest_logit,
-    promised_kl,
     tolerance,
 )
 
@@ -38,41 +37,31 @@ _LARGEST = 50.0  # larger logits have larger roundings
 _BITS = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
 
 
-def check(folder: Path, record: dict[str, Any], dtype: str) -> None:
+def check(artefact: Artefact, dtype: str) -> None:
     """All that can be said before a model is loaded.
 
     Raises:
-        VerificationError: an export of another format, one of an unedited model, or one without its graph.
+        VerificationError: an export of an unedited model, or one without its graph.
         SettingError: a dtype was asked for.
         MissingExtraError: ONNX Runtime is not installed.
-        CheckpointError: the record is damaged.
     """
-    if record.get("format") != "onnx":
-        raise VerificationError(f"{folder} is an export to {record.get('format')}, which verify cannot open")
-    if record.get("how") == "unedited":
+    folder, record = artefact.folder, artefact.onnx
+    if record.how == "unedited":
         raise VerificationError(f"{folder} is the export of an unedited model: there is no edit in it to verify")
     if dtype != "auto":
-        raise SettingError("the graphs of an export have their own dtype: leave --dtype away")
+        raise SettingError("the graphs of an export have their own dtype: drop --dtype")
     for package in ("onnx", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise missing_extra(package, "onnx", "Verifying an ONNX export")
-    if record.get("how") not in ("insert", "fold") or record.get("dtype") not in FILES:
-        raise CheckpointError(f"{folder / EXPORT} is damaged: it does not say how, or in which dtype, it was exported")
-    for name in graphs(record):
-        if not (folder / GRAPHS / FILES[name]).is_file():
-            raise VerificationError(f"{folder} is incomplete: {GRAPHS}/{FILES[name]} is missing")
-    promised_kl(record.get("bake") or {})
+    for name in record.graphs:
+        if not (folder / GRAPHS / GRAPH_FILES[name]).is_file():
+            raise VerificationError(f"{folder} is incomplete: {GRAPHS}/{GRAPH_FILES[name]} is missing")
 
 
-def graphs(record: dict[str, Any]) -> list[str]:
-    """The graphs of an export, the one that the others were made of first: "fp32", "int8", "int4"."""
-    variants = record.get("variants") or {}
-    return [str(record["dtype"]), *(name for name in FILES if name in variants)]
-
-
-def prove(subject: Subject, request: dict[str, Any]) -> Report:
+def prove(subject: Subject, request: dict[str, Any]) -> Verification:
     """Open the doors on a request, and judge: the float32 graph by equality, others by what is left of the edit."""
-    record, names = subject.record, graphs(subject.record)
+    record = subject.artefact.onnx
+    names = record.graphs
     # float32 whatever the checkpoint's own dtype: the export widened its weights, and rounding is judged by itself.
     request |= {"dtype": "float32", "device": subject.device, "bare": True}
     with (
@@ -99,9 +88,9 @@ def prove(subject: Subject, request: dict[str, Any]) -> Report:
     }
     equality, effect = compare(live, answers[main]), compare(base, answers[main])
     facts |= {
-        "class": record.get("architecture"),
-        "opset": record.get("opset"),
-        "sea_nodes": len(record.get("sea_nodes") or []),
+        "class": record.architecture,
+        "opset": record.opset,
+        "sea_nodes": len(record.sea_nodes),
         "runtimes": ["onnxruntime"],
     }
     limit = _limit(subject, largest_logit(live))
@@ -111,14 +100,14 @@ def prove(subject: Subject, request: dict[str, Any]) -> Report:
         if not zero <= limit:
             failures.append(f"at strength 0 logits differ from the base by {zero:.3g} (tolerance {limit:.3g})")
     failures += [f"{name}: {failure}" for name, variant in variants.items() for failure in variant.failures]
-    return Report.of(
-        subject, failures, facts, tolerance=limit, equality=equality, effect=effect, variants=variants, **more
+    return subject.verification(
+        failures, facts, tolerance=limit, equality=equality, effect=effect, variants=variants, **more
     )
 
 
 def _limit(subject: Subject, scale: float) -> float:
     """Largest admissible |Δlogit| of the main graph, for logits of magnitude ``scale``."""
-    if subject.record["dtype"] != "fp32":
+    if subject.artefact.onnx.dtype != "fp32":
         return tolerance("float16", scale)
     limit = (LINEAR if subject.linear else FEATURE) * max(1.0, scale / _LARGEST)
     return max(limit, tolerance(dtype_of(subject.plain, "auto"), scale, folded=True)) if _rounded(subject) else limit
@@ -126,17 +115,17 @@ def _limit(subject: Subject, scale: float) -> float:
 
 def _rounded(subject: Subject) -> bool:
     """Folded weights were rounded to half precision: that may turn a tie, after which texts go their own ways."""
-    return subject.record["how"] == "fold" and dtype_of(subject.plain, "auto") != "float32"
+    return subject.artefact.how == "fold" and dtype_of(subject.plain, "auto") != "float32"
 
 
 def _open(subject: Subject, name: str, request: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Let one graph answer; and, where that can be had and says something, the same graph without its edit."""
-    graph = subject.artefact / GRAPHS / FILES[name]
+    graph = subject.artefact.folder / GRAPHS / GRAPH_FILES[name]
     bare: dict[str, Any] | None = None
-    if subject.record.get("strength"):
+    if subject.artefact.onnx.strength:
         bare = {"graph": str(graph), "weights": None}
-    elif name != "fp32" and subject.record.get("sea_nodes"):
-        (folder / graph.name).write_bytes(bypass(graph, subject.record["sea_nodes"]))
+    elif name != "fp32" and subject.artefact.onnx.sea_nodes:
+        (folder / graph.name).write_bytes(bypass(graph, subject.artefact.onnx.sea_nodes))
         bare = {"graph": str(folder / graph.name), "weights": str(graph.parent)}
     asked = request | {
         "graph": str(graph),
@@ -158,9 +147,9 @@ def _judge_main(
 ) -> tuple[list[str], dict[str, Any]]:
     """Failures, and what the report of an approximate graph says besides."""
     equality, effect, baseline = compare(live, answers), compare(base, answers), compare(live, base)
-    if subject.record["dtype"] != "fp32":
+    if subject.artefact.onnx.dtype != "fp32":
         return [], {"approximate": True, "baseline": baseline}  # judged as a variant
-    promise = promised_kl(subject.record.get("bake") or {})
+    promise = subject.promised_kl
     if promise is None:
         return judge(equality, effect, facts, limit, texts=not _rounded(subject)), {}
     kl_limit, odd = largest_kl(promise, limit), inconsistent(answers, live, facts["dtype"])
@@ -179,5 +168,5 @@ def _variant(
     equality, effect = compare(live, answers), compare(base, answers)
     correlation = None if unedited is None else effect_correlation(answers, unedited, live, base)
     failures = judge_reduced(equality, effect, correlation, _BITS[name])
-    size = sum(p.stat().st_size for p in (subject.artefact / GRAPHS).glob(f"{FILES[name]}*"))
+    size = sum(p.stat().st_size for p in (subject.artefact.folder / GRAPHS).glob(f"{GRAPH_FILES[name]}*"))
     return Variant(not failures, failures, _BITS[name], size, equality, effect, correlation)

@@ -2,44 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from sea_bake.verification.verdict import Comparison
+from sea_bake.artefact.verification import Comparison
 
 # Rounding the weights of a small model to 4 bits changes more than many edits do, so its distance from the edited model
 # says little about the edit. What the edit changes there, against the same rounded weights without it, says it all.
 KEPT = 0.8
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A graph of less precision, against the float32 model.
-
-    Attributes:
-        passed: whether the edit is in it; ``failures`` says why not.
-        bits: of its weights.
-        bytes: size of graph and weights on disk.
-        equality: against the hook-edited base in float32. Its ``mean_kl`` is the price of the precision.
-        effect: against the base in float32.
-        effect_correlation: Pearson correlation, over all logits of all texts, of what the edit changes in this graph
-            with what it changes in float32; None where this graph cannot be had without its edit (a fold).
-    """
-
-    passed: bool
-    failures: list[str]
-    bits: int
-    bytes: int
-    equality: Comparison
-    effect: Comparison
-    effect_correlation: float | None
-
-    @property
-    def verdict(self) -> str:
-        """ "approximate" at best: another precision is another model."""
-        return "approximate" if self.passed else "NOT verified"
 
 
 def judge_reduced(equality: Comparison, effect: Comparison, correlation: float | None, bits: int) -> list[str]:

@@ -28,7 +28,8 @@ def main(path: str) -> int:
         wide = request["dtype"] == "float32"
         model = load_model(source, dtype="auto" if wide else request["dtype"], device=request["device"])
         edits = [Edit.load(path, model) for path in request["edits"]]
-        model = model.float() if wide else model
+        # A GGUF is dequantised to float32 as it is loaded, and transformers refuses to widen it once more.
+        model = model.float() if wide and not source.is_gguf else model
         if request.get("bare"):  # the other door knows no penalties and no end, only the most likely token
             model.generation_config = GenerationConfig()
         answer(model, request, request["output"])

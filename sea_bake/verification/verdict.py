@@ -1,19 +1,14 @@
-"""The verdict on an artefact: measured differences, the tolerance each is held to, and why that tolerance."""
+"""How answers are compared and judged: the tolerance that each difference is held to, and why that tolerance."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sea_bake.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from sea_bake.verification.doors import Subject
-    from sea_bake.verification.reduced import Variant
+from sea_bake.artefact.verification import Comparison
 
 # Unit roundoff of the dtype a model runs in. Two doors run the same operations, in the same order, on the same device,
 # so they agree to the last bit here; a tolerance of a few roundings allows for kernels that differ between processes.
@@ -24,94 +19,6 @@ VISIBLE = 10  # an edit moves some logit by at least this many tolerances, or no
 # text's own mean KL scatters by 0.66 of the promise (SmolLM2-135M, mlp, l2, 54 texts; the worst was at 4.3), so the
 # mean of six by 0.27: three times the promise leaves room for texts of another kind. The base itself was at 39 times.
 SCATTER = 3
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Answers of one door against another's.
-
-    Attributes:
-        max_abs: largest |Δlogit|.
-        relative: the same over the largest |logit| of the reference.
-        mean_kl: mean KL(reference ‖ other) over all positions, nats.
-        top1: share of positions with the same most likely token.
-        padded_max_abs: largest |Δlogit| at the last position of the left-padded batch.
-        greedy_equal, padded_equal: prompts whose continuation is the same, one by one and in a left-padded batch.
-        prompts: how many there were.
-        cached_max_abs: largest |Δlogit| where the other door read the same texts piece by piece through its cache;
-            None where it did not.
-    """
-
-    max_abs: float
-    relative: float
-    mean_kl: float
-    top1: float
-    padded_max_abs: float
-    greedy_equal: int
-    padded_equal: int
-    prompts: int
-    cached_max_abs: float | None = None
-
-    @property
-    def largest(self) -> float:
-        """Of all ways, the largest |Δlogit|."""
-        return max(self.max_abs, self.padded_max_abs, self.cached_max_abs or 0.0)
-
-
-@dataclass(frozen=True)
-class Report:
-    """What ``verify`` found. ``passed`` is the verdict; ``failures`` says why not.
-
-    Attributes:
-        equality: artefact against the hook-edited base. Has to be within ``tolerance``, texts equal.
-        effect: artefact against the base. Has to exceed ``VISIBLE`` tolerances.
-        tolerance: largest admissible |Δlogit|.
-        approximate: the artefact is a linear stand-in for the edit, and says so. It is never equal: ``equality`` then
-            holds its error, whose ``mean_kl`` has to be within ``kl_limit``, what its record promises.
-        baseline: the base against the hook-edited base: how far off an artefact would be that kept nothing of the edit.
-        facts: class, missing and unexpected keys, versions, dtype, device, of the reloaded artefact.
-        variants: of an ONNX export, "fp16", "int8", "int4" -> what is left of the edit in that graph.
-    """
-
-    passed: bool
-    failures: list[str]
-    artefact: str
-    base: str
-    how: str
-    dtype: str
-    device: str
-    tolerance: float
-    equality: Comparison
-    effect: Comparison
-    facts: dict[str, Any] = field(default_factory=dict)
-    approximate: bool = False
-    kl_limit: float | None = None
-    baseline: Comparison | None = None
-    variants: dict[str, Variant] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, subject: Subject, failures: list[str], facts: dict[str, Any], **measured: Any) -> Report:
-        """Of an artefact that was opened; ``measured`` are the other attributes."""
-        return cls(
-            passed=not failures,
-            failures=failures,
-            artefact=subject.artefact.name,
-            base=subject.source.name,
-            how=str(subject.record.get("how")),
-            dtype=facts["dtype"],
-            device=subject.device,
-            facts=facts,
-            **measured,
-        )
-
-    @property
-    def verdict(self) -> str:
-        """ "verified" (equal to the edit), "approximate" (near it, as promised), or "NOT verified"."""
-        return "NOT verified" if not self.passed else "approximate" if self.approximate else "verified"
-
-    def to_json(self) -> dict[str, Any]:
-        variants = {name: {**asdict(variant), "verdict": variant.verdict} for name, variant in self.variants.items()}
-        return {**asdict(self), "variants": variants, "verdict": self.verdict}
 
 
 def compare(reference: dict[str, Tensor], other: dict[str, Tensor]) -> Comparison:
@@ -231,28 +138,6 @@ def judge_approximate(
     if odd:
         failures.append(f"the artefact's own text differs in a left-padded batch on {odd} prompts")
     return failures + _unedited(effect, limit)
-
-
-def promised_kl(record: dict[str, Any]) -> float | None:
-    """The mean KL per token from the true edit that an approximate artefact's record promises; None of an exact one.
-
-    Over all tokens of its held-out texts, template and all, as ``verify`` reads its own texts.
-
-    Raises:
-        CheckpointError: the record is damaged.
-    """
-    try:
-        approximation = (record.get("details") or {}).get("approximation")
-        if approximation is None:
-            return None
-        promise = float(approximation["end_to_end"]["kl_of_all_tokens"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"the artefact's record lacks or garbles the error of its approximation: {error}"
-        ) from error
-    if not 0 <= promise < float("inf"):
-        raise CheckpointError(f"the artefact's record promises an approximation with an error of {promise}")
-    return promise
 
 
 def largest_kl(promise: float, limit: float) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from sea_bake.baking.adapter import CONFIG, WEIGHTS, factors
+from sea_bake.baking.adapter import factors
 from sea_bake.baking.exactness import LinearEdit
 from sea_bake.errors import CheckpointError
 from sea_bake.exporting.gguf.header import GgufFile
@@ -23,6 +23,8 @@ from sea_bake.exporting.gguf.names import GgufWriter, tensor_name
 from sea_bake.io import progress
 from sea_bake.io.files import read_json
 from sea_bake.model.anatomy import Family, Site
+from sea_bake.model.lora import WEIGHTS
+from sea_bake.model.source import ADAPTER_CONFIG
 
 ADAPTER_TYPES = {"keep": np.float32, "f32": np.float32, "f16": np.float16}
 Pair = tuple[Any, Any]  # lora_a [..., rank, in] and lora_b [..., d, rank], float32
@@ -57,7 +59,7 @@ def of_artefact(folder: Path, row: Family) -> dict[str, Pair]:
     Raises:
         CheckpointError: fused experts, whose layout is PEFT's own; or it is not as ``bake`` wrote it.
     """
-    config = read_json(folder / CONFIG)
+    config = read_json(folder / ADAPTER_CONFIG)
     rank = config.get("r")
     if config.get("target_parameters"):
         raise CheckpointError(
@@ -65,7 +67,9 @@ def of_artefact(folder: Path, row: Family) -> dict[str, Pair]:
             "factors are then made from its own weights, expert by expert."
         )
     if not isinstance(rank, int) or config.get("lora_alpha") != rank or config.get("rank_pattern"):
-        raise CheckpointError(f"{folder / CONFIG} is not as sea_bake writes it (one rank, lora_alpha equal to it)")
+        raise CheckpointError(
+            f"{folder / ADAPTER_CONFIG} is not as sea_bake writes it (one rank, lora_alpha equal to it)"
+        )
     pattern = re.compile(rf".*\.{re.escape(row.layers)}\.(\d+)\.(.+)\.lora_([AB])\.weight")
     sites = {row.writer(site): site for site in (Site.ATTN, Site.MLP)}
     parts: dict[str, dict[str, Any]] = {}

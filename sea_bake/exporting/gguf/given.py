@@ -6,10 +6,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from sea_bake.artefact.export import is_export
-from sea_bake.artefact.record import edit_files, is_artefact, read_record
+from sea_bake.artefact import Artefact, BakeRecord, is_artefact
 from sea_bake.baking.exactness import Exactness, of_edit
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, NotExactError, SettingError
@@ -34,19 +32,18 @@ class Exportable:
     how: str
     folder: Path | None = None
     edits: list[Edit] = field(default_factory=list)
-    record: dict[str, Any] = field(default_factory=dict)
+    record: BakeRecord | None = None
 
     @property
     def base(self) -> str:
         """The base model as it is named in the artefact, or in the edits."""
         if self.edits:
-            return str(self.record.get("base") or self.edits[0].base.name)
+            return self.record.base if self.record else self.edits[0].base.name
         return self.folder.name if self.folder else ""
 
     @property
     def exact(self) -> bool:
-        details = self.record.get("details")
-        return not (isinstance(details, dict) and "approximation" in details)
+        return self.record is None or self.record.approximation is None
 
 
 def exportable(given: Given | Sequence[Given], *, unedited: bool = False) -> Exportable:
@@ -67,33 +64,21 @@ def exportable(given: Given | Sequence[Given], *, unedited: bool = False) -> Exp
     if len(folders) != 1 or len(parts) != 1:
         raise SettingError("name one folder (an artefact holds its edits itself), or edit files alone")
     folder = folders[0]
-    if is_export(folder):
-        raise CheckpointError(f"{folder} is an export already: give the artefact that it was made from")
     if unedited:
         if is_artefact(folder):
-            raise CheckpointError(f"{folder} is not unedited: sea_bake baked it. Leave --unedited away.")
+            raise CheckpointError(f"{folder} is not unedited: sea_bake wrote it. Drop --unedited.")
         Checkpoint.open(folder)
         return Exportable("unedited", folder)
-    return _artefact(folder)
-
-
-def _artefact(folder: Path) -> Exportable:
-    if not is_artefact(folder):
-        raise CheckpointError(
-            f"{folder} is not an artefact of sea_bake: bake an edit first (sea-bake bake BASE EDIT --how fold), or "
-            "convert the base itself with --unedited"
-        )
-    record = read_record(folder)
-    how = record.get("how")
-    if how == "insert":
+    opened = Artefact.open(folder)
+    if opened.kind == "insert":
         raise CheckpointError(
             f"{folder} has inserted layers, and llama.cpp runs no code of a model's own. Where sea-bake plan says that "
             "the edit folds, bake it with --how fold (or adapter) and export that; else take another runtime (sea-bake "
             "export onnx), or bake the best linear stand-in with --approximate and convert that folder (--converter)."
         )
-    if how not in ("fold", "adapter"):
-        raise CheckpointError(f"the record of {folder} is damaged: it does not say how it was baked")
-    return Exportable(how, folder, [Edit.load(path) for path in edit_files(folder)], record)
+    if opened.kind not in ("fold", "adapter"):
+        raise CheckpointError(f"{folder} is an export already: give the artefact that it was made from")
+    return Exportable(opened.kind, folder, opened.edits, opened.bake)
 
 
 def refuse_inexact(source: Exportable, row: Family, writers: Sequence[GgufWriter] = (), *, adapter: bool) -> None:

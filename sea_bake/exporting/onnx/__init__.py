@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sea_bake.artefact import Artefact, OnnxRecord
+from sea_bake.artefact.output import check_folder, staged
 from sea_bake.errors import OutputError, SettingError, missing_extra
-from sea_bake.exporting.onnx.outcome import OnnxReport, record
 from sea_bake.io import progress
-from sea_bake.io.staging import check_output, need_space, staged_folder
+from sea_bake.io.staging import need_space
 
 if TYPE_CHECKING:
     from sea_bake.exporting.onnx.exportable import Exportable
@@ -24,11 +25,11 @@ STRENGTHS = ("optional", "required")
 _ROOM = 64 << 20  # graph, tokenizer, edits
 _EXTRA = ("onnx", "onnx_ir", "onnxscript", "onnxruntime")
 
-__all__ = ["DTYPES", "OPSETS", "QUANTISED", "OnnxReport", "export_onnx"]
+__all__ = ["DTYPES", "OPSETS", "QUANTISED", "OnnxRecord", "export_onnx"]
 
 
 def export_onnx(
-    artefact: str | Path,
+    artefact: str | Path | Artefact,
     output: str | Path,
     *,
     dtype: str = "fp32",
@@ -37,7 +38,7 @@ def export_onnx(
     strength: bool | str = False,
     unedited: bool = False,
     overwrite: bool = False,
-) -> OnnxReport:
+) -> OnnxRecord:
     """Write an artefact as an ONNX decoder that generates, with its KV cache, wherever ONNX Runtime does.
 
     The graph takes ``input_ids``, ``attention_mask`` (of past and new tokens), ``position_ids`` where the family has
@@ -64,7 +65,7 @@ def export_onnx(
         OutputError: the output exists, or the disk is too small.
     """
     kinds = _settings(dtype, quantize, opset, strength)
-    target = check_output(output, overwrite=overwrite, folder=True)
+    target = check_folder(output, overwrite=overwrite)
     for package in _EXTRA:
         if importlib.util.find_spec(package) is None:
             raise missing_extra(package, "onnx", "Exporting to ONNX")
@@ -82,7 +83,7 @@ def export_onnx(
     tokenizer = load_tokenizer(source.folder)
     size = source.weights * (4 if dtype == "fp32" else 2)
     need_space(target.parent, size + len(kinds) * size // 2 + _ROOM)
-    with staged_folder(target, overwrite=overwrite) as stage, progress.bar("export", 4 + len(kinds), "step") as advance:
+    with staged(target, overwrite=overwrite) as stage, progress.bar("export", 4 + len(kinds), "step") as advance:
         steps = _Steps(advance)
         kind = "optional" if strength is True else strength or None
         found = _graph(source, stage, steps, dtype=dtype, opset=opset, strength=kind)
@@ -92,7 +93,7 @@ def export_onnx(
 
         folder.finish_config(stage, source)
         graphs = stage / folder.GRAPHS
-        report = OnnxReport(
+        record = OnnxRecord(
             output=target,
             base=source.base,
             revision=source.revision,
@@ -106,10 +107,11 @@ def export_onnx(
             files={f"{folder.GRAPHS}/{p.name}": p.stat().st_size for p in sorted(graphs.iterdir())},
             variants=variants,
             seconds=steps.seconds,
+            bake=source.record,
             **found,
         )
-        record(stage, report, source.record)
-    return report
+        record.write(stage)
+    return record
 
 
 class _Steps:

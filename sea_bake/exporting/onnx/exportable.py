@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sea_bake import modeling_sea
-from sea_bake.artefact.export import is_export
-from sea_bake.artefact.record import edit_files, is_artefact, layers_of, read_record
+from sea_bake.artefact import Artefact, BakeRecord, OnnxRecord, is_artefact
+from sea_bake.artefact.loading import load_inserted
+from sea_bake.artefact.record import layers_of
 from sea_bake.baking.quantised import quantisation
-from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, FamilyError
 from sea_bake.model.anatomy import SEA_PREFIX
 from sea_bake.model.checkpoint import Checkpoint
@@ -43,7 +42,7 @@ class Exportable:
     how: str
     config: dict[str, Any]
     weights: int
-    record: dict[str, Any] | None = None
+    record: BakeRecord | None = None
     edits: list[Path] = field(default_factory=list)
     layers: tuple[int, ...] = ()
 
@@ -59,19 +58,10 @@ class Exportable:
         """
         if self.how != "insert":
             return load_model(self.folder, dtype=dtype, device="cpu")
-        try:
-            model, found = getattr(modeling_sea, f"SEA{self.architecture}").from_pretrained(
-                self.folder, dtype=DTYPES[dtype], use_safetensors=True, output_loading_info=True
-            )
-        except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise CheckpointError(f"{self.folder} cannot be loaded: {reason}") from error
-        if found["missing_keys"]:  # transformers fills them with random numbers, and goes on
-            raise CheckpointError(f"{self.folder} is incomplete: it lacks {sorted(found['missing_keys'])[0]}")
-        return model.eval()
+        return load_inserted(self.folder, dtype=DTYPES[dtype])
 
 
-def exportable(artefact: str | Path, *, unedited: bool = False) -> Exportable:
+def exportable(artefact: str | Path | Artefact, *, unedited: bool = False) -> Exportable:
     """Open an artefact of ours, or with ``unedited`` a plain checkpoint.
 
     Raises:
@@ -80,40 +70,31 @@ def exportable(artefact: str | Path, *, unedited: bool = False) -> Exportable:
         FamilyError: a family whose cache or whose parts one decoder graph cannot hold.
     """
     if unedited:
-        return _unedited(artefact)
-    folder = Path(os.path.expanduser(artefact)).absolute()
-    if is_export(folder):
+        return _unedited(artefact.folder if isinstance(artefact, Artefact) else artefact)
+    opened = Artefact.open(artefact)
+    folder, record = opened.folder, opened.record
+    if isinstance(record, OnnxRecord):
         raise CheckpointError(f"{folder} is an export already: give the artefact that it was made from")
-    if not is_artefact(folder):
-        raise CheckpointError(
-            f"{folder} is not an artefact of sea_bake: bake an edit first (sea-bake bake), or export the base itself "
-            "with --unedited"
-        )
-    record = read_record(folder)
-    how = record.get("how")
-    if how == "adapter":
+    if record.how == "adapter":
         raise CheckpointError(
             f"{folder} is an adapter, which lives on its base: an ONNX file holds whole weights. "
             "Bake the edit with --how fold (or insert) and export that."
         )
-    if how not in ("insert", "fold"):
-        raise CheckpointError(f"the record of {folder} is damaged: it says neither insert nor fold")
     checkpoint = Checkpoint.open(folder)
-    config = _plain(checkpoint.config) if how == "insert" else checkpoint.config
-    files = edit_files(folder)
-    found = Exportable(
+    config = _plain(checkpoint.config) if record.how == "insert" else checkpoint.config
+    made = Exportable(
         folder,
-        str(record.get("base")),
-        record.get("revision"),
-        how,
+        record.base,
+        record.revision,
+        record.how,
         config,
         _weights(checkpoint),
         record,
-        files,
-        layers_of([Edit.load(file) for file in files]),
+        opened.edit_files,
+        layers_of(opened.edits),
     )
-    _check(found, checkpoint)
-    return found
+    _check(made, checkpoint)
+    return made
 
 
 def _unedited(model: str | Path) -> Exportable:
@@ -122,8 +103,8 @@ def _unedited(model: str | Path) -> Exportable:
         raise CheckpointError(f"{source.path} is not a checkpoint: export needs a folder with config.json and weights")
     source = source.on_disk()
     folder = source.folder()
-    if is_artefact(folder) or is_export(folder):
-        raise CheckpointError(f"{folder} is not unedited: sea_bake wrote it. Leave --unedited away.")
+    if is_artefact(folder):
+        raise CheckpointError(f"{folder} is not unedited: sea_bake wrote it. Drop --unedited.")
     checkpoint = Checkpoint.open(folder)
     found = Exportable(folder, source.name, source.revision, "unedited", checkpoint.config, _weights(checkpoint))
     _check(found, checkpoint)

@@ -6,21 +6,21 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from sea_bake.artefact.names import GRAPH_FILES as FILES
+from sea_bake.artefact.names import GRAPHS, VERIFICATION
 from sea_bake.exporting.onnx.exportable import Exportable
 from sea_bake.exporting.onnx.tracing import Traced
 from sea_bake.io.files import read_json, write_json
 from sea_bake.model.checkpoint import carry
 from sea_bake.model.loading import load_tokenizer
 
-GRAPHS = "onnx"  # the folder that transformers.js looks in
-FILES = {"fp32": "model.onnx", "fp16": "model_fp16.onnx", "int8": "model_quantized.onnx", "int4": "model_q4.onnx"}
 _TOKENIZER = "tokenizer_config.json"
 _DEFAULT_CONTEXT = 2048  # of a model that names none, such as one with relative positions
 
 
 def write_surroundings(stage: Path, source: Exportable, traced: Traced, model_config: Any, *, dtype: str) -> None:
     """Tokenizer, licence, generation settings, ``genai_config.json``; config.json is ``finish_config``'s."""
-    written = ["config.json", "sea_verification.json"]
+    written = ["config.json", VERIFICATION]
     carry(source.folder, stage, written=written, shards=[])
     if not (stage / "tokenizer.json").is_file():  # the one form that these runtimes read
         load_tokenizer(source.folder).save_pretrained(stage)

@@ -13,13 +13,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sea_bake.activations.prompts import PLAIN_TEMPLATE
-from sea_bake.artefact.export import EXPORT
-from sea_bake.artefact.seal import seal
+from sea_bake.artefact.names import EXPORT
+from sea_bake.artefact.output import check_folder, staged
 from sea_bake.errors import SettingError
 from sea_bake.exporting.web import libraries, pages
 from sea_bake.exporting.web.models import KINDS, STRENGTH, WebModel, open_model, place_model
 from sea_bake.io.files import write_json
-from sea_bake.io.staging import check_output, need_space, staged_folder
+from sea_bake.io.staging import need_space
 
 __all__ = ["WebReport", "serve_web"]
 _ROOM = 64 << 20  # page and libraries
@@ -85,13 +85,13 @@ def serve_web(
         MissingExtraError: a strength with a default, and ``onnx`` is not installed.
         OutputError: the output exists, or the disk is too small.
     """
-    target = check_output(output, overwrite=overwrite, folder=True)
+    target = check_folder(output, overwrite=overwrite)
     edited = open_model(export, graphs)
     models: dict[str, WebModel] = {}
     if base is not None:
         models["base"] = _checked_base(edited, open_model(base, edited.graphs))
     models["edited"] = edited
-    if edited.record.get("how") == "unedited":
+    if edited.record.how == "unedited":
         raise SettingError(
             f"{edited.folder} is the export of an unedited model: give the edited one, and this as --base"
         )
@@ -103,9 +103,9 @@ def serve_web(
     files = None if offline is None else libraries.found(Path(os.path.expanduser(offline)).absolute())
     size = sum((model.folder / name).stat().st_size for model in local.values() for name in model.carried())
     need_space(target.parent, (size if copy else 0) + _ROOM)
-    title = title or f"{str(edited.record.get('base')).rpartition('/')[2]}, edited"
+    title = title or f"{edited.record.base.rpartition('/')[2]}, edited"
     totals = {graph: sum(model.bytes(graph) for model in models.values()) for graph in edited.graphs}
-    with staged_folder(target, overwrite=overwrite) as stage:
+    with staged(target, overwrite=overwrite) as stage:
         for side, model in local.items():
             place_model(model, stage / "models" / side, copy=copy)
         placed = libraries.on_cdn() if files is None else libraries.vendored(stage, files)
@@ -128,7 +128,7 @@ def serve_web(
         }
         write_json(stage / "site.json", site)
         (stage / EXPORT).parent.mkdir()
-        made = {"format": "web", "base": edited.record.get("base"), "revision": edited.record.get("revision")}
+        made = {"format": "web", "base": edited.record.base, "revision": edited.record.revision}
         write_json(stage / EXPORT, made | {"sides": sides, "sea_bake": version("sea-bake")})
     return WebReport(
         target, sides, bool(edited.strength), totals, {name: file["url"] for name, file in placed.items()}, addresses
@@ -138,9 +138,9 @@ def serve_web(
 def _checked_base(edited: WebModel, base: WebModel) -> WebModel:
     if edited.strength:
         raise SettingError("this export has a variable strength, whose 0 is the base: leave --base away")
-    if base.record.get("how") != "unedited" or base.record.get("base") != edited.record.get("base"):
+    if base.record.how != "unedited" or base.record.base != edited.record.base:
         raise SettingError(
-            f"{base.folder} is not the unedited export of {edited.record.get('base')}: make it with "
+            f"{base.folder} is not the unedited export of {edited.record.base}: make it with "
             "sea-bake export onnx BASE -o DIR --unedited"
         )
     return base
@@ -160,5 +160,5 @@ def _checked_url(url: str, edited: WebModel) -> str:
 
 def _digest(models: dict[str, WebModel]) -> str:
     """Another model, another name of the browser's cache."""
-    told = json.dumps({side: seal(model.folder) for side, model in models.items()}, sort_keys=True)
+    told = json.dumps({side: model.artefact.seal() for side, model in models.items()}, sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:16]

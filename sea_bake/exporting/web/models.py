@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from sea_bake.artefact.export import EXPORT, read_export
+from sea_bake.artefact import Artefact, OnnxRecord
+from sea_bake.artefact.names import EXPORT, GRAPHS
+from sea_bake.artefact.names import GRAPH_FILES as FILES
 from sea_bake.errors import CheckpointError, SettingError, missing_extra
-from sea_bake.exporting.onnx.folder import FILES, GRAPHS
 from sea_bake.io.files import read_json
 from sea_bake.model.checkpoint import place
 
@@ -31,19 +30,25 @@ class WebModel:
     """An export, and the graphs of it that a page offers.
 
     Attributes:
-        folder: where it lies.
-        record: what it says of itself.
+        artefact: the export.
         graphs: "fp32", "fp16", "int8" or "int4"; at least one.
     """
 
-    folder: Path
-    record: dict[str, Any]
+    artefact: Artefact
     graphs: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        return self.artefact.folder
+
+    @property
+    def record(self) -> OnnxRecord:
+        return self.artefact.onnx
 
     @property
     def strength(self) -> str | None:
         """ "optional" (a default stands in the graph), "required", or None."""
-        return self.record.get("strength")
+        return self.record.strength
 
     def files(self, graph: str) -> list[str]:
         """Graph and weights, as paths inside the export."""
@@ -67,12 +72,10 @@ def open_model(folder: str | Path, graphs: Sequence[str] | None) -> WebModel:
         CheckpointError: it is no ONNX export of ours, or incomplete.
         SettingError: a graph that it does not have.
     """
-    folder = Path(os.path.expanduser(folder)).absolute()
-    record = read_export(folder)
-    if record.get("format") != "onnx":
-        raise CheckpointError(f"{folder} is an export to {record.get('format')}: the page reads ONNX")
+    artefact = Artefact.open(folder)
+    folder, record = artefact.folder, artefact.onnx
     there = [name for name in KINDS if (folder / GRAPHS / FILES[name]).is_file()]
-    chosen = tuple(dict.fromkeys(graphs or [str(record.get("dtype"))]))
+    chosen = tuple(dict.fromkeys(graphs or [record.dtype]))
     for name in chosen:
         if name not in KINDS:
             raise SettingError(f"unknown graph {name!r}: use {', '.join(KINDS)}")
@@ -84,7 +87,7 @@ def open_model(folder: str | Path, graphs: Sequence[str] | None) -> WebModel:
     announced = read_json(folder / "config.json").get("transformers.js_config")
     if not isinstance(announced, dict):
         raise CheckpointError(f"{folder / 'config.json'} lacks transformers.js_config: it is not as {EXPORT} says")
-    return WebModel(folder, record, chosen)
+    return WebModel(artefact, chosen)
 
 
 def place_model(model: WebModel, target: Path, *, copy: bool) -> None:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from html import escape
 from importlib import resources
-from pathlib import Path
 from string import Template
 from typing import Any
 
-from sea_bake.artefact.seal import seal
 from sea_bake.edit import Edit
 from sea_bake.exporting.web.models import WebModel
 from sea_bake.fitting import ranges
-from sea_bake.io.files import read_json
-from sea_bake.verification import REPORT
 
 STATIC = ("style.css", "page.js", "worker.js")
 TEMPLATE = "index.html"
@@ -58,19 +54,19 @@ def _side(side: str) -> str:
 def facts(model: WebModel) -> list[tuple[str, str]]:
     """Name and text: base, each edit, and how much it changes where that was verified."""
     record = model.record
-    revision = f" at {record['revision']}" if record.get("revision") else ""
-    told = [("Base", f"{record.get('base')}{revision}")]
-    told += [("Edit", describe(Edit.load(path))) for path in sorted((model.folder / "sea").glob("edit-*.safetensors"))]
-    report = verified(model.folder)
-    if report is None:
+    revision = f" at {record.revision}" if record.revision else ""
+    told = [("Base", f"{record.base}{revision}")]
+    told += [("Edit", describe(edit)) for edit in model.artefact.edits]
+    report = model.artefact.verification
+    if report is None or not report.passed:
         return [*told, ("Proof", "not verified")]
-    equality, effect = report["equality"], report["effect"]
+    equality, effect = report.equality, report.effect
     changes = (
-        f"the most likely token at {100 * (1 - effect['top1']):.0f} % of positions; mean KL from the base "
-        f"{effect['mean_kl']:.2g} nats per token"
+        f"the most likely token at {100 * (1 - effect.top1):.0f} % of positions; mean KL from the base "
+        f"{effect.mean_kl:.2g} nats per token"
     )
     proof = (
-        f"{report['verdict']}: in ONNX Runtime no logit is further than {equality['max_abs']:.0e} from the edited "
+        f"{report.verdict}: in ONNX Runtime no logit is further than {equality.max_abs:.0e} from the edited "
         "PyTorch model's"
     )
     return [*told, ("Changes", changes), ("Proof", proof)]
@@ -90,14 +86,6 @@ def _span(ranks: tuple[int, ...]) -> str:
     return f"{min(ranks)}" if min(ranks) == max(ranks) else f"{min(ranks)} to {max(ranks)}"
 
 
-def verified(folder: Path) -> dict[str, Any] | None:
-    """The verification inside an export, where it was passed on these very files."""
-    path = folder / REPORT
-    report = read_json(path) if path.is_file() else {}
-    sound = report.get("passed") and isinstance(report.get("equality"), dict) and isinstance(report.get("effect"), dict)
-    return report if sound and report.get("files") == seal(folder) else None
-
-
 def card(model: WebModel, *, title: str) -> str:
     """README.md: the front matter by which a Hugging Face Space knows a static page, and what it is."""
     import yaml
@@ -114,7 +102,7 @@ def card(model: WebModel, *, title: str) -> str:
             "cross-origin-resource-policy": "cross-origin",
         },
     }
-    base = str(model.record.get("base"))
+    base = model.record.base
     if base.count("/") == 1:
         matter["models"] = [base]
     front = yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)

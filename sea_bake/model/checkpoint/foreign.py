@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
 
-from sea_bake import modeling_sea
 from sea_bake.errors import CheckpointError
 from sea_bake.io.files import read_json
 from sea_bake.model.checkpoint.writer import SKIPPED_FOLDERS
 from sea_bake.model.loading import check_kernels
-
-CODE = "modeling_sea.py"
 
 
 def check_files(folder: Path) -> None:
@@ -58,29 +54,3 @@ def check_references(folder: Path, config: dict[str, Any]) -> None:
                 "the model without it, remove that entry."
             )
     check_kernels(config)
-
-
-def check_code(artefact: Path) -> None:
-    """Raise CheckpointError unless the code that ``trust_remote_code`` would run for an inserted artefact is ours.
-
-    That is: ``modeling_sea.py`` is this sea_bake's, byte for byte, and no configuration names any other code.
-    """
-    check_files(artefact)
-    ours, theirs = Path(modeling_sea.__file__), artefact / CODE
-    if not theirs.is_file():
-        raise CheckpointError(f"{theirs} is missing: the artefact is not whole")
-    if _digest(ours) != _digest(theirs):
-        raise CheckpointError(
-            f"{theirs} is not this sea_bake's (sha256 {_digest(theirs)[:16]}..., not {_digest(ours)[:16]}...), so it "
-            "is not run: it was changed, or comes from another version. Bake again, or use the sea_bake that made it."
-        )
-    for path in sorted(artefact.glob("*config.json")):
-        named = read_json(path).get("auto_map") or {}
-        codes = named.values() if isinstance(named, dict) else [named]
-        if any(not isinstance(code, str) or not code.startswith(f"{theirs.stem}.SEA") for code in codes):
-            raise CheckpointError(f"{path} names other code than {CODE} (auto_map): it is not run. Bake it again.")
-    check_kernels(read_json(artefact / "config.json"))
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

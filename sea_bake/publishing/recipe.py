@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
-import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,15 +12,15 @@ from typing import Any
 
 import yaml
 
-from sea_bake.artefact.export import is_export, read_export
-from sea_bake.artefact.record import edit_files, is_artefact, read_record
+from sea_bake.artefact import Artefact, BakeRecord
+from sea_bake.artefact.names import RECIPE
+from sea_bake.demonstrations import load
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError
+from sea_bake.fitting import fit
 from sea_bake.io.files import file_digest
 from sea_bake.model.fingerprint import BaseModel
-from sea_bake.recipes.comparing import MEASURE, Tolerance
-from sea_bake.recipes.schema import RECIPE
-from sea_bake.recipes.sections import SECTIONS
+from sea_bake.publishing.tolerance import MEASURE, Tolerance
 
 __all__ = ["RECIPE", "describe", "dump", "fingerprint"]
 
@@ -45,9 +45,10 @@ _OF_THE_RECIPE = (
     *("batch_size", "dtype"),
 )
 _NO_OPTION = ("split",)  # of the library alone
+_NO_SETTING = ("source", "model", "tokenizer", "activations", "save_activations", "overwrite")
 
 
-def describe(artefact: str | Path, *, model: str | None = None, output: str | None = None) -> dict[str, Any]:
+def describe(artefact: str | Path | Artefact, *, model: str | None = None, output: str | None = None) -> dict[str, Any]:
     """The recipe of an artefact as a mapping: from ``sea/bake.json`` and the edits' own headers, and nothing else.
 
     Args:
@@ -59,17 +60,16 @@ def describe(artefact: str | Path, *, model: str | None = None, output: str | No
         CheckpointError: no artefact of ours, a damaged record, or an export without edits.
         EditError: a damaged edit.
     """
-    folder = Path(os.path.expanduser(artefact)).absolute()
-    record, files = _records(folder)
-    edits = [Edit.load(file) for file in files]
-    base = model or record.get("base")
-    if not isinstance(base, str) or not base:
-        raise CheckpointError(f"the record in {folder / 'sea'} is damaged: it names no base")
-    revision = record.get("revision") if base == record.get("base") else None
+    opened = Artefact.open(artefact)
+    folder, record, files, edits = opened.folder, opened.record, opened.edit_files, opened.edits
+    if not edits:
+        raise CheckpointError(f"{folder} carries no edits, so there is no recipe to make of it")
+    base = model or record.base
+    revision = record.revision if base == record.base else None
     names = [file.stem for file in files]
     fits = [_fit_settings(edit) for edit in edits]
     refittable = all("imported" not in edit.recipe for edit in edits)
-    bake = _bake_settings(record["bake"] if isinstance(record.get("bake"), dict) else record)
+    bake = _bake_settings(opened.bake)
     output = output or folder.name
     found: dict[str, Any] = {"model": base, "revision": revision, "output": output}
     if refittable:
@@ -104,7 +104,7 @@ def describe(artefact: str | Path, *, model: str | None = None, output: str | No
     return found
 
 
-def dump(artefact: str | Path, *, model: str | None = None, output: str | None = None) -> str:
+def dump(artefact: str | Path | Artefact, *, model: str | None = None, output: str | None = None) -> str:
     """:func:`describe` as YAML text, with a head that says what to do with it."""
     from importlib.metadata import version
 
@@ -118,16 +118,6 @@ def fingerprint(base: BaseModel) -> str:
     """SHA-256 of what a base is known by: the numbers of its configuration, and the sampled weights."""
     data = {"config": base.config, "dtype": base.dtype, "samples": base.samples}
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
-
-
-def _records(folder: Path) -> tuple[dict[str, Any], list[Path]]:
-    if is_artefact(folder) or not is_export(folder):
-        return read_record(folder), edit_files(folder)
-    record = read_export(folder)
-    files = sorted((folder / "sea").glob("edit-*.safetensors"))
-    if not files:
-        raise CheckpointError(f"{folder} carries no edits, so there is no recipe to make of it")
-    return record, files
 
 
 def _fit_settings(edit: Edit) -> dict[str, Any]:
@@ -146,17 +136,20 @@ def _fit_settings(edit: Edit) -> dict[str, Any]:
     }
     if known.get("max_new_tokens") is None:  # of the prompt alone nothing is generated
         known.pop("max_new_tokens", None)
-    return {key: _plain(known[key]) for key in SECTIONS["fit"].settings if key in known}
+    return {key: _plain(known[key]) for key in fit_defaults() if key in known}
 
 
-def _bake_settings(record: dict[str, Any]) -> dict[str, Any]:
-    details = record.get("details")
-    approximation = details.get("approximation") if isinstance(details, dict) else None
-    if not isinstance(approximation, dict):
-        return {"how": str(record.get("how"))}
-    calibration = approximation.get("calibration")
-    source = calibration.get("source") if isinstance(calibration, dict) else None
+def _bake_settings(record: BakeRecord | None) -> dict[str, Any]:
+    if record is None or record.approximation is None:
+        return {"how": record.how if record else "auto"}
+    source = (record.approximation.get("calibration") or {}).get("source")
     return {"how": "fold", "approximate": True, "calibration": None if source in ("builtin", "given") else source}
+
+
+def fit_defaults() -> dict[str, Any]:
+    """The settings of a recipe's ``fit:`` with their defaults, in its order: those of ``load`` and of ``fit``."""
+    parameters = {**inspect.signature(load).parameters, **inspect.signature(fit).parameters}
+    return {"demonstrations": "builtin"} | {p.name: p.default for p in parameters.values() if p.name not in _NO_SETTING}
 
 
 def _edit_record(name: str, file: Path, edit: Edit, folder: Path) -> dict[str, Any]:
@@ -205,13 +198,13 @@ def _commands(
 
 def _options(section: str, settings: dict[str, Any]) -> list[str]:
     settings = dict(settings)
+    defaults = fit_defaults() if section == "fit" else {"how": "auto"}
     if section == "fit" and settings.get("K_positive") == settings.get("K_negative") is not None:
         settings["K"] = settings.pop("K_positive")
         del settings["K_negative"]
     words: list[str] = []
     for key, value in settings.items():
-        default = SECTIONS[section].settings[key].default
-        if value is None or value == default or key in _NO_OPTION:
+        if value is None or value == defaults.get(key) or key in _NO_OPTION:
             continue
         flag = _FLAGS.get(key, "--" + key.replace("_", "-"))
         shown = ",".join(map(str, value)) if isinstance(value, list) else str(value)
