@@ -260,20 +260,21 @@ def read_adapter(folder: Path, data: bytes) -> None:
 
 def read_record(folder: Path, data: bytes) -> None:
     """An artefact's own record, as ``unbake``, ``verify`` and ``inspect`` take it."""
-    from sea_bake.artefact import record as report
-    from sea_bake.baking.unbake import _insert_record
+    from sea_bake.artefact import Artefact
+    from sea_bake.artefact.names import RECORD
+    from sea_bake.baking.unbake import _whole
 
     if not (folder / "artefact").exists():
         shutil.copytree(artefact(), folder / "artefact")
         shutil.copytree(tiny.single(), folder / tiny.single().name)
-    (folder / "artefact" / report.RECORD).write_bytes(data)
+    (folder / "artefact" / RECORD).write_bytes(data)
     ran = tiny.run("inspect", folder / "artefact")
-    found = report.read_record(folder / "artefact")
-    report.edit_files(folder / "artefact")
-    _insert_record(folder / "artefact", found)
     assert ran.code in (0, 2)
-    if isinstance(found.get("base"), str) and not re.fullmatch(r"[\w-]+/[\w.-]+", found["base"]):  # the Hub is offline
-        report.recorded_base(folder / "artefact", found)
+    found = Artefact.open(folder / "artefact")
+    if found.kind == "insert":
+        _whole(found)
+    if not re.fullmatch(r"[\w-]+/[\w.-]+", found.record.base):  # the Hub is offline
+        found.base_source()
 
 
 @functools.cache
@@ -339,18 +340,18 @@ def recipe_files() -> st.SearchStrategy[bytes]:
 
 def read_evaluation(folder: Path, data: bytes) -> None:
     """As ``report`` and ``publish`` take it; what was accepted is put into a page."""
-    from sea_bake.evaluation import INSIDE
-    from sea_bake.publishing.evaluation import read_results
+    from sea_bake.artefact import trusted
+    from sea_bake.artefact.names import EVALUATION
     from sea_bake.reporting import measured
     from sea_bake.reporting.page import page
     from sea_bake.reporting.subject import Subject
 
-    (folder / INSIDE).parent.mkdir(exist_ok=True)
-    (folder / INSIDE).write_bytes(data)
+    (folder / EVALUATION).parent.mkdir(exist_ok=True)
+    (folder / EVALUATION).write_bytes(data)
     with contextlib.suppress(SeaBakeError):  # each says no for itself
-        read_results(folder, None)
+        trusted.evaluation(folder, [], None)
     subject = Subject.open(tiny.edit_file())
-    found = measured.find(subject, folder / INSIDE)
+    found = measured.find(subject, folder / EVALUATION)
     assert found is not None
     page(subject, [], [], found, [], found.samples)
 

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 from sea_bake import Activations, Demonstration, bake, fit, verify
 from sea_bake.activations.prompts import encode
-from sea_bake.baking import BakeReport
+from sea_bake.baking import BakeRecord
 from sea_bake.baking.approximate import _end_to_end
 from sea_bake.baking.calibration import Distance, Fit
 from sea_bake.baking.regression import Moments, best_ridge, solve
@@ -43,10 +43,10 @@ WRITER = {
 
 
 @pytest.fixture(scope="module")
-def folded(workshop: Workshop) -> Callable[..., BakeReport]:
+def folded(workshop: Workshop) -> Callable[..., BakeRecord]:
     """An approximate fold of the workshop's edit of these settings, made once."""
 
-    def make(family: str, *setting: str) -> BakeReport:
+    def make(family: str, *setting: str) -> BakeRecord:
         name = "-".join(["approximate", family, *setting])
         return workshop.once(
             name,
@@ -201,7 +201,7 @@ def test_what_does_not_belong_together_explains_nothing() -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
-def test_the_fold_is_what_numpy_finds(workshop: Workshop, folded: Callable[..., BakeReport], family: str) -> None:
+def test_the_fold_is_what_numpy_finds(workshop: Workshop, folded: Callable[..., BakeRecord], family: str) -> None:
     """M, read back from the artefact's weights, leaves no more error on the calibration tokens than numpy's best."""
     report, edit, base = folded(family), workshop.edit(family), workshop.base(family)
     entry = report.details["approximation"]["layers"][0]
@@ -225,7 +225,7 @@ def test_the_fold_is_what_numpy_finds(workshop: Workshop, folded: Callable[..., 
     assert np.square(y - h @ wrong.T).sum() > np.square(y - h).sum()  # another layer's M explains nothing
 
 
-def test_one_map_for_bias_and_experts(workshop: Workshop, folded: Callable[..., BakeReport]) -> None:
+def test_one_map_for_bias_and_experts(workshop: Workshop, folded: Callable[..., BakeRecord]) -> None:
     gpt2, mixtral = folded("gpt2"), folded("mixtral")
     M = matrix(workshop.base("gpt2"), gpt2.output, WRITER["gpt2"].format(1))
     old, new = (
@@ -242,7 +242,7 @@ def test_one_map_for_bias_and_experts(workshop: Workshop, folded: Callable[..., 
 
 @pytest.mark.parametrize("setting", [(), ("mlp", "l2", "tanh")], ids=["l2", "tanh"])
 def test_the_stated_errors_are_the_real_ones(
-    workshop: Workshop, folded: Callable[..., BakeReport], setting: tuple[str, ...]
+    workshop: Workshop, folded: Callable[..., BakeRecord], setting: tuple[str, ...]
 ) -> None:
     """Recomputed on the held-out tokens, from the base, the ``insert`` artefact and the reloaded fold."""
     report, edit = folded("llama", *setting), workshop.edit("llama", *setting)
@@ -289,7 +289,7 @@ def test_the_stated_errors_are_the_real_ones(
 
 
 def test_it_is_a_plain_checkpoint_and_the_same_in_every_run(
-    workshop: Workshop, folded: Callable[..., BakeReport], tmp_path: Path
+    workshop: Workshop, folded: Callable[..., BakeRecord], tmp_path: Path
 ) -> None:
     report = folded("llama")
     again = bake(
@@ -334,7 +334,7 @@ def test_several_edits_are_stood_in_for_together_and_exact_ones_stay_exact(works
 
 
 def test_the_verdict_is_approximate_and_the_promise_is_held_to(
-    workshop: Workshop, folded: Callable[..., BakeReport], tmp_path: Path
+    workshop: Workshop, folded: Callable[..., BakeRecord], tmp_path: Path
 ) -> None:
     artefact = Path(shutil.copytree(folded("llama").output, tmp_path / "folded"))
     base = workshop.base("llama")

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from sea_bake import Edit, Projector, Site, bake
 from sea_bake.artefact.record import RECORD
-from sea_bake.baking import BakeReport
+from sea_bake.baking import BakeRecord
 from sea_bake.errors import CheckpointError
 from sea_bake.model.checkpoint import Checkpoint
 from sea_bake.model.fingerprint import BaseModel
@@ -61,12 +61,12 @@ def furnished(kind: str) -> Path:
     return base
 
 
-def baked(kind: str, copy: bool = False) -> tuple[Path, BakeReport]:
+def baked(kind: str, copy: bool = False) -> tuple[Path, BakeRecord]:
     return _baked(kind, copy)
 
 
 @functools.cache
-def _baked(kind: str, copy: bool) -> tuple[Path, BakeReport]:
+def _baked(kind: str, copy: bool) -> tuple[Path, BakeRecord]:
     output = tiny.root() / f"baked-{kind}-{copy}"
     before = tiny.snapshot(furnished(kind))
     report = bake(furnished(kind), tiny.edit_file(), output, copy=copy)
@@ -356,3 +356,7 @@ def test_a_gguf_bakes_directly(tmp_path: Path) -> None:
     assert checkpoint.config["sea"]["edits"][0]["ranks"] == {str(layer): [1, 2]}
     assert checkpoint.tensor(f"model.layers.{layer}.mlp.sea.0.A").shape == (3, dim)
     assert (tmp_path / "out" / "chat_template.jinja").is_file()
+    # And is held against the GGUF itself, which transformers opens as a model that cannot be widened.
+    proof = tiny.run("verify", tmp_path / "out", "--base", source, "--max-new-tokens", 4, "-p", "Bats are", "--json")
+    assert proof.code == 0, proof
+    assert json.loads(proof.out)["passed"]

@@ -28,7 +28,7 @@ from torch import Tensor
 from transformers import AutoModel
 
 from sea_bake import Edit, bake, collect, fit
-from sea_bake.baking.insert import SEA_SHARD
+from sea_bake.artefact.names import SHARD
 from sea_bake.baking.open_base import open_folder
 from sea_bake.demonstrations import builtin
 from sea_bake.errors import CheckpointError
@@ -296,7 +296,7 @@ def test_a_sharded_checkpoint_gives_the_same_answers(workshop: Workshop, tmp_pat
 def damaged(artefact: Path, folder: Path, change: Any) -> Path:
     """A copy of an artefact whose SEA tensors went through ``change(name, tensor)``."""
     shutil.copytree(artefact, folder)
-    path = folder / SEA_SHARD
+    path = folder / SHARD
     tensors = {name: change(name, tensor).contiguous() for name, tensor in load_file(path).items()}
     path.unlink()
     save_file(tensors, path, metadata={"format": "pt"})
@@ -444,14 +444,14 @@ def test_auto_model_loads_the_edit_too(workshop: Workshop, family: str):
 def without(artefact: Path, folder: Path, lost: Any) -> Path:
     """A copy of an artefact that lacks the SEA tensors for which ``lost(name)``."""
     shutil.copytree(artefact, folder)
-    tensors = {name: t for name, t in load_file(folder / SEA_SHARD).items() if not lost(name)}
-    (folder / SEA_SHARD).unlink()
+    tensors = {name: t for name, t in load_file(folder / SHARD).items() if not lost(name)}
+    (folder / SHARD).unlink()
     path = folder / "model.safetensors.index.json"
     index = json.loads(path.read_text())
-    kept = {name: file for name, file in index["weight_map"].items() if file != SEA_SHARD or name in tensors}
+    kept = {name: file for name, file in index["weight_map"].items() if file != SHARD or name in tensors}
     path.write_text(json.dumps(index | {"weight_map": kept}))
     if tensors:
-        save_file(tensors, folder / SEA_SHARD, metadata={"format": "pt"})
+        save_file(tensors, folder / SHARD, metadata={"format": "pt"})
     return folder
 
 

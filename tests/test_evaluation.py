@@ -19,6 +19,8 @@ import torch
 from conftest import Workshop
 
 from sea_bake import Edit, bake, evaluate
+from sea_bake.artefact import Artefact
+from sea_bake.artefact.names import EVALUATION
 from sea_bake.artefact.seal import broken, seal
 from sea_bake.errors import (
     EvaluationError,
@@ -27,12 +29,11 @@ from sea_bake.errors import (
     SettingError,
     WrongModelError,
 )
-from sea_bake.evaluation import INSIDE, Evaluation, damage
+from sea_bake.evaluation import Evaluation, damage
 from sea_bake.evaluation import rendering as reporting
 from sea_bake.evaluation.doors import Doors
 from sea_bake.evaluation.prefixes import Scorer
 from sea_bake.evaluation.statistics import compare
-from sea_bake.publishing.evaluation import read_results
 
 TASKS = ["truthfulqa_mc2", "bbq"]
 # Inserted layers are the module that the hooks run, so that only the order of sums may differ; a fold multiplies them
@@ -334,12 +335,17 @@ def test_the_artefact_carries_its_evaluation_to_the_model_card(data: Path, tmp_p
     ran = tiny.run("eval", artefact, "--base", tiny.single(), "--data", data, "--tasks", "bbq", "--no-cost", "--write")
     assert (ran.code, ran.err) == (0, "")
     assert broken(artefact, sealed) == []  # it is no part of what was verified
-    results = read_results(artefact, sealed)
-    (accuracy,) = [r for r in results if r.metric["type"] == "acc"]
-    assert (accuracy.dataset["type"], accuracy.kind, accuracy.n) == ("oskarvanderwal/bbq", "gain", 6)
-    assert accuracy.interval[0] <= accuracy.value - accuracy.base <= accuracy.interval[1]
+    kept = Artefact.open(artefact).evaluation
+    assert kept is not None
+    assert kept.files == sealed
+    results = [row for row in kept.headlines if not row.measure.part]
+    (accuracy,) = [row for row in results if row.measure.key == "acc"]
+    assert (accuracy.dataset["type"], accuracy.kind, accuracy.found.n) == ("oskarvanderwal/bbq", "gain", 6)
+    difference = accuracy.found.difference
+    assert difference is not None
+    assert difference.low <= difference.value <= difference.high
     assert len(results) < 12  # headlines only
-    assert (artefact / INSIDE).is_file()
+    assert (artefact / EVALUATION).is_file()
     with pytest.raises(SettingError, match="no artefact"):
         evaluate(tiny.single(), data=data, write=True)
 
@@ -365,7 +371,7 @@ def test_a_recipe_evaluates_what_it_baked(data: Path, tmp_path: Path) -> None:
     assert tiny.run("run", file, "--quiet").code == 0
     report = json.loads((tmp_path / "out-evaluation" / "evaluation.json").read_text("utf-8"))
     assert (report["model"]["how"], report["results"][0]["n"]) == ("insert", 4)
-    assert json.loads((tmp_path / "out" / INSIDE).read_text("utf-8"))["results"] == report["results"]
+    assert json.loads((tmp_path / "out" / EVALUATION).read_text("utf-8"))["results"] == report["results"]
     again = json.loads(tiny.run("run", file, "--json").out)
     assert [step["status"] for step in again["steps"]] == ["kept"] * 4
     (tmp_path / "out-evaluation" / "examples" / "bbq.insert.jsonl").unlink()

@@ -30,7 +30,8 @@ from conftest import Workshop
 from torch import Tensor
 
 from sea_bake import Edit, bake
-from sea_bake.artefact.export import is_export, read_export
+from sea_bake.artefact import Artefact
+from sea_bake.artefact.names import EXPORT
 from sea_bake.edit import live
 from sea_bake.errors import FamilyError
 from sea_bake.exporting.onnx import checking, export_onnx, finishing
@@ -217,7 +218,7 @@ def test_no_path_of_this_machine_is_in_any_file() -> None:
 
 def test_every_sea_node_has_a_name_that_says_where_it_is() -> None:
     folder = exports.plain()
-    names = read_export(folder)["sea_nodes"]
+    names = Artefact.open(folder).onnx.sea_nodes
     assert len(names) == len(set(names)) == 2 * 8
     assert all(re.fullmatch(r"/model/layers\.[01]/sea\.mlp\.0/[A-Z]\w+_\d", name) for name in names)
     nodes = {node.name: node.op_type for node in graph_of(folder).graph.node}
@@ -256,9 +257,8 @@ def test_the_folder_is_the_bases_to_its_readers() -> None:
 
 def test_the_record_says_what_it_was_made_of() -> None:
     folder, art = exports.plain(), exports.artefact()
-    assert is_export(folder)
-    assert not is_export(art)
-    record = read_export(folder)
+    assert (Artefact.open(folder).kind, Artefact.open(art).kind) == ("onnx", "insert")
+    record = json.loads((folder / EXPORT).read_text("utf-8"))
     assert (record["format"], record["base"], record["how"]) == ("onnx", exports.base().name, "insert")
     assert record["bake"] == json.loads((art / "sea" / "bake.json").read_text("utf-8"))
     assert record["edits"] == ["sea/edit-0.safetensors"]
@@ -278,7 +278,7 @@ def test_a_fold_is_a_plain_graph() -> None:
     folder = exports.export(exports.artefact("fold"), "onnx")
     model, edit = two_layers(how="fold")
     found = through(opened(folder / "onnx" / "model.onnx", folder))
-    assert read_export(folder)["sea_nodes"] == []
+    assert Artefact.open(folder).onnx.sea_nodes == []
     assert gap(found, said(model, [edit])) < 1e-4  # the weights were rounded once
     assert gap(found, said(model)) > 1e-2
 
@@ -292,7 +292,7 @@ def test_the_strength_is_the_edits_alpha() -> None:
         found = through(opened(graph, folder, strength))
         assert gap(found, said(model, [edit.with_settings(alpha=strength)])) < 1e-4
         assert gap(found, said(model, [edit.with_settings(alpha=strength + 0.5)])) > 1e-2  # the control
-    assert read_export(folder)["strength"] == "optional"
+    assert Artefact.open(folder).onnx.strength == "optional"
 
 
 def test_half_precision_leaves_the_edit_in_float32(tmp_path: Path) -> None:
@@ -326,7 +326,7 @@ def test_a_newer_opset_uses_its_operators(tmp_path: Path) -> None:
     report = export_onnx(exports.artefact(), tmp_path / "out", opset=23)
     kinds = {node.op_type for node in graph_of(tmp_path / "out").graph.node}
     assert {"Attention", "RMSNormalization"} <= kinds
-    assert report.nodes < read_export(exports.plain())["nodes"]
+    assert report.nodes < Artefact.open(exports.plain()).onnx.nodes
     model, edit = two_layers()
     assert gap(through(opened(tmp_path / "out" / "onnx" / "model.onnx", tmp_path / "out")), said(model, [edit])) < 1e-4
 
@@ -350,7 +350,7 @@ def test_a_graph_that_answers_otherwise_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_edit_that_left_no_trace_is_noticed() -> None:
-    names = read_export(exports.plain())["sea_nodes"]
+    names = Artefact.open(exports.plain()).onnx.sea_nodes
     finishing.check_sea_nodes(names, {0, 1}, "LlamaForCausalLM")
     with pytest.raises(FamilyError, match="layer 1 left no trace in the ONNX graph of LlamaForCausalLM"):
         finishing.check_sea_nodes([n for n in names if "layers.1/" not in n], {0, 1}, "LlamaForCausalLM")

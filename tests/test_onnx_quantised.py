@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch.nn import functional as F
 
 from sea_bake.activations.prompts import encode
-from sea_bake.artefact.export import read_export
+from sea_bake.artefact import Artefact
 from sea_bake.demonstrations import builtin
 from sea_bake.errors import CheckpointError, SettingError
 from sea_bake.exporting.onnx.distance import answers, divergence, measure
@@ -158,7 +158,7 @@ def test_the_graph_computes_what_its_weights_say(kind: str, tmp_path: Path) -> N
 @KINDS
 def test_the_edit_stays_as_it_is_to_the_bit(kind: str) -> None:
     folder = exports.plain()
-    names = read_export(folder)["sea_nodes"]
+    names = Artefact.open(folder).onnx.sea_nodes
     before, floats = graph_of(folder / "onnx" / "model.onnx")
     after, tensors = graph_of(folder / "onnx" / FILES[kind])
     products = 0
@@ -168,7 +168,7 @@ def test_the_edit_stays_as_it_is_to_the_bit(kind: str) -> None:
             assert (used in tensors) == (used in floats)
             assert used not in tensors or tensors[used].tobytes() == floats[used].tobytes()
         products += after[name].op_type == "MatMul"
-    assert products == read_export(folder)["variants"][kind]["kept"] == 4  # two layers, two products each
+    assert products == Artefact.open(folder).onnx.variants[kind]["kept"] == 4  # two layers, two products each
     others = [n for n, node in after.items() if node.op_type == "MatMul" and n not in names]
     assert all(used not in tensors for n in others for used in after[n].input)  # of attention: no weight in them
     assert {node.op_type for node in after.values()} >= {"Gather", "MatMulNBits"}
@@ -207,7 +207,7 @@ def test_how_far_a_variant_is_from_float32(tmp_path: Path) -> None:
     assert 1e-6 < found["int8"].mean_kl < found["int4"].mean_kl
     assert found["int8"].top1 > found["int4"].top1
     assert found["int8"].tokens >= 256
-    assert read_export(folder)["variants"]["int8"]["distance"] == pytest.approx(found["int8"].to_json(), rel=1e-3)
+    assert Artefact.open(folder).onnx.variants["int8"]["distance"] == pytest.approx(found["int8"].to_json(), rel=1e-3)
     a, b = (torch.tensor(answers(path, [[5, 6, 7]])[0]).double() for path in (main, folder / "onnx" / FILES["int4"]))
     expected = F.kl_div(b.log_softmax(-1), a.log_softmax(-1), log_target=True, reduction="none").sum(-1)
     assert np.allclose(divergence(a.numpy(), b.numpy()), expected, rtol=1e-9, atol=1e-12)
@@ -287,15 +287,15 @@ def real(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Real:
     tokenizer = load_tokenizer(export)
     # None of which the edit was fitted on.
     texts = [list(encode(tokenizer, d.prompt, d.positive).ids) for d in builtin()[100:105]]
-    record, logits = read_export(export), {}
+    record, logits = Artefact.open(export).onnx, {}
     for kind, name in {"fp32": "model.onnx", **FILES}.items():
         graph = export / "onnx" / name
         bare = graph.with_name(f"bare-{name}")
-        bare.write_bytes(bypass(graph, record["sea_nodes"]))
+        bare.write_bytes(bypass(graph, record.sea_nodes))
         for path, edited in ((graph, True), (bare, False)):
             run = decoder(path)
             logits[kind, edited] = np.concatenate([forced(run, ids, len(ids)) for ids in texts])
-    return Real(export, texts, logits, record["variants"])
+    return Real(export, texts, logits, record.variants)
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:

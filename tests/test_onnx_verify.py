@@ -15,7 +15,7 @@ import tiny
 import torch
 
 from sea_bake import verify
-from sea_bake.artefact.export import EXPORT
+from sea_bake.artefact.names import EXPORT
 from sea_bake.artefact.seal import broken
 from sea_bake.errors import CheckpointError, MissingExtraError, SettingError, VerificationError
 from sea_bake.verification.bypass import bypass

@@ -26,6 +26,8 @@ from hub_server import Hub, complaints
 from safetensors.torch import load_file
 
 from sea_bake import bake, fit, verify
+from sea_bake.artefact import Artefact
+from sea_bake.artefact.evaluation import edit_digest
 from sea_bake.artefact.seal import broken, seal
 from sea_bake.errors import PublishError
 from sea_bake.pages.markdown import plain
@@ -340,39 +342,63 @@ def test_what_was_published_is_fitted_again_from_its_name_alone(desk: Desk, hub:
     assert json.loads(ran.out)["reproduced"] is False
 
 
+def measured(dataset: dict[str, str], metric: str, value: float, base: float, interval: list[float], kind: str) -> Any:
+    """One row of an evaluation, as ``evaluate`` writes it."""
+    return {
+        "task": dataset["name"],
+        "dataset": dataset,
+        "metric": {"type": metric, "name": metric},
+        "value": value,
+        "base": base,
+        "interval": interval,
+        "better": "higher",
+        "judged": True,
+        "kind": kind,
+        "n": 200,
+        "p": 0.04,
+        "test": "McNemar",
+        "unit": "%",
+        "part": "",
+        "changed": 9,
+        "value_interval": [value - 0.05, value + 0.05],
+        "base_interval": [base - 0.05, base + 0.05],
+    }
+
+
+HELLASWAG = {"type": "Rowan/hellaswag", "name": "HellaSwag", "split": "validation"}
+TRUTHFULQA = {"type": "truthfulqa/truthful_qa", "name": "TruthfulQA"}
 RESULTS = {
     "format": "sea_bake.evaluation",
     "version": 1,
+    "settings": {"limit": 200, "offset": 0, "chat": False, "dtype": "auto"},
+    "versions": {"lm-eval": "0.4.13", "transformers": "5.24.0", "torch": "2.13.0", "sea-bake": "0.1.0"},
     "results": [
-        {
-            "dataset": {"type": "Rowan/hellaswag", "name": "HellaSwag", "split": "validation"},
-            "metric": {"type": "accuracy", "name": "accuracy"},
-            "value": 0.41,
-            "base": 0.425,
-            "interval": [-0.03, 0.0],
-            "n": 200,
-        },
-        {
-            "dataset": {"type": "truthfulqa/truthful_qa", "name": "TruthfulQA"},
-            "metric": {"type": "mc1", "name": "MC1"},
-            "value": 0.301,
-            "base": 0.28,
-            "kind": "gain",
-        },
+        measured(HELLASWAG, "accuracy", 0.41, 0.425, [-0.03, 0.0], "damage"),
+        measured(TRUTHFULQA, "MC1", 0.301, 0.28, [0.001, 0.041], "gain"),
     ],
+    "breakdown": [],
+    "harness": {},
+    "samples": [],
+    "remarks": [],
 }
+
+
+def results_of(folder: Path) -> dict[str, Any]:
+    """``RESULTS``, measured on the edits of an artefact."""
+    edits = [{"sha256": edit_digest(edit)} for edit in Artefact.open(folder).edits]
+    return RESULTS | {"model": {"base": "tiny/llama", "edited": folder.name, "how": "insert", "edits": edits}}
 
 
 def test_measured_gain_and_damage_are_on_the_card(desk: Desk, changed: Path) -> None:
     """In a table, gain first, with intervals; and as model-index. The seal does not cover what is measured later."""
-    (changed / "sea" / "evaluation.json").write_text(json.dumps(RESULTS))
+    (changed / "sea" / "evaluation.json").write_text(json.dumps(results_of(changed)))
     report = desk.ok("publish", changed, "ada/measured", "--dry-run")
     assert complaints(report["card"]) == []
     lines = report["card"].splitlines()
     gain, damage = (
         next(i for i, line in enumerate(lines) if name in line and "|" in line) for name in ("MC1", "Hella")
     )
-    assert "| 0.28 | 0.301 | +0.021 |" in lines[gain]
+    assert "| 0.28 | 0.301 | +0.021 [+0.001, +0.041] |" in lines[gain]
     assert "| 0.425 | 0.41 | -0.015 [-0.03, +0] |" in lines[damage]
     assert gain < damage
     index = yaml.safe_load(report["card"].split("---\n")[1])["model-index"][0]
@@ -384,15 +410,16 @@ def test_measured_gain_and_damage_are_on_the_card(desk: Desk, changed: Path) -> 
     ("change", "says"),
     [
         ({"version": 2}, "version 1"),
-        ({"results": [{"value": 1}]}, "schema"),
-        ({"results": [{**RESULTS["results"][0], "value": float("nan")}]}, "not finite"),
+        ({"results": [{"value": 1}]}, "lacks or garbles"),
+        ({"results": [{**RESULTS["results"][0], "value": float("nan")}]}, "no finite number"),
         ({"files": {"config.json": "0"}}, "another state"),
+        ({"model": {"base": "tiny/llama", "edited": "x", "how": "insert", "edits": [{"sha256": "0"}]}}, "other edits"),
     ],
 )
 def test_results_that_cannot_be_trusted_are_refused(
     change: dict[str, Any], says: str, changed: Path, tmp_path: Path
 ) -> None:
-    (changed / "sea" / "evaluation.json").write_text(json.dumps(RESULTS | change))
+    (changed / "sea" / "evaluation.json").write_text(json.dumps(results_of(changed) | change))
     with pytest.raises(PublishError, match=says):
         publish(changed, "ada/measured", dry_run=True, license="mit")
 

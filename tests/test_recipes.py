@@ -22,11 +22,11 @@ import torch
 import yaml
 
 from sea_bake import Edit, fit
+from sea_bake.artefact.names import PAGE, PAGE_NUMBERS
 from sea_bake.cli.run import _display
 from sea_bake.demonstrations import load
 from sea_bake.errors import OutputError, RecipeError, SeaBakeError, SettingError
 from sea_bake.io import progress
-from sea_bake.publishing.page import NUMBERS, PAGE
 from sea_bake.recipes import Progress, read, run, starter, write_starter
 from sea_bake.recipes.reading import MAX_BYTES
 from sea_bake.recipes.sections import SECTIONS, Section
@@ -471,7 +471,7 @@ def test_the_page_is_a_step(tmp_path: Path) -> None:
     told = recipe(report=True)
     assert run(told, folder=tmp_path).passed
     assert statuses(run(told, folder=tmp_path))["report"] == "kept"
-    numbers = json.loads((tmp_path / "out" / NUMBERS).read_text("utf-8"))
+    numbers = json.loads((tmp_path / "out" / PAGE_NUMBERS).read_text("utf-8"))
     assert numbers["verdict"] == "verified"
     assert numbers["edits"][0]["own_demonstrations"]
     assert len(numbers["samples"]) == 4

@@ -15,15 +15,14 @@ import torch
 from javascript import needs_chromium, node
 
 from sea_bake import Activations, Edit, bake, evaluate, fit, report, verify
+from sea_bake.artefact import Artefact
+from sea_bake.artefact.names import EVALUATION, PAGE, PAGE_NUMBERS
 from sea_bake.artefact.seal import broken
 from sea_bake.demonstrations import load
 from sea_bake.errors import EvaluationError, OutputError, PublishError, SettingError
-from sea_bake.evaluation import INSIDE
 from sea_bake.pages.html import document
 from sea_bake.publishing import publish
-from sea_bake.publishing.artefact import Artefact
-from sea_bake.publishing.page import NUMBERS, PAGE
-from sea_bake.publishing.provenance import renamed
+from sea_bake.publishing.renaming import renamed
 from sea_bake.reporting.projection import project, separation
 
 ROLES = ("positive", "negative", "neutral")
@@ -194,7 +193,7 @@ def dense(edit: Edit, layer: int, H: torch.Tensor, *, length_kept: bool = True) 
 
 def test_movement_against_dense_projectors(output: Path, fitted: Fitted) -> None:
     """Every number of the section, on the page and behind it. The control: without the merge they are others."""
-    (told,) = json.loads((output / NUMBERS).read_text())["edits"]
+    (told,) = json.loads((output / PAGE_NUMBERS).read_text())["edits"]
     rows = {row[0]: row[1:] for row in page_of(output).table("layer", "positive, change (%)")}
     assert sorted(rows) == sorted(told["layers"]) == [str(layer) for layer in LAYERS]
     for layer in LAYERS:
@@ -216,7 +215,7 @@ def test_movement_against_dense_projectors(output: Path, fitted: Fitted) -> None
 
 
 def test_explained_variance_against_the_activations(output: Path, fitted: Fitted) -> None:
-    (told,) = json.loads((output / NUMBERS).read_text())["edits"]
+    (told,) = json.loads((output / PAGE_NUMBERS).read_text())["edits"]
     rows = {row[0]: row for row in page_of(output).table("layer", "k+")}
     for layer, ranks in fitted.edit.ranks.items():
         row = fitted.activations.layers.index(layer)
@@ -253,7 +252,7 @@ def test_the_plane_is_that_of_principal_components(fitted: Fitted) -> None:
 
 
 def test_gain_and_cost_are_those_of_the_evaluation(output: Path, artefact: Path) -> None:
-    measured = json.loads((artefact / INSIDE).read_text())
+    measured = json.loads((artefact / EVALUATION).read_text())
     rows = page_of(output).table("task", "measure")
     found = {(row[0], row[1]): row for row in rows}
     (margin,) = [r for r in measured["results"] if r["metric"]["type"] == "margin"]
@@ -263,7 +262,7 @@ def test_gain_and_cost_are_those_of_the_evaluation(output: Path, artefact: Path)
     page = page_of(output)
     for sample in measured["samples"]:
         assert sample["prompt"] in page.text
-    assert json.loads((output / NUMBERS).read_text())["evaluation"] == measured["results"]
+    assert json.loads((output / PAGE_NUMBERS).read_text())["evaluation"] == measured["results"]
 
 
 def test_what_is_lacking_is_run_when_a_model_is_given(fitted: Fitted, output: Path, tmp_path: Path) -> None:
@@ -273,7 +272,7 @@ def test_what_is_lacking_is_run_when_a_model_is_given(fitted: Fitted, output: Pa
     from sea_bake.reporting.living import QUESTIONS
 
     made = report(fitted.path, model=tiny.single(), output=tmp_path / "out")
-    (told,), (saved,) = made.numbers["edits"], json.loads((output / NUMBERS).read_text())["edits"]
+    (told,), (saved,) = made.numbers.edits, json.loads((output / PAGE_NUMBERS).read_text())["edits"]
     assert told["own_demonstrations"]
     for layer in map(str, LAYERS):
         for role in ROLES:
@@ -333,7 +332,7 @@ def test_the_page_needs_nothing_else_and_names_no_path(output: Path, artefact: P
         assert attributes.get("src", "data:").startswith("data:")
         assert attributes.get("href", "#").startswith("#")
     assert all(a["alt"] for tag, a in page.tags if tag == "img")
-    for path in (output / "report.html", output / NUMBERS):
+    for path in (output / "report.html", output / PAGE_NUMBERS):
         text = path.read_text("utf-8")
         for place in (tiny.root(), artefact.parent, output.parent, fitted.path.parent, Path.home()):
             assert f"{place}/" not in text, place
@@ -367,7 +366,7 @@ def test_several_edits_and_other_kinds(fitted: Fitted, tmp_path: Path) -> None:
     assert "NOT verified" in page.text
     for heading in ("Edit 1: How far activations move", "Edit 2: How far activations move"):
         assert heading in page.text
-    first, second = made.numbers["edits"]
+    first, second = made.numbers.edits
     assert first["layers"]["2"]["moved"] is not None
     assert second["layers"]["2"]["moved"] is None
     assert [p["layer"] for p in first["projection"]] == [2]
@@ -389,7 +388,7 @@ def test_names_are_text_and_never_markup(fitted: Fitted, artefact: Path, tmp_pat
     recipe = {**fitted.edit.recipe, "system": EVIL, "demonstrations_from": origin, EVIL: {EVIL: EVIL}}
     edit = replace(fitted.edit, base=replace(fitted.edit.base, name=EVIL), recipe=recipe)
     path = edit.save(tmp_path / "<b onclick=alert(3)>.safetensors")
-    measured = json.loads((artefact / INSIDE).read_text())
+    measured = json.loads((artefact / EVALUATION).read_text())
     for entry in measured["results"] + measured["breakdown"]:
         entry["dataset"]["name"] = entry["metric"]["name"] = EVIL
         entry["part"] = entry["part"] and EVIL
@@ -419,8 +418,8 @@ def test_publish_links_the_page_and_the_seal_holds(
     assert broken(folder, json.loads((folder / "sea_verification.json").read_text())["files"]) == []
     made = publish(folder, "ada/x", dry_run=True, license="mit")
     assert f"[{PAGE}]({PAGE})" in made.card
-    assert {PAGE, NUMBERS} <= set(made.files)
-    page, numbers = (folder / PAGE).read_text("utf-8"), (folder / NUMBERS).read_text("utf-8")
+    assert {PAGE, PAGE_NUMBERS} <= set(made.files)
+    page, numbers = (folder / PAGE).read_text("utf-8"), (folder / PAGE_NUMBERS).read_text("utf-8")
     (folder / PAGE).unlink()
     assert PAGE not in publish(folder, "ada/x", dry_run=True, license="mit").card
     spoilt: list[tuple[str, str, str, str]] = [
@@ -430,11 +429,13 @@ def test_publish_links_the_page_and_the_seal_holds(
         (page, numbers.replace('"config.json"', '"other.json"'), "another state of the artefact", ""),
         (page, numbers, "does not show what sea/evaluation.json holds now", " "),
     ]
-    evaluation = (folder / INSIDE).read_text("utf-8")
+    evaluation = (folder / EVALUATION).read_text("utf-8")
     for text, behind, words, more in spoilt:
         (folder / PAGE).write_text(text, "utf-8")
-        (folder / NUMBERS).write_text(behind, "utf-8") if behind else (folder / NUMBERS).unlink(missing_ok=True)
-        (folder / INSIDE).write_text(evaluation + more, "utf-8")
+        (folder / PAGE_NUMBERS).write_text(behind, "utf-8") if behind else (folder / PAGE_NUMBERS).unlink(
+            missing_ok=True
+        )
+        (folder / EVALUATION).write_text(evaluation + more, "utf-8")
         with pytest.raises(PublishError, match=words):
             publish(folder, "ada/x", dry_run=True, license="mit")
     assert tiny.run("report", folder, "--write").code == 0
@@ -451,7 +452,7 @@ def test_a_published_copy_can_be_published_again(artefact: Path, fitted: Fitted,
     assert made.verdict == "verified"
     assert f"[{PAGE}]({PAGE})" in made.card
     assert "base_model: ada/base" in made.card
-    assert json.loads((folder / INSIDE).read_text("utf-8"))["results"]
+    assert json.loads((folder / EVALUATION).read_text("utf-8"))["results"]
     (folder / "config.json").write_text((folder / "config.json").read_text("utf-8") + " ", "utf-8")
     with pytest.raises(PublishError, match=r"config.json .* since its verification"):
         publish(folder, "ada/x", dry_run=True, license="mit")
@@ -484,7 +485,7 @@ def test_bad_input_is_one_clear_error(fitted: Fitted, artefact: Path, tmp_path: 
     Activations(some.neutral[2:], some.positive[2:], some.negative[2:], (2, 3), some.site, some.base, some.recipe).save(
         files["few"]
     )
-    measured = json.loads((artefact / INSIDE).read_text())
+    measured = json.loads((artefact / EVALUATION).read_text())
     garbled = {
         "empty": "{}",
         "no-json": "nothing",

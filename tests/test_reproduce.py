@@ -20,9 +20,10 @@ from sea_bake.demonstrations import digest, load
 from sea_bake.errors import CheckpointError, DemonstrationError, EditError, RecipeError, SeaBakeError, WrongModelError
 from sea_bake.fitting import gather
 from sea_bake.methods.sea import left_singular, projector
+from sea_bake.publishing.recipe import describe, dump
+from sea_bake.publishing.tolerance import LARGEST, NOISE, Tolerance
 from sea_bake.recipes import read, reproduce, run
-from sea_bake.recipes.comparing import LARGEST, NOISE, Tolerance, compare, sine
-from sea_bake.recipes.provenance import describe, dump
+from sea_bake.recipes.comparing import compare, sine
 from sea_bake.recipes.reading import read_yaml
 
 SETTINGS: dict[str, Any] = {"layers": "last:2", "K": 0.9, "position": "random", "max_new_tokens": 6}

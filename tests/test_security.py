@@ -29,10 +29,12 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 import sea_bake
 from sea_bake import Edit, bake
-from sea_bake.artefact.record import RECORD, edit_files, read_record, recorded_base
+from sea_bake.artefact import Artefact
+from sea_bake.artefact.names import RECORD
+from sea_bake.artefact.trust import check_code
 from sea_bake.baking import unbake
 from sea_bake.errors import CheckpointError, EditError, SeaBakeError
-from sea_bake.model.checkpoint import Checkpoint, check_code
+from sea_bake.model.checkpoint import Checkpoint
 from sea_bake.model.loading import load_model
 from sea_bake.model.lora import changes
 from sea_bake.model.source import ModelSource
@@ -166,7 +168,7 @@ def test_paths_in_an_edit_lead_nowhere(tmp_path: Path) -> None:
     report = bake(tiny.single(), path, tmp_path / "work" / "out")
     assert tiny.listing(tmp_path) == {"work"}
     assert tiny.listing(tmp_path / "work") == {"edit.safetensors", "out"}
-    assert (report.base, read_record(report.output)["base"]) == (tiny.single().name, tiny.single().name)
+    assert (report.base, Artefact.open(report.output).record.base) == (tiny.single().name, tiny.single().name)
 
 
 def test_a_name_is_not_obeyed_by_the_terminal(tmp_path: Path) -> None:
@@ -392,7 +394,7 @@ def test_code_and_pickles_of_a_base_are_neither_run_nor_carried(tmp_path: Path) 
     carried = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert carried.isdisjoint({*CODE, *PICKLES})
     assert {name for name in carried if name.endswith(".py")} == {"modeling_sea.py"}
-    assert read_record(tmp_path / "out")["left_out"] == sorted({*CODE, *PICKLES})
+    assert Artefact.open(tmp_path / "out").record.left_out == sorted({*CODE, *PICKLES})
     assert all(name in ran.out for name in (*CODE, *PICKLES))
     assert not trap.sprung()
     pickle.loads((base / "optimizer.pt").read_bytes())  # the controls: these are traps
@@ -533,7 +535,7 @@ def test_a_record_names_its_base_and_no_path(tmp_path: Path, name: str) -> None:
     fold = tiny.changeable(artefact("fold"), tmp_path / "sub" / "fold")
     set_json(fold / RECORD, base=name)
     with pytest.raises(CheckpointError, match=r"is a path|names no base"):
-        recorded_base(fold, read_record(fold))
+        Artefact.open(fold).base_source()
     with tiny.nothing_happens(tmp_path / "sub"):
         tiny.refused(tiny.run("unbake", fold, "-o", tmp_path / "sub" / "out"), "CheckpointError", "--base")
 
@@ -543,7 +545,7 @@ def test_a_record_names_its_own_edits(tmp_path: Path, edits: Any) -> None:
     changed = tiny.changeable(artefact(), tmp_path / "artefact")
     set_json(changed / RECORD, edits=edits)
     with pytest.raises(CheckpointError, match="does not list the edits as sea_bake writes them"):
-        edit_files(changed)
+        Artefact.open(changed)
 
 
 CLAIMS: dict[str, dict[str, Any]] = {

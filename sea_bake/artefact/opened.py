@@ -159,6 +159,9 @@ class Artefact:
         if given is not None:
             return ModelSource.parse(given, revision)
         name = self.record.base
+        if not name or name.startswith("~") or ".." in Path(name).parts or Path(name).is_absolute() or "\0" in name:
+            what = f"its base {name!r} is a path" if name else "it names no base"
+            raise CheckpointError(f"the record of {self.folder} is damaged: {what}; say where it is with --base")
         beside = self.folder.parent / name
         if self.hub_id is None and Path(name).name == name and os.path.exists(beside):
             return ModelSource.parse(beside)

@@ -100,7 +100,6 @@ class BakeRecord:
         found = build(cls, portable(data))
         if found.how not in WAYS:
             raise ValueError(f"how is {found.how!r}, none of {', '.join(WAYS)}")
-        _check_base(found.base)
         _check_edits(found.edits)
         for name in (*found.shards, *found.shards.values(), *found.patched):
             if Path(name).name != name or name.startswith("."):
@@ -185,7 +184,6 @@ class OnnxRecord:
         found = build(cls, {**portable(data), "bake": None})
         if found.how not in ("insert", "fold", "unedited") or found.dtype not in GRAPH_FILES:
             raise ValueError("it does not say how, or in which dtype, it was exported")
-        _check_base(found.base)
         if found.how == "unedited":
             return found
         _check_edits(found.edits)
@@ -206,13 +204,6 @@ def layers_of(edits: Sequence[Edit]) -> tuple[int, ...]:
 def portable(data: Mapping[str, Any]) -> dict[str, Any]:
     """A record without what is this machine's business alone: as it lies in the artefact."""
     return {k: v for k, v in data.items() if k not in ("output", "bytes_linked", "bytes_written", "seconds")}
-
-
-def _check_base(name: str) -> None:
-    if not name:
-        raise ValueError("it names no base")
-    if name.startswith("~") or ".." in Path(name).parts or Path(name).is_absolute() or "\0" in name:
-        raise ValueError(f"its base {name!r} is a path")
 
 
 def _check_edits(names: list[str]) -> None:
