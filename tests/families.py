@@ -1,6 +1,6 @@
 """One tiny model per family, made on the spot: this is the place to add yours.
 
-A new family needs a row in ``sea_bake/anatomy.py`` and a config in ``CONFIGS`` here; the equality tests of
+A new family needs a row in ``sea_bake/model/anatomy.py`` and a config in ``CONFIGS`` here; the equality tests of
 ``test_doors`` then run on it through every door. Keep the shape of the others: 4 layers, a vocabulary of 128, a width
 of 48 or so, an even head size of at least 8, and whatever makes the family special.
 """

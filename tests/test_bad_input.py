@@ -291,7 +291,7 @@ for command in (fitting, baking):
         f"{command.__name__}_an_unknown_family": lambda f, run=command: run(
             configured(f, model_type="mamba", architectures=["MambaForCausalLM"]),
             kind="FamilyError",
-            words=("unknown model family 'mamba'", "Found: stack of layers", "sea_bake/anatomy.py"),
+            words=("unknown model family 'mamba'", "Found: stack of layers", "sea_bake/model/anatomy.py"),
         ),
         f"{command.__name__}_a_family_unknown_to_transformers": lambda f, run=command: run(
             configured(f, model_type="brand_new"), kind="FamilyError", words=("unknown model family 'brand_new'",)

@@ -103,7 +103,7 @@ def test_an_unknown_family_is_fitted_inserted_and_folded(tmp_path: Path, name: s
 def test_what_cannot_be_proved_is_refused_with_what_was_found(name: str):
     with pytest.raises(FamilyError) as error:
         family_of(UNPROVABLE[name]())
-    for word in (f"'{name}'", "could be proved", "Found: stack of layers:", "sea_bake/anatomy.py"):
+    for word in (f"'{name}'", "could be proved", "Found: stack of layers:", "sea_bake/model/anatomy.py"):
         assert word in str(error.value)
 
 

@@ -72,7 +72,7 @@ def _checked(base: OpenBase, writer: Writer) -> Writer:
     if tensor is None:
         raise CheckpointError(
             f"{base.checkpoint.folder} lacks the tensor {name}: the checkpoint is incomplete, or a writer of "
-            f"{base.row.model_type} is called otherwise than its row in sea_bake/anatomy.py says"
+            f"{base.row.model_type} is called otherwise than its row in sea_bake/model/anatomy.py says"
         )
     dims = (1, 2) if writer.is_bias else (2, 3)
     if tensor.dim() not in dims or tensor.shape[writer.axis] != width:

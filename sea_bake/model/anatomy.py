@@ -1,7 +1,7 @@
 """Where the parts of a decoder live: one row per model family, read by every floor above.
 
-A family that has no row is refused, never guessed. To add one, append a row to ``FAMILIES`` and a tiny config to
-``tests/families.py``; the equality tests then run on it through every door.
+A family that has no row is discovered and proved (``discovery``), or refused. To add one, append a row to ``FAMILIES``
+and a tiny config to ``tests/families.py``; the equality tests then run on it through every door.
 """
 
 from __future__ import annotations
@@ -132,6 +132,7 @@ def family(model_type: str) -> Family:
     if model_type not in FAMILIES:
         raise FamilyError(
             f"unknown model family '{model_type}'. Known: {', '.join(sorted(FAMILIES))}. "
-            "A decoder with the same parts needs one row in sea_bake/anatomy.py and a tiny config in tests/families.py."
+            "A decoder with the same parts needs one row in sea_bake/model/anatomy.py and a tiny config in "
+            "tests/families.py ('Add a family' in sea_bake/README.md)."
         )
     return FAMILIES[model_type]

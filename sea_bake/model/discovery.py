@@ -107,7 +107,8 @@ def _refusal(model_type: str, found: Mapping[str, str], why: str) -> FamilyError
     seen = "; ".join(f"{key}: {value}" for key, value in found.items()) or "nothing"
     return FamilyError(
         f"unknown model family '{model_type}', and discovering it failed: {why}. Found: {seen}. "
-        "A decoder with the same parts needs one row in sea_bake/anatomy.py and a tiny config in tests/families.py."
+        "A decoder with the same parts needs one row in sea_bake/model/anatomy.py and a tiny config in "
+        "tests/families.py ('Add a family' in sea_bake/README.md)."
     )
 
 
