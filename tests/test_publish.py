@@ -29,7 +29,7 @@ from sea_bake import bake, fit, verify
 from sea_bake.artefact import Artefact
 from sea_bake.artefact.evaluation import edit_digest
 from sea_bake.artefact.seal import broken, seal
-from sea_bake.errors import PublishError
+from sea_bake.errors import CheckpointError, PublishError
 from sea_bake.pages.markdown import plain
 from sea_bake.publishing import publish
 
@@ -572,7 +572,7 @@ def test_a_repository_that_cannot_be_is_refused_first(repo: str, tmp_path: Path)
 
 
 def test_a_folder_that_is_not_ours_is_refused(workshop: Workshop) -> None:
-    with pytest.raises(PublishError, match="nothing that sea_bake wrote"):
+    with pytest.raises(CheckpointError, match="is not an artefact of sea_bake"):
         publish(workshop.base("llama"), "ada/x")
 
 
@@ -905,7 +905,7 @@ def test_without_a_hub_there_is_one_clear_sentence(artefact: Callable[[str], Pat
     with pytest.raises(PublishError, match="HF_HUB_OFFLINE"):
         publish(folder, "ada/x", license="mit")
     script = (
-        "from sea_bake.publishing import publish\nfrom sea_bake.errors import PublishError\n"
+        "from sea_bake.publishing import publish\nfrom sea_bake.errors import CheckpointError, PublishError\n"
         f"try: publish({str(folder)!r}, 'ada/x', license='mit')\nexcept PublishError as e: print(e)"
     )
     env = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": ADA}

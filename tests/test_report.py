@@ -288,7 +288,7 @@ def test_what_is_lacking_is_run_when_a_model_is_given(fitted: Fitted, output: Pa
         else:
             out = model.generate(ids, max_new_tokens=48, do_sample=False, pad_token_id=0)
         answers.append(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
-    assert [made.numbers["samples"][0][door] for door in ("base", "edited")] == answers
+    assert [made.numbers.samples[0][door] for door in ("base", "edited")] == answers
     assert answers[0] != answers[1]
 
 
@@ -304,7 +304,7 @@ def test_demonstrations_of_ones_own_are_read_as_the_fit_read_them(tmp_path: Path
     ran = tiny.run("report", edit, "--model", tiny.single(), "-d", files["own"], "-o", tmp_path / "ran", "--json")
     assert ran.code == 0, ran
     (moved,) = json.loads(ran.out)["edits"]
-    (saved,) = report(edit, activations=acts, output=tmp_path / "saved").numbers["edits"]
+    (saved,) = report(edit, activations=acts, output=tmp_path / "saved").numbers.edits
     assert moved["own_demonstrations"]
     layer = str(LAYERS[0])
     (a, b) = (x["layers"][layer]["moved"]["positive"]["relative"] for x in (moved, saved))
@@ -502,7 +502,7 @@ def test_bad_input_is_one_clear_error(fitted: Fitted, artefact: Path, tmp_path: 
     out, edit = tmp_path / "out", fitted.path
     cases: list[tuple[list[Any], str, str]] = [
         ([tmp_path / "nothing"], "EditError", "no such file"),
-        ([strange], "EditError", "neither baked nor exported"),
+        ([strange], "CheckpointError", "is not an artefact of sea_bake"),
         ([fitted.acts], "EditError", "holds 'sea_bake.activations'"),
         ([edit, "-a", files["attn"]], "ActivationError", "site 'attn', and the edit acts at 'mlp'"),
         ([edit, "-a", files["other"]], "ActivationError", "its weights differ"),

@@ -544,7 +544,7 @@ def test_a_record_names_its_base_and_no_path(tmp_path: Path, name: str) -> None:
 def test_a_record_names_its_own_edits(tmp_path: Path, edits: Any) -> None:
     changed = tiny.changeable(artefact(), tmp_path / "artefact")
     set_json(changed / RECORD, edits=edits)
-    with pytest.raises(CheckpointError, match="does not list the edits as sea_bake writes them"):
+    with pytest.raises(CheckpointError, match=r"does not list the edits as sea_bake writes them|edits(\[0\])? is \w+ .*, not (list|str)"):
         Artefact.open(changed)
 
 

@@ -270,12 +270,12 @@ def removed(name: str) -> Callable[[Path], None]:
 DAMAGE: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "no JSON": ("insert", write_record("{"), "cannot be read as JSON"),
     "no object": ("insert", write_record("[]"), "not a JSON object"),
-    "no how": ("insert", set_record(how=None), "does not say how"),
-    "unknown how": ("insert", set_record(how="melt"), "does not say how"),
+    "no how": ("insert", set_record(how=None), "how is missing"),
+    "unknown how": ("insert", set_record(how="melt"), "how is 'melt', none of insert, fold, adapter"),
     "no shards": ("insert", set_record(shards=None), "does not list the base's files"),
-    "shards of another kind": ("insert", set_record(shards=["a"]), "does not list the base's files"),
+    "shards of another kind": ("insert", set_record(shards=["a"]), "shards is list ['a'], not dict"),
     "no patched": ("insert", set_record(patched=None), "does not list the base's files"),
-    "left_out of another kind": ("insert", set_record(left_out=[1]), "does not list the base's files"),
+    "left_out of another kind": ("insert", set_record(left_out=[1]), "left_out[0] is int 1, not str"),
     "a shard outside": ("insert", set_record(shards={"../x": "model-base.safetensors"}), "outside"),
     "a shard from outside": ("insert", set_record(shards={"model.safetensors": "../x"}), "outside"),
     "a file outside": ("insert", set_record(left_out=["../../x.bin"]), "outside"),
@@ -284,8 +284,8 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "another shard's name": ("insert", set_record(shards={"other.safetensors": "model-base.safetensors"}), "neither"),
     "no configuration": ("insert", removed("sea/base/config.json"), "is missing"),
     "no coverage": ("fold", set_record(coverage=None), "does not list the changed tensors"),
-    "coverage of another kind": ("fold", set_record(coverage={"changed": {"a": "b"}}), "does not list the changed"),
-    "no base": ("fold", set_record(base=None), "names no base"),
+    "coverage of another kind": ("fold", set_record(coverage={"changed": {"a": "b"}}), "a change in its coverage is no number"),
+    "no base": ("fold", set_record(base=None), "base is missing"),
     "no edits": ("fold", set_record(edits=None), "does not list the edits"),
 }
 

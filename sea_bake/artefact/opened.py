@@ -238,6 +238,12 @@ class Artefact:
         return self.folder / name
 
 
+def may_be_artefact(path: str | Path) -> bool:
+    """Whether :meth:`Artefact.open` is to be asked: a folder, or what looks like a Hub id; an edit is a file."""
+    place = os.path.expanduser(path)
+    return os.path.isdir(place) or (not os.path.exists(place) and _may_be_hub_id(str(path)))
+
+
 def is_artefact(path: str | Path) -> bool:
     """Whether sea_bake wrote this folder: a bake, or an export."""
     folder = Path(os.path.expanduser(path))

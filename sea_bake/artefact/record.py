@@ -14,6 +14,7 @@ from sea_bake.io.files import write_json
 from sea_bake.io.typed import build
 
 WAYS = ("insert", "fold", "adapter")
+_WRITTEN = ("how", "why", "base", "architecture", "sites", "layers", "left_out", "coverage", "details")  # by any bake
 _PACKAGES = ("sea-bake", "torch", "transformers", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -97,6 +98,9 @@ class BakeRecord:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> BakeRecord:
         """Raises ValueError for what no bake leaves behind: lacking or garbled fields, names that lead elsewhere."""
+        lost = [name for name in _WRITTEN if name not in data]
+        if lost:
+            raise ValueError(f"{lost[0]} is missing")
         found = build(cls, portable(data))
         if found.how not in WAYS:
             raise ValueError(f"how is {found.how!r}, none of {', '.join(WAYS)}")
@@ -107,7 +111,7 @@ class BakeRecord:
         for name in found.left_out:
             if Path(name).is_absolute() or ".." in Path(name).parts:
                 raise ValueError(f"it points outside of its folder ({name!r})")
-        if found.how == "insert" and not found.shards:
+        if found.how == "insert" and not (found.shards and found.patched):
             raise ValueError("it does not list the base's files")
         if found.how == "fold" and not found.changed:
             raise ValueError("it does not list the changed tensors")

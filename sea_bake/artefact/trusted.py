@@ -35,8 +35,8 @@ def verification(folder: Path) -> tuple[Verification | None, str | None]:
     """The verification that speaks for these files (None: none does), and what is wrong with it."""
     try:
         found = last_verification(folder)
-    except CheckpointError as error:
-        return None, f"its {VERIFICATION} is damaged ({error})"
+    except CheckpointError:  # whose message has a path in it, and a doubt stands on a card
+        return None, f"its {VERIFICATION} is damaged"
     if found is None:
         return None, f"it has no {VERIFICATION}"
     if not found.files:

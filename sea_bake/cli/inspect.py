@@ -30,12 +30,12 @@ def inspect(
     console = prepare(as_json=as_json, quiet=quiet)
     import os
 
-    from sea_bake.artefact import Artefact
+    from sea_bake.artefact.opened import Artefact, may_be_artefact
     from sea_bake.edit import Edit
 
     facts: dict[str, Any] = {}
     closing: list[str] = []
-    if os.path.isfile(os.path.expanduser(path)):
+    if not may_be_artefact(path):
         files, edits = [Path(os.path.expanduser(path))], [Edit.load(path)]
     else:
         artefact = Artefact.open(path)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake.artefact import Artefact
+from sea_bake.artefact.opened import may_be_artefact
 from sea_bake.edit import Edit
 from sea_bake.io.files import file_digest
 from sea_bake.pages.html import readable
@@ -37,7 +38,7 @@ class Subject:
             EditError: an edit that is damaged.
             CheckpointError: neither of them, or the folder's record is damaged.
         """
-        if isinstance(path, str | Path) and os.path.isfile(os.path.expanduser(path)):
+        if not isinstance(path, Artefact) and not may_be_artefact(path):
             file = Path(os.path.expanduser(path)).absolute()
             return cls(readable(file.stem), [Edit.load(file)], [file_digest(file)])
         artefact = Artefact.open(path)
