@@ -280,7 +280,7 @@ def test_what_was_said_on_the_way_stays(data: Path, monkeypatch: pytest.MonkeyPa
 
 def test_markdown_holds_no_html(found: Evaluation) -> None:
     evil = "<script>alert(1)</script> | <b>"
-    row = replace(found.rows[0], title=evil)
+    row = replace(found.rows[0], dataset={"type": "x", "name": evil})
     text = reporting.markdown(
         replace(found, rows=[row, *found.rows[1:]], samples=[{"prompt": evil, "base": evil, "edited": evil}])
     )
@@ -434,7 +434,9 @@ def test_an_edit_of_another_model_and_an_edit_for_an_artefact(data: Path, tmp_pa
     with pytest.raises(EvaluationError, match="with its edits in it"):
         evaluate(artefact, edit=tiny.edit_file(), **settings)
     (tmp_path / "export" / "sea").mkdir(parents=True)
-    (tmp_path / "export" / "sea" / "export.json").write_text("{}", "utf-8")
+    (tmp_path / "export" / "sea" / "export.json").write_text(
+        '{"format": "onnx", "base": "x", "how": "unedited"}', "utf-8"
+    )
     with pytest.raises(EvaluationError, match="evaluate the artefact that it was made from"):
         evaluate(tmp_path / "export", **settings)
 

@@ -621,12 +621,16 @@ def test_edits_that_do_not_fold_are_refused(tmp_path: Path) -> None:
     assert tiny.listing(tmp_path) == {"base.gguf", "huge.gguf"}
 
 
+END_TO_END = {"kl": 1e-3, "base_kl": 1e-2, "top1": 0.9, "base_top1": 0.8, "kl_of_all_tokens": 1e-3}
+APPROXIMATION = {"layers": [{"share": 0.9}], "end_to_end": END_TO_END}
+
+
 def test_artefacts_that_are_none_of_these(artefacts: Callable[[str], Path], workshop: Workshop, tmp_path: Path) -> None:
     """At the door: exit code 2, one paragraph, nothing written."""
     base = llama_gguf(tmp_path / "base.gguf", workshop.base("llama"))
     stand_in = tiny.changeable(artefacts("fold"), tmp_path / "stand-in")
     record = json.loads((stand_in / "sea" / "bake.json").read_text("utf-8"))
-    tiny.patch_json(stand_in / "sea" / "bake.json", details={**record["details"], "approximation": {"layers": []}})
+    tiny.patch_json(stand_in / "sea" / "bake.json", details={**record["details"], "approximation": APPROXIMATION})
     (tmp_path / "old.gguf").write_bytes(b"old")
     (tmp_path / "folder.gguf").mkdir()
     no_edit = tmp_path / "no-edit.safetensors"

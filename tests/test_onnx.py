@@ -427,7 +427,7 @@ def adapter() -> Path:
 
 INPUTS: dict[str, tuple[Callable[[], Path], Callable[[Path], None], list[str], str]] = {
     "a base": (exports.base, lambda folder: None, [], "--unedited"),
-    "an artefact as a base": (exports.artefact, lambda folder: None, ["--unedited"], "Leave --unedited away"),
+    "an artefact as a base": (exports.artefact, lambda folder: None, ["--unedited"], "Drop --unedited"),
     "an export": (exports.plain, lambda folder: None, [], "is an export already"),
     "an adapter": (adapter, lambda folder: None, [], "--how fold"),
     "quantised": (

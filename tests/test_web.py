@@ -170,8 +170,8 @@ def test_bad_input_is_one_clear_error(tmp_path: Path) -> None:
     gguf = tiny.changeable(fixed, tmp_path / "gguf")
     tiny.patch_json(gguf / EXPORT, format="gguf")
     cases: list[tuple[list[Any], str, str]] = [
-        ([exports.base()], "CheckpointError", "not an export of sea_bake"),
-        ([gguf], "CheckpointError", "the page reads ONNX"),
+        ([exports.base()], "CheckpointError", "is not an artefact of sea_bake"),
+        ([gguf], "CheckpointError", "is an export to 'gguf'"),
         ([bare], "CheckpointError", "tokenizer.json is missing"),
         ([silent], "CheckpointError", "lacks transformers.js_config"),
         ([base], "SettingError", "the export of an unedited model"),

@@ -13,8 +13,8 @@ from typing import Any
 from sea_bake.errors import CheckpointError
 
 _BLOCK = 1 << 22
-# A file that changed this shortly before it was read may change once more within one tick of the file system's clock.
-_TICK_NS = 20_000_000
+# A file that changes twice within one tick of the file system's clock has the same times after both.
+_TICK = 0.02
 _digests: dict[tuple[int, ...], str] = {}
 
 
@@ -45,13 +45,15 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
 def file_digest(path: str | Path) -> str:
     """SHA-256 of a file, 64 hex digits. It is read once per process, while its inode, size and times stay the same."""
     before = _identity(path)
-    known = _digests.get(before)
-    if known is None:
-        known = _sha256(path)
-        settled = time.time_ns() - max(before[3:]) > _TICK_NS
-        if settled and before == _identity(path):
-            _digests[before] = known
-    return known
+    if before not in _digests:
+        age = time.time() - before[-1] / 1e9
+        if 0 <= age < _TICK:  # just written: once the tick is over, another change would show
+            time.sleep(_TICK)
+        found = _sha256(path)
+        if age < 0 or before != _identity(path):  # changed meanwhile, or by a clock that is ahead of ours
+            return found
+        _digests[before] = found
+    return _digests[before]
 
 
 def _identity(path: str | Path) -> tuple[int, ...]:

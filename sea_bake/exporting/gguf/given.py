@@ -69,6 +69,11 @@ def exportable(given: Given | Sequence[Given], *, unedited: bool = False) -> Exp
             raise CheckpointError(f"{folder} is not unedited: sea_bake wrote it. Drop --unedited.")
         Checkpoint.open(folder)
         return Exportable("unedited", folder)
+    if not is_artefact(folder):
+        raise CheckpointError(
+            f"{folder} is not an artefact of sea_bake: bake an edit first (sea-bake bake BASE EDIT --how fold), or "
+            "convert the base itself with --unedited"
+        )
     opened = Artefact.open(folder)
     if opened.kind == "insert":
         raise CheckpointError(

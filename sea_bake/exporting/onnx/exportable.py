@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,11 @@ def exportable(artefact: str | Path | Artefact, *, unedited: bool = False) -> Ex
     """
     if unedited:
         return _unedited(artefact.folder if isinstance(artefact, Artefact) else artefact)
+    if not isinstance(artefact, Artefact) and os.path.isdir(artefact) and not is_artefact(artefact):
+        raise CheckpointError(
+            f"{artefact} is not an artefact of sea_bake: bake an edit first (sea-bake bake), or export the base itself "
+            "with --unedited"
+        )
     opened = Artefact.open(artefact)
     folder, record = opened.folder, opened.record
     if isinstance(record, OnnxRecord):
