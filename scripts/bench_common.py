@@ -1,4 +1,4 @@
-"""What the three benchmarks share: the interpreter, fresh child processes, peak memory, spreads and tables.
+"""What all scripts share: the interpreter, fresh child processes, peak memory, spreads, tables, and --smoke.
 
 Standard library only at import time, so that a child process pays for nothing but what it measures.
 """
@@ -16,10 +16,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from smoke import Page, hold, shrink
+
+__all__ = ["Page", "shrink"]  # of smoke: scripts take them from here
 ROOT = Path(__file__).resolve().parent.parent
 LOAD = os.getloadavg()[0]  # before we add to it
 
@@ -27,20 +32,30 @@ LOAD = os.getloadavg()[0]  # before we add to it
 def use_repository_python() -> None:
     """Start again in the repository's .venv when there is one, and set what all scripts need."""
     python = ROOT / ".venv" / "bin" / "python"
-    if Path(sys.prefix).resolve() != python.parent.parent and python.exists():
+    # Once at most: exec keeps the process id.
+    again = os.environ.get("SEA_BAKE_SCRIPT_STARTED_AGAIN") == str(os.getpid())
+    if python.exists() and not again and Path(sys.prefix).resolve() != (ROOT / ".venv").resolve():
+        os.environ["SEA_BAKE_SCRIPT_STARTED_AGAIN"] = str(os.getpid())
         os.execv(python, [str(python), *sys.argv])
     if importlib.util.find_spec("sea_bake") is None:
         sys.exit("sea_bake is not installed: run scripts/test or scripts/demo once, which make .venv")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that scratch folders are removed then, too
+    if "--smoke" in sys.argv:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from more
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def parser(doc: str, *, threads: bool = False) -> argparse.ArgumentParser:
-    """A parser whose --help is the script's own docstring, with --json, --threads and the hidden --child."""
+    """A parser whose --help is the script's own docstring, with --json, --smoke, --threads and the hidden --child."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--json", action="store_true", help="print one JSON object on stdout, and nothing else")
+    made.add_argument(
+        "--smoke",
+        action="store_true",
+        help="a run of seconds on tiny models, which checks that every table gets its numbers; it measures nothing",
+    )
     if threads:
         made.add_argument(
             "--threads", type=int, help="torch threads (default: all cores; 1 is steadier on a busy machine)"
@@ -111,6 +126,15 @@ def extra_memory(act: Callable[[], Any]) -> int:
     return max(0, peak_memory() - before)
 
 
+def each(act: Callable[[Any], Any], items: Sequence[Any], *, together: bool = False) -> Iterator[Any]:
+    """``act`` of every item in order: one at a time, or two where nothing is measured."""
+    if not together:
+        yield from map(act, items)
+        return
+    with ThreadPoolExecutor(2) as pool:
+        yield from pool.map(act, items)
+
+
 def in_child(script: str, task: dict[str, Any]) -> dict[str, Any]:
     """What ``script --child TASK`` reports, run in a fresh process."""
     done = subprocess.run([sys.executable, script, "--child", json.dumps(task)], capture_output=True, text=True)
@@ -138,6 +162,7 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "torch_threads": torch.get_num_threads(),
         "load_average": round(LOAD, 2),
+        "date": time.strftime("%Y-%m-%d"),
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "transformers", "safetensors")},
     }
@@ -149,37 +174,51 @@ def say(text: str, *, quiet: bool) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def tell(result: dict[str, Any], tables: Sequence[Any], notes: Sequence[str], *, as_json: bool) -> None:
-    """The whole result: one JSON object, or rich tables with the machine and notes below."""
-    if as_json:
+@dataclass(frozen=True)
+class Table:
+    """A title, the columns' names and rows of cells; the first cell is the row's name."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def rich(self) -> Any:
+        """The first column is left-aligned, numbers are right-aligned."""
+        from rich.table import Table as RichTable
+
+        made = RichTable(title=self.title, title_justify="left")
+        for i, column in enumerate(self.columns):
+            made.add_column(column, justify="right" if i else "left")
+        for row in self.rows:
+            made.add_row(*row)
+        return made
+
+
+def tell(result: dict[str, Any], tables: Sequence[Table], notes: Sequence[str], page: Page, args: Any) -> None:
+    """The whole result: one JSON object, or rich tables with the machine and notes below.
+
+    A smoke run ends here with exit code 1 where the output lacks what the page's table needs.
+    """
+    if args.json:
         print(json.dumps(result, indent=2))
-        return
-    from rich.console import Console
+    else:
+        from rich.console import Console
 
-    # Into a file or a pipe there is no terminal whose width could be asked for.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
-    for made in tables:
-        console.print(made)
-    m = result["machine"]
-    console.print(
-        f"{m['cpu']}, {m['cores']} cores, {m['torch_threads']} torch threads, load {m['load_average']} at the start; "
-        f"Python {m['python']}, torch {m['torch']}, transformers {m['transformers']}, safetensors {m['safetensors']}",
-        markup=False,
-    )
-    for note in notes:
-        console.print(f"- {note}", markup=False)
-
-
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
-    """A rich table; the first column is left-aligned, numbers are right-aligned."""
-    from rich.table import Table
-
-    made = Table(title=title, title_justify="left")
-    for i, column in enumerate(columns):
-        made.add_column(column, justify="right" if i else "left")
-    for row in rows:
-        made.add_row(*row)
-    return made
+        # Into a file or a pipe there is no terminal whose width could be asked for.
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+        for made in tables:
+            console.print(made.rich())
+        m = result["machine"]
+        console.print(
+            f"{m['cpu']}, {m['cores']} cores, {m['torch_threads']} torch threads, load {m['load_average']} at the "
+            f"start; Python {m['python']}, torch {m['torch']}, transformers {m['transformers']}, "
+            f"safetensors {m['safetensors']}; {m['date']}",
+            markup=False,
+        )
+        for note in notes:
+            console.print(f"- {note}", markup=False)
+    if args.smoke:
+        hold(result, tables, page)
 
 
 def time_text(s: dict[str, Any]) -> str:

@@ -7,11 +7,13 @@ was. A worker is a process with one model, on one core.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import multiprocessing
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,18 +21,19 @@ from pathlib import Path
 from typing import Any
 
 import bench_common as common
+import smoke
 
 common.use_repository_python()
 os.environ["OMP_NUM_THREADS"] = "1"  # of the workers: two that share two cores with threads of their own crawl
 
 from sea_bake import Edit, fit  # noqa: E402
 from sea_bake.activations import Activations, collect_sites  # noqa: E402
+from sea_bake.artefact.evaluation import Record, Row  # noqa: E402
 from sea_bake.demonstrations import Demonstration, load  # noqa: E402
 from sea_bake.evaluation import Judge  # noqa: E402
-from sea_bake.evaluation.measures import Record  # noqa: E402
 from sea_bake.evaluation.neutral import TEXTS  # noqa: E402
 from sea_bake.evaluation.rendering import number  # noqa: E402
-from sea_bake.evaluation.results import Row, rows_of  # noqa: E402
+from sea_bake.evaluation.results import rows_of  # noqa: E402
 from sea_bake.io.staging import staged_file  # noqa: E402
 from sea_bake.model.anatomy import Site  # noqa: E402
 from sea_bake.model.hooks import hooked  # noqa: E402
@@ -109,11 +112,29 @@ def say(text: str) -> None:
 
 def parser(doc: str) -> Any:
     made = common.parser(doc)
-    made.add_argument("--model", required=True, help="SmolLM2-135M-Instruct: a folder, a .gguf file or its Hub id")
-    made.add_argument("--data", required=True, help="folder with truthfulqa/, halueval/, bbq/, hellaswag/")
-    made.add_argument("--output", "-o", required=True, help="folder for activations and answers; a study goes on there")
+    made.add_argument("--model", help="SmolLM2-135M-Instruct: a folder, a .gguf file or its Hub id")
+    made.add_argument("--data", help="folder with truthfulqa/, halueval/, bbq/, hellaswag/")
+    made.add_argument("--output", "-o", help="folder for activations and answers; a study goes on there")
     made.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes, one model and core each")
     return made
+
+
+@contextlib.contextmanager
+def place(made: Any, args: Any) -> Iterator[Place]:
+    """Where the study reads and writes; under --smoke a tiny model and rows made up for the tests, for a while."""
+    if args.smoke:
+        args.workers = 1
+        with tempfile.TemporaryDirectory(prefix="study-smoke-") as scratch:
+            folder = Path(scratch)
+            model = smoke.base(folder / "tiny", num_hidden_layers=3)
+            with _ended:
+                yield Place(str(model), str(smoke.data(folder / "data")), str(folder / "study"))
+        return
+    missing = [f"--{name}" for name in ("model", "data", "output") if getattr(args, name) is None]
+    if missing:
+        made.error(f"name {', '.join(missing)} (or --smoke)")
+    with _ended:
+        yield Place(args.model, args.data, args.output)
 
 
 # ------------------------------------------------------------------------------------------------------------- edits
@@ -256,11 +277,25 @@ class _Worker:
 
 
 _worker: _Worker
+_ended = contextlib.ExitStack()  # of the study: its workers end with it
 
 
 def _start(place: Place) -> None:
     global _worker
     _worker = _Worker(place)
+
+
+@functools.cache
+def _pool(place: Place, workers: int) -> Any:
+    """The workers of a study, for as long as it runs: each loads its model once."""
+    pool = multiprocessing.get_context("spawn").Pool(workers, _start, (place,))
+
+    def end(error: type[BaseException] | None, *_: object) -> None:
+        pool.close() if error is None else pool.terminate()
+        pool.join()
+
+    _ended.push(end)
+    return pool
 
 
 def _judge(task: tuple[Setting, Exam]) -> tuple[Setting, Exam, Found | str, float]:
@@ -287,13 +322,13 @@ def judge(place: Place, exam: Exam, settings: Sequence[Setting], workers: int) -
     if missing:
         for name in ("activations", "answers"):
             (Path(place.output) / name).mkdir(parents=True, exist_ok=True)
-        with multiprocessing.get_context("spawn").Pool(min(workers, len(missing)), _start, (place,)) as pool:
-            for texts, count, seconds in pool.imap_unordered(_collect, needed(place, [s for s, _ in missing])):
-                say(f"activations of {count} triples, {texts}: {seconds:.0f} s")
-            for i, (setting, _, found, seconds) in enumerate(pool.imap_unordered(_judge, missing), start=1):
-                with staged_file(place.answers(setting, exam), overwrite=True) as stage:
-                    stage.write_text(json.dumps(found, default=lambda value: value.tolist()), "utf-8")
-                say(f"{i}/{len(missing)} {setting.told()}: {seconds:.0f} s")
+        pool = _pool(place, workers)
+        for texts, count, seconds in pool.imap_unordered(_collect, needed(place, [s for s, _ in missing])):
+            say(f"activations of {count} triples, {texts}: {seconds:.0f} s")
+        for i, (setting, _, found, seconds) in enumerate(pool.imap_unordered(_judge, missing), start=1):
+            with staged_file(place.answers(setting, exam), overwrite=True) as stage:
+                stage.write_text(json.dumps(found, default=lambda value: value.tolist()), "utf-8")
+            say(f"{i}/{len(missing)} {setting.told()}: {seconds:.0f} s")
     read = {s: json.loads(place.answers(s, exam).read_text("utf-8")) for s in wanted}
     for s, found in read.items():
         if isinstance(found, str):
@@ -322,6 +357,7 @@ def cell(row: Row | None) -> str:
     return f"**{text}**" if row.measure.key not in ("kl", "top1") and not found.low <= 0 <= found.high else text
 
 
-def markdown(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
+def markdown(made: common.Table) -> str:
+    """A table without its title."""
+    lines = [made.columns, ["---"] + ["---:"] * (len(made.columns) - 1), *made.rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

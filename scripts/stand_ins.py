@@ -1,0 +1,166 @@
+"""What stands in under ``--smoke`` for runtimes that have environments of their own: it answers, and measures nothing.
+
+vLLM         an HTTP server with the two endpoints that are asked, answered by transformers (this file, run as a script)
+optimum      a greedy loop around ONNX Runtime
+llama.cpp    xllamacpp, which is llama.cpp itself: its server in this process, asked for one token after another
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+# ----------------------------------------------------------------------------------------------------------- llama.cpp
+
+
+def llama_logprobs(task: dict[str, Any]) -> dict[str, Any]:
+    """Log-probabilities [tokens, vocabulary] of each text, saved by numpy: one request for each token."""
+    import numpy as np
+    import xllamacpp
+
+    settings = xllamacpp.CommonParams()
+    settings.model.path = task["model"]
+    settings.n_ctx, settings.n_batch, settings.n_ubatch, settings.n_parallel, settings.warmup = 256, 128, 128, 1, False
+    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
+    settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    if task["lora"] is not None:
+        settings.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(task["lora"], 1.0)]
+    server = xllamacpp.Server(settings)
+    found = []
+    for ids in task["texts"]:
+        for end in range(1, len(ids) + 1):
+            request = {"prompt": ids[:end], "max_tokens": 1, "temperature": 0, "logprobs": task["vocabulary"]}
+            # A token that ends no text and breaks no character: of others the server may say nothing. What it says
+            # are log-probabilities before the bias.
+            request |= {"logit_bias": [[task["vocabulary"] - 1, 1000]]}
+            (choice,) = server.handle_completions(request)["choices"]
+            row = np.full(task["vocabulary"], -np.inf, dtype=np.float32)
+            for entry in choice["logprobs"]["content"][0]["top_logprobs"]:
+                row[entry["id"]] = entry["logprob"]
+            found.append(row)
+    np.save(task["output"], np.stack(found))
+    return {"llama-cpp-python": f"not used: xllamacpp {xllamacpp.__version__} stood in"}
+
+
+# ------------------------------------------------------------------------------------------------------------- optimum
+
+
+class OnnxModel:
+    """An exported folder behind the one method of ORTModelForCausalLM that is called."""
+
+    def __init__(self, folder: Path) -> None:
+        import numpy as np
+        import onnxruntime
+
+        self.session = onnxruntime.InferenceSession(str(folder / "onnx" / "model.onnx"))
+        self.outputs = [output.name for output in self.session.get_outputs()]
+        self.inputs = {value.name: value for value in self.session.get_inputs()}
+        self.empty = {
+            name: (value.shape[1], 0, value.shape[3]) for name, value in self.inputs.items() if "past" in name
+        }
+        self.eos = json.loads((folder / "config.json").read_text("utf-8"))["eos_token_id"]
+        self.np = np
+
+    def generate(self, input_ids: Any, attention_mask: Any, *, max_new_tokens: int, **_: Any) -> Any:
+        """Greedy; never the end of the text, since as many tokens are asked for at least."""
+        import torch
+
+        np = self.np
+        ids, mask = input_ids.numpy(), attention_mask.numpy()
+        whole, cache = ids, {n: np.zeros((len(ids), *shape), np.float32) for n, shape in self.empty.items()}
+        for _step in range(max_new_tokens):
+            positions = (mask.cumsum(1) - 1).clip(0)[:, -ids.shape[1] :]
+            feeds = {"input_ids": ids, "attention_mask": mask, "position_ids": positions} | cache
+            made = dict(zip(self.outputs, self.session.run(None, {n: feeds[n] for n in self.inputs})))
+            logits = made.pop("logits")[:, -1]
+            logits[:, self.eos] = -np.inf
+            cache = {name.replace("present", "past_key_values", 1): value for name, value in made.items()}
+            ids = logits.argmax(-1)[:, None]
+            whole, mask = np.concatenate([whole, ids], 1), np.concatenate([mask, np.ones_like(ids)], 1)
+        return torch.from_numpy(whole)
+
+
+# ---------------------------------------------------------------------------------------------------------------- vLLM
+
+
+def load(args: argparse.Namespace) -> dict[str, Any]:
+    """Name in requests -> model."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    options = {"dtype": args.dtype, "trust_remote_code": args.trust_remote_code}
+    models = {args.served_model_name: AutoModelForCausalLM.from_pretrained(args.model, **options).eval()}
+    for given in args.lora_modules:
+        if not args.enable_lora:
+            raise SystemExit("--lora-modules needs --enable-lora")
+        name, _, folder = given.partition("=")
+        base = AutoModelForCausalLM.from_pretrained(args.model, **options)
+        models[name] = PeftModel.from_pretrained(base, folder).eval()
+    return models
+
+
+def answer(model: Any, ids: list[int], request: dict[str, Any]) -> tuple[list[int], list[float]]:
+    """Greedy tokens and their log-probabilities."""
+    import torch
+
+    with torch.inference_mode():
+        prompt = torch.tensor([ids])
+        limits = {"min_new_tokens": request["min_tokens"], "max_new_tokens": request["max_tokens"]}
+        whole = model.generate(
+            input_ids=prompt, attention_mask=torch.ones_like(prompt), do_sample=False, **limits
+        )  # fmt: skip
+        new = whole[0, len(ids) :]
+        rows = model(input_ids=whole).logits[0, len(ids) - 1 : -1].log_softmax(-1)
+    return new.tolist(), rows.gather(-1, new[:, None])[:, 0].tolist()
+
+
+def serve() -> None:
+    """An OpenAI endpoint with vLLM's flags, as far as check_vllm uses them."""
+    parser = argparse.ArgumentParser(description=serve.__doc__)
+    for flag in ("--model", "--served-model-name", "--host", "--dtype"):
+        parser.add_argument(flag, required=True)
+    for flag in ("--port", "--max-model-len", "--max-num-seqs", "--max-lora-rank"):
+        parser.add_argument(flag, type=int)
+    for flag in ("--trust-remote-code", "--enable-lora", "--enforce-eager", "--disable-log-stats"):
+        parser.add_argument(flag, action="store_true")
+    parser.add_argument("--lora-modules", nargs="*", default=[])
+    args = parser.parse_args()
+    models, lock = load(args), threading.Lock()
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+
+    class Door(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.reply(200 if self.path == "/health" else 404, {})
+
+        def do_POST(self) -> None:
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            ids = request.get("prompt")
+            if self.path == "/v1/chat/completions":
+                ids = tokenizer.apply_chat_template(
+                    request["messages"], add_generation_prompt=True, tokenize=True, return_dict=True
+                )["input_ids"]
+            with lock:
+                tokens, logprobs = answer(models[request["model"]], ids, request)
+            text = tokenizer.decode(tokens, skip_special_tokens=True)
+            choice = {"token_ids": tokens, "logprobs": {"token_logprobs": logprobs}, "message": {"content": text}}
+            self.reply(200, {"choices": [choice]})
+
+        def reply(self, code: int, content: dict[str, Any]) -> None:
+            body = json.dumps(content).encode()
+            self.send_response(code)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    ThreadingHTTPServer((args.host, args.port), Door).serve_forever()
+
+
+if __name__ == "__main__":
+    serve()
