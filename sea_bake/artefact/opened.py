@@ -21,9 +21,9 @@ from sea_bake.io.files import json_text, read_json
 from sea_bake.io.staging import staged_file
 from sea_bake.model.loading import auto_class
 from sea_bake.model.source import ADAPTER_CONFIG, ModelSource
+from sea_bake.model.suffixes import PICKLES
 
 ONNX = "onnx"
-_PICKLES = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack"]  # neither read nor fetched
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ def _fetched(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=revision, ignore_patterns=_PICKLES))
+        return Path(snapshot_download(name, revision=revision, ignore_patterns=[f"*{suffix}" for suffix in PICKLES]))
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(

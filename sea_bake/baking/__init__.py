@@ -40,16 +40,19 @@ def bake(
     """Write an edited checkpoint; the model is never loaded, but for an approximate fold.
 
     Args:
-        model: folder, .gguf file or Hub id of the base; or a PEFT LoRA that names its base, merged into it first.
-        edit: an Edit, or the file of one; or several, which act in this order.
+        model: the base: folder, .gguf file or Hub id; or a PEFT LoRA that names its base, merged into it first.
+        edit: edit file from sea-bake fit (in Python also an Edit); several act in the order given.
         output: folder to write; it appears whole or not at all.
-        how: "auto" folds where that is exact and inserts elsewhere; or a key of ``WAYS``. "insert": an SEALayer behind
-            each edited module; exact for every edit; needs ``trust_remote_code=True`` to load. "fold": the edit
-            disappears into the output projections; a plain checkpoint. "adapter": the fold as a PEFT LoRA.
-        overwrite: replace an earlier artefact of ours at ``output``.
-        copy: copy unedited shards instead of hard-linking them.
-        approximate: fold also where that is not exact, as the best linear stand-in, with its error measured and stated.
-        calibration, rank: of the stand-in; see :func:`sea_bake.baking.approximate.approximate`.
+        how: "auto": fold where that is exact, else insert. "fold": into the output projections, a plain checkpoint.
+            "adapter": the fold as a PEFT LoRA. "insert": an SEALayer behind each edited module; exact for every edit,
+            loads with custom code. (sea-bake plan says which are exact, and why.)
+        revision: see :func:`sea_bake.model.loading.load_model`.
+        overwrite: replace an earlier output.
+        copy: copy unedited shards instead of hard-linking them to the base's files.
+        approximate: fold also where that is not exact, as the best linear stand-in. Loads the model, runs calibration
+            texts, and states the error; verify then says approximate, never equal.
+        calibration: demonstrations to run for an approximate fold. Default: the built-in ones.
+        rank: rank of an approximate fold, per layer. Default: twice the edit's own, at least 8.
 
     Raises:
         NotExactError: a fold or an adapter was asked for, and it would not be exact.

@@ -18,7 +18,7 @@ from sea_bake.baking.open_base import OpenBase
 from sea_bake.baking.writers import Writer, writers_of
 from sea_bake.edit import Edit
 from sea_bake.errors import NotExactError
-from sea_bake.model.anatomy import Site
+from sea_bake.model.anatomy import FAMILIES, Site
 from sea_bake.model.hooks import hooked
 from sea_bake.model.one_layer import load_state, one_layer_config
 from sea_bake.model.sites import site_modules
@@ -52,6 +52,16 @@ def measure(base: OpenBase, edits: Sequence[Edit]) -> list[dict[str, Any]]:
     return found
 
 
+def _cure(base: OpenBase) -> str:
+    """An insert trusts the row of a known family; of a discovered one it has to pass this very test too."""
+    if base.row.model_type in FAMILIES:
+        return "Bake with --how insert."
+    return (
+        f"{base.row.model_type} has no row in sea_bake/model/anatomy.py, and what was discovered of it does not hold "
+        'here: fit the edit at another site (--site), or add a row (sea_bake/README.md, "Add a family").'
+    )
+
+
 def _measure(base: OpenBase, site: Site, layer: int, *, lengths: bool) -> float:
     writers = writers_of(base, site, layer)
     before, output = _run(base, site, layer, [])
@@ -63,7 +73,7 @@ def _measure(base: OpenBase, site: Site, layer: int, *, lengths: bool) -> float:
     if not error <= room:
         raise NotExactError(
             f"the {site.value} output of layer {layer} is not what {', '.join(w.name for w in writers)} write: "
-            f"measured on the real weights, it differs by {error:.2g} of its size. Bake with --how insert."
+            f"measured on the real weights, it differs by {error:.2g} of its size. {_cure(base)}"
         )
     if lengths:
         _, rescaled = _run(base, site, layer, [], rescale=True)
@@ -130,6 +140,6 @@ def one_layer(base: OpenBase, layer: int, shifted: Sequence[Writer] = ()) -> Ite
     if wrong:
         raise NotExactError(
             f"layer {layer} of {base.source.name} cannot be measured: transformers misses or does not expect "
-            f"{wrong[0]} in it. Bake with --how insert."
+            f"{wrong[0]} in it. {_cure(base)}"
         )
     yield model

@@ -66,7 +66,6 @@ class Family:
     shared: str | None = None
     input_first: tuple[str, ...] = ()
     norm_behind: bool = False
-    activation: str | None = None
 
     def module(self, site: Site) -> str:
         """Path of the edited module inside a decoder layer; "" is the decoder layer itself."""

@@ -10,21 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sea_bake.errors import CheckpointError
+from sea_bake.model.suffixes import NOT_FETCHED
 
-# Weights in other forms than safetensors are neither read nor carried, so they are not downloaded.
-_NOT_FETCHED = [
-    "*.bin",
-    "*.pt",
-    "*.pth",
-    "*.ckpt",
-    "*.h5",
-    "*.msgpack",
-    "*.onnx*",
-    "*.gguf",
-    "*.tflite",
-    "*.ot",
-    "original/*",
-]
 ADAPTER_CONFIG = "adapter_config.json"
 
 
@@ -93,7 +80,7 @@ class ModelSource:
         from huggingface_hub import snapshot_download
 
         try:
-            folder = Path(snapshot_download(self.name, revision=self.revision, ignore_patterns=_NOT_FETCHED))
+            folder = Path(snapshot_download(self.name, revision=self.revision, ignore_patterns=NOT_FETCHED))
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise CheckpointError(

@@ -18,11 +18,11 @@ from sea_bake.artefact.opened import ONNX
 from sea_bake.artefact.seal import files
 from sea_bake.errors import PublishError
 from sea_bake.io.files import file_digest, read_json
+from sea_bake.model import suffixes
 from sea_bake.model.checkpoint.reader import INDEX, SINGLE
 from sea_bake.model.lora import WEIGHTS
+from sea_bake.model.suffixes import ends
 
-_CODE = {".py", ".so", ".pyc", ".sh", ".js", ".exe", ".dll"}
-_PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".h5", ".msgpack", ".ot"}
 _VOCABULARIES = {
     "tokenizer.json",
     "vocab.json",
@@ -94,9 +94,9 @@ def _refuse(artefact: Artefact, name: str) -> None:
                 "bake again with this version"
             )
         return
-    if suffix in _CODE:
+    if ends(name, suffixes.CODE):
         raise PublishError(f"{path} is code, and not sea_bake's: take it out, publish runs and ships no other code")
-    if suffix in _PICKLES or (suffix.startswith(".onnx") and artefact.kind != ONNX) or suffix == ".gguf":
+    if ends(name, suffixes.OTHER_WEIGHTS) and not (artefact.kind == ONNX and suffix.startswith(".onnx")):
         raise PublishError(
             f"{path} holds weights in another form ({suffix}), which is not what was verified: remove it"
         )

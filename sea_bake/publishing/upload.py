@@ -11,24 +11,13 @@ from sea_bake.artefact.names import EXPORT, RECIPE, RECORD, VERIFICATION
 from sea_bake.errors import PublishError
 from sea_bake.io import progress
 from sea_bake.model.source import ADAPTER_CONFIG
+from sea_bake.model.suffixes import WEIGHTS
 from sea_bake.publishing.contents import Item
 from sea_bake.publishing.hub_errors import hub_errors
 
 _WAVE = 4  # files under way at once; after each wave the Hub holds them, whatever happens next
 # What decides which model a repository holds: left over from an earlier publish, it could be loaded in ours' place.
-_DECIDE = (
-    ".safetensors",
-    ".bin",
-    ".pt",
-    ".pth",
-    ".h5",
-    ".msgpack",
-    ".onnx",
-    ".onnx_data",
-    ".gguf",
-    ".py",
-    ".index.json",
-)
+_DECIDE = (*WEIGHTS, ".py", ".index.json")
 _CONFIGS = ("config.json", ADAPTER_CONFIG, RECIPE, VERIFICATION)
 
 

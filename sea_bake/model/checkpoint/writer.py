@@ -8,15 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sea_bake.errors import CheckpointError
+from sea_bake.model.suffixes import CODE, WEIGHTS, ends
 
-# Weights in other forms are the *unedited* model: carried along, some loader would serve them as the edited one.
-_OTHER_WEIGHTS = {
-    ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".keras", ".msgpack", ".onnx", ".onnx_data",
-    ".gguf", ".tflite", ".safetensors", ".mlmodel", ".npy", ".npz", ".pb", ".ot",
-}  # fmt: skip
 _INDICES = (".bin.index.json", ".safetensors.index.json")
-# Never carried: the artefact's only code is modeling_sea.py.
-_CODE = {".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".exe", ".sh", ".bat"}
 SKIPPED_FOLDERS = {".git", ".cache", "__pycache__", "sea"}
 
 
@@ -70,7 +64,8 @@ def carry(source: Path, target: Path, *, written: Iterable[str], shards: Iterabl
             relative = path.relative_to(source)
             if str(relative) in ours:
                 continue
-            if path.suffix.lower() in _OTHER_WEIGHTS | _CODE or name.endswith(_INDICES):
+            # Never code either: an artefact's only code is modeling_sea.py.
+            if ends(name, WEIGHTS + CODE) or name.endswith(_INDICES):
                 left_out.append(str(relative))
                 continue
             (target / relative).parent.mkdir(parents=True, exist_ok=True)
