@@ -22,7 +22,7 @@ class Page:
     """The table of a document that is made from a script's output, so that ``--smoke`` can hold one against the other.
 
     Attributes:
-        document: in this folder.
+        document: from this folder on; "" where no document shows the table.
         columns: header on the page -> the columns of the script's tables that it is made from; "*" stands for a number.
         rows: first cell of a row on the page -> the script's rows that it is made from.
         blank: columns of the script that may be empty in some rows.
@@ -89,7 +89,10 @@ def hold(result: Any, tables: Sequence[Any], page: Page) -> None:
     if lacking:
         raise SystemExit("smoke: the output lacks what its table needs:\n  " + "\n  ".join(lacking))
     rows = sum(len(made.rows) for made in tables)
-    print(f"smoke: {rows} rows hold what {page.document} shows; tiny models, so no measurement", file=sys.stderr)
+    print(
+        f"smoke: {rows} rows hold what {page.document or 'the table'} shows; tiny models, so no measurement",
+        file=sys.stderr,
+    )
 
 
 # ------------------------------------------------------------------------------------------------- tiny bases and data

@@ -118,7 +118,7 @@ def fit(
 ) -> None:
     """Fit a SEA edit from demonstrations.
 
-    The defaults are those that helped on SmolLM2-135M-Instruct (.github/STUDY.md); the paper's, for 7B models, are
+    The defaults are those that helped on SmolLM2-135M-Instruct (scripts/STUDY.md); the paper's, for 7B models, are
     --site mlp --merge l2 --no-centre -K 0.998 --alpha 1. Examples:
 
       sea-bake fit HuggingFaceTB/SmolLM2-135M-Instruct -o truthful.safetensors
