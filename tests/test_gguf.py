@@ -30,7 +30,9 @@ from conftest import Workshop
 from safetensors.torch import load_file
 
 from sea_bake import Edit, Projector, Site, bake, export_gguf
-from sea_bake.errors import CheckpointError, FamilyError, NotExactError, SettingError, WrongModelError
+from sea_bake.artefact import Artefact
+from sea_bake.artefact.gguf_record import GgufRecord
+from sea_bake.errors import CheckpointError, FamilyError, NotExactError, OutputError, SettingError, WrongModelError
 from sea_bake.exporting.gguf.header import GgufFile
 from sea_bake.exporting.gguf.names import ARCHITECTURES, tensor_name
 from sea_bake.exporting.gguf.rewriting import Rewrite, rewrite
@@ -929,3 +931,32 @@ def test_the_demo_models_file_is_the_same_without_an_edit(real: Real) -> None:
     nothing = Edit.load(real.edit).with_settings(alpha=0.0)
     export_gguf(nothing, real.folder / "same.gguf", base=real.gguf)
     assert tiny.sha256(real.folder / "same.gguf") == tiny.sha256(real.gguf)
+
+
+def test_a_gguf_is_an_artefact_too(artefacts: Callable[[str], Path], workshop: Workshop, tmp_path: Path) -> None:
+    """Its record lies beside it, and tells whether the file is still the one that was written."""
+    base = llama_gguf(tmp_path / "base.gguf", workshop.base("llama"))
+    made = export_gguf(artefacts("fold"), tmp_path / "edited.gguf", base=base)
+    assert tiny.listing(tmp_path) == {"base.gguf", "edited.gguf", "edited.gguf.sea.json"}
+    found = Artefact.open(made.output)
+    assert (found.kind, found.how, found.record.base) == ("gguf", "rewritten", made.base)
+    assert found.seal() == {"edited.gguf": tiny.sha256(made.output)}
+    assert (
+        GgufRecord.from_json(json.loads((tmp_path / "edited.gguf.sea.json").read_text("utf-8"))).changed == made.changed
+    )
+    assert str(tmp_path) not in (tmp_path / "edited.gguf.sea.json").read_text("utf-8")
+    assert tiny.run("inspect", made.output).code == 0
+    for command, kind, words in (
+        (("verify", made.output), "VerificationError", "is a GGUF"),
+        (("publish", made.output, "ada/x", "--dry-run"), "PublishError", "is a GGUF"),
+        (("report", made.output, "-o", tmp_path / "out"), "EditError", "holds no copy of its edits"),
+        (("unbake", made.output, "-o", tmp_path / "out"), "CheckpointError", "is an export"),
+        (("inspect", base), "CheckpointError", "is not an artefact"),
+    ):
+        tiny.refused(tiny.run(*command), kind, words)
+    with open(made.output, "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"x")
+    assert "was changed since it was written" in str(Artefact.open(made.output).doubt)
+    with pytest.raises(OutputError, match="exists already"):
+        export_gguf(artefacts("fold"), tmp_path / "edited.gguf", base=base)

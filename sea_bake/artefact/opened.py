@@ -10,6 +10,7 @@ from typing import Any
 
 from sea_bake.artefact import trusted
 from sea_bake.artefact.evaluation import Evaluation
+from sea_bake.artefact.gguf_record import GgufRecord, record_of
 from sea_bake.artefact.names import EXPORT, RECORD
 from sea_bake.artefact.page import PageRecord
 from sea_bake.artefact.record import BakeRecord, OnnxRecord
@@ -17,7 +18,7 @@ from sea_bake.artefact.seal import seal
 from sea_bake.artefact.verification import Verification
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, OutputError
-from sea_bake.io.files import json_text, read_json
+from sea_bake.io.files import file_digest, json_text, read_json
 from sea_bake.io.staging import staged_file
 from sea_bake.model.loading import auto_class
 from sea_bake.model.source import ADAPTER_CONFIG, ModelSource
@@ -28,28 +29,30 @@ ONNX = "onnx"
 
 @dataclass(frozen=True)
 class Artefact:
-    """A folder that ``bake`` or an export wrote. What it holds is read when it is asked for, and once.
+    """What ``bake`` or an export wrote: a folder, or a GGUF. What it holds is read when it is asked for, and once.
 
     Attributes:
-        folder: where it lies.
-        kind: "insert", "fold", "adapter" or "onnx".
+        folder: where it lies; of a GGUF, the folder of its file.
+        kind: "insert", "fold", "adapter", "onnx" or "gguf".
         record: what the bake, or the export, left in it.
         hub_id: of one that was fetched from the Hub, into whose cache nothing is written.
         base_id: the base's Hub id, where the record has the name of a local folder, and somebody knows better.
+        file: of a GGUF.
     """
 
     folder: Path
     kind: str
-    record: BakeRecord | OnnxRecord
+    record: BakeRecord | OnnxRecord | GgufRecord
     hub_id: str | None = None
     base_id: str | None = None
+    file: Path | None = None
 
     @classmethod
     def open(cls, path: str | Path | Artefact, *, revision: str | None = None) -> Artefact:
         """Read the record of an artefact.
 
         Args:
-            path: a folder, or the Hub id of a published one; what is open already is given back.
+            path: a folder, a .gguf file, or the Hub id of a published folder; what is open already is given back.
             revision: branch, tag or commit of a Hub id.
 
         Raises:
@@ -69,6 +72,9 @@ class Artefact:
             if form != ONNX:
                 raise CheckpointError(f"{folder} is an export to {str(form)!r:.40}, which holds no model of its own")
             return cls(folder, ONNX, trusted.read(folder / EXPORT, OnnxRecord.from_json), hub_id)
+        if folder.suffix == ".gguf" and record_of(folder).is_file():
+            made = trusted.read(record_of(folder), GgufRecord.from_json)
+            return cls(folder.parent, "gguf", made, file=folder)
         what = "a file" if folder.is_file() else "a folder" if folder.is_dir() else "nothing"
         raise CheckpointError(
             f"{folder} is not an artefact of sea_bake: it is {what} without {RECORD} or {EXPORT}. Give a folder that "
@@ -79,6 +85,8 @@ class Artefact:
 
     @property
     def name(self) -> str:
+        if self.file is not None:
+            return self.file.name
         return self.folder.name if self.hub_id is None else self.hub_id.rpartition("/")[2]
 
     @property
@@ -89,6 +97,8 @@ class Artefact:
     @property
     def bake(self) -> BakeRecord | None:
         """What the bake recorded: of an export, that of the artefact that was exported."""
+        if isinstance(self.record, GgufRecord):
+            return None
         return self.record.bake if isinstance(self.record, OnnxRecord) else self.record
 
     @property
@@ -115,7 +125,7 @@ class Artefact:
     @cached_property
     def edit_files(self) -> list[Path]:
         """The copies of the edits, in the order in which they act."""
-        return [self.folder / name for name in self.record.edits]
+        return [] if isinstance(self.record, GgufRecord) else [self.folder / name for name in self.record.edits]
 
     @cached_property
     def edits(self) -> list[Edit]:
@@ -130,6 +140,8 @@ class Artefact:
     @property
     def size(self) -> int:
         """Bytes of all its files."""
+        if self.file is not None:
+            return self.file.stat().st_size
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
     # ---------------------------------------------------------------------------------------------------- its base
@@ -179,7 +191,7 @@ class Artefact:
 
     def seal(self) -> dict[str, str]:
         """Path -> SHA-256, of every file that decides what it answers."""
-        return seal(self.folder)
+        return seal(self.folder) if self.file is None else {self.file.name: file_digest(self.file)}
 
     @property
     def verification(self) -> Verification | None:
@@ -203,10 +215,13 @@ class Artefact:
         Raises:
             CheckpointError: it is damaged.
         """
-        return trusted.last_verification(self.folder)
+        return None if self.file else trusted.last_verification(self.folder)
 
     @cached_property
     def _verified(self) -> tuple[Verification | None, str | None]:
+        if isinstance(self.record, GgufRecord):
+            changed = self.file is not None and file_digest(self.file) != self.record.sha256
+            return None, "it was changed since it was written" if changed else "sea-bake verify runs no GGUF"
         return trusted.verification(self.folder)
 
     @cached_property
@@ -241,7 +256,7 @@ class Artefact:
 def may_be_artefact(path: str | Path) -> bool:
     """Whether :meth:`Artefact.open` is to be asked: a folder, or what looks like a Hub id; an edit is a file."""
     place = os.path.expanduser(path)
-    return os.path.isdir(place) or (not os.path.exists(place) and _may_be_hub_id(str(path)))
+    return os.path.isdir(place) or place.endswith(".gguf") or (not os.path.exists(place) and _may_be_hub_id(str(path)))
 
 
 def is_artefact(path: str | Path) -> bool:

@@ -82,17 +82,17 @@ def publish(
     second publish of the same artefact sends nothing and makes no commit, and an interrupted one goes on where it was.
 
     Args:
-        artefact: a folder written by ``bake`` or an export, and verified.
-        repo: "user/name".
-        public: for everybody to see; otherwise private.
-        unverified: publish also without a passed verification of just these files; the card's first line says so.
-        dry_run: make the card and check everything, but send nothing.
+        artefact: folder written by sea-bake bake or sea-bake export, and verified.
+        repo: where to publish: "user/name"; made, private, when it does not exist.
+        public: everybody can see it. Default: private.
+        unverified: publish also without a passed verification of just these files: the card's first line says so.
+        dry_run: show the files, their sizes and the model card; send nothing.
         create_pr: propose it as a pull request to a repository that exists.
-        revision: branch to publish to; made when it is not there. None: main.
-        commit_message: None says what was published.
-        base_model: the base's Hub id, where the artefact records the name of a local folder.
-        license: a licence identifier of the Hub; None takes the base's.
-        datasets: Hub ids of the data sets that the demonstrations came from.
+        revision: branch to publish to; made when it does not exist. Default: main.
+        commit_message: of the one commit. Default: what was published.
+        base_model: Hub id of the base, where the artefact names a local folder.
+        license: the Hub's identifier of the licence, such as apache-2.0. Default: the base's own.
+        datasets: Hub id of a data set that the demonstrations came from, for the card.
 
     Raises:
         PublishError: not verified, no artefact, something in it that must not be uploaded, or a Hub that refuses.
@@ -151,6 +151,8 @@ def publish(
 def _check(artefact: Artefact, *, unverified: bool) -> None:
     """Raise PublishError for what is no edited model, not verified, or could not be found again."""
     folder = artefact.folder
+    if artefact.file is not None:
+        raise PublishError(f"{artefact.file} is a GGUF: publish the artefact that it was made from")
     if artefact.how == "unedited":
         raise PublishError(f"{folder} is the export of an unedited model: there is no edit in it to publish")
     if artefact.doubt and not unverified:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from sea_bake.activations import DEFAULT_NEW_TOKENS
 from sea_bake.artefact import Artefact
 from sea_bake.artefact.names import VERIFICATION
 from sea_bake.artefact.opened import ONNX
@@ -26,7 +27,7 @@ def verify(
     dtype: str = "auto",
     device: str | None = None,
     prompts: Sequence[str] | None = None,
-    max_new_tokens: int = 32,
+    max_new_tokens: int = DEFAULT_NEW_TOKENS,
     positions: int = 64,
     write: bool = True,
 ) -> Verification:
@@ -40,14 +41,16 @@ def verify(
     model is in memory at a time.
 
     Args:
-        artefact: a folder written by ``bake``, or by ``export_onnx``; or the Hub id of a published one.
-        base: its base model; None takes what the artefact records (a Hub id, or a folder beside the artefact).
-        edit: the edit, or several in the order they act; None takes the copies inside the artefact.
-        dtype: a float dtype for all doors; "auto": the checkpoint's own, and float32 for folds, adapters and exports.
-        prompts: texts to continue; None takes six built-in questions.
+        artefact: folder written by sea-bake bake or sea-bake export onnx; or the Hub id of a published one.
+        base: its base. Default: what the artefact records (Hub id, or the folder beside it).
+        revision: branch, tag or commit of a base on the Hub.
+        edit: the edit; several act in the order given. Default: the copies inside the artefact.
+        dtype: float dtype of all models. "auto": the checkpoint's own; float32 for folds, adapters and exports.
+        device: see :func:`sea_bake.model.loading.load_model`.
+        prompts: texts to continue. Default: six questions.
         max_new_tokens: length of the greedy continuations.
-        positions: logits are compared at so many last positions of each teacher-forced text.
-        write: leave ``sea_verification.json`` inside the artefact.
+        positions: number of last positions of each text at which logits are compared.
+        write: write sea_verification.json into the artefact.
 
     Raises:
         SettingError: an unknown dtype, or one for an export, whose graphs have their own.
@@ -57,6 +60,11 @@ def verify(
     """
     subject_artefact = Artefact.open(artefact)
     exported_graph = subject_artefact.kind == ONNX
+    if subject_artefact.file is not None:
+        raise VerificationError(
+            f"{subject_artefact.file} is a GGUF, which llama.cpp runs and verify does not: verify the artefact that it "
+            "was made from (sea-bake inspect says whether the file is still as it was written)"
+        )
     if dtype != "auto" and dtype not in DTYPES:
         raise SettingError(f"unknown dtype {dtype!r}: use auto, {', '.join(DTYPES)}")
     if exported_graph:

@@ -7,10 +7,10 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sea_bake.artefact.gguf_record import GgufRecord, record_of
 from sea_bake.baking.exactness import linear_edits
 from sea_bake.errors import CheckpointError, OutputError, SettingError
 from sea_bake.exporting.gguf import adapter, converting, rewriting
@@ -24,44 +24,6 @@ _OWN_BYTES = 1 << 20  # header of an adapter
 _COARSE = 0.1  # of the edit of one tensor
 
 
-@dataclass(frozen=True)
-class GgufReport:
-    """What an export wrote.
-
-    Attributes:
-        output: the file.
-        route: "rewritten" (the base's GGUF), "adapter", or "converted" (by llama.cpp).
-        base: the base model as the artefact or the edits name it.
-        gguf: file name of the base's GGUF; None where none was given.
-        architecture: as llama.cpp calls it.
-        edits: site, merge and layers of each.
-        changed: tensor -> what became of it. Rewritten: its types ("from", "type"), ‖W' - W‖ / ‖W‖ ("change"), and the
-            new type's own rounding, ‖Q(W') - W'‖ / ‖W'‖ ("rounding"), and the share of the edit that is left ("kept").
-            Of an adapter: the shapes of its pair.
-        types: of the whole file: name of a type -> number of tensors.
-        notes: what to know: types that could not be kept, weights that could not be compared.
-        weights_compared: tensors whose samples were held against the edits' fingerprint.
-        rank: of an adapter.
-        bytes_written: size of the file.
-    """
-
-    output: Path
-    route: str
-    base: str
-    gguf: str | None
-    architecture: str
-    edits: list[dict[str, Any]]
-    changed: dict[str, dict[str, Any]]
-    types: dict[str, int]
-    notes: list[str] = field(default_factory=list)
-    weights_compared: int = 0
-    rank: int | None = None
-    bytes_written: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "output": str(self.output)}
-
-
 def export_gguf(
     artefact: Given | Sequence[Given],
     output: str | Path,
@@ -73,7 +35,7 @@ def export_gguf(
     outtype: str = "auto",
     unedited: bool = False,
     overwrite: bool = False,
-) -> GgufReport:
+) -> GgufRecord:
     """Write an edited model as GGUF, whole or as a LoRA adapter; the model is never loaded.
 
     Three routes. With ``base``, the edited tensors are rewritten inside the base's own GGUF, and every key, the
@@ -82,17 +44,19 @@ def export_gguf(
     types), else from the artefact's own factors. Without either, a folder goes through llama.cpp's own converter.
 
     Args:
-        artefact: folder of a fold or an adapter; or an Edit, its file, or several, which act in this order and have to
-            fold exactly.
-        output: .gguf file to write; it appears whole or not at all.
-        base: the base's GGUF, in whatever types: one little-endian file.
-        lora: write an adapter.
-        edited_type: of rewritten weights: "keep" (the tensor's own type where the package gguf can quantise it, else
-            Q8_0 or F16), "f32", "f16", "q8_0". Of an adapter: "keep" (f32), "f32", "f16".
-        converter: llama.cpp's convert_hf_to_gguf.py, or the folder it is in; None looks at LLAMA_CPP, then at PATH.
-        outtype: of a converted file: "auto", "f32", "f16", "bf16", "q8_0".
+        artefact: folder written by sea-bake bake (a fold or an adapter), or edit files that fold exactly, which act in
+            the order given.
+        output: file to write, such as model.gguf; it appears whole or not at all, and its record beside it, as
+            model.gguf.sea.json.
+        base: the base's own GGUF (one little-endian file): its edited tensors are rewritten, all else is kept.
+        lora: write a LoRA adapter for llama-cli --lora. An adapter artefact always is.
+        edited_type: type of rewritten weights: "keep" (the tensor's own where gguf can quantise it, else q8_0 or f16),
+            "f32", "f16", "q8_0". Of an adapter: "keep" (f32), "f32" or "f16".
+        converter: without ``base``: llama.cpp's convert_hf_to_gguf.py, or the folder it is in. Default: the folder in
+            LLAMA_CPP, else the script on PATH.
+        outtype: type of a converted file: "auto", "f32", "f16", "bf16", "q8_0".
         unedited: convert a plain checkpoint: the base, to compare with.
-        overwrite: replace an existing file at ``output``.
+        overwrite: replace an earlier output.
 
     Raises:
         SettingError: an unknown type, routes that exclude each other, or no converter where one is needed.
@@ -107,6 +71,7 @@ def export_gguf(
     target = check_output(output, overwrite=overwrite, folder=False)
     if target.suffix != ".gguf":
         raise SettingError(f"{target.name} should end in .gguf: llama.cpp's tools look for that")
+    check_output(record_of(target), overwrite=overwrite, folder=False)
     need_gguf("Exporting to GGUF")
     source = exportable(artefact, unedited=unedited)
     if base is not None and not os.path.exists(os.path.expanduser(base)):
@@ -116,10 +81,12 @@ def export_gguf(
     if base is not None and target.exists() and target.samefile(Path(os.path.expanduser(base))):
         raise OutputError(f"{target} is the base's own GGUF, which is never written to: choose another output")
     if adapter_wanted:
-        return _adapter(source, base, target, edited_type, overwrite)
-    if base is not None:
-        return _rewritten(source, base, target, edited_type, overwrite)
-    return _converted(source, converter, target, outtype, overwrite)
+        record = _adapter(source, base, target, edited_type, overwrite)
+    elif base is not None:
+        record = _rewritten(source, base, target, edited_type, overwrite)
+    else:
+        record = _converted(source, converter, target, outtype, overwrite)
+    return record.write()
 
 
 def _check_settings(edited_type: str, outtype: str, *, base: Any, lora: bool, converter: Any, unedited: bool) -> None:
@@ -156,7 +123,7 @@ def _opened(source: Exportable, base: str | Path, *, lora: bool) -> tuple[GgufFi
     return file, writers, compared
 
 
-def _rewritten(source: Exportable, base: str | Path, target: Path, wanted: str, overwrite: bool) -> GgufReport:
+def _rewritten(source: Exportable, base: str | Path, target: Path, wanted: str, overwrite: bool) -> GgufRecord:
     file, writers, compared = _opened(source, base, lora=False)
     changes = linear_edits(source.edits)
     rewrites = {
@@ -175,7 +142,7 @@ def _rewritten(source: Exportable, base: str | Path, target: Path, wanted: str, 
     )  # fmt: skip
 
 
-def _adapter(source: Exportable, base: str | Path | None, target: Path, kind: str, overwrite: bool) -> GgufReport:
+def _adapter(source: Exportable, base: str | Path | None, target: Path, kind: str, overwrite: bool) -> GgufRecord:
     if kind not in adapter.ADAPTER_TYPES:
         raise SettingError(f"a LoRA is written as f32 or f16, not {kind}")
     row = known_family(source.edits[0].base.model_type)
@@ -205,7 +172,7 @@ def _adapter(source: Exportable, base: str | Path | None, target: Path, kind: st
 
 def _converted(
     source: Exportable, converter: str | Path | None, target: Path, outtype: str, overwrite: bool
-) -> GgufReport:
+) -> GgufRecord:
     if source.folder is None:
         raise SettingError(
             "an edit by itself holds no weights: give the base's GGUF (--base BASE.gguf) to rewrite its edited "
@@ -229,10 +196,10 @@ def _report(
     changed: dict[str, dict[str, Any]],
     types: Counter[str],
     **more: Any,
-) -> GgufReport:
+) -> GgufRecord:
     edits = [{"site": edit.site.value, "merge": edit.merge, "layers": list(edit.layers)} for edit in source.edits]
     alike: dict[str, Any] = {"architecture": file.architecture} if file else {}
-    return GgufReport(
+    return GgufRecord(
         output=target,
         route=route,
         base=source.base,

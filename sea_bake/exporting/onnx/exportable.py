@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake import modeling_sea
-from sea_bake.artefact import Artefact, BakeRecord, OnnxRecord, is_artefact
+from sea_bake.artefact import Artefact, BakeRecord, is_artefact
 from sea_bake.artefact.loading import load_inserted
 from sea_bake.artefact.record import layers_of
 from sea_bake.baking.quantised import quantisation
@@ -79,7 +79,7 @@ def exportable(artefact: str | Path | Artefact, *, unedited: bool = False) -> Ex
         )
     opened = Artefact.open(artefact)
     folder, record = opened.folder, opened.record
-    if isinstance(record, OnnxRecord):
+    if not isinstance(record, BakeRecord):
         raise CheckpointError(f"{folder} is an export already: give the artefact that it was made from")
     if record.how == "adapter":
         raise CheckpointError(

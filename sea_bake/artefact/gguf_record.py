@@ -1,0 +1,84 @@
+"""The record of a GGUF that sea_bake wrote: beside the file, whose own keys stay the base's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sea_bake.io.files import file_digest, json_text
+from sea_bake.io.staging import staged_file
+from sea_bake.io.typed import build
+
+FORMAT = "sea_bake.gguf"
+VERSION = 1
+
+
+def record_of(file: Path) -> Path:
+    """Where the record of a GGUF lies: model.gguf.sea.json beside model.gguf."""
+    return file.with_name(f"{file.name}.sea.json")
+
+
+@dataclass(frozen=True)
+class GgufRecord:
+    """What an export to GGUF wrote.
+
+    Attributes:
+        route: "rewritten" (the base's GGUF), "adapter", or "converted" (by llama.cpp).
+        base: the base model as the artefact or the edits name it.
+        gguf: file name of the base's GGUF; None where none was given.
+        architecture: as llama.cpp calls it.
+        edits: site, merge and layers of each.
+        changed: tensor -> what became of it. Rewritten: its types ("from", "type"), ‖W' - W‖ / ‖W‖ ("change"), and the
+            new type's own rounding, ‖Q(W') - W'‖ / ‖W'‖ ("rounding"), and the share of the edit that is left ("kept").
+            Of an adapter: the shapes of its pair.
+        types: of the whole file: name of a type -> number of tensors.
+        notes: what to know: types that could not be kept, weights that could not be compared.
+        weights_compared: tensors whose samples were held against the edits' fingerprint.
+        rank: of an adapter.
+        bytes_written: size of the file.
+        sha256: of the file.
+        output: the file; not in the record.
+    """
+
+    route: str
+    base: str
+    gguf: str | None
+    architecture: str
+    edits: list[dict[str, Any]]
+    changed: dict[str, dict[str, Any]]
+    types: dict[str, int]
+    notes: list[str] = field(default_factory=list)
+    weights_compared: int = 0
+    rank: int | None = None
+    bytes_written: int = 0
+    sha256: str = ""
+    output: Path = Path()
+
+    @property
+    def how(self) -> str:
+        return self.route
+
+    @property
+    def revision(self) -> None:
+        """A GGUF names no commit."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "output": str(self.output)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> GgufRecord:
+        """Raises ValueError for what no export leaves behind."""
+        if data.get("format") != FORMAT or data.get("version") != VERSION:
+            raise ValueError(f"it is no {FORMAT} of version {VERSION}")
+        return build(cls, {key: value for key, value in data.items() if key != "output"})
+
+    def write(self) -> GgufRecord:
+        """Leave it beside the file; itself, with the file's digest."""
+        told = replace(self, sha256=file_digest(self.output))
+        data = {"format": FORMAT, "version": VERSION, **told.to_json()}
+        del data["output"]  # this machine's business
+        with staged_file(record_of(self.output), overwrite=True) as stage:
+            stage.write_text(json_text(data), "utf-8")
+        return told
