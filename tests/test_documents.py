@@ -85,6 +85,9 @@ def test_what_is_named_is_there() -> None:
                 here = ROOT / path
                 if not here.exists() or (test and f"def {test}(" not in here.read_text("utf-8")):
                     wrong.append(f"{page}: {name}")
+            elif re.fullmatch(r"[\w/-]+\.py", name) and "/" in name:  # as seen from the page, or from sea_bake/
+                if not any((place / name).is_file() for place in ((ROOT / page).parent, ROOT, ROOT / "sea_bake")):
+                    wrong.append(f"{page}: {name}")
             elif re.fullmatch(r"sea_bake(\.\w+)+(\(.*\))?", name) and name != "sea_bake.yaml":
                 module, _, attribute = name.split("(")[0].rpartition(".")
                 if not _resolves(module, attribute):
