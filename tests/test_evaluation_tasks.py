@@ -739,7 +739,7 @@ def test_every_task_runs_offline(data: Path) -> None:
     rest, _ = harness.run(lm, loaded["bbq"], offset=4)
     assert [r["id"] for r in rest] == [4, 5]
     assert rest[0]["loglikelihoods"] == found["bbq"][0][4]["loglikelihoods"]
-    with pytest.raises(EvaluationError, match="no rows behind offset 6: there are 6"):
+    with pytest.raises(EvaluationError, match="no rows after offset 6: there are 6"):
         harness.run(lm, loaded["bbq"], offset=6)
 
 

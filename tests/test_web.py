@@ -177,7 +177,7 @@ def test_bad_input_is_one_clear_error(tmp_path: Path) -> None:
         ([base], "SettingError", "the export of an unedited model"),
         ([fixed, "--graph", "int4"], "SettingError", "has no graph int4, but fp32"),
         ([fixed, "--graph", "q4"], "SettingError", "unknown graph 'q4'"),
-        ([strong, "--base", base], "SettingError", "leave --base away"),
+        ([strong, "--base", base], "SettingError", "drop --base"),
         ([fixed, "--base", other], "SettingError", "is not the unedited export"),
         ([fixed, "--base", fixed], "SettingError", "is not the unedited export"),
         ([fixed, "--model-url", "http://example.org/m"], "SettingError", "must be an https address"),

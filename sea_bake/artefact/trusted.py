@@ -92,7 +92,7 @@ def page(folder: Path, verdict: str, verified: Verification | None) -> PageRecor
         return None
     cure = f"write it again (sea-bake report {folder} --write), or remove it"
     if not numbers.is_file():
-        raise OutputError(f"{path} is none that sea-bake report wrote ({PAGE_NUMBERS} is missing): {cure}")
+        raise OutputError(f"{path} was not written by sea-bake report ({PAGE_NUMBERS} is missing): {cure}")
     try:
         found = read(numbers, PageRecord.from_json)
     except CheckpointError as error:

@@ -91,7 +91,7 @@ def _check_fixed(tasks: dict[str, Any], fewshot: int, say: Callable[[str], None]
     why = f"{', '.join(fixed)}: always without worked examples"
     why += "".join(f"; {name} would read them from {' and '.join(files)}, which is missing" for name, files in missing)
     if len(fixed) == len(tasks):
-        raise EvaluationError(f"--fewshot {fewshot} is for none of the tasks ({why}): leave it away")
+        raise EvaluationError(f"--fewshot {fewshot} is for none of the tasks ({why}): drop it")
     say(f"--fewshot {fewshot} is not for all tasks ({why})")
 
 
@@ -164,7 +164,7 @@ def run(
     empty = [name for name, rows in chosen.items() if not rows]
     if empty:
         rows = len(tasks["tasks"][empty[0]].eval_docs)
-        raise EvaluationError(f"the task {empty[0]} has no rows behind offset {offset}: there are {rows}")
+        raise EvaluationError(f"the task {empty[0]} has no rows after offset {offset}: there are {rows}")
     for task in tasks["tasks"].values():
         task.set_fewshot_seed(seed=_FEWSHOT_SEED)  # or the second door would be shown other worked examples
     # Without an offset just as the harness' command line does it, to the same figures.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sea_bake.activations import DEFAULT_BATCH_SIZE
 from sea_bake.artefact.evaluation import Record, Row
 from sea_bake.demonstrations import Demonstration
 from sea_bake.edit import Edit, live
@@ -26,7 +27,7 @@ class Judge:
         model, tokenizer: a living model without any edit, and its tokenizer.
         tasks: names of ``evaluation.TASKS``.
         data: folder with their files.
-        limit, offset: so many rows of each task, behind the first ``offset``.
+        limit, offset: maximum rows per task, after the first ``offset``.
         demonstrations: triples whose positive answer should be preferred ("demonstrations").
         texts: neutral ones, for KL and perplexity ("neutral_text"); empty: not measured.
         generation: also greedy answers, and their repetition ("generation").
@@ -50,7 +51,7 @@ class Judge:
         demonstrations: Sequence[Demonstration] = (),
         texts: Sequence[str] = TEXTS,
         generation: bool = False,
-        batch_size: int = 16,
+        batch_size: int = DEFAULT_BATCH_SIZE,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer

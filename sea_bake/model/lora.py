@@ -226,7 +226,7 @@ def _inject(folder: Path, settings: dict[str, Any], skeleton: Any) -> dict[str, 
             inject_adapter_in_model(config, skeleton, low_cpu_mem_usage=True)
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise CheckpointError(f"PEFT does not find the adapter {folder} fit for this base: {reason}") from error
+        raise CheckpointError(f"PEFT cannot load the adapter {folder} onto this base: {reason}") from error
     layers = {name: module for name, module in skeleton.named_modules() if isinstance(module, LoraLayer)}
     for name, layer in layers.items():
         if type(layer) is not Linear:

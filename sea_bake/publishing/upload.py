@@ -127,7 +127,7 @@ def _repository(api: Any, repo: str, *, public: bool, create_pr: bool) -> Any:
         )
     if info.private and public:
         raise PublishError(
-            f"{repo} is private, and stays so whatever is published into it: leave --public away, or make it public in "
+            f"{repo} is private, and stays so whatever is published into it: drop --public, or make it public in "
             "its settings on the Hub first"
         )
     return info

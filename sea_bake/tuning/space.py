@@ -238,4 +238,4 @@ def _check_range(name: str, axis: Range) -> None:
             "0.5:0.999); ranks are given one by one (1,2,4,8)"
         )
     if name == "alpha" and max(abs(axis.low), abs(axis.high)) >= 1e6:
-        raise SettingError(f"alpha {axis.low:g}:{axis.high:g} reaches beyond any use")
+        raise SettingError(f"alpha {axis.low:g}:{axis.high:g} is out of range: alpha lies between -1e6 and 1e6")

@@ -21,7 +21,7 @@ class Distance:
     """A variant against the float32 graph.
 
     Attributes:
-        tokens: so many positions of built-in texts were compared.
+        tokens: number of positions of built-in texts that were compared.
         mean_kl: mean KL(float32 ‖ variant) per token, nats.
         top1: share of tokens at which both say the same.
     """
@@ -45,7 +45,7 @@ def measure(
         reference: the float32 graph.
         variants: kind -> graph.
         tokenizer: the model's.
-        tokens: at least so many tokens, in whole texts.
+        tokens: minimum number of tokens, in whole texts.
     """
     texts = _texts(tokenizer, tokens)
     expected = answers(reference, texts, mapped=True)

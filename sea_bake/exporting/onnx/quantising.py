@@ -41,7 +41,7 @@ class QuantisedReport:
     Attributes:
         kind: "int8" or "int4".
         weights: bits -> number of weights that were rounded to them.
-        block_size: so many inputs of a weight share one scale.
+        block_size: number of inputs of a weight that share one scale.
         kept: number of products with a weight that were left alone as asked.
         bytes: graph and weights.
         bytes_float: of these, weights that stay float: embeddings, the edit, and what is no matrix (stacked experts).
