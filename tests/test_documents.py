@@ -42,7 +42,10 @@ ELSEWHERE = {
     r"sea-bake export gguf .*": "needs a real GGUF: tests/test_gguf.py runs it on SmolLM2's",
 }
 # Python that is compiled only, with the reason; its imports of sea_bake are resolved.
-COMPILED = {"onnxruntime_genai": "needs a real model: tests/test_onnx_runtimes.py runs it"}
+COMPILED = {
+    "onnxruntime_genai": "needs a real model: tests/test_onnx_runtimes.py runs it",
+    "export_npz": "a format that is made up: how one would be added",
+}
 # What a document calls its inputs, and the tiny one that stands in for it.
 BASES = r"HuggingFaceTB/SmolLM2-135M-Instruct|SmolLM2-135M-Instruct(\.Q4_1\.gguf)?|MODEL|BASE"
 # More options where a real run would take long, or needs what a tiny model has not: command -> options.
