@@ -27,8 +27,8 @@ _HOMES = {
     "plan": "sea_bake.baking",
     "publish": "sea_bake.publishing",
     "report": "sea_bake.reporting",
-    "reproduce": "sea_bake.recipes",
-    "run": "sea_bake.recipes",
+    "reproduce": "sea_bake.recipes.reproducing",
+    "run": "sea_bake.recipes.running",
     "tune": "sea_bake.tuning",
     "unbake": "sea_bake.baking",
     "verify": "sea_bake.verification",
@@ -71,7 +71,8 @@ if TYPE_CHECKING:
     from sea_bake.methods.sea import Projector
     from sea_bake.model.anatomy import Site
     from sea_bake.publishing import publish
-    from sea_bake.recipes import reproduce, run
+    from sea_bake.recipes.reproducing import reproduce
+    from sea_bake.recipes.running import run
     from sea_bake.reporting import report
     from sea_bake.tuning import tune
     from sea_bake.verification import Verification, verify

@@ -6,9 +6,20 @@ import platform
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from sea_bake.activations import Activations, Position, collect
+from sea_bake.activations import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_NEUTRAL,
+    DEFAULT_NEW_TOKENS,
+    DEFAULT_POSITION,
+    DEFAULT_SEED,
+    DEFAULT_SITE,
+    Activations,
+    Neutral,
+    Position,
+    collect,
+)
 from sea_bake.demonstrations import Demonstration, builtin
 from sea_bake.edit import Edit
 from sea_bake.errors import SettingError
@@ -21,14 +32,12 @@ from sea_bake.model.sites import decoder_config, text_config
 from sea_bake.model.source import ModelSource
 from sea_bake.modeling_sea import FEATURES, MERGES, PARTS
 
-# What scripts/study_defaults has chosen on SmolLM2-135M-Instruct, and confirmed on held-back data: .github/STUDY.md.
+# What scripts/study_defaults has chosen on SmolLM2-135M-Instruct, and confirmed on held-back data: scripts/STUDY.md.
 # The paper's setting (mlp, l2, no centring, K = 0.998, for 7B models) makes that model's text fall apart.
-DEFAULT_SITE = Site.ATTN
 DEFAULT_K = 0.95
 DEFAULT_MERGE = "sum"
 DEFAULT_ALPHA = 0.77
 DEFAULT_CENTRE = True
-DEFAULT_NEW_TOKENS = 32
 DEFAULT_LAYERS = "last:0.66"  # the paper edits the last 21 of LLaMA-2's 32 layers
 
 
@@ -49,12 +58,12 @@ def fit(
     parts: str = "both",
     alpha: float = DEFAULT_ALPHA,
     centre: bool = DEFAULT_CENTRE,
-    position: Position = "last",
-    neutral: Literal["generate", "prompt"] = "generate",
+    position: Position = DEFAULT_POSITION,
+    neutral: Neutral = DEFAULT_NEUTRAL,
     max_new_tokens: int = DEFAULT_NEW_TOKENS,
     system: str | None = None,
-    seed: int = 0,
-    batch_size: int = 16,
+    seed: int = DEFAULT_SEED,
+    batch_size: int = DEFAULT_BATCH_SIZE,
     dtype: str = "auto",
     device: str | None = None,
     save_activations: str | Path | None = None,
@@ -63,20 +72,25 @@ def fit(
     """Fit SEA (or Φ-SEA) projectors (arXiv 2405.09719).
 
     Args:
-        model: folder, .gguf file, Hub id or a living causal LM; None when ``activations`` are given.
-        demonstrations: triples; None takes the built-in truthfulness set.
+        model: folder (or PEFT adapter that names its base), .gguf file or Hub id; in Python also a living causal LM.
+            Not needed with ``activations``.
+        demonstrations: triples. Default: the built-in truthfulness set.
         tokenizer, source: with a living model: its tokenizer, and the name to record for it.
-        activations: refit from these instead of running a model; they fix the site and the demonstrations.
-        site: "mlp", "attn" or "block".
-        layers: which decoder layers; see :func:`sea_bake.methods.sea.select_layers`.
-        K: share of explained variance (float in (0, 1]) or rank (int), for both projections; ``K_positive`` and
-            ``K_negative`` set them apart.
-        merge, parts, alpha: see :class:`sea_bake.Edit`.
-        feature: "identity" for linear SEA; "squared-exponential", "tanh" or "elu" for Φ-SEA.
-        centre: subtract each role's mean before the cross-covariance.
-        position, neutral, max_new_tokens, system, seed, batch_size: see :func:`sea_bake.activations.collect`.
-        dtype, device: how to load ``model`` when it is not living yet.
-        save_activations: also write the activations of *all* layers there, to refit from.
+        activations: refit from saved activations, which fix the site and the demonstrations: no model is run.
+        site: what is edited: "mlp" or "attn" output, or "block" (residual stream).
+        layers: decoder layers to edit: last:21, first:8, last:0.66 (a share), all, 10-29, 3,5,7 or signature:0.5.
+        K: share of explained variance (such as 0.95, at most 1), or a whole number: a rank (8).
+        K_positive: K of the positive projection. Default: K.
+        K_negative: K of the negative projection. Default: K.
+        merge: "sum" (folds exactly), "l2" (each token keeps its norm) or "average".
+        feature: "identity" (linear SEA), or "squared-exponential", "tanh", "elu" (Φ-SEA).
+        parts: "both" projections, or "positive" or "negative" alone.
+        alpha: strength: h + alpha (y - h). 0 is the base model, 1 the paper's.
+        centre: subtract each role's mean first.
+        position, neutral, max_new_tokens, system, seed, batch_size: see :func:`sea_bake.activations.collect_sites`.
+        dtype, device: see :func:`sea_bake.model.loading.load_model`.
+        save_activations: also save the activations of all layers, to refit in seconds.
+        overwrite: replace an earlier output.
 
     Raises:
         SeaBakeError: a child of it for every wrong input, before the heavy work where that is possible.
@@ -116,12 +130,12 @@ def gather(
     source: ModelSource | str | None = None,
     site: Site | str = DEFAULT_SITE,
     layers: str | Sequence[int] | None = None,
-    position: Position = "last",
-    neutral: Literal["generate", "prompt"] = "generate",
+    position: Position = DEFAULT_POSITION,
+    neutral: Neutral = DEFAULT_NEUTRAL,
     max_new_tokens: int = DEFAULT_NEW_TOKENS,
     system: str | None = None,
-    seed: int = 0,
-    batch_size: int = 16,
+    seed: int = DEFAULT_SEED,
+    batch_size: int = DEFAULT_BATCH_SIZE,
     dtype: str = "auto",
     device: str | None = None,
 ) -> Activations:

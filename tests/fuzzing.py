@@ -316,7 +316,7 @@ def _shard() -> bytes:
 
 
 def read_recipe(folder: Path, data: bytes) -> None:
-    from sea_bake.recipes import read
+    from sea_bake.recipes.schema import read
 
     (folder / "recipe.yaml").write_bytes(data)
     read(folder / "recipe.yaml")
@@ -325,7 +325,7 @@ def read_recipe(folder: Path, data: bytes) -> None:
 @functools.cache
 def recipe() -> bytes:
     """The starter that ``sea-bake init`` writes."""
-    from sea_bake.recipes import starter
+    from sea_bake.recipes.starter import starter
 
     return starter().encode()
 

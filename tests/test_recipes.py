@@ -27,10 +27,12 @@ from sea_bake.cli.run import _display
 from sea_bake.demonstrations import load
 from sea_bake.errors import OutputError, RecipeError, SeaBakeError, SettingError
 from sea_bake.io import progress
-from sea_bake.recipes import Progress, read, run, starter, write_starter
 from sea_bake.recipes.reading import MAX_BYTES
+from sea_bake.recipes.running import Progress, run
+from sea_bake.recipes.schema import read
 from sea_bake.recipes.sections import SECTIONS, Section
 from sea_bake.recipes.settings import fits, wording
+from sea_bake.recipes.starter import starter, write_starter
 
 STEPS = ["collect", "fit", "bake", "verify"]
 

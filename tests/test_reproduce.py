@@ -22,9 +22,11 @@ from sea_bake.fitting import gather
 from sea_bake.methods.sea import left_singular, projector
 from sea_bake.publishing.recipe import describe, dump
 from sea_bake.publishing.tolerance import LARGEST, NOISE, Tolerance
-from sea_bake.recipes import read, reproduce, run
 from sea_bake.recipes.comparing import compare, sine
 from sea_bake.recipes.reading import read_yaml
+from sea_bake.recipes.reproducing import reproduce
+from sea_bake.recipes.running import run
+from sea_bake.recipes.schema import read
 
 SETTINGS: dict[str, Any] = {"layers": "last:2", "K": 0.9, "position": "random", "max_new_tokens": 6}
 

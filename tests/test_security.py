@@ -38,7 +38,7 @@ from sea_bake.model.checkpoint import Checkpoint
 from sea_bake.model.loading import load_model
 from sea_bake.model.lora import changes
 from sea_bake.model.source import ModelSource
-from sea_bake.recipes import read as read_recipe
+from sea_bake.recipes.schema import read as read_recipe
 
 INDEX = "model.safetensors.index.json"
 EDIT_COPY = "sea/edit-0.safetensors"
@@ -544,7 +544,10 @@ def test_a_record_names_its_base_and_no_path(tmp_path: Path, name: str) -> None:
 def test_a_record_names_its_own_edits(tmp_path: Path, edits: Any) -> None:
     changed = tiny.changeable(artefact(), tmp_path / "artefact")
     set_json(changed / RECORD, edits=edits)
-    with pytest.raises(CheckpointError, match=r"does not list the edits as sea_bake writes them|edits(\[0\])? is \w+ .*, not (list|str)"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"does not list the edits as sea_bake writes them|edits(\[0\])? is \w+ .*, not (list|str)",
+    ):
         Artefact.open(changed)
 
 

@@ -7,13 +7,25 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sea_bake import demonstrations as demos
-from sea_bake.activations.capture import ROLES, Position, check_finite, sequences, vectors
+from sea_bake.activations.capture import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_NEUTRAL,
+    DEFAULT_NEW_TOKENS,
+    DEFAULT_POSITION,
+    DEFAULT_SEED,
+    ROLES,
+    Neutral,
+    Position,
+    check_finite,
+    sequences,
+    vectors,
+)
 from sea_bake.activations.prompts import Tokens
 from sea_bake.demonstrations import Demonstration
 from sea_bake.errors import ActivationError, SettingError
@@ -25,8 +37,21 @@ from sea_bake.model.source import ModelSource
 
 FORMAT = "sea_bake.activations"
 VERSION = 1
+DEFAULT_SITE = Site.ATTN
 
-__all__ = ["Activations", "Position", "collect", "collect_sites"]
+__all__ = [
+    "DEFAULT_BATCH_SIZE",
+    "DEFAULT_NEUTRAL",
+    "DEFAULT_NEW_TOKENS",
+    "DEFAULT_POSITION",
+    "DEFAULT_SEED",
+    "DEFAULT_SITE",
+    "Activations",
+    "Neutral",
+    "Position",
+    "collect",
+    "collect_sites",
+]
 
 
 @dataclass(frozen=True)
@@ -84,7 +109,7 @@ def collect(
     demonstrations: Sequence[Demonstration],
     *,
     source: ModelSource | str,
-    site: Site | str = Site.ATTN,
+    site: Site | str = DEFAULT_SITE,
     **options: Any,
 ) -> Activations:
     """Activations at one site: see :func:`collect_sites`, whose arguments and errors these are."""
@@ -99,23 +124,26 @@ def collect_sites(
     source: ModelSource | str,
     sites: Sequence[Site | str],
     layers: Sequence[int] | None = None,
-    position: Position = "last",
-    neutral: Literal["generate", "prompt"] = "generate",
-    max_new_tokens: int = 64,
+    position: Position = DEFAULT_POSITION,
+    neutral: Neutral = DEFAULT_NEUTRAL,
+    max_new_tokens: int = DEFAULT_NEW_TOKENS,
     system: str | None = None,
-    seed: int = 0,
-    batch_size: int = 16,
+    seed: int = DEFAULT_SEED,
+    batch_size: int = DEFAULT_BATCH_SIZE,
 ) -> dict[Site, Activations]:
     """Activations of neutral, positive and negative texts (paper, section 3): of several sites from the same passes.
 
     Args:
         model, tokenizer: a living causal LM and its tokenizer.
+        demonstrations: triples, at least two.
         source: what the model was loaded from; recorded in the result.
         sites: "mlp", "attn", "block".
-        layers: decoder layers; None takes all.
-        position: "last" token (the paper's), "mean" over the continuation, or one "random" token of it (seeded).
-        neutral: "generate" the model's greedy continuation of up to ``max_new_tokens``, or take the "prompt" alone.
-        system: a system prompt for the chat template.
+        layers: decoder layers. Default: all.
+        position: which token of the continuation counts: "last" (the paper's), "mean" (over all) or "random" (one).
+        neutral: "generate": the model's own greedy answer (the paper's). "prompt": the prompt alone (fast).
+        max_new_tokens: length limit of generated neutral texts.
+        system: system prompt for the chat template.
+        seed: of position "random".
         batch_size: sequences in one forward pass.
 
     Raises:

@@ -22,6 +22,13 @@ from sea_bake.model.loading import processes
 from sea_bake.model.sites import site_modules, text_config
 
 Position = Literal["last", "mean", "random"]
+Neutral = Literal["generate", "prompt"]
+# One default each, for all who collect activations.
+DEFAULT_POSITION: Position = "last"
+DEFAULT_NEUTRAL: Neutral = "generate"
+DEFAULT_NEW_TOKENS = 32
+DEFAULT_SEED = 0
+DEFAULT_BATCH_SIZE = 16
 # Arguments of ``generate`` that leave nothing to chance, whatever a model's own generation settings say.
 GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
 ROLES = ("neutral", "positive", "negative")
@@ -32,10 +39,10 @@ def sequences(
     tokenizer: Any,
     demonstrations: Sequence[Demonstration],
     *,
-    neutral: Literal["generate", "prompt"] = "generate",
-    max_new_tokens: int = 64,
+    neutral: Neutral = DEFAULT_NEUTRAL,
+    max_new_tokens: int = DEFAULT_NEW_TOKENS,
     system: str | None = None,
-    batch_size: int = 16,
+    batch_size: int = DEFAULT_BATCH_SIZE,
 ) -> dict[str, list[Tokens]]:
     """Token ids of the three roles of each demonstration, in its order.
 
@@ -107,9 +114,9 @@ def vectors(
     *,
     sites: Sequence[Site],
     layers: Sequence[int],
-    position: Position = "last",
-    seed: int = 0,
-    batch_size: int = 16,
+    position: Position = DEFAULT_POSITION,
+    seed: int = DEFAULT_SEED,
+    batch_size: int = DEFAULT_BATCH_SIZE,
 ) -> dict[Site, dict[str, Tensor]]:
     """Activations: site -> role -> [L, n, d] float32 on the CPU, L in the order of ``layers``.
 

@@ -47,6 +47,11 @@ class Plan:
 def plan(model: str | Path | ModelSource, edits: Sequence[Edit] = (), *, revision: str | None = None) -> Plan:
     """Fold, adapter or insert only, and why; from the headers of the checkpoint, no weight is read.
 
+    Args:
+        model: the base: folder (or PEFT adapter that names its base) or Hub id.
+        edits: the edits. Default: every site and merge is judged.
+        revision: see :func:`sea_bake.model.loading.load_model`.
+
     Raises:
         SeaBakeError: the base cannot be edited at all, or an edit belongs to another model.
     """

@@ -69,10 +69,13 @@ def unbake(
     not invertible: its base is needed (``base``, or the recorded one), is proven to be the right one, and given back.
 
     Args:
-        artefact: folder written by ``bake``.
-        output: folder to write; it appears whole or not at all.
-        base: the base as it was given to ``bake``.
-        overwrite: replace an earlier artefact of ours at ``output``.
+        artefact: folder written by sea-bake bake.
+        output: folder to write the base to; it appears whole or not at all.
+        base: the base as it was given to bake: folder, .gguf file, adapter or Hub id. Of an insert, every file is then
+            compared with it (SHA-256). Of a fold, it is needed. Default for a fold: what the artefact records (Hub id,
+            or the folder beside it).
+        revision: see :func:`sea_bake.model.loading.load_model`.
+        overwrite: replace an earlier output.
         copy: copy weight files instead of hard-linking them.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from sea_bake.cli.printing import Json, Quiet, Revision, emit, prepare
+from sea_bake.cli.options import Call, command, spelt
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from sea_bake.baking import Plan
 
 
+@command(
+    "sea_bake.baking:plan",
+    edits=spelt(positional=True, hint=list[Path], default=None, help="Edit files; without any, every site and merge."),
+)
 def plan(
-    model: Annotated[str, typer.Argument(help="The base: folder (or PEFT adapter that names it) or Hub id.")],
-    edits: Annotated[list[Path] | None, typer.Argument(help="Edit files; without any, every site and merge.")] = None,
+    call: Call,
     more: Annotated[list[Path] | None, typer.Option("--edit", "-e", help="The same, as an option.")] = None,
-    revision: Revision = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Say what can be done with an edit, and why: fold, adapter, or insert only. Reads headers, no weights.
 
@@ -31,12 +31,11 @@ def plan(
 
       sea-bake plan HuggingFaceTB/SmolLM2-135M-Instruct truthful.safetensors
     """
-    console = prepare(as_json=as_json, quiet=quiet)
-    from sea_bake.baking import plan as run
     from sea_bake.edit import Edit
 
-    found = run(model, [Edit.load(path) for path in [*(edits or []), *(more or [])]], revision=revision)
-    emit(found.to_json(), as_json=as_json)
+    console = call.console
+    found = call(edits=[Edit.load(path) for path in [*call["edits"], *(more or [])]])
+    call.emit(found.to_json())
     console.print(f"[bold]{escape(found.base)}[/] ({found.family})")
     console.print(_table(found))
     if found.how is not None:

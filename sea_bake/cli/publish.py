@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from sea_bake.cli.printing import Json, Quiet, emit, prepare, size
+from sea_bake.cli.options import Call, command, spelt
+from sea_bake.cli.printing import size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,34 +13,8 @@ if TYPE_CHECKING:
     from sea_bake.publishing import Publication
 
 
-def publish(
-    artefact: Annotated[Path, typer.Argument(help="Folder written by sea-bake bake or sea-bake export, and verified.")],
-    repo: Annotated[str, typer.Argument(metavar="USER/REPO", help="Where to: made, private, when it is not there.")],
-    public: Annotated[bool, typer.Option("--public", help="For everybody to see. Default: private.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the files, their sizes and the model card; send nothing.")
-    ] = False,
-    unverified: Annotated[
-        bool,
-        typer.Option("--unverified", help="Publish without a passed verification: the card's first line says so."),
-    ] = False,
-    create_pr: Annotated[
-        bool, typer.Option("--create-pr", help="Propose it as a pull request to a repository that exists.")
-    ] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch to publish to; made when not there.")] = None,
-    commit_message: Annotated[str | None, typer.Option("--commit-message", "-m", help="Of the one commit.")] = None,
-    base_model: Annotated[
-        str | None, typer.Option(help="Hub id of the base, where the artefact names a local folder.")
-    ] = None,
-    license: Annotated[
-        str | None, typer.Option(help="The Hub's identifier, such as apache-2.0. Default: the base's own licence.")
-    ] = None,
-    dataset: Annotated[
-        list[str] | None, typer.Option(help="Hub id of the demonstrations' data set, for the card (repeatable).")
-    ] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+@command("sea_bake.publishing:publish", repo=spelt(metavar="USER/REPO"), commit_message=spelt("-m"))
+def publish(call: Call) -> None:
     """Publish a verified artefact to the Hugging Face Hub, with a model card and the recipe that made it.
 
     Refuses what is not verified, or was changed since. One commit; what the Hub has already is not sent,
@@ -53,24 +25,9 @@ def publish(
 
       sea-bake publish smollm2-truthful me/smollm2-truthful
     """
-    console = prepare(as_json=as_json, quiet=quiet)
-    from sea_bake.publishing import publish as run
-
-    report = run(
-        artefact,
-        repo,
-        public=public,
-        dry_run=dry_run,
-        unverified=unverified,
-        create_pr=create_pr,
-        revision=revision,
-        commit_message=commit_message,
-        base_model=base_model,
-        license=license,
-        datasets=dataset or [],
-    )
-    emit(report.to_json(), as_json=as_json)
-    show(report, console)
+    report = call()
+    call.emit(report.to_json())
+    show(report, call.console)
 
 
 def show(report: Publication, console: Console) -> None:

@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich.markup import escape
 
-from sea_bake.cli.printing import Device, Json, Quiet, emit, prepare
+from sea_bake.cli.options import Call, command, spelt
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sea_bake.recipes import Reproduction
+    from sea_bake.recipes.reproducing import Reproduction
 
 
-def reproduce(
-    published: Annotated[
-        str, typer.Argument(metavar="REPO_OR_FOLDER", help="Hub id of a published model, or a folder of ours.")
-    ],
-    model: Annotated[
-        str | None, typer.Option(help="Where the base is. Default: beside the folder, or on the Hub, as recorded.")
-    ] = None,
-    demonstrations: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--demonstrations", "-d", help="Where they are; of several edits one for each. Default: as recorded."
-        ),
-    ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the published model.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Another than the recipe's: changes roundings only.")] = None,
-    device: Device = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+@command("sea_bake.recipes.reproducing:reproduce", published=spelt(metavar="REPO_OR_FOLDER"))
+def reproduce(call: Call) -> None:
     """Fit a published model's edits again, from its recipe, and compare the projectors.
 
     Fetches the recipe (sea_bake.yaml) and the edits, and nothing else; base and demonstrations must be those of the
@@ -45,20 +27,10 @@ def reproduce(
 
       sea-bake reproduce ./smollm2-truthful --model ./SmolLM2-135M-Instruct -d halueval_qa.jsonl
     """
-    console = prepare(as_json=as_json, quiet=quiet)
-    from sea_bake.recipes import reproduce as run
-
-    found = [str(d) for d in demonstrations or []]
-    report = run(
-        published,
-        revision=revision,
-        model=model,
-        demonstrations=found if len(found) > 1 else found[0] if found else None,
-        batch_size=batch_size,
-        device=device,
-    )
-    emit(report.to_json(), as_json=as_json)
-    show(report, console)
+    found = call["demonstrations"]
+    report = call(demonstrations=found[0] if found and len(found) == 1 else found)
+    call.emit(report.to_json())
+    show(report, call.console)
     if not report.reproduced:
         raise typer.Exit(1)
 

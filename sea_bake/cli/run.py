@@ -5,17 +5,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from sea_bake.cli.printing import Json, Quiet, emit, prepare
+from sea_bake.cli.options import Call, command, spelt
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from sea_bake.recipes import Progress
+    from sea_bake.recipes.running import Progress
 
 _MARKS = {
     "waiting": "[dim]·[/]",
@@ -28,21 +28,13 @@ _MARKS = {
 }
 
 
-def run(
-    recipe: Annotated[Path, typer.Argument(help="Recipe; sea-bake init writes one.")] = Path("sea_bake.yaml"),
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say which steps would run, and why. Nothing is written.")
-    ] = False,
-    until: Annotated[str | None, typer.Option(metavar="STEP", help="Stop after this step.")] = None,
-    again_from: Annotated[
-        str | None, typer.Option("--from", metavar="STEP", help="Do this step and all behind it again.")
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace outputs of sea-bake that no run of this recipe wrote.")
-    ] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+@command(
+    "sea_bake.recipes.running:run",
+    recipe=spelt(positional=True, hint=Path, default=Path("sea_bake.yaml")),
+    until=spelt(metavar="STEP"),
+    again_from=spelt("--from", metavar="STEP"),
+)
+def run(call: Call) -> None:
     """Fit, bake, verify, evaluate, report, export and publish as one recipe says, step by step.
 
     Run it again and only what changed is done again: a step runs when its settings or what it reads changed, or its
@@ -57,19 +49,10 @@ def run(
 
       sea-bake run fair.yaml --from bake
     """
-    console = prepare(as_json=as_json, quiet=quiet)
-    from sea_bake.recipes import run as do
-
+    console, dry_run, until = call.console, call["dry_run"], call["until"]
     with _display(console) as watch:
-        report = do(
-            recipe,
-            until=until,
-            again_from=again_from,
-            dry_run=dry_run,
-            overwrite=overwrite,
-            watch=None if dry_run else watch,
-        )
-    emit(report.to_json(), as_json=as_json)
+        report = call(watch=None if dry_run else watch)
+    call.emit(report.to_json())
     if dry_run:
         console.print(_table(report.steps))
         return

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich.markup import escape
 
-from sea_bake.cli.printing import Device, Dtype, Json, Quiet, Revision, emit, prepare, size
+from sea_bake.cli.options import Call, command, spelt
+from sea_bake.cli.printing import size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,22 +16,8 @@ if TYPE_CHECKING:
     from sea_bake.verification import Verification
 
 
-def verify(
-    artefact: Annotated[Path, typer.Argument(help="Folder written by sea-bake bake or sea-bake export onnx.")],
-    base: Annotated[
-        str | None, typer.Option(help="Its base. Default: what the artefact records (Hub id, or the folder beside it).")
-    ] = None,
-    edit: Annotated[Path | None, typer.Option(help="The edit. Default: the copy inside the artefact.")] = None,
-    prompt: Annotated[
-        list[str] | None, typer.Option("--prompt", "-p", help="Text to continue (repeatable). Default: six questions.")
-    ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Length of the greedy continuations.")] = 32,
-    revision: Revision = None,
-    dtype: Dtype = "auto",
-    device: Device = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+@command("sea_bake.verification:verify", prompts=spelt("-p"))
+def verify(call: Call) -> None:
     """Prove an artefact: reloaded in a fresh process, it answers like the hook-edited base, and unlike the base.
 
     Writes sea_verification.json into the artefact. Exit code 1 when the proof fails. An approximate
@@ -41,21 +27,9 @@ def verify(
     left-padded batch. Its fp16, int8 and int4 graphs are other models, never "verified": what the edit changes in
     them has to correlate with what it changes in float32.
     """
-    console = prepare(as_json=as_json, quiet=quiet)
-    from sea_bake.verification import verify as run
-
-    report = run(
-        artefact,
-        base=base,
-        revision=revision,
-        edit=edit,
-        dtype=dtype,
-        device=device,
-        prompts=prompt,
-        max_new_tokens=max_new_tokens,
-    )
-    emit(report.to_json(), as_json=as_json)
-    show(report, console)
+    report = call()
+    call.emit(report.to_json())
+    show(report, call.console)
     if not report.passed:
         raise typer.Exit(1)
 

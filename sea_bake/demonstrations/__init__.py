@@ -38,12 +38,12 @@ def load(
     Every row is read and checked, also those that ``limit`` leaves out: a damaged file is damaged at any limit.
 
     Args:
-        source: "builtin"; a .jsonl, .json, .csv or .tsv file; a folder, or a hub id ``owner/name[:config]``, which
-            need the extra ``datasets``. A path that exists wins over a hub id; a Path is never a hub id.
-        format: a name from ``FORMATS``; "auto" goes by the columns of the first row.
-        limit: keep the first so many, after shuffling.
-        shuffle_seed: shuffle with this seed; None keeps the order of the source.
-        split: the split of a dataset; files have none.
+        source: "builtin", a .jsonl, .json, .csv or .tsv file, a folder, or a Hub data set (owner/name[:config]). The
+            last two need the extra datasets. A path that exists wins over a Hub id; a Path is never a Hub id.
+        format: "auto" (by the columns of the first row), "triples", "halueval_qa", "truthfulqa" or "bbq".
+        limit: use only the first triples, this many, after shuffling. Default: all.
+        shuffle_seed: shuffle the triples first, with this seed. Default: the order of the source.
+        split: split of a data set; files have none.
         seed: draws one negative where a row offers several. A row's draw depends on its place in the source and on no
             other row.
 

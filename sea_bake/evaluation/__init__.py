@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from sea_bake.activations import DEFAULT_BATCH_SIZE
 from sea_bake.artefact import Artefact
 from sea_bake.artefact.evaluation import Evaluation, Row
 from sea_bake.artefact.names import EVALUATION
@@ -45,7 +46,7 @@ def evaluate(
     neutral: str | Path | None = None,
     dtype: str = "auto",
     device: str | None = None,
-    batch_size: int = 16,
+    batch_size: int = DEFAULT_BATCH_SIZE,
     output: str | Path | None = None,
     overwrite: bool = False,
     write: bool = False,
@@ -57,21 +58,24 @@ def evaluate(
     either is measured alone. One model is in memory at a time.
 
     Args:
-        model: base (folder, .gguf, Hub id) or artefact of ``bake``.
-        edit: an edit, or several in the order they act.
-        base: the base of an artefact; None takes what it records.
-        tasks: names of ``TASKS``, or any of the harness' own when ``data`` is None.
-        data: folder with the benchmarks' files (see ``evaluation/tasks``); None takes them from the Hub.
-        limit, offset: so many examples of each task, behind the first ``offset`` rows; None: all.
-        fewshot: worked examples, where a task leaves that open.
+        model: base (folder, .gguf file, Hub id), or a folder written by sea-bake bake.
+        edit: edit to act live on the base; several act in the order given.
+        base: the base of an artefact. Default: what it records (Hub id, or the folder beside it).
+        revision: see :func:`sea_bake.model.loading.load_model`.
+        tasks: truthfulqa_mc1, truthfulqa_mc2, bbq, hellaswag, gsm8k, mathqa, mmlu, nq_open, toxigen, crows_pairs;
+            without ``data`` any task of lm-evaluation-harness.
+        data: folder with the benchmarks' files. Default: the harness' own, from the Hub.
+        limit: maximum examples per task. Default: all.
+        offset: skip this many rows of each task first: those that an edit was chosen on.
+        fewshot: worked examples, where a task leaves their number open.
         chat: put prompts through the tokenizer's chat template.
-        cost: also KL, perplexity and repetition on neutral text; not for encoder-decoders.
-        neutral: a file of neutral paragraphs in place of the built-in ones.
-        dtype, device: as ``load_model`` takes them.
-        batch_size: largest number of rows in a forward pass; halved when memory runs out.
-        output: folder for the results (JSON, Markdown, HTML, every example). A run that was stopped goes on there.
+        cost: also KL to the base, perplexity and repetition on neutral text; not for encoder-decoders.
+        neutral: text file of neutral paragraphs, separated by empty lines. Default: built-in.
+        dtype, device: see :func:`sea_bake.model.loading.load_model`.
+        batch_size: rows in one forward pass; halved when memory runs out.
+        output: folder for JSON, Markdown, HTML and every example. A run that was stopped goes on there.
         overwrite: replace what other models, data or settings have left in the output.
-        write: leave ``sea/evaluation.json`` inside the artefact, for its model card.
+        write: write sea/evaluation.json into the artefact, for its model card.
         say: called with sentences for people.
 
     Raises:
@@ -100,7 +104,7 @@ def evaluate(
         raise SettingError(f"{model} is no artefact of sea_bake, so nothing can be written into it")
     tokenizer = doors.tokenizer()
     if chat and not getattr(tokenizer, "chat_template", None):
-        raise EvaluationError(f"the tokenizer of '{doors.base.name}' has no chat template: leave --chat away")
+        raise EvaluationError(f"the tokenizer of '{doors.base.name}' has no chat template: drop --chat")
     sealed = doors.artefact.seal() if write and doors.artefact else {}
     remarks: list[str] = []
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lm_eval.models.huggingface import HFLM
 
+from sea_bake.activations import DEFAULT_BATCH_SIZE
 from sea_bake.errors import EvaluationError
 from sea_bake.evaluation.finite import not_finite, watched
 from sea_bake.evaluation.prefixes import Scorer, can_share
@@ -33,7 +34,7 @@ class SharedPrefixLM(HFLM):
         model: Any,
         tokenizer: Any,
         *,
-        batch_size: int = 16,
+        batch_size: int = DEFAULT_BATCH_SIZE,
         advance: Callable[[int], None] = lambda count: None,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sea_bake.activations import DEFAULT_BATCH_SIZE
 from sea_bake.errors import EvaluationError
 from sea_bake.evaluation.finite import check_finite
 
@@ -40,7 +41,7 @@ class Scorer:
         self,
         model: Any,
         *,
-        batch_size: int = 16,
+        batch_size: int = DEFAULT_BATCH_SIZE,
         advance: Callable[[int], None] = lambda count: None,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:

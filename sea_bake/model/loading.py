@@ -112,8 +112,9 @@ def load_model(
 
     Args:
         model: folder, .gguf file or Hub id; or a PEFT adapter, which is then merged into the base that it names.
-        dtype: "auto" (the checkpoint's own; float32 for a GGUF), or a float dtype.
-        device: "auto" spreads the model over all devices through accelerate; None takes cuda when there is one.
+        revision: branch, tag or commit of a Hub model.
+        dtype: "auto" (the checkpoint's own; float32 for a GGUF), "float32", "bfloat16" or "float16".
+        device: "cpu", "cuda", "cuda:1", or "auto" (spread over all, by accelerate). Default: cuda where there is one.
         trust_remote_code: passed on to transformers; never switched on by us.
 
     Raises:

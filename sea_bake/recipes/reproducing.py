@@ -95,12 +95,13 @@ def reproduce(
     The base and the demonstrations are checked against the recipe's digests before anything is run on them.
 
     Args:
-        published: a folder with ``sea_bake.yaml`` (or an artefact of ours, whose own records then do), or the Hub id of
-            one, of which the recipe and the edits are fetched and nothing else.
-        revision: branch, tag or commit of a Hub id.
-        model: where the base is now; None takes the recipe's: a folder beside ``published``, or a Hub id.
-        demonstrations: where they are now, one source, or one for each edit; None takes the recipe's.
-        batch_size, device: others than the recipe's, where they do not fit this machine; they change roundings only.
+        published: Hub id of a published model, or a folder with sea_bake.yaml or an artefact of ours. From the Hub,
+            only the recipe and the edits are fetched.
+        revision: branch, tag or commit of the published model.
+        model: where the base is. Default: beside the folder, or on the Hub, as recorded.
+        demonstrations: where the demonstrations are; of several edits one for each. Default: as recorded.
+        batch_size: another than the recipe's, where that does not fit this machine: changes roundings only.
+        device: another than the recipe's (cpu, cuda, cuda:1): changes roundings only.
 
     Raises:
         RecipeError: no recipe there, a damaged one, or one of edits that were imported and cannot be refitted.

@@ -74,13 +74,13 @@ def run(
     it changed, or its own output is gone; so a run that was killed goes on where it was.
 
     Args:
-        recipe: a YAML file (``sea-bake init`` writes one), or the same as a mapping.
-        folder: relative paths are meant from here; None takes the file's own folder, for a mapping the current one.
-        until: the last step to do.
+        recipe: a YAML file; sea-bake init writes one. In Python also the same as a mapping.
+        folder: folder that relative paths are meant from. Default: the recipe's own; of a mapping the current one.
+        until: stop after this step.
         again_from: do this step and all behind it again, finished or not.
-        dry_run: say what would run, and why; nothing is written.
-        overwrite: replace outputs that no run of this recipe wrote (of ours; nothing else is ever replaced).
-        watch: told of all steps whenever one begins or ends.
+        dry_run: say which steps would run, and why. Nothing is written.
+        overwrite: replace outputs of sea-bake that no run of this recipe wrote; nothing else is ever replaced.
+        watch: called with all steps whenever one begins or ends.
 
     Raises:
         RecipeError: the recipe cannot be read (see :func:`sea_bake.recipes.schema.read`), or is being run already.

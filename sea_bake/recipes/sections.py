@@ -8,7 +8,8 @@ from functools import cached_property
 
 from sea_bake.artefact.names import PAGE, VERIFICATION
 from sea_bake.errors import RecipeError, missing_extra
-from sea_bake.recipes.settings import Setting, exists, settings_of
+from sea_bake.io.signatures import exists
+from sea_bake.recipes.settings import Setting, settings_of
 
 LOAD, GATHER, FIT = "sea_bake.demonstrations:load", "sea_bake.fitting:gather", "sea_bake.fitting:fit"
 

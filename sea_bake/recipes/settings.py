@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
-import inspect
 import math
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin
 
 from sea_bake.errors import RecipeError
+from sea_bake.io.signatures import REQUIRED, arguments
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One argument: its type, and its default (``inspect.Parameter.empty`` where it has none)."""
+    """One argument: its type, and its default (``REQUIRED`` where it has none)."""
 
     hint: Any
     default: Any
@@ -32,17 +31,7 @@ class Setting:
 
     @property
     def required(self) -> bool:
-        return self.default is inspect.Parameter.empty
-
-
-def exists(verb: str) -> bool:
-    """Whether this version of sea_bake has a function such as ``"sea_bake.baking:bake"``."""
-    module, _, name = verb.partition(":")
-    try:
-        spec = importlib.util.find_spec(module)
-    except ModuleNotFoundError:  # nor the package around it
-        return False
-    return spec is not None and spec.origin is not None and hasattr(importlib.import_module(module), name)
+        return self.default is REQUIRED
 
 
 def function(verb: str) -> Callable[..., Any]:
@@ -53,18 +42,15 @@ def function(verb: str) -> Callable[..., Any]:
 
 
 def settings_of(verb: str, without: Collection[str] = ()) -> dict[str, Setting]:
-    """Name -> Setting, of the arguments of a function but those in ``without``."""
-    called = function(verb)
-    hints = get_type_hints(called)
-    parameters = inspect.signature(called).parameters.values()
-    return {p.name: Setting(hints[p.name], p.default) for p in parameters if p.name not in without}
+    """Name -> Setting, of the arguments of a function that text can express, but those in ``without``."""
+    found = arguments(verb).values()
+    return {one.name: Setting(one.hint, one.default) for one in found if one.is_setting and one.name not in without}
 
 
 def call(verb: str, values: Mapping[str, Any], *positional: Any) -> Any:
     """Call a function with those of the values that it has arguments for."""
-    called = function(verb)
-    known = list(inspect.signature(called).parameters)[len(positional) :]
-    return called(*positional, **{name: value for name, value in values.items() if name in known})
+    known = list(arguments(verb))[len(positional) :]
+    return function(verb)(*positional, **{name: value for name, value in values.items() if name in known})
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
@@ -80,7 +66,7 @@ def check_value(where: str, value: Any, setting: Setting) -> None:
         return
     hint = f"{where}: {wording(setting.hint)} is wanted here, not {_shown(value)}"
     if isinstance(value, str) and any(leaf in (int, float) for leaf in _leaves(setting.hint)) and _is_number(value):
-        hint += " (YAML reads this as text: leave the quotes away, and write 1.0e-3 for 1e-3)"
+        hint += " (YAML reads this as text: drop the quotes, and write 1.0e-3 for 1e-3)"
     raise RecipeError(hint)
 
 

@@ -7,9 +7,9 @@ import os
 from importlib import resources
 from pathlib import Path
 
+from sea_bake.artefact.names import RECIPE
 from sea_bake.errors import RecipeError
 from sea_bake.io.staging import staged_file
-from sea_bake.recipes.schema import RECIPE
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -37,7 +37,17 @@ def starter(model: str = MODEL, output: str | None = None, *, file: str = RECIPE
 def write_starter(
     path: str | Path = RECIPE, *, model: str = MODEL, output: str | None = None, overwrite: bool = False
 ) -> Path:
-    """Write the starter recipe. Raises OutputError when the file is there already, and ``overwrite`` is off."""
+    """Write the starter recipe.
+
+    Args:
+        path: recipe to write.
+        model: the base: folder, .gguf file or Hub id.
+        output: folder of the edited model. Default: the base's name and -sea.
+        overwrite: replace an earlier output.
+
+    Raises:
+        OutputError: the file is there already, and ``overwrite`` is off.
+    """
     path = Path(os.path.expanduser(path))
     text = starter(model, output, file=path.name)
     with staged_file(path, overwrite=overwrite) as stage:

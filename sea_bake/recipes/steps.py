@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from sea_bake.activations import Activations
 from sea_bake.demonstrations import Demonstration, digest
 from sea_bake.errors import RecipeError
 from sea_bake.fitting import check_layers, fit, gather
+from sea_bake.io.signatures import arguments
 from sea_bake.model.source import ModelSource
 from sea_bake.recipes.schema import ONLY_EDIT, Recipe
 from sea_bake.recipes.sections import FIT, GATHER, LOAD, SECTIONS
@@ -120,7 +120,7 @@ def load_demonstrations(settings: dict[str, Any]) -> list[Demonstration]:
 
 def settings_for(verb: str, settings: dict[str, Any], *without: str) -> dict[str, Any]:
     """Those of the settings that a function has arguments for."""
-    known = set(inspect.signature(function(verb)).parameters) - {"demonstrations", *without}
+    known = set(arguments(verb)) - {"demonstrations", *without}
     return {key: value for key, value in settings.items() if key in known}
 
 
@@ -141,7 +141,7 @@ def _step(
         output = Path(settings.pop("output", None) or recipe.output.with_name(recipe.output.name + row.suffix))
     elif row.inside is not None:
         output = recipe.output / row.inside
-    parameters = inspect.signature(function(row.verb)).parameters
+    parameters = arguments(row.verb)
     replaces = "overwrite" in parameters
     own: dict[str, Any] = {"model": source, "edit": edits, "output": output}
     read = [*_paths(settings.get("calibration"))]

@@ -79,17 +79,17 @@ def report(
     would supply it.
 
     Args:
-        subject: an edit file, or a folder written by ``bake`` or an export.
-        activations: saved ones (``fit(save_activations=...)``) to show the edit's work on, of its base and site.
-        evaluation: what ``evaluate(output=...)`` wrote; None takes the one inside the artefact.
-        demonstrations: what the edits were fitted on, as ``demonstrations.load`` takes it; None: the built-in ones.
-        model: the base, to run what is still lacking: activations of the demonstrations, and a few answers.
-        layers: edited layers to show in the plane, as ``select_layers`` takes them; None: first, middle and last.
+        subject: an edit file, or a folder written by sea-bake bake or sea-bake export.
+        activations: what sea-bake fit --save-activations wrote, of the edit's base and site.
+        evaluation: what sea-bake eval -o wrote (folder or JSON). Default: the one inside the artefact.
+        demonstrations: what the edit was fitted on, for use with ``model``. Default: built-in.
+        model: the base: run it for what is missing (activations of the demonstrations, answers).
+        layers: edited layers to show in the plane: 3,5,7 or 10-12. Default: first, middle and last.
         projection: "pca", or "tsne" (needs scikit-learn).
-        dtype, device: how to load ``model``.
-        output: folder for ``report.html``, ``figures/*.png`` and ``sea/report.json``, the numbers.
-        overwrite: replace an earlier report there.
-        write: leave ``sea/report.html`` inside the artefact, for ``publish``, which links it from the model card.
+        dtype, device: see :func:`sea_bake.model.loading.load_model`.
+        output: folder for report.html, figures/*.png and the numbers as JSON.
+        overwrite: replace an earlier output.
+        write: write sea/report.html into the artefact: sea-bake publish links it from the model card.
 
     Raises:
         MissingExtraError: matplotlib, or scikit-learn for t-SNE, is not installed.

@@ -16,13 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake import demonstrations as demos
-from sea_bake.activations import Activations, check_settings, collect_sites
+from sea_bake.activations import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_NEUTRAL,
+    DEFAULT_NEW_TOKENS,
+    DEFAULT_POSITION,
+    DEFAULT_SEED,
+    Activations,
+    check_settings,
+    collect_sites,
+)
 from sea_bake.artefact import is_artefact
 from sea_bake.demonstrations import Demonstration
 from sea_bake.errors import EvaluationError, SettingError, missing_extra
 from sea_bake.evaluation import Judge, damage
 from sea_bake.evaluation.doors import BASE, Doors
-from sea_bake.fitting import DEFAULT_NEW_TOKENS, check_layers
+from sea_bake.fitting import check_layers
 from sea_bake.model.fingerprint import BaseModel
 from sea_bake.tuning import pareto as reporting
 from sea_bake.tuning import splits
@@ -51,15 +60,15 @@ def tune(
     trials: int = 20,
     timeout: float | None = None,
     max_kl: float = 0.1,
-    seed: int = 0,
+    seed: int = DEFAULT_SEED,
     neutral_text: str | Path | None = None,
-    position: str = "last",
-    neutral: str = "generate",
+    position: str = DEFAULT_POSITION,
+    neutral: str = DEFAULT_NEUTRAL,
     max_new_tokens: int = DEFAULT_NEW_TOKENS,
     revision: str | None = None,
     dtype: str = "auto",
     device: str | None = None,
-    batch_size: int = 16,
+    batch_size: int = DEFAULT_BATCH_SIZE,
     overwrite: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> Tuning:
@@ -71,25 +80,29 @@ def tune(
     among those within ``max_kl`` is chosen.
 
     Args:
-        model: base: folder, .gguf file or Hub id.
-        demonstrations: triples; None takes the built-in set.
-        output: folder for the edit, the results and the journal. A run that was stopped goes on there; one that is
-            finished goes on when more ``trials`` are asked for.
-        objective: "demonstrations" (log-likelihood margin of positive over negative answers, per token, on triples kept
-            back from the fit), or a benchmark's "TASK" or "TASK:MEASURE", such as "truthfulqa_mc2:margin".
-        data: folder with the benchmark's files; None takes them from the Hub.
-        select, confirm: examples that trials are scored on (10 or more), and that are held back (20 or more). None: a
-            quarter of the demonstrations each, or those (all triples of a question on one side); of a benchmark 100
-            rows each: its first ones, and of those behind them so many that ask something else (of BBQ: come from
-            other scenarios).
+        model: the base: folder (or PEFT adapter that names its base), .gguf file or Hub id.
+        demonstrations: triples. Default: the built-in set.
+        output: folder for the edit, the results and the journal. A stopped search goes on there, and a finished one
+            with more ``trials``.
+        objective: what to gain. "demonstrations": log-likelihood margin of positive over negative answers, per token,
+            on triples kept back from the fit. Or TASK[:MEASURE] of a benchmark: truthfulqa_mc2:margin, truthfulqa_mc1,
+            bbq:acc, bbq:ambig.acc, bbq:disambig.bias, hellaswag, ...
+        data: folder with the benchmark's files. Default: from the Hub.
+        select: examples that trials are scored on, 10 or more. Default: a quarter of the triples (all of a question on
+            one side), or a benchmark's first 100 rows.
+        confirm: examples held back for one comparison at the end, 20 or more. Default: another quarter, or the next 100
+            rows that ask something else (of BBQ: come from other scenarios).
         space: the settings that are searched.
-        trials, timeout: so many trials, and no further one begun after so many seconds.
-        max_kl: how far the chosen edit may move the model's next-token distributions on neutral text, in nats per
-            token. On SmolLM2-135M an edit of 0.04 changed one top token in ten, and one of 0.7 doubled the perplexity.
-        seed: of the split and of the proposals.
-        neutral_text: a file of neutral paragraphs in place of the built-in ones; half of them are held back.
-        position, neutral, max_new_tokens: see :func:`sea_bake.activations.collect`.
-        dtype, device: as ``load_model`` takes them.
+        trials: settings to try, the untuned default among them.
+        timeout: begin no further trial after this many seconds. Default: no limit.
+        max_kl: largest KL of the chosen edit from the base, in nats per token of neutral text: how far next-token
+            distributions may move. On SmolLM2-135M 0.04 changed one top token in ten, and 0.7 doubled the perplexity.
+        seed: of the split of the demonstrations and of the proposals.
+        neutral_text: file of neutral paragraphs for KL, separated by empty lines; half are held back.
+            Default: built-in.
+        position, neutral, max_new_tokens, batch_size: see :func:`sea_bake.activations.collect_sites`.
+        revision: see :func:`sea_bake.model.loading.load_model`.
+        dtype, device: see :func:`sea_bake.model.loading.load_model`.
         overwrite: replace what a search of other data or settings has left in the output.
         say: called with sentences for people.
 
@@ -110,7 +123,9 @@ def tune(
     check_settings(position=position, neutral=neutral, max_new_tokens=max_new_tokens, batch_size=batch_size)
     goal = Objective.parse(objective)
     if data is not None and not goal.needs_data:
-        raise SettingError("data are of a benchmark, and the objective is demonstrations: name one, or give no data")
+        raise SettingError(
+            "--data holds a benchmark's files, and the objective is demonstrations: name a benchmark (--objective), or drop --data"
+        )
     texts = splits.halves(damage.read_texts(neutral_text))
     folder = Folder(output, overwrite=overwrite)
     if is_artefact(model):
@@ -224,8 +239,8 @@ def _check_numbers(trials: int, timeout: float | None, max_kl: float, seed: int)
     if trials < 1:
         raise SettingError(f"trials = {trials} is less than 1")
     if timeout is not None and not 0 < timeout < math.inf:
-        raise SettingError(f"timeout = {timeout} is no number of seconds")
+        raise SettingError(f"timeout = {timeout} is not a number of seconds")
     if not 0 < max_kl < math.inf:
-        raise SettingError(f"max_kl = {max_kl} is no number above 0: it is in nats per token, such as 0.1")
+        raise SettingError(f"max_kl = {max_kl} is not a number above 0: it is in nats per token, such as 0.1")
     if seed < 0:
         raise SettingError(f"seed = {seed} is less than 0")

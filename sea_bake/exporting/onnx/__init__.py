@@ -47,15 +47,15 @@ def export_onnx(
     model it was traced from is not written.
 
     Args:
-        artefact: a folder written by ``bake``, inserted or folded; with ``unedited`` a checkpoint folder or a Hub id.
+        artefact: folder written by sea-bake bake: inserted or folded. With ``unedited`` a checkpoint folder or Hub id.
         output: folder to write; it appears whole or not at all.
-        dtype: "fp32", or "fp16" (the edit's own arithmetic stays float32). A bfloat16 checkpoint is widened.
-        quantize: also write variants of the fp32 graph: "int8", "int4". The edit's nodes stay float.
-        opset: 18 to 23; up to 21 runs everywhere.
-        strength: add an input ``sea_strength`` (float32, [1]) that scales the edit: 1 as baked, 0 the base. True or
-            "optional": with the default 1; "required": for runtimes that feed no input with a default.
-        unedited: export a base, to compare with.
-        overwrite: replace an earlier output of ours.
+        dtype: "fp32", or "fp16" (half the size; the edit's own arithmetic stays float32).
+        quantize: also write a variant of the fp32 graph: "int8" or "int4". The edit's own nodes stay float.
+        opset: 18 to 21 run everywhere; 23 uses native attention operators.
+        strength: give the graph one more input, sea_strength (float32, [1]): 1, its default, is the edit, 0 the base.
+            In Python "required" is for runtimes that feed no input with a default.
+        unedited: export a plain checkpoint: the base, to compare with.
+        overwrite: replace an earlier output.
 
     Raises:
         SettingError: an unknown dtype, variant or opset; a strength without inserted layers.
@@ -188,7 +188,7 @@ def _settings(dtype: str, quantize: Sequence[str], opset: int, strength: bool | 
         if kind not in QUANTISED:
             raise SettingError(f"unknown variant {kind!r}: use {' or '.join(QUANTISED)}")
     if kinds and dtype != "fp32":
-        raise SettingError("variants are quantised from the fp32 graph: leave --dtype away, or --quantize")
+        raise SettingError("variants are quantised from the fp32 graph: drop --dtype or --quantize")
     if opset not in OPSETS:
         raise SettingError(
             f"opset {opset} is out of range: use {OPSETS[0]} to {OPSETS[-1]} (18 to 21 run everywhere; older ones lack "

@@ -66,18 +66,16 @@ def serve_web(
     With an export of a variable strength one download serves both sides: its strength 0 is the base.
 
     Args:
-        export: a folder written by ``export_onnx``.
+        export: folder written by sea-bake export onnx.
         output: folder to write; it appears whole or not at all.
-        base: the base's own export (``export_onnx(..., unedited=True)``), where the strength is fixed.
-        graphs: of "fp32", "fp16", "int8", "int4", those that the page offers; None takes the main one. In WebAssembly
-            fp32 is fastest, as measured; the others are smaller.
-        model_url: where the export's files lie already, such as https://huggingface.co/me/model/resolve/main; None puts
-            them beside the page.
-        offline: a folder ``node_modules`` to copy the libraries from; None takes them from a CDN. Both are checked by
-            hash.
-        title: of the page; None names the base.
-        copy: copy the models' weights. Otherwise they are hard-linked where that can be: do not write into them.
-        overwrite: replace an earlier site of ours.
+        base: the base's own export (sea-bake export onnx --unedited), for an export without --strength.
+        graphs: a graph that the page offers: "fp32", "fp16", "int8", "int4". Default: the main one. In WebAssembly fp32
+            is fastest, as measured; the others are smaller.
+        model_url: where the export lies already (https://huggingface.co/me/model/resolve/main): no copy here.
+        offline: a folder node_modules to copy the libraries from. Default: the CDN jsDelivr, by version.
+        title: title of the page. Default: the base's name.
+        copy: copy weights instead of hard-linking them.
+        overwrite: replace an earlier output.
 
     Raises:
         CheckpointError: no ONNX export of ours, or an incomplete one; libraries that are missing.
@@ -137,7 +135,7 @@ def serve_web(
 
 def _checked_base(edited: WebModel, base: WebModel) -> WebModel:
     if edited.strength:
-        raise SettingError("this export has a variable strength, whose 0 is the base: leave --base away")
+        raise SettingError("this export has a variable strength, whose 0 is the base: drop --base")
     if base.record.how != "unedited" or base.record.base != edited.record.base:
         raise SettingError(
             f"{base.folder} is not the unedited export of {edited.record.base}: make it with "
@@ -153,7 +151,7 @@ def _checked_url(url: str, edited: WebModel) -> str:
     if edited.strength == "optional":
         raise SettingError(
             "browsers cannot set a strength that has a default in the graph: export with "
-            'export_onnx(..., strength="required"), or leave --model-url away, and a graph without one is written'
+            'export_onnx(..., strength="required"), or drop --model-url, and a graph without a default is written'
         )
     return url.rstrip("/")
 

@@ -1,0 +1,212 @@
+"""Every setting is spelt once: signatures, command line and recipes say the same, and their defaults are one."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+import pytest
+import tiny
+import torch
+import yaml
+from click import Command, Group
+from typer.main import get_command
+
+from sea_bake.activations import collect
+from sea_bake.cli import app
+from sea_bake.demonstrations import load
+from sea_bake.fitting import fit
+from sea_bake.io import signatures
+from sea_bake.io.signatures import REQUIRED, Argument, arguments
+from sea_bake.model.loading import load_model, load_tokenizer
+from sea_bake.recipes.sections import SECTIONS
+from sea_bake.recipes.starter import starter
+
+COLLECT = "sea_bake.activations:collect_sites"
+# Values of one name that are different settings.
+OTHERS = {
+    ("dtype", "sea_bake.exporting.onnx:export_onnx"): "of the graph, which has names of its own",
+    ("batch_size", "sea_bake.recipes.reproducing:reproduce"): "None: the published recipe's own",
+    ("limit", "sea_bake.demonstrations:load"): "of triples; None as everywhere",
+    ("output", "sea_bake.recipes.starter:write_starter"): "None: made of the base's name",
+    ("neutral", "sea_bake.evaluation:evaluate"): "a file of neutral texts, not how they are made",
+    ("demonstrations", "sea_bake.reporting:report"): "a source, not the triples",
+    ("model", "sea_bake.recipes.starter:write_starter"): "an example's model",
+    ("layers", "sea_bake.fitting:fit"): "which to edit; elsewhere which to show or to keep, None: all",
+    ("strength", "sea_bake.exporting.onnx:export_onnx"): "no other has it",
+    ("edit", "sea_bake.baking:bake"): "required there",
+    ("write", "sea_bake.verification:verify"): "a verdict belongs to its artefact; pages and evaluations on request",
+}
+# Arguments that no option sets.
+NO_OPTION = {
+    "sea_bake.fitting:fit": {"tokenizer": "of a living model", "source": "of a living model"},
+    "sea_bake.demonstrations:load": {"source": "--demonstrations", "seed": "--seed is that of the fit"},
+    "sea_bake.tuning:tune": {"space": "an option for each of its fields", "say": "the console"},
+    "sea_bake.evaluation:evaluate": {"say": "the console"},
+    "sea_bake.recipes.running:run": {"folder": "of a mapping, in Python", "watch": "the console"},
+}
+# Arguments that no recipe key sets: the run does, or they make no sense in one.
+NO_KEY = {name: set(row.given.split()) for name, row in SECTIONS.items()}
+
+
+def leaves(group: Command, path: str = "") -> dict[str, Command]:
+    if not isinstance(group, Group):
+        return {path: group}
+    return {name: c for key, sub in group.commands.items() for name, c in leaves(sub, f"{path} {key}".strip()).items()}
+
+
+COMMANDS = {name: c for name, c in leaves(get_command(app)).items() if hasattr(c.callback, "__verbs__")}
+VERBS = sorted({COLLECT, *(verb for c in COMMANDS.values() for verb in c.callback.__verbs__), *(  # type: ignore[union-attr]
+    row.verb for row in SECTIONS.values()
+)})  # fmt: skip
+
+
+def real(verb: str) -> Callable[..., Any]:
+    module, _, name = verb.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def plain(hint: Any) -> Any:
+    """A type without what text cannot express."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        kept = [one for one in map(plain, inner) if one is not NoReturn]
+        return Union[tuple(kept)] if set(kept) - {type(None)} else NoReturn  # noqa: UP007
+    if origin is Literal or hint in (str, int, float, bool, Path, object, Any, type(None)):
+        return hint
+    if origin is None or str(origin).endswith("Callable'>"):
+        return NoReturn
+    held = [plain(one) for one in inner]
+    return NoReturn if NoReturn in held else origin[tuple(held)]
+
+
+def differences(found: dict[str, Argument], function: Callable[..., Any]) -> list[str]:
+    """Where the reading of a function is not what Python says of it."""
+    parameters = inspect.signature(function).parameters
+    hints = get_type_hints(function)
+    wrong = [] if list(found) == list(parameters) else [f"names: {list(found)}"]
+    for name, argument in found.items():
+        parameter = parameters.get(name)
+        if parameter is None:
+            continue
+        if argument.is_setting and argument.default != parameter.default:
+            wrong.append(f"default of {name}")
+        if (argument.default is REQUIRED) != (parameter.default is parameter.empty):
+            wrong.append(f"{name} is required, or not")
+        if set(get_args(argument.hint) or [argument.hint]) != set(get_args(h := plain(hints[name])) or [h]):
+            wrong.append(f"type of {name}: {argument.hint} is not {h}")
+    return wrong
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_reader_reads_what_python_does(verb: str) -> None:
+    assert differences(arguments(verb), real(verb)) == []
+    lacking = [a.name for a in arguments(verb).values() if not a.help]
+    assert lacking == [], "arguments without an entry in the docstring"
+
+
+def test_a_doctored_signature_is_noticed() -> None:
+    def doctored(model: str, *, alpha: float = 0.5, site: int = 1) -> None: ...
+
+    def honest(model: str, *, alpha: float = 0.77, site: str = "attn") -> None: ...
+
+    found = {name: arguments("sea_bake.fitting:fit")[name] for name in ("model", "alpha", "site")}
+    found["model"] = Argument("model", str, REQUIRED, "")
+    doctored.__annotations__ = {"model": str, "alpha": float, "site": int, "return": None}
+    honest.__annotations__ = {"model": str, "alpha": float, "site": str, "return": None}
+    assert differences(found, honest) == []
+    assert len(differences(found, doctored)) == 3
+    with pytest.raises(LookupError):
+        arguments("sea_bake.fitting:nothing")
+    assert not signatures.exists("sea_bake.nothing:fit")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_option_has_the_librarys_default(name: str) -> None:
+    """Two commands have a place to write to that the library asks for; all else is the library's."""
+    command = COMMANDS[name]
+    found = {a.name: a for verb in command.callback.__verbs__ for a in arguments(verb).values()}  # type: ignore[union-attr]
+    options = {p.name: p for p in command.params}
+    own = {("tune", "output"), ("serve-web", "output"), ("run", "recipe"), ("bake", "edit"), ("fit", "model"),
+           ("fit", "demonstrations"), ("tune", "demonstrations")}  # fmt: skip
+    for key in command.callback.__arguments__:  # type: ignore[union-attr]
+        default, shown = found[key].default, options[key].default
+        if (name, key) in own:
+            continue
+        if default is REQUIRED:
+            assert options[key].required, key
+        elif isinstance(default, tuple):
+            assert tuple((shown or "").split(",") if isinstance(shown, str) else shown or ()) == default, key
+        elif isinstance(default, int | float) and isinstance(shown, str):
+            assert type(default)(shown) == default, key
+        elif isinstance(shown, Path):
+            assert shown == Path(default), key
+        else:
+            assert shown == default, key
+
+
+def test_a_setting_has_one_default_everywhere() -> None:
+    defaults: dict[str, dict[str, Any]] = {}
+    for verb in VERBS:
+        for argument in arguments(verb).values():
+            if argument.is_setting and not argument.required and (argument.name, verb) not in OTHERS:
+                defaults.setdefault(argument.name, {})[verb] = argument.default
+    assert {n: d for n, d in defaults.items() if len({str(value) for value in d.values()}) > 1} == {}
+    assert {"max_new_tokens", "batch_size", "seed", "position", "neutral", "dtype", "device"} <= set(defaults)
+    for name, verb in OTHERS:
+        assert name in arguments(verb), (name, verb)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_argument_is_an_option(name: str) -> None:
+    callback: Any = COMMANDS[name].callback
+    for verb in callback.__verbs__:
+        lacking = set(arguments(verb)) - set(callback.__arguments__)
+        assert lacking <= set(NO_OPTION.get(verb, {})), (verb, lacking)
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_every_argument_is_a_key(name: str) -> None:
+    row = SECTIONS[name]
+    known = {a.name for a in arguments(row.verb).values() if a.is_setting}
+    assert known - NO_KEY[name] <= set(row.settings)
+    assert set(row.settings) <= set(arguments(row.verb)) | set(arguments("sea_bake.demonstrations:load")) | {
+        "demonstrations"
+    }
+    assert NO_KEY[name] <= set(arguments(row.verb)), "an exception for what is not there"
+    for key, setting in row.settings.items():
+        if key in arguments(row.verb) and key != "demonstrations":
+            assert setting.default == arguments(row.verb)[key].default or setting.required
+
+
+def test_the_starter_states_the_defaults() -> None:
+    data = yaml.safe_load(starter())
+    exports = {f"export.{key}": value for key, value in data.pop("export").items()}
+    for name, given in ({key: data[key] for key in SECTIONS if key in data} | exports).items():
+        for key, value in given.items():
+            default = SECTIONS[name].settings[key].default
+            assert value == (list(default) if isinstance(default, tuple) else default), f"{name}.{key}"
+
+
+def test_collect_then_fit_is_fit() -> None:
+    """Bit for bit, with every setting at its default."""
+    triples = load(tiny.demonstrations_file())
+    whole = fit(tiny.single(), triples)
+    model, tokenizer = load_model(tiny.single()), load_tokenizer(tiny.single())
+    halves = fit(None, activations=collect(model, tokenizer, triples, source=str(tiny.single())))
+    assert whole.ranks == halves.ranks
+    keys = ("position", "neutral", "max_new_tokens", "seed", "batch_size", "neutral_sha256")
+    assert all(whole.recipe[key] == halves.recipe[key] for key in keys)
+    for layer in whole.layers:
+        for part in ("positive", "negative"):
+            assert torch.equal(getattr(whole.projectors[layer], part), getattr(halves.projectors[layer], part))
+    other = fit(None, activations=collect(model, tokenizer, triples, source="x", neutral="prompt"))
+    assert any(  # the control
+        whole.ranks[layer] != other.ranks[layer]
+        or not torch.equal(whole.projectors[layer].positive, other.projectors[layer].positive)
+        for layer in whole.layers
+    )
