@@ -161,7 +161,7 @@ def test_the_chat_template_is_used_when_asked_for(data: Path) -> None:
     settings: dict[str, Any] = {"tasks": ["bbq"], "data": data, "cost": False}
     plain, chat = evaluate(base, **settings), evaluate(base, chat=True, **settings)
     assert apart(scores(plain, "bbq", "base"), scores(chat, "bbq", "base")) > 1e-2
-    with pytest.raises(EvaluationError, match="has no chat template: leave --chat away"):
+    with pytest.raises(EvaluationError, match="has no chat template: drop --chat"):
         evaluate(tiny.single(), chat=True, **settings)
 
 
@@ -399,7 +399,7 @@ def test_export_tasks_writes_what_the_harness_reads(data: Path, tmp_path: Path) 
         ("EvaluationError", ["--data", "DATA", "--chat"], ["no chat template"]),
         ("SettingError", ["--data", "DATA", "--limit", "0"], ["limit = 0"]),
         ("SettingError", ["--data", "DATA", "--batch-size", "0"], ["batch size = 0"]),
-        ("SettingError", ["--data", "DATA", "--quiet"], ["nothing would come of it", "--json"]),
+        ("SettingError", ["--data", "DATA", "--quiet"], ["--quiet would show nothing", "--json"]),
         ("SettingError", ["--data", "DATA", "--dtype", "float8"], ["unknown dtype 'float8'"]),
         ("EvaluationError", ["--data", "DATA", "--base", "BASE"], ["belongs to an artefact"]),
         ("EvaluationError", ["--data", "DATA", "--neutral", "NOWHERE"], ["cannot be read as text"]),

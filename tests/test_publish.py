@@ -342,6 +342,20 @@ def test_what_was_published_is_fitted_again_from_its_name_alone(desk: Desk, hub:
     assert json.loads(ran.out)["reproduced"] is False
 
 
+def test_a_published_artefact_is_opened_by_its_hub_id(desk: Desk, artefact: Callable[[str], Path]) -> None:
+    """Inspected and verified by name, as it lies there; nothing is written into the Hub's cache."""
+    desk.ok("publish", artefact("fold"), "ada/opened")
+    seen = desk.ok("inspect", "ada/opened")
+    assert (seen["bake"]["how"], seen["verdict"]) == ("fold", "verified")
+    cached = next((desk.home / "hf" / "hub" / "models--ada--opened" / "snapshots").iterdir())
+    before = {path: path.stat().st_mtime_ns for path in cached.rglob("*")}
+    found = desk.ok("verify", "ada/opened", "--max-new-tokens", 4)
+    assert (found["verdict"], found["artefact"], found["base"]) == ("verified", "opened", "tiny/llama")
+    assert {path: path.stat().st_mtime_ns for path in cached.rglob("*")} == before
+    ran, _ = desk.run("inspect", "ada/nothing-of-the-kind")
+    tiny.refused(ran, "CheckpointError", "no artefact 'ada/nothing-of-the-kind'")
+
+
 def measured(dataset: dict[str, str], metric: str, value: float, base: float, interval: list[float], kind: str) -> Any:
     """One row of an evaluation, as ``evaluate`` writes it."""
     return {

@@ -284,7 +284,11 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "another shard's name": ("insert", set_record(shards={"other.safetensors": "model-base.safetensors"}), "neither"),
     "no configuration": ("insert", removed("sea/base/config.json"), "is missing"),
     "no coverage": ("fold", set_record(coverage=None), "does not list the changed tensors"),
-    "coverage of another kind": ("fold", set_record(coverage={"changed": {"a": "b"}}), "a change in its coverage is no number"),
+    "coverage of another kind": (
+        "fold",
+        set_record(coverage={"changed": {"a": "b"}}),
+        "a change in its coverage is no number",
+    ),
     "no base": ("fold", set_record(base=None), "base is missing"),
     "no edits": ("fold", set_record(edits=None), "does not list the edits"),
 }

@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from sea_bake.artefact.trust import check_code
+from sea_bake.artefact.code import check_code
 from sea_bake.artefact.verification import Verification
 from sea_bake.io import progress
 from sea_bake.verification import answers
