@@ -517,7 +517,7 @@ def test_the_starter_recipe_on_the_real_model(smollm2: Path, tmp_path: Path) -> 
     (gguf,) = Path(str(package.origin)).parent.glob("*.gguf")
     text = file.read_text("utf-8")
     for old, new in {
-        "limit: null             # use": "limit: 12             # use",
+        "limit: null             # maximum number": "limit: 12             # maximum number",
         "neutral: generate": "neutral: prompt",
         "max_new_tokens: 32      # of the greedy": "max_new_tokens: 8      # of the greedy",
         "  # gguf:": f"  gguf:\n    base: {json.dumps(str(gguf))}",

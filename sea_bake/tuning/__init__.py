@@ -124,7 +124,8 @@ def tune(
     goal = Objective.parse(objective)
     if data is not None and not goal.needs_data:
         raise SettingError(
-            "--data holds a benchmark's files, and the objective is demonstrations: name a benchmark (--objective), or drop --data"
+            "--data holds a benchmark's files, and the objective is demonstrations: name a benchmark (--objective), or "
+            "drop --data"
         )
     texts = splits.halves(damage.read_texts(neutral_text))
     folder = Folder(output, overwrite=overwrite)
