@@ -124,7 +124,7 @@ def test_a_space_knows_it(tmp_path: Path) -> None:
     assert front["models"] == ["someone/model"]
     assert front["title"] == "model, edited"
     assert front["custom_headers"]["cross-origin-opener-policy"] == "same-origin"
-    assert "linear SEA, mlp of layers 0-1, merge l2" in text
+    assert re.search(r"linear SEA on \S+: mlp of layers 0-1, merge l2, per layer ", text)
     assert "- Proof: not verified" in text
 
 

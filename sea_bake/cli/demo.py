@@ -27,7 +27,6 @@ def demo(
     """
     console = prepare(as_json=as_json, quiet=quiet)
     from sea_bake.baking import bake
-    from sea_bake.cli.inspect import summary
     from sea_bake.cli.verify import show
     from sea_bake.demonstrations import builtin
     from sea_bake.edit import Edit
@@ -35,6 +34,7 @@ def demo(
     from sea_bake.io.staging import staged_folder
     from sea_bake.model.checkpoint import materialise
     from sea_bake.model.source import ModelSource
+    from sea_bake.pages.edits import sentence
     from sea_bake.verification import verify
 
     source = ModelSource.parse(model or _smollm2())
@@ -53,7 +53,7 @@ def demo(
     else:
         edit = fit(source)
         edit.save(edit_file)
-    console.print(f"    {summary(edit)}")
+    console.print(f"    {sentence(edit)}", markup=False)
     console.print(f"[bold]3/4[/] baking into {artefact}")
     if not artefact.exists():
         report = bake(source, edit, artefact)

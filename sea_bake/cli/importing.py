@@ -29,11 +29,12 @@ def import_dense(
     console = prepare(as_json=as_json, quiet=quiet)
     import torch
 
-    from sea_bake.cli.inspect import describe_edit, summary
+    from sea_bake.cli.inspect import describe_edit
     from sea_bake.edit import Edit
     from sea_bake.io.staging import check_output
     from sea_bake.model.loading import load_model
     from sea_bake.model.source import ModelSource
+    from sea_bake.pages.edits import sentence
 
     check_output(output, overwrite=overwrite, folder=False)
     dense = []
@@ -50,4 +51,4 @@ def import_dense(
     edit = Edit.from_dense(dense[0], dense[1], living, source=source, layers=layers, site=site, merge=merge)
     edit.save(output, overwrite=overwrite)
     emit({"output": str(output), **describe_edit(edit)}, as_json=as_json)
-    console.print(summary(edit))
+    console.print(sentence(edit), markup=False)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from sea_bake.cli.printing import Json, Overwrite, Quiet, emit, prepare, size
 
@@ -32,6 +31,7 @@ def inspect(
 
     from sea_bake.artefact.opened import Artefact, may_be_artefact
     from sea_bake.edit import Edit
+    from sea_bake.pages.edits import sentence
 
     facts: dict[str, Any] = {}
     closing: list[str] = []
@@ -49,7 +49,7 @@ def inspect(
             plot_edit(edit, plot.with_stem(f"{plot.stem}-{i}") if i else plot, overwrite=overwrite)
     emit(facts, as_json=as_json)
     for edit in edits:
-        console.print(summary(edit))
+        console.print(sentence(edit), markup=False)
         console.print(layer_table(edit))
         for key, value in edit.recipe.items():
             if key != "signatures":
@@ -104,20 +104,6 @@ def describe_edit(edit: Edit) -> dict[str, Any]:
         },
         "recipe": edit.recipe,
     }
-
-
-def summary(edit: Edit) -> str:
-    """One line for people."""
-    from sea_bake.fitting import ranges
-
-    plus, minus = zip(*edit.ranks.values())
-    kind = "linear SEA" if edit.feature == "identity" else f"Φ-SEA ({edit.feature})"
-    return (
-        f"[bold]{kind}[/] on {escape(edit.base.name)}: {edit.site.value} of layers {ranges(edit.layers)}, "
-        f"merge {edit.merge}, k+ {min(plus)}-{max(plus)}, k- {min(minus)}-{max(minus)}"
-        + ("" if edit.alpha == 1 else f", alpha {edit.alpha:g}")
-        + ("" if edit.parts == "both" else f", {edit.parts} projection only")
-    )
 
 
 def approximation_summary(approximation: dict[str, Any]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sea_bake.artefact import Artefact
 from sea_bake.artefact.opened import ONNX
-from sea_bake.artefact.verification import Variant, Verification
+from sea_bake.artefact.verification import Variant
+from sea_bake.pages.edits import compared
 from sea_bake.pages.markdown import plain, table_of
 
 
@@ -34,23 +35,6 @@ def exactness(artefact: Artefact) -> str:
         f"`sea-bake verify` loaded this artefact in a fresh process and gave it the same tokens as the base with the "
         f"edit live, and as the bare base ({_conditions(artefact)}).\n\n{table}\n\n{verdict}{variants}"
     )
-
-
-def compared(report: Verification) -> list[list[str]]:
-    """A verification's numbers: against what, largest |Δlogit|, mean KL, same top-1, same greedy text."""
-    return [
-        [
-            name,
-            f"{max(c.max_abs, c.padded_max_abs):.2e}",
-            f"{c.mean_kl:.2e}",
-            f"{100 * c.top1:.1f} %",
-            f"{c.greedy_equal}/{c.prompts}",
-        ]
-        for name, c in (
-            ("the live edit (hooks on the base)", report.equality),
-            ("the unedited base", report.effect),
-        )
-    ]
 
 
 def _variants(variants: dict[str, Variant]) -> str:

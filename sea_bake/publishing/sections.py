@@ -8,7 +8,7 @@ from sea_bake.artefact import Artefact
 from sea_bake.artefact.evaluation import Paired, Row
 from sea_bake.artefact.opened import ONNX
 from sea_bake.edit import Edit
-from sea_bake.fitting import ranges
+from sea_bake.pages.edits import settings
 from sea_bake.pages.markdown import plain, table_of
 from sea_bake.publishing.licence import Licence
 
@@ -18,7 +18,6 @@ _WAYS = {
     "adapter": "a PEFT LoRA adapter of the base: the folded change, in low rank",
     ONNX: "exported to ONNX, with the edit in its graph",
 }
-_SITES = {"mlp": "MLP output", "attn": "attention output", "block": "block output (residual stream)"}
 _BAKE = "[sea_bake](https://pypi.org/project/sea-bake/)"
 _PAPER = "[Spectral Editing of Activations](https://arxiv.org/abs/2405.09719)"
 
@@ -66,36 +65,6 @@ def edits(artefact: Artefact) -> str:
     bake = artefact.bake
     reason = f"\n\nBaked as *{bake.how}*: {plain(bake.why)}." if bake and bake.why not in ("", "asked for") else ""
     return table + reason + _ranks(artefact.edits)
-
-
-def settings(edit: Edit) -> dict[str, str]:
-    """What was edited, for people. Some of it somebody else may have written: to be escaped where it is shown."""
-    recipe = edit.recipe
-    positive, negative = ([ranks[i] for ranks in edit.ranks.values()] for i in (0, 1))
-    feature = "linear SEA" if edit.feature == "identity" else f"Φ-SEA, {edit.feature}"
-    K = [recipe.get(f"K_{part}") for part in ("positive", "negative")]
-    texts, centre, origin = (recipe.get(key) for key in ("demonstrations", "centre", "demonstrations_from"))
-    source = origin.get("source") if isinstance(origin, dict) else None
-    return {
-        "site": _SITES[edit.site.value],
-        "decoder layers": f"{ranges(edit.layers)} of {edit.base.num_layers}",
-        "kind": feature,
-        "merge": edit.merge + ("" if edit.parts == "both" else f", {edit.parts} projection only"),
-        "strength": f"{edit.alpha:g}",
-        "centred": ("yes" if centre else "no") if isinstance(centre, bool) else "not recorded",
-        "K (share of variance, or rank)": "/".join(dict.fromkeys(str(k) for k in K))
-        if None not in K
-        else "not recorded",
-        "rank kept, k+": _span(positive),
-        "rank dropped, k-": _span(negative),
-        "demonstrations": f"{texts} triples" + (f" ({source})" if isinstance(source, str) else "")
-        if isinstance(texts, int)
-        else str(recipe.get("imported") or "not recorded"),
-    }
-
-
-def _span(ranks: Sequence[int]) -> str:
-    return str(min(ranks)) if min(ranks) == max(ranks) else f"{min(ranks)} to {max(ranks)}"
 
 
 def _ranks(edits: Sequence[Edit]) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 
 from sea_bake.activations import Activations
 from sea_bake.edit import Edit
+from sea_bake.pages.edits import settings
 from sea_bake.pages.pictures import explained, spectrum
-from sea_bake.publishing.sections import settings
 from sea_bake.reporting.movement import Moved, movement, same_demonstrations
 from sea_bake.reporting.projection import Projected, project
 

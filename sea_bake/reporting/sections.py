@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from sea_bake.artefact.opened import ONNX
 from sea_bake.evaluation import Evaluation
 from sea_bake.evaluation import rendering as reporting
+from sea_bake.pages.edits import COMPARED, compared, settings
 from sea_bake.pages.html import image, table, text
 from sea_bake.pages.pictures import Picture
-from sea_bake.publishing.proof import compared
-from sea_bake.publishing.sections import settings
 from sea_bake.reporting.subject import Subject
 
 
@@ -37,13 +36,12 @@ def proof(subject: Subject) -> str:
         "and as the bare base. It has to agree with the first and differ from the second. Whether the edit is any good "
         "is another question: the next one."
     )
-    head = ["against", "max |Δlogit|", "mean KL (nats)", "same top-1", "same greedy text"]
     limit = (
         f"Its mean KL from the edit may be {report.kl_limit:.2e} nats per token."
         if report.kl_limit is not None
         else f"The tolerance is {report.tolerance:.1e} in every logit."
     )
-    rows = table(head, compared(report))
+    rows = table(COMPARED, compared(report))
     return paragraph(sentence, limit) + rows + (f'<ul class="worse">{failures}</ul>' if failures else "")
 
 

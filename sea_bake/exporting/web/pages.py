@@ -7,9 +7,8 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from sea_bake.edit import Edit
 from sea_bake.exporting.web.models import WebModel
-from sea_bake.fitting import ranges
+from sea_bake.pages.edits import sentence
 
 STATIC = ("style.css", "page.js", "worker.js")
 TEMPLATE = "index.html"
@@ -56,7 +55,7 @@ def facts(model: WebModel) -> list[tuple[str, str]]:
     record = model.record
     revision = f" at {record.revision}" if record.revision else ""
     told = [("Base", f"{record.base}{revision}")]
-    told += [("Edit", describe(edit)) for edit in model.artefact.edits]
+    told += [("Edit", sentence(edit)) for edit in model.artefact.edits]
     report = model.artefact.verification
     if report is None or not report.passed:
         return [*told, ("Proof", "not verified")]
@@ -70,20 +69,6 @@ def facts(model: WebModel) -> list[tuple[str, str]]:
         "PyTorch model's"
     )
     return [*told, ("Changes", changes), ("Proof", proof)]
-
-
-def describe(edit: Edit) -> str:
-    """One line for people."""
-    plus, minus = zip(*edit.ranks.values())
-    kind = "linear SEA" if edit.feature == "identity" else f"Φ-SEA ({edit.feature})"
-    return (
-        f"{kind}, {edit.site.value} of layers {ranges(edit.layers)}, merge {edit.merge}; per layer {_span(plus)} "
-        f"directions are kept, {_span(minus)} dropped"
-    )
-
-
-def _span(ranks: tuple[int, ...]) -> str:
-    return f"{min(ranks)}" if min(ranks) == max(ranks) else f"{min(ranks)} to {max(ranks)}"
 
 
 def card(model: WebModel, *, title: str) -> str:
