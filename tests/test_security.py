@@ -30,8 +30,8 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 import sea_bake
 from sea_bake import Edit, bake
 from sea_bake.artefact import Artefact
-from sea_bake.artefact.names import RECORD
 from sea_bake.artefact.code import check_code
+from sea_bake.artefact.names import RECORD
 from sea_bake.baking import unbake
 from sea_bake.errors import CheckpointError, EditError, SeaBakeError
 from sea_bake.model.checkpoint import Checkpoint
