@@ -12,10 +12,7 @@ from rich.markup import escape
 
 from sea_bake.errors import SettingError
 from sea_bake.io import progress
-
-# A name in a file may hold what a terminal obeys, or half a surrogate pair: shown, not obeyed.
-# (Spelt as JSON spells them, so that it stays JSON.)
-_CONTROL = {c: f"\\u{c:04x}" for c in (*range(32), *range(127, 160)) if chr(c) not in "\n\t"}
+from sea_bake.pages.text import harmless
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no chatter.")]
@@ -48,11 +45,6 @@ class _Console(Console):
 def aside(console: Console) -> Callable[[str], None]:
     """What long work calls with sentences for people."""
     return lambda text: console.print(text, style="yellow", markup=False)
-
-
-def harmless(text: str) -> str:
-    """A text without control characters."""
-    return text.translate(_CONTROL).encode("utf-8", "backslashreplace").decode()
 
 
 def emit(data: dict[str, Any], *, as_json: bool) -> None:

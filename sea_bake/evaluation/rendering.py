@@ -13,6 +13,7 @@ from sea_bake.evaluation.keeping import PAPERS
 from sea_bake.evaluation.statistics import FEW, RESAMPLES
 from sea_bake.io.staging import staged_file
 from sea_bake.pages import html as markup
+from sea_bake.pages.markdown import plain
 
 HEADINGS = {"gain": "Gain", "damage": "Cost"}
 _DIGITS = {"%": 1, "nats": 3, "": 2}
@@ -116,12 +117,12 @@ def markdown(evaluation: Evaluation) -> str:
 def _table(evaluation: Evaluation, rows: Sequence[Row]) -> list[str]:
     head = header(evaluation)
     lines = [head, ["---"] * 2 + ["---:"] * (len(head) - 2), *map(cells, rows)]
-    return ["| " + " | ".join(_line(cell).replace("|", "\\|") for cell in line) + " |" for line in lines]
+    return ["| " + " | ".join(_line(cell) for cell in line) + " |" for line in lines]
 
 
 def _line(text: str) -> str:
-    """Text on one line that no Markdown renderer takes for HTML."""
-    return escape(" ".join(text.split()), quote=False)
+    """Text on one line that no Markdown renderer takes for HTML, a link or a picture."""
+    return plain(escape(text, quote=False))
 
 
 def grouped(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 from sea_bake.pages.pictures import Picture
+from sea_bake.pages.text import harmless
 
 # No script, no frame, no font, and nothing from anywhere: a reader's browser sees to that.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_UNHEARD_OF = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _STYLE = (
     ":root{color-scheme:light dark;--ink:#222;--paper:#fff;--soft:#595959;--line:#ddd;--good:#17692f;--bad:#a3281e;"
     "--link:#2a5db0}"
@@ -31,14 +30,9 @@ _STYLE = (
 )
 
 
-def readable(value: Any) -> str:
-    """A text without what no XML can hold: control characters, and halves of surrogate pairs."""
-    return _UNHEARD_OF.sub("\ufffd", str(value))
-
-
 def text(value: Any) -> str:
     """Text that is text wherever in a page it stands, whoever wrote it."""
-    return escape(readable(value))
+    return escape(harmless(str(value)))
 
 
 def document(title: str, body: str, *, style: str = "") -> str:

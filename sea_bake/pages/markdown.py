@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sea_bake.pages.text import harmless
+
 
 def plain(value: Any) -> str:
     """Text that cannot break out of its place on the page."""
-    text = " ".join(str(value).split())
+    text = harmless(" ".join(str(value).split()))
     return "".join(f"\\{c}" if c in "\\`|<>[]*" else c for c in text)
 
 

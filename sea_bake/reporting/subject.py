@@ -12,7 +12,7 @@ from sea_bake.artefact.opened import may_be_artefact
 from sea_bake.edit import Edit
 from sea_bake.errors import EditError
 from sea_bake.io.files import file_digest
-from sea_bake.pages.html import readable
+from sea_bake.pages.text import harmless
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Subject:
         """
         if not isinstance(path, Artefact) and not may_be_artefact(path):
             file = Path(os.path.expanduser(path)).absolute()
-            return cls(readable(file.stem), [Edit.load(file)], [file_digest(file)])
+            return cls(harmless(file.stem), [Edit.load(file)], [file_digest(file)])
         artefact = Artefact.open(path)
         if not artefact.edit_files:
             raise EditError(f"{artefact.name} holds no copy of its edits: give the edit file, or the artefact itself")
         digests = [file_digest(file) for file in artefact.edit_files]
-        return cls(readable(artefact.name), artefact.edits, digests, artefact)
+        return cls(harmless(artefact.name), artefact.edits, digests, artefact)
 
     @property
     def verdict(self) -> str | None:

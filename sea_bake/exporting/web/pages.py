@@ -9,6 +9,7 @@ from typing import Any
 
 from sea_bake.exporting.web.models import WebModel
 from sea_bake.pages.edits import sentence
+from sea_bake.pages.markdown import plain
 
 STATIC = ("style.css", "page.js", "worker.js")
 TEMPLATE = "index.html"
@@ -91,8 +92,8 @@ def card(model: WebModel, *, title: str) -> str:
     if base.count("/") == 1:
         matter["models"] = [base]
     front = yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)
-    lines = "\n".join(f"- {name}: {text}" for name, text in facts(model))
+    lines = "\n".join(f"- {name}: {plain(text)}" for name, text in facts(model))
     return (
-        f"---\n{front}---\n\n# {title}\n\nA static page: a language model and the same model with an activation edit "
-        f"baked in, side by side in the browser. Made with `sea-bake serve-web`.\n\n{lines}\n"
+        f"---\n{front}---\n\n# {plain(title)}\n\nA static page: a language model and the same model with an "
+        f"activation edit baked in, side by side in the browser. Made with `sea-bake serve-web`.\n\n{lines}\n"
     )

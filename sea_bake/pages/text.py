@@ -1,0 +1,15 @@
+"""Text that is only text: what a terminal obeys, no file can hold, or turns a line round, is shown as an escape."""
+
+from __future__ import annotations
+
+import re
+
+# Control characters (not tab and newline), bidirectional marks, halves of surrogate pairs, and what is no character.
+_OBEYED = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
+
+
+def harmless(text: str) -> str:
+    """A text for a page, a card or a terminal. Escapes are spelt as JSON spells them, so that JSON stays JSON."""
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
