@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import subprocess
 import tempfile
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,6 +132,18 @@ def every_processor_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     be divisible by block_n". The widths of tiny models are no such multiples, so its other path is taken everywhere.
     """
     monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)
+
+
+@pytest.fixture(autouse=True)
+def forked_doors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``verify`` forks its processes (``doors``), but where a test is marked ``own_processes``."""
+    if request.node.get_closest_marker("own_processes") is None:
+        import doors
+
+        from sea_bake.verification import doors as verification
+
+        kind = types.SimpleNamespace(run=doors.run, DEVNULL=subprocess.DEVNULL)
+        monkeypatch.setattr(verification, "subprocess", kind)
 
 
 @pytest.fixture(scope="session")

@@ -287,6 +287,7 @@ def test_the_demo_says_which_package_it_needs(tmp_path: Path, monkeypatch: pytes
 # -------------------------------------------------------------------------------------------------------------- verdict
 
 
+@pytest.mark.own_processes
 def test_a_good_artefact_is_verified() -> None:
     report = json_of(verified())
     assert report["passed"] is True

@@ -460,7 +460,7 @@ def test_unedited_shards_are_linked_and_the_base_is_untouched(workshop: Workshop
     assert report.coverage["unchanged_writers"] == [f"model.layers.{i}.self_attn.o_proj.weight" for i in layers]
 
 
-@pytest.mark.parametrize("how", ["fold", "adapter"])
+@pytest.mark.parametrize("how", ["fold", pytest.param("adapter", marks=pytest.mark.own_processes)])
 def test_verify_proves_it_in_fresh_processes(workshop: Workshop, tmp_path: Path, how: str):
     base, edit = workshop.base("llama"), workshop.edit("llama", "mlp", "sum", "identity")
     folder = bake(base, edit, tmp_path / how, how=how).output
