@@ -394,6 +394,7 @@ def same_edit(found: Edit, expected: Edit, tolerance: float = 1e-6) -> None:
     )
 
 
+@pytest.mark.slow
 def test_two_processes_fit_the_same_edit_as_one(tmp_path: Path) -> None:
     """``torchrun`` with gloo: batches of 3 out of 10 texts, so that one process has more of them than the other."""
     data = tiny.demonstrations_file(10)

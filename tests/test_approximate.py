@@ -200,6 +200,7 @@ def test_what_does_not_belong_together_explains_nothing() -> None:
 # -------------------------------------------------------------------------------------------------- on living families
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
 def test_the_fold_is_what_numpy_finds(workshop: Workshop, folded: Callable[..., BakeRecord], family: str) -> None:
     """M, read back from the artefact's weights, leaves no more error on the calibration tokens than numpy's best."""
@@ -240,6 +241,7 @@ def test_one_map_for_bias_and_experts(workshop: Workshop, folded: Callable[..., 
         assert np.abs(M @ base[name].double().numpy() - out[name].double().numpy()).max() <= 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", [(), ("mlp", "l2", "tanh")], ids=["l2", "tanh"])
 def test_the_stated_errors_are_the_real_ones(
     workshop: Workshop, folded: Callable[..., BakeRecord], setting: tuple[str, ...]
@@ -288,6 +290,7 @@ def test_the_stated_errors_are_the_real_ones(
     assert json.loads((report.output / "sea/bake.json").read_text())["details"]["approximation"] == stated
 
 
+@pytest.mark.slow
 def test_it_is_a_plain_checkpoint_and_the_same_in_every_run(
     workshop: Workshop, folded: Callable[..., BakeRecord], tmp_path: Path
 ) -> None:
@@ -305,6 +308,7 @@ def test_it_is_a_plain_checkpoint_and_the_same_in_every_run(
     assert "approximate" not in report.how
 
 
+@pytest.mark.slow
 def test_several_edits_are_stood_in_for_together_and_exact_ones_stay_exact(workshop: Workshop, tmp_path: Path) -> None:
     base, model = workshop.base("llama"), workshop.model("llama")
     linear = workshop.edit("llama", "attn", "sum")
@@ -333,6 +337,7 @@ def test_several_edits_are_stood_in_for_together_and_exact_ones_stay_exact(works
 # ------------------------------------------------------------------------------------------------------------- verdict
 
 
+@pytest.mark.slow
 def test_the_verdict_is_approximate_and_the_promise_is_held_to(
     workshop: Workshop, folded: Callable[..., BakeRecord], tmp_path: Path
 ) -> None:
@@ -475,6 +480,7 @@ def test_the_command_line_says_approximate(workshop: Workshop, tmp_path: Path) -
 # ---------------------------------------------------------------------------------------------------------- real model
 
 
+@pytest.mark.slow
 @pytest.mark.smollm2
 def test_on_the_real_model(smollm2: Path, tmp_path: Path) -> None:
     """Measured: share 0.91 to 0.96 and a tenth of the base's KL for l2; 0.27 to 0.39 and four fifths for tanh."""

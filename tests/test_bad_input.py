@@ -593,6 +593,7 @@ def test_no_space_is_seen_before_anything_is_written(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "model-big.safetensors").samefile(base / "model-big.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [100, 3000, 15_000, 30_000])
 def test_a_disk_that_fills_up_while_baking(tmp_path: Path, limit: int) -> None:
     """No file may grow beyond a limit: the system's EFBIG, as a full disk's ENOSPC, comes in the middle of a file.
@@ -620,6 +621,7 @@ def test_a_disk_that_fills_up_while_saving_an_edit(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------- the door as it is
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_json", [False, True])
 def test_a_process_of_its_own(tmp_path: Path, as_json: bool) -> None:
     """``python -m sea_bake`` itself, without a terminal and without input: what the cases above say holds there."""

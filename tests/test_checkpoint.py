@@ -286,6 +286,7 @@ def test_a_checkpoint_is_read_by_name(tmp_path: Path) -> None:
         assert checkpoint.tensor("nothing") is None
 
 
+@pytest.mark.slow
 def test_reading_does_not_load(tmp_path: Path) -> None:
     """Peak memory of a bake stays far below the base's size, in a process that has already read one."""
     script = (
@@ -318,6 +319,7 @@ def test_an_unlisted_tensor_is_not_believed(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------------------- GGUF
 
 
+@pytest.mark.slow
 @pytest.mark.smollm2
 def test_a_gguf_bakes_directly(tmp_path: Path) -> None:
     """SmolLM2-135M-Instruct as its package ships it: dequantised on the way, and nothing of that is left beside it.

@@ -207,6 +207,7 @@ def test_brackets_are_no_markup(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------- pictures
 
 
+@pytest.mark.slow
 def test_a_plot_is_drawn(tmp_path: Path) -> None:
     from matplotlib import image
 
@@ -287,6 +288,7 @@ def test_the_demo_says_which_package_it_needs(tmp_path: Path, monkeypatch: pytes
 # -------------------------------------------------------------------------------------------------------------- verdict
 
 
+@pytest.mark.slow
 @pytest.mark.own_processes
 def test_a_good_artefact_is_verified() -> None:
     report = json_of(verified())
@@ -322,6 +324,7 @@ def tampered(name: str, change: Any) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_one_tensor_of_zeros_is_found() -> None:
     path = tampered("tampered", lambda t: t["model.layers.1.mlp.sea.0.B"].zero_())
     report = json_of(tiny.run("verify", path, "--json", "--max-new-tokens", 8), code=1)
@@ -332,6 +335,7 @@ def test_one_tensor_of_zeros_is_found() -> None:
     assert "NOT verified" in tiny.run("inspect", path).out
 
 
+@pytest.mark.slow
 def test_an_artefact_that_is_its_base_is_found() -> None:
     """All SEA tensors zero: the model loads, nothing is missing, and it is silently the base."""
     path = tampered("base", lambda tensors: [tensor.zero_() for tensor in tensors.values()])
@@ -342,6 +346,7 @@ def test_an_artefact_that_is_its_base_is_found() -> None:
     assert "logits differ from the hook-edited base" in " ".join(ran.out.split())
 
 
+@pytest.mark.slow
 def test_a_lost_shard_is_no_verdict() -> None:
     """Nothing has been compared, so it is an error: exit code 2, and no file that speaks of a verification."""
     path = tampered("lost", lambda tensors: None)

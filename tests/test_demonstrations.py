@@ -474,6 +474,7 @@ def test_hub_id_and_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [("owner/name", None, "train"), ("owner/name", "qa", "data")]
 
 
+@pytest.mark.slow
 def test_a_hub_id_that_cannot_be_reached(tmp_path: Path) -> None:
     program = "from sea_bake.demonstrations import load; load('no-such-owner/no-such-name')"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "HF_DATASETS_CACHE": str(tmp_path)}

@@ -77,6 +77,7 @@ def made(name: str, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_an_unknown_family_is_fitted_inserted_and_folded(tmp_path: Path, name: str):
     base = made(name, tmp_path / name)

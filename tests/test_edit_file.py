@@ -193,6 +193,7 @@ def read_something(path: Path) -> Edit | None:
     return edit
 
 
+@pytest.mark.slow
 @FUZZ
 @given(st.lists(st.tuples(st.integers(0), st.integers(0, 255)), max_size=6), st.integers(0), st.binary(max_size=3))
 @example([], 0, b"")
@@ -208,6 +209,7 @@ def test_bytes_that_were_changed(tmp_path: Path, changes: list[tuple[int, int]],
         assert edit is not None
 
 
+@pytest.mark.slow
 @settings(FUZZ, max_examples=150)
 @given(st.data())
 def test_headers_that_were_changed(tmp_path: Path, data: st.DataObject) -> None:

@@ -68,6 +68,7 @@ def apart(a: list[float], b: list[float]) -> float:
 # -------------------------------------------------------------------------------------------------------------- one run
 
 
+@pytest.mark.slow
 def test_every_difference_has_an_interval_and_a_test(found: Evaluation) -> None:
     assert [row.task for row in found.headlines][:1] == ["truthfulqa_mc2"]
     assert {row.kind for row in found.rows} == {"gain", "damage"}
@@ -88,6 +89,7 @@ def test_every_difference_has_an_interval_and_a_test(found: Evaluation) -> None:
     assert {row.measure.part for row in found.rows if row.measure.detail} >= {"Age", "Age, ambiguous"}
 
 
+@pytest.mark.slow
 def test_the_live_door_is_the_edit_and_the_base_is_the_base(found: Evaluation, data: Path) -> None:
     alone = evaluate(tiny.single(), tasks=TASKS, data=data, cost=False)
     assert alone.model["how"] is None
@@ -128,6 +130,7 @@ def test_repetition_counts_what_was_there_before() -> None:
 # ----------------------------------------------------------------------------------------------------------- every door
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["insert", "fold", "adapter"])
 def test_the_artefact_answers_like_the_live_edit_example_by_example(data: Path, tmp_path: Path, how: str) -> None:
     base = tiny.single()
@@ -148,6 +151,7 @@ def test_the_artefact_answers_like_the_live_edit_example_by_example(data: Path, 
             assert (a["id"], a["hash"], a["greedy"]) == (b["id"], b["hash"], b["greedy"])
 
 
+@pytest.mark.slow
 def test_an_encoder_decoder_is_evaluated_without_costs(workshop: Workshop, data: Path) -> None:
     base, edit = workshop.base("t5"), workshop.edit("t5")
     found = evaluate(base, edit=edit, tasks=["bbq"], data=data, cost=False)
@@ -156,6 +160,7 @@ def test_an_encoder_decoder_is_evaluated_without_costs(workshop: Workshop, data:
         evaluate(base, edit=edit, tasks=["bbq"], data=data)
 
 
+@pytest.mark.slow
 def test_the_chat_template_is_used_when_asked_for(data: Path) -> None:
     base = tiny.single(chat=True)
     settings: dict[str, Any] = {"tasks": ["bbq"], "data": data, "cost": False}
@@ -168,6 +173,7 @@ def test_the_chat_template_is_used_when_asked_for(data: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------- resuming
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on(found: Evaluation, data: Path, output: Path) -> None:
     """Each file is whole or not there, so a run that was killed is one that lacks some."""
     examples = output / "examples"
@@ -186,6 +192,7 @@ def test_a_stopped_run_goes_on(found: Evaluation, data: Path, output: Path) -> N
     assert made == {"bbq.live.jsonl", "neutral_text.live.jsonl", "neutral_text.base.jsonl"}
 
 
+@pytest.mark.slow
 def test_answers_of_other_inputs_are_never_taken(found: Evaluation, data: Path, output: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"edit": tiny.edit_file(), "tasks": ["bbq"], "data": data, "cost": False}
     for changes in ({"limit": 2}, {"offset": 1}, {"edit": tiny.edit_file(site="attn")}, {"dtype": "bfloat16"}):
@@ -203,6 +210,7 @@ def test_answers_of_other_inputs_are_never_taken(found: Evaluation, data: Path, 
         evaluate(tiny.single(), output=other, limit=3, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["base", "artefact", "edit inside"])
 def test_one_byte_in_the_middle_makes_another_model(what: str, tmp_path: Path) -> None:
     """Neither names nor sizes nor the ends of a file would show it: answers of the old model must not be taken."""
@@ -222,6 +230,7 @@ def test_one_byte_in_the_middle_makes_another_model(what: str, tmp_path: Path) -
     assert [a == b for a, b in zip(before, after)] == [what != "base", what == "base"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["insert", "fold", "adapter"])
 def test_the_base_of_an_artefact_has_to_be_its_own(how: str, data: Path, tmp_path: Path) -> None:
     edit = Edit.load(tiny.edit_file()).with_settings(merge="sum")
@@ -258,6 +267,7 @@ def test_a_share_of_none_or_all_is_not_certain() -> None:
     assert (every.base.low, every.base.high) == (pytest.approx(17 / 20), 1)
 
 
+@pytest.mark.slow
 def test_what_was_said_on_the_way_stays(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory runs out once: the batch is halved, and the results say so, whoever heard it."""
     score, failed = Scorer._score, []
@@ -319,6 +329,7 @@ def test_the_page_needs_nothing_else_and_names_no_path(found: Evaluation, output
             assert str(output) not in path.read_text("utf-8"), path.name
 
 
+@pytest.mark.slow
 def test_the_command_line(data: Path, output: Path, found: Evaluation) -> None:
     told = ("--edit", tiny.edit_file(), "--data", data, "--tasks", ",".join(TASKS), "-o", output)
     ran = tiny.run("eval", tiny.single(), *told)
@@ -329,6 +340,7 @@ def test_the_command_line(data: Path, output: Path, found: Evaluation) -> None:
     assert json.loads(ran.out) == json.loads((output / "evaluation.json").read_text("utf-8"))
 
 
+@pytest.mark.slow
 def test_the_artefact_carries_its_evaluation_to_the_model_card(data: Path, tmp_path: Path) -> None:
     artefact = bake(tiny.single(), [tiny.edit_file()], tmp_path / "artefact", how="insert").output
     sealed = seal(artefact)
@@ -357,6 +369,7 @@ def test_help_teaches() -> None:
         assert words in " ".join(ran.out.split()), words
 
 
+@pytest.mark.slow
 def test_a_recipe_evaluates_what_it_baked(data: Path, tmp_path: Path) -> None:
     """``eval:`` takes the arguments of ``evaluate``; the second run does nothing, and its own output is taken up."""
     told = {
@@ -426,6 +439,7 @@ def test_bad_input(data: Path, tmp_path: Path, kind: str, told: list[str], words
         tiny.refused(tiny.run("eval", tiny.single(), *(places.get(word, word) for word in told)), kind, *words)
 
 
+@pytest.mark.slow
 def test_an_edit_of_another_model_and_an_edit_for_an_artefact(data: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"tasks": ["bbq"], "data": data, "cost": False}
     with pytest.raises(WrongModelError):
@@ -441,6 +455,7 @@ def test_an_edit_of_another_model_and_an_edit_for_an_artefact(data: Path, tmp_pa
         evaluate(tmp_path / "export", **settings)
 
 
+@pytest.mark.slow
 def test_nan_is_told_before_any_task(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "broken"
     model = tiny.new_llama()
@@ -462,6 +477,7 @@ def test_a_missing_extra_is_named(
         evaluate(tiny.single(), data=data, output=tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_half_precision_and_a_small_batch(data: Path) -> None:
     """bfloat16 answers near float32, and the batch decides nothing."""
     settings: dict[str, Any] = {"tasks": ["bbq"], "data": data, "cost": False}
@@ -478,6 +494,7 @@ def test_families_speak_the_tests_language() -> None:
             assert len(tokenizer(" " + row["ans0"], add_special_tokens=False)["input_ids"]) > 0
 
 
+@pytest.mark.slow
 def test_what_a_task_was_asked_under_is_told_and_kept(data: Path, tmp_path: Path) -> None:
     """Worked examples of each task, and requests that are longer than the model: also by a run that only reads them."""
     model, names = tiny.write_llama(tmp_path / "short", max_position_embeddings=200), ["truthfulqa_mc1", "mmlu"]

@@ -403,6 +403,7 @@ def test_intervals_are_as_wide_as_theory_says() -> None:
     assert found.p < 0.001
 
 
+@pytest.mark.slow
 def test_a_randomisation_test_holds_its_level() -> None:
     rng = np.random.default_rng(4)
     p = [compare(ones(a), ones(a + rng.normal(0, 1, 40))).p for a in rng.normal(0, 1, (60, 40))]
@@ -743,6 +744,7 @@ def test_every_task_runs_offline(data: Path) -> None:
         harness.run(lm, loaded["bbq"], offset=6)
 
 
+@pytest.mark.slow
 def test_exported_tasks_give_the_command_lines_figures(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

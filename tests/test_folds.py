@@ -77,6 +77,7 @@ def exact_settings(family: str) -> list[tuple[str, str]]:
 # ------------------------------------------------------------------------------------------------- one equality
 
 
+@pytest.mark.slow
 @every_family
 def test_live_is_folded_and_reloaded(workshop: Workshop, tmp_path: Path, family: str):
     """Every exact site and merge; a plain checkpoint, whose only changed tensors are those of the coverage report."""
@@ -105,6 +106,7 @@ def changed_tensors(base: Path, folder: Path) -> set[str]:
     return {name for name, equal in zip(before.weight_map, same) if not equal}
 
 
+@pytest.mark.slow
 @every_family
 def test_live_is_adapted_and_merged(workshop: Workshop, tmp_path: Path, family: str):
     base, model = workshop.base(family), workshop.model(family)
@@ -460,6 +462,7 @@ def test_unedited_shards_are_linked_and_the_base_is_untouched(workshop: Workshop
     assert report.coverage["unchanged_writers"] == [f"model.layers.{i}.self_attn.o_proj.weight" for i in layers]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["fold", pytest.param("adapter", marks=pytest.mark.own_processes)])
 def test_verify_proves_it_in_fresh_processes(workshop: Workshop, tmp_path: Path, how: str):
     base, edit = workshop.base("llama"), workshop.edit("llama", "mlp", "sum", "identity")
@@ -475,6 +478,7 @@ def test_verify_proves_it_in_fresh_processes(workshop: Workshop, tmp_path: Path,
     assert not verify(folder, base=base, max_new_tokens=4).passed
 
 
+@pytest.mark.slow
 def test_verify_of_half_precision_folds(workshop: Workshop, tmp_path: Path):
     base, edit = workshop.base("llama", dtype=torch.bfloat16), workshop.edit("llama", "mlp", "average", "identity")
     folder = bake(base, edit, tmp_path / "fold", how="fold").output
@@ -487,6 +491,7 @@ def test_verify_of_half_precision_folds(workshop: Workshop, tmp_path: Path):
 # ------------------------------------------------------------------------------------------------- a real model
 
 
+@pytest.mark.slow
 @pytest.mark.smollm2
 def test_smollm2_with_real_text(smollm2: Path, tmp_path: Path):
     """20 of 30 layers: fold, adapter, merged and insert answer like the hooks, in a process that trusts no code."""

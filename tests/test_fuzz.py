@@ -16,6 +16,7 @@ from sea_bake.errors import EditError
 EXAMPLES = 600  # for the fastest readers: all of them take some 15 s together
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_reader_accepts_or_refuses(name: str) -> None:
     """It uses what it accepts, and says no with a SeaBakeError; whatever else it raises fails here."""

@@ -306,6 +306,7 @@ def test_without_an_edit_the_file_is_the_same_byte_for_byte(kind: Type, alignmen
     assert (tmp_path / "edited.gguf").read_bytes() != base.read_bytes()  # the control
 
 
+@pytest.mark.slow
 def test_memory_is_one_matrix_and_not_the_file(tmp_path: Path) -> None:
     """64 experts, 67 MB in float32: the peak of Python's and numpy's memory is some times one of them, 1 MB."""
     import tracemalloc
@@ -627,6 +628,7 @@ END_TO_END = {"kl": 1e-3, "base_kl": 1e-2, "top1": 0.9, "base_top1": 0.8, "kl_of
 APPROXIMATION = {"layers": [{"share": 0.9}], "end_to_end": END_TO_END}
 
 
+@pytest.mark.slow
 def test_artefacts_that_are_none_of_these(artefacts: Callable[[str], Path], workshop: Workshop, tmp_path: Path) -> None:
     """At the door: exit code 2, one paragraph, nothing written."""
     base = llama_gguf(tmp_path / "base.gguf", workshop.base("llama"))
@@ -853,6 +855,7 @@ def in_float32(source: Path, target: Path) -> Path:
     return target
 
 
+@pytest.mark.slow
 @pytest.mark.smollm2
 def test_llama_cpp_answers_like_the_artefact_in_float32(real: Real) -> None:
     """Rewritten, and the base with the LoRA: transformers' greedy tokens, from its own weights in float32."""
@@ -875,6 +878,7 @@ def test_llama_cpp_answers_like_the_artefact_in_float32(real: Real) -> None:
         (real.folder / name).unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.smollm2
 def test_the_demo_models_own_gguf_shows_the_edit(real: Real) -> None:
     """Q4_1 as it comes from PyPI: its tensors rewritten in their own type or in 8 bits, or left alone under a LoRA."""
@@ -910,6 +914,7 @@ def test_the_demo_models_own_gguf_shows_the_edit(real: Real) -> None:
     assert eight.notes == []
 
 
+@pytest.mark.slow
 @pytest.mark.smollm2
 def test_transformers_reads_the_rewritten_file_as_the_artefact(real: Real) -> None:
     """Float32 where edited, so nothing is rounded: the same model. And no byte of the rest is another."""

@@ -35,6 +35,7 @@ def living() -> tuple[Any, Any]:
     return load_model(source), load_tokenizer(source)
 
 
+@pytest.mark.slow
 def test_it_says_what_evaluate_says_and_leaves_the_model_alone(living: tuple[Any, Any], data: Path) -> None:
     edit = Edit.load(tiny.edit_file())
     judge = Judge(*living, tasks=["truthfulqa_mc2", "bbq"], data=data)

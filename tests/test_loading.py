@@ -102,6 +102,7 @@ print("refused 6 times")
 """
 
 
+@pytest.mark.slow
 def test_without_trust_nothing_is_loaded(workshop: Workshop):
     """Never the unedited base: the names in config.json belong to no model that transformers knows."""
     ran = run(REFUSE, workshop.artefact("llama", "mlp", "l2", "identity"))
@@ -145,6 +146,7 @@ assert not [m for m in sys.modules if m.split(".")[0] == "sea_bake" and sys.modu
 """
 
 
+@pytest.mark.slow
 def test_a_process_without_sea_bake_gives_the_same_answers(workshop: Workshop, tmp_path: Path):
     few = [
         ("mlp", "l2", "identity"),
@@ -306,6 +308,7 @@ def test_layers_on_disk_give_the_same(workshop: Workshop, tmp_path: Path, family
 # ---------------------------------------------------------------------------------------------- what models do
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "setting",
     [
@@ -380,6 +383,7 @@ def test_chat_pipeline(workshop: Workshop, tmp_path: Path, family: str):
     assert before != live
 
 
+@pytest.mark.slow
 @every_site
 @some_families
 def test_hidden_states_are_those_under_hooks(workshop: Workshop, family: str, site: str):
@@ -445,6 +449,7 @@ def test_attention_implementations(workshop: Workshop):
 # ---------------------------------------------------------------------------------------------- saving and copying
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "site"),
     [(f, s) for f in families.ALL for s in ("mlp", "attn", "block") if s == "mlp" or f in families.DEEP],
@@ -486,6 +491,7 @@ def test_the_plain_class_never_gives_the_base(workshop: Workshop, family: str):
     assert getattr(found, key) == value  # ours puts it back
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "copied", [lambda model: pickle.loads(pickle.dumps(model)), copy.deepcopy], ids=["pickle", "deepcopy"]
 )

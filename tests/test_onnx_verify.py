@@ -44,6 +44,7 @@ def sea_nodes(folder: Path, layer: int | None = None) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------- equality
 
 
+@pytest.mark.slow
 def test_an_export_is_verified_in_onnx_runtime(tmp_path: Path) -> None:
     folder = changed(exports.plain(), tmp_path / "export")
     ran = tiny.run("verify", folder, "--json")
@@ -66,6 +67,7 @@ def test_an_export_is_verified_in_onnx_runtime(tmp_path: Path) -> None:
     assert stored == report
 
 
+@pytest.mark.slow
 def test_other_precisions_are_never_called_verified(tmp_path: Path) -> None:
     report = verify(exports.plain(), write=False)
     assert (report.verdict, set(report.variants)) == ("verified", {"int8", "int4"})
@@ -83,6 +85,7 @@ def test_other_precisions_are_never_called_verified(tmp_path: Path) -> None:
     assert "verified:" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["optional", "required"])
 def test_a_strength_is_held_at_both_ends(kind: str) -> None:
     folder = exports.strong() if kind == "optional" else exports.export(exports.artefact(), "req", strength="required")
@@ -91,6 +94,7 @@ def test_a_strength_is_held_at_both_ends(kind: str) -> None:
     assert 0 < report.facts["strength_0"] < 1e-4
 
 
+@pytest.mark.slow
 def test_folds_and_feature_functions_are_verified() -> None:
     fold = verify(exports.export(exports.artefact("fold"), "onnx"), write=False)
     assert (fold.verdict, fold.how, fold.facts["sea_nodes"]) == ("verified", "fold", 0)
@@ -102,6 +106,7 @@ def test_folds_and_feature_functions_are_verified() -> None:
 # ------------------------------------------------------------------------------------------------------------- controls
 
 
+@pytest.mark.slow
 def test_a_bypassed_layer_fails(tmp_path: Path) -> None:
     graph = exports.plain() / GRAPH
     one = changed(exports.plain(), tmp_path / "one", bypass(graph, sea_nodes(exports.plain(), 1)), variants={})
@@ -117,6 +122,7 @@ def test_a_bypassed_layer_fails(tmp_path: Path) -> None:
     assert "like the unedited base" in ran.out
 
 
+@pytest.mark.slow
 def test_a_crossed_cache_fails_in_steps_alone(tmp_path: Path) -> None:
     """A whole text is answered as it should be; what is kept of it is not."""
     model = onnx.load(exports.plain() / GRAPH, load_external_data=False)
@@ -133,6 +139,7 @@ def test_a_crossed_cache_fails_in_steps_alone(tmp_path: Path) -> None:
     assert any("steps through the cache" in failure for failure in report.failures)
 
 
+@pytest.mark.slow
 def test_a_variant_without_its_edit_fails(tmp_path: Path) -> None:
     folder = changed(exports.plain(), tmp_path / "export")
     graph = folder / "onnx" / "model_q4.onnx"
@@ -145,6 +152,7 @@ def test_a_variant_without_its_edit_fails(tmp_path: Path) -> None:
     assert any("int4: what the edit changes correlates by" in failure for failure in report.failures)
 
 
+@pytest.mark.slow
 def test_a_strength_that_is_not_zero_at_zero_fails(tmp_path: Path) -> None:
     model = onnx.load(exports.strong() / GRAPH, load_external_data=False)
     (multiply, *_) = [n for n in model.graph.node if "sea_strength" in n.input]
@@ -174,6 +182,7 @@ def test_the_verdict_on_a_variant() -> None:
 # ------------------------------------------------------------------------------------------------------------ bad input
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = changed(exports.strong(), tmp_path / "export")
     with pytest.raises(SettingError, match="drop --dtype"):

@@ -108,6 +108,7 @@ def test_projector_of_swapped_roles_is_another_one():
     assert np.abs(dense(ours.positive) - theirs.positive).max() > 1e-2
 
 
+@pytest.mark.slow
 @given(seed=seeds, n=st.integers(2, 40), d=st.integers(2, 30))
 def test_projectors_are_orthogonal_projections(seed: int, n: int, d: int):
     p = spectral.projector(*tensors(activations(n, seed, d)), K_positive=0.9, K_negative=0.99)

@@ -168,6 +168,7 @@ def changed(artefact: Callable[[str], Path], tmp_path: Path) -> Path:
 # ------------------------------------------------------------------------------------------------- there and back again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", WAYS)
 def test_a_published_artefact_loads_by_name_and_answers_alike(
     how: str, desk: Desk, hub: Hub, artefact: Callable[[str], Path], tmp_path: Path
@@ -212,6 +213,7 @@ def test_a_published_artefact_loads_by_name_and_answers_alike(
     assert (found - unedited).abs().max() > 0.01  # the control
 
 
+@pytest.mark.slow
 def test_an_insert_does_not_load_from_the_hub_without_trust(
     desk: Desk, artefact: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -220,6 +222,7 @@ def test_an_insert_does_not_load_from_the_hub_without_trust(
         desk.logits("ada/sea-insert", tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.smollm2
 def test_the_real_model_goes_there_and_back(desk: Desk, hub: Hub, smollm2: Path, tmp_path: Path) -> None:
     """538 MB, linked by the bake, sent once, loaded by name in a fresh process."""
@@ -320,6 +323,7 @@ def test_the_recipe_tells_how_it_was_made(desk: Desk, hub: Hub, artefact: Callab
     assert any(line.startswith("sea-bake fit") for line in recipe["provenance"]["commands"])
 
 
+@pytest.mark.slow
 def test_what_was_published_is_fitted_again_from_its_name_alone(desk: Desk, hub: Hub, tmp_path: Path) -> None:
     """Base, recipe and edit all come from the Hub. The control: another share of variance is not the same edit."""
     edit, made = tmp_path / "edit.safetensors", tmp_path / "sea-again"
@@ -501,6 +505,7 @@ def test_every_file_that_decides_is_under_the_seal(artefact: Callable[[str], Pat
     assert set(seal(folder)) == names - {"sea_verification.json", "README.md"}
 
 
+@pytest.mark.slow
 def test_an_approximate_artefact_is_published_as_one(tmp_path: Path) -> None:
     base = tiny.changeable(tiny.single(), tmp_path / "base")
     bake(base, tiny.edit_file(), tmp_path / "art", approximate=True, calibration=tiny.demonstrations(24))
@@ -516,6 +521,7 @@ def test_an_approximate_artefact_is_published_as_one(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------- what must not go there
 
 
+@pytest.mark.slow
 def test_nothing_local_and_nothing_secret_is_in_any_file(desk: Desk, hub: Hub, artefact: Callable[[str], Path]) -> None:
     """All text, headers of weights too, of everything that was uploaded: no path, no user, no token."""
     for how in WAYS:
@@ -590,6 +596,7 @@ def test_a_folder_that_is_not_ours_is_refused(workshop: Workshop) -> None:
         publish(workshop.base("llama"), "ada/x")
 
 
+@pytest.mark.slow
 def test_an_onnx_export_is_published_with_what_it_was_verified_in(
     desk: Desk, hub: Hub, artefact: Callable[[str], Path]
 ) -> None:
@@ -615,6 +622,7 @@ def test_an_onnx_export_is_published_with_what_it_was_verified_in(
 # --------------------------------------------------------------------------------------------------------- names, terms
 
 
+@pytest.mark.slow
 def test_the_base_of_an_adapter_needs_a_name_on_the_hub(
     desk: Desk, hub: Hub, workshop: Workshop, artefact: Callable[[str], Path]
 ) -> None:
@@ -686,6 +694,7 @@ def test_the_licence_is_asked_of_the_hub(desk: Desk, artefact: Callable[[str], P
 # ----------------------------------------------------------------------------------------------------------- on the Hub
 
 
+@pytest.mark.slow
 def test_a_dry_run_sends_nothing(desk: Desk, hub: Hub, artefact: Callable[[str], Path]) -> None:
     """Shown to people: the card, every file with its size. Without a login; the Hub is asked for a licence at most."""
     folder, before = artefact("fold"), len(hub.counts.requests)
@@ -707,6 +716,7 @@ def test_a_dry_run_sends_nothing(desk: Desk, hub: Hub, artefact: Callable[[str],
     assert (quiet.code, quiet.out) == (0, "")
 
 
+@pytest.mark.slow
 def test_an_interrupted_upload_goes_on_where_it_was(desk: Desk, hub: Hub, workshop: Workshop, tmp_path: Path) -> None:
     """Killed while a file is on its way: no commit. Run again: what had arrived is not sent twice."""
     base = tiny.changeable(workshop.base("llama", shards=True), tmp_path / "base")
@@ -739,6 +749,7 @@ def test_an_interrupted_upload_goes_on_where_it_was(desk: Desk, hub: Hub, worksh
     assert hub.file("ada/large", large[0].relative_to(baked).as_posix()) == large[0].read_bytes()
 
 
+@pytest.mark.slow
 def test_a_pull_request_is_proposed_to_somebody_elses_repository(
     desk: Desk, hub: Hub, artefact: Callable[[str], Path]
 ) -> None:
@@ -758,6 +769,7 @@ def test_a_pull_request_is_proposed_to_somebody_elses_repository(
     assert hub.repos["ada/open"].commits[hub.repos["ada/open"].heads["refs/pr/1"]][0] == "Inserted"
 
 
+@pytest.mark.slow
 def test_nothing_is_published_for_all_to_see_unasked(desk: Desk, hub: Hub, artefact: Callable[[str], Path]) -> None:
     desk.ok("publish", artefact("adapter"), "ada/shown", "--public")
     assert not hub.repos["ada/shown"].private
@@ -766,6 +778,7 @@ def test_nothing_is_published_for_all_to_see_unasked(desk: Desk, hub: Hub, artef
     desk.refused("publish", artefact("adapter"), "ada/hidden", "--public", says="ada/hidden is private, and stays so")
 
 
+@pytest.mark.slow
 def test_another_artefact_replaces_the_earlier_one_whole(desk: Desk, hub: Hub, artefact: Callable[[str], Path]) -> None:
     """An insert over a fold: a plain model.safetensors left behind would be loaded instead, and answer otherwise."""
     desk.ok("publish", artefact("fold"), "ada/replaced")
@@ -776,6 +789,7 @@ def test_another_artefact_replaces_the_earlier_one_whole(desk: Desk, hub: Hub, a
     assert {"modeling_sea.py", "model-sea.safetensors", "model.safetensors.index.json"} <= set(back["removed"])
 
 
+@pytest.mark.slow
 def test_weights_of_others_are_not_touched(desk: Desk, hub: Hub, workshop: Workshop, artefact: Any) -> None:
     hub.add("ada/other", workshop.base("llama"), private=True)
     before = hub.tree("ada/other")
@@ -785,6 +799,7 @@ def test_weights_of_others_are_not_touched(desk: Desk, hub: Hub, workshop: Works
     assert hub.tree("ada/other") == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["fold", "insert"])
 def test_a_downloaded_copy_is_as_verified_as_what_was_published(
     how: str, desk: Desk, hub: Hub, artefact: Callable[[str], Path], tmp_path: Path
@@ -805,6 +820,7 @@ def test_a_downloaded_copy_is_as_verified_as_what_was_published(
     desk.refused("publish", copy, repo, says="config.json was changed since its verification")
 
 
+@pytest.mark.slow
 def test_a_branch_is_made_and_filled(desk: Desk, hub: Hub, artefact: Callable[[str], Path]) -> None:
     desk.ok("publish", artefact("adapter"), "ada/branched", "--revision", "v2")
     assert "adapter_config.json" in hub.tree("ada/branched", "v2")
@@ -850,6 +866,7 @@ def test_our_own_card_is_not_the_bases(changed: Path) -> None:
     assert publish(changed, "ada/x", dry_run=True).licence.startswith("mit")
 
 
+@pytest.mark.slow
 def test_where_the_hub_does_not_copy_the_file_is_sent(desk: Desk, hub: Hub, artefact: Callable[[str], Path]) -> None:
     hub.copying = False
     try:
@@ -861,6 +878,7 @@ def test_where_the_hub_does_not_copy_the_file_is_sent(desk: Desk, hub: Hub, arte
     assert hub.file("ada/far", "model-base.safetensors") == (artefact("insert") / "model-base.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_file_that_the_hub_drops_is_noticed(
     desk: Desk, hub: Hub, artefact: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -879,6 +897,7 @@ def test_a_card_that_the_hub_does_not_take_is_told_before_anything_is_made(
     assert hub.counts.requests[-1] == "POST /api/validate-yaml"
 
 
+@pytest.mark.slow
 def test_nobody_elses_commit_is_written_over(
     desk: Desk, hub: Hub, artefact: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -913,6 +932,7 @@ def test_who_may_not_is_told_what_to_do(
     assert repo not in hub.repos
 
 
+@pytest.mark.slow
 def test_without_a_hub_there_is_one_clear_sentence(artefact: Callable[[str], Path]) -> None:
     """Offline, as all tests' own processes are; and with nobody listening."""
     folder = artefact("adapter")

@@ -207,6 +207,7 @@ def test_types_in_words() -> None:
 # ------------------------------------------------------------------------------------------------------------- running
 
 
+@pytest.mark.slow
 def test_a_recipe_does_what_the_library_does(tmp_path: Path) -> None:
     folder = finished()
     triples = load(tiny.demonstrations_file())
@@ -307,6 +308,7 @@ def test_a_lost_or_spoiled_output_is_made_again_and_nobody_elses_is_touched(tmp_
     assert (other / "out" / "thesis.txt").read_text("utf-8") == "mine"
 
 
+@pytest.mark.slow
 def test_a_failed_verification_stops_the_run(tmp_path: Path) -> None:
     """An edit of strength 0 is the base: nothing may be exported or published as edited."""
     made = recipe(fit={"alpha": 0.0}, export={"onnx": True})
@@ -367,6 +369,7 @@ def test_a_name_that_no_file_system_takes_is_a_name_like_any_other(name: str) ->
         run({"model": name, "output": "out", "fit": {}}, dry_run=True)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     """SIGKILL at random moments: what was finished is kept, the rest is done, and nothing is ever half-written."""
     made = recipe(model=str(tiny.large()), bake={"copy": True})
@@ -438,6 +441,7 @@ def test_two_runs_do_not_work_in_one_folder(tmp_path: Path) -> None:
     assert set(statuses(run(file)).values()) == {"kept"}
 
 
+@pytest.mark.slow
 def test_what_a_step_reads_is_watched(tmp_path: Path) -> None:
     """Other texts under the same name are other inputs."""
     texts = tmp_path / "c.jsonl"
@@ -468,6 +472,7 @@ def test_no_two_steps_write_to_one_place(changes: dict[str, Any], words: str, tm
         run(recipe(**changes), folder=tmp_path)
 
 
+@pytest.mark.slow
 def test_the_page_is_a_step(tmp_path: Path) -> None:
     """Drawn of the activations that the fit was made of, and again when the verification is."""
     told = recipe(report=True)
@@ -487,6 +492,7 @@ def test_the_page_is_a_step(tmp_path: Path) -> None:
         read(recipe(report={"projection": "umap"}), folder=tmp_path)
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_a_run_and_the_next_goes_on(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe(model=str(tiny.large()))), "utf-8")
     pid = tiny.nursery().start("run", tmp_path / "r.yaml", "--until", "bake")
@@ -505,6 +511,7 @@ def test_an_interrupt_ends_a_run_and_the_next_goes_on(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- real model
 
 
+@pytest.mark.slow
 @pytest.mark.smollm2
 def test_the_starter_recipe_on_the_real_model(smollm2: Path, tmp_path: Path) -> None:
     """From nothing to a verified, exported artefact: the starter as it is, but for fewer demonstrations, the prompt as

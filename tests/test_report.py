@@ -123,6 +123,7 @@ def look(path: Path, **how: Any) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------------------- in a browser
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_the_page_opens_in_a_browser(output: Path) -> None:
     """Every figure decodes, nothing complains, nothing else is asked for; on a telephone and in the dark too."""
@@ -151,6 +152,7 @@ def test_the_page_opens_in_a_browser(output: Path) -> None:
     assert (seen["background"], dark["background"]) == ("rgb(255, 255, 255)", "rgb(20, 20, 20)")
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_the_browser_sees_what_it_should(tmp_path: Path) -> None:
     """The control: an image from elsewhere, a picture that is none, a script, a link to nowhere, too wide a thing."""
@@ -265,6 +267,7 @@ def test_gain_and_cost_are_those_of_the_evaluation(output: Path, artefact: Path)
     assert json.loads((output / PAGE_NUMBERS).read_text())["evaluation"] == measured["results"]
 
 
+@pytest.mark.slow
 def test_what_is_lacking_is_run_when_a_model_is_given(fitted: Fitted, output: Path, tmp_path: Path) -> None:
     """The same activations as were saved, and answers of the model itself."""
     from transformers import AutoModelForCausalLM
@@ -292,6 +295,7 @@ def test_what_is_lacking_is_run_when_a_model_is_given(fitted: Fitted, output: Pa
     assert answers[0] != answers[1]
 
 
+@pytest.mark.slow
 def test_demonstrations_of_ones_own_are_read_as_the_fit_read_them(tmp_path: Path) -> None:
     """Shuffled and cut as then; others are refused, and so are these without a model to collect them on."""
     rows = [json.loads(line) for line in tiny.demonstrations_file(8).read_text("utf-8").splitlines()]
@@ -338,6 +342,7 @@ def test_the_page_needs_nothing_else_and_names_no_path(output: Path, artefact: P
             assert f"{place}/" not in text, place
 
 
+@pytest.mark.slow
 def test_each_section_without_data_says_what_would_supply_it(fitted: Fitted, tmp_path: Path) -> None:
     ran = tiny.run("report", fitted.path, "-o", tmp_path / "out", "--json")
     assert (ran.code, ran.err) == (0, "")
@@ -357,6 +362,7 @@ def test_each_section_without_data_says_what_would_supply_it(fitted: Fitted, tmp
     assert {p.name for p in (tmp_path / "out" / "figures").iterdir()} == {"spectra.png", "layers.png"}
 
 
+@pytest.mark.slow
 def test_several_edits_and_other_kinds(fitted: Fitted, tmp_path: Path) -> None:
     """A part per edit; each takes the activations of its own site. An imported edit has no spectra."""
     attention = Edit.load(tiny.edit_file(site="attn"))
@@ -379,6 +385,7 @@ def test_several_edits_and_other_kinds(fitted: Fitted, tmp_path: Path) -> None:
     assert "its spectra were not published" in made.html
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_names_are_text_and_never_markup(fitted: Fitted, artefact: Path, tmp_path: Path) -> None:
     """Whoever wrote the edit, the evaluation or the file's name."""
@@ -408,6 +415,7 @@ def test_names_are_text_and_never_markup(fitted: Fitted, artefact: Path, tmp_pat
 # ---------------------------------------------------------------------------------------------------------- publication
 
 
+@pytest.mark.slow
 def test_publish_links_the_page_and_the_seal_holds(
     fitted: Fitted, artefact: Path, output: Path, tmp_path: Path
 ) -> None:
@@ -442,6 +450,7 @@ def test_publish_links_the_page_and_the_seal_holds(
     assert f"[{PAGE}]({PAGE})" in publish(folder, "ada/x", dry_run=True, license="mit").card
 
 
+@pytest.mark.slow
 def test_a_published_copy_can_be_published_again(artefact: Path, fitted: Fitted, tmp_path: Path) -> None:
     """Under the base's Hub name the records are other files than were sealed: every seal is set anew."""
     folder = tiny.changeable(artefact, tmp_path / "tiny-sea")
@@ -461,6 +470,7 @@ def test_a_published_copy_can_be_published_again(artefact: Path, fitted: Fitted,
 # ------------------------------------------------------------------------------------------------------------ bad input
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_clear_error(fitted: Fitted, artefact: Path, tmp_path: Path) -> None:
     strange = tmp_path / "strange"
     strange.mkdir()

@@ -644,6 +644,7 @@ def dangers(source: str) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_nothing_in_the_house_executes_what_it_loads() -> None:
     modules = sorted(HOUSE.rglob("*.py"))
     assert len(modules) > 50

@@ -131,6 +131,7 @@ def by_peft(adapter: Path, dtype: torch.dtype = torch.float32) -> Any:
     return PeftModel.from_pretrained(model, adapter).merge_and_unload().eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_merge_is_pefts_own(workshop: Workshop, tmp_path: Path, kind: str):
     """On disk, as a view of the disk, and in memory alike; and every tensor without an adapter is the base's."""
@@ -184,6 +185,7 @@ def test_a_merge_that_skips_one_module_is_noticed(workshop: Workshop, tmp_path: 
     assert furthest(load(tmp_path / "full").state_dict(), by_peft(adapter).state_dict()) <= MERGED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", "Conv1D and biases"])
 def test_an_edit_of_a_merged_base(workshop: Workshop, tmp_path: Path, kind: str):
     """Fitted, inserted and folded; what it edits is the merged model and not the bare base."""
@@ -200,6 +202,7 @@ def test_an_edit_of_a_merged_base(workshop: Workshop, tmp_path: Path, kind: str)
         assert gap(logits(load(report.output)), logits(bare)) > SEEN
 
 
+@pytest.mark.slow
 def test_verify_proves_a_merged_base(workshop: Workshop, tmp_path: Path):
     """Found beside the artefact, as any base; the bare base instead fails the proof."""
     adapter = tiny.changeable(adapter_of(workshop, "plain"), tmp_path / "lora")
@@ -321,6 +324,7 @@ def test_a_model_and_an_adapter_in_one_folder_are_refused(workshop: Workshop, tm
         ModelSource.parse(adapter)
 
 
+@pytest.mark.slow
 def test_adapters_that_peft_can_and_we_cannot_are_refused(workshop: Workshop, tmp_path: Path):
     """As PEFT itself writes them: of embeddings, of a tied head, another method, of a quantised base."""
     llama, tied = workshop.base("llama"), workshop.base("qwen2")

@@ -123,6 +123,7 @@ def mean(values: list[float]) -> float:
 # ----------------------------------------------------------------------------------------------------------- one search
 
 
+@pytest.mark.slow
 def test_every_search_holds_the_untuned_default(found: Tuning) -> None:
     first = found.trial(DEFAULT)
     assert first.settings == untuned() == {
@@ -271,6 +272,7 @@ def test_a_benchmarks_questions_are_not_fitted_on(data: Path) -> None:
     assert fewer.left_out == []
 
 
+@pytest.mark.slow
 def test_rows_that_come_again_do_not_count(tmp_path: Path) -> None:
     rows = questions(30)
     path = tmp_path / "truthfulqa" / "multiple_choice.jsonl"
@@ -317,6 +319,7 @@ def command(output: Path, *more: Any) -> list[str]:
     return [sys.executable, "-m", "sea_bake", "tune", str(tiny.single()), *map(str, arguments)]
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_as_if_nothing_had_happened(found: Tuning, output: Path, tmp_path: Path) -> None:
     """SIGKILL in the middle of a trial; then, worse, a half-written line and the lock of the dead."""
     folder, journal = tmp_path / "out", tmp_path / "out" / JOURNAL
@@ -352,6 +355,7 @@ def ended(journal: Path) -> int:
     return journal.read_bytes().count(b'"record"') if journal.exists() else 0
 
 
+@pytest.mark.slow
 def test_a_finished_search_can_be_enlarged_and_says_that_it_looked_twice(
     found: Tuning, output: Path, tmp_path: Path
 ) -> None:
@@ -404,6 +408,7 @@ def test_what_was_looked_at_is_not_forgotten(tmp_path: Path) -> None:
     assert again.looks_before == 2
 
 
+@pytest.mark.slow
 def test_a_base_that_was_changed_in_place_is_noticed(tmp_path: Path) -> None:
     """In the middle of its file, where neither its ends nor the sample of its weights show it."""
     triples = tiny.demonstrations(TRIPLES)
@@ -457,6 +462,7 @@ def alike(path: Path, positive: str, negative: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_gain_that_is_there_is_found_and_confirmed(biased: Path, tmp_path: Path) -> None:
     ran = tiny.run(
         "tune", biased, "-o", tmp_path / "out", "-d", alike(tmp_path / "a.jsonl", "Yes.", "No."), *PLANTED,
@@ -475,6 +481,7 @@ def test_a_gain_that_is_there_is_found_and_confirmed(biased: Path, tmp_path: Pat
     assert (settings["K_positive"], settings["K_negative"]) == (0, 1)  # what was planted
 
 
+@pytest.mark.slow
 def test_an_edit_that_hurts_is_not_recommended(monkeypatch: pytest.MonkeyPatch, biased: Path, tmp_path: Path) -> None:
     """The same edit where the bias is wanted: less of it hurts less than all of it does, and hurts all the same."""
     hurts = {"site": "mlp", "layers": "3", "K_positive": 0, "K_negative": 1, "centre": False, "alpha": 1.0}
@@ -493,6 +500,7 @@ def test_an_edit_that_hurts_is_not_recommended(monkeypatch: pytest.MonkeyPatch, 
     assert "Next:" not in ran.out
 
 
+@pytest.mark.slow
 def test_an_edit_that_does_nothing_is_told_as_such(tmp_path: Path) -> None:
     found = tune(
         tiny.single(), tiny.demonstrations(TRIPLES), output=tmp_path / "out", space=Space(site=("mlp",), alpha=(0,)),
@@ -524,6 +532,7 @@ def test_an_interval_alone_proves_nothing(found: Tuning) -> None:
     assert "beats the untuned default" in many.verdict
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_gained_the_output_says_so(tmp_path: Path) -> None:
     """Both answers are one text, so that every edit's margin is zero: the control of the test above."""
     path = alike(tmp_path / "same.jsonl", "Yes.", "Yes.")
@@ -537,6 +546,7 @@ def test_where_nothing_can_be_gained_the_output_says_so(tmp_path: Path) -> None:
     assert told(tmp_path / "out")["beats"] is False
 
 
+@pytest.mark.slow
 def test_a_space_of_one_point_gives_the_default_back(tmp_path: Path) -> None:
     only = Space(**{name: (value,) for name, value in untuned().items()})
     assert only.distributions() == {}
@@ -552,6 +562,7 @@ def test_a_space_of_one_point_gives_the_default_back(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ bad input
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_does_not_end_the_search(tmp_path: Path) -> None:
     space = Space(site=("mlp",), K_positive=(0,), K_negative=(0, 3))
     found = tune(
@@ -570,6 +581,7 @@ def test_a_trial_that_fails_does_not_end_the_search(tmp_path: Path) -> None:
     assert timeless(again.trials) == timeless(found.trials)  # failed ones are done, too
 
 
+@pytest.mark.slow
 def test_a_default_that_fails_leaves_the_base_to_beat(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(searching, "starts", lambda space: [untuned() | {"K_positive": 0, "K_negative": 0}])
     space = Space(site=("mlp",), K_positive=(2,), K_negative=(2,))
@@ -582,6 +594,7 @@ def test_a_default_that_fails_leaves_the_base_to_beat(monkeypatch: pytest.Monkey
         tune(tiny.single(), tiny.demonstrations(TRIPLES), output=tmp_path / "b", space=space, **options | {"trials": 1})
 
 
+@pytest.mark.slow
 def test_what_ails_the_model_ends_it_at_once(tmp_path: Path) -> None:
     broken = tiny.changeable(tiny.single(), tmp_path / "broken")
     model = AutoModelForCausalLM.from_pretrained(broken)
@@ -665,6 +678,7 @@ def test_a_damaged_run_is_told(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------- the door
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path: Path) -> None:
     arguments = ("tune", tiny.single(), "-o", tmp_path / "out", "-d", tiny.demonstrations_file(TRIPLES))
     fixed = ("--site", "mlp", "--layers", "all", "--layers", "2,3", "--alpha", "0.5:1", "--K-positive", "2,4")

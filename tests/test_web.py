@@ -102,6 +102,7 @@ def test_the_page_is_plain_and_closed() -> None:
         assert words in asset("style.css")
 
 
+@pytest.mark.slow
 def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
     evil = '<img src=x onerror="alert(1)"> & $title'
     export = tiny.changeable(plain(), tmp_path / "export")
@@ -128,6 +129,7 @@ def test_a_space_knows_it(tmp_path: Path) -> None:
     assert "- Proof: not verified" in text
 
 
+@pytest.mark.slow
 def test_only_a_verification_of_these_files_is_quoted(tmp_path: Path) -> None:
     export = tiny.changeable(exports.strong(), tmp_path / "export")
     assert tiny.run("verify", export, "--base", exports.base()).code == 0
@@ -159,6 +161,7 @@ def test_the_hashes_are_those_of_npm(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ bad input
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_clear_error(tmp_path: Path) -> None:
     strong, fixed, base = exports.strong(), plain(), unedited()
     other = tiny.changeable(base, tmp_path / "other")
@@ -217,6 +220,7 @@ def test_a_look_at_it_stays_on_this_machine(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------- Chromium
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_two_exports_side_by_side(tmp_path: Path) -> None:
     """No strength, so a model for each side; a library that is not what it was is not run."""

@@ -92,6 +92,7 @@ def other_edit() -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["insert", "fold"])
 def test_a_bake_killed_at_random_moments(tmp_path: Path, how: str) -> None:
     seconds, before = seconds_of_a_bake(how), tiny.snapshot(tiny.large())
@@ -114,6 +115,7 @@ def test_a_bake_killed_at_random_moments(tmp_path: Path, how: str) -> None:
     assert tiny.snapshot(tiny.large()) == before
 
 
+@pytest.mark.slow
 def test_the_next_run_sweeps_what_a_killed_one_left(tmp_path: Path) -> None:
     output, neighbour = tmp_path / "out[1]", tmp_path / ".out[2].sea-bake-1-x"  # brackets mean something to a glob
     alive = tmp_path / f".out[1].sea-bake-{os.getpid()}-x"
@@ -131,6 +133,7 @@ def test_the_next_run_sweeps_what_a_killed_one_left(tmp_path: Path) -> None:
     assert is_complete(output, tiny.edit_file(tiny.large()))
 
 
+@pytest.mark.slow
 def test_a_bake_that_overwrites_killed_at_random_moments(tmp_path: Path, other_edit: Path) -> None:
     """The old artefact, nothing, or the new one; never a mixture."""
     seconds, edit = seconds_of_a_bake(), tiny.edit_file(tiny.large())
@@ -153,6 +156,7 @@ def test_a_bake_that_overwrites_killed_at_random_moments(tmp_path: Path, other_e
     assert old >= 2, "too few of the kills came before the end: nothing has been shown"
 
 
+@pytest.mark.slow
 def test_a_bake_killed_while_it_swaps(tmp_path: Path, other_edit: Path) -> None:
     """The kill is sent the moment the old artefact steps aside: at the two renames, or while the old one is removed."""
     output, edit = tmp_path / "out", tiny.edit_file(tiny.large())
@@ -172,6 +176,7 @@ def test_a_bake_killed_while_it_swaps(tmp_path: Path, other_edit: Path) -> None:
     assert seen, "the swap was never seen: nothing has been shown"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
 def test_an_interrupted_bake(tmp_path: Path, share: float) -> None:
     """Ctrl-C: exit code 130, one line, no litter, no output; or it came too late, and the output is whole."""
@@ -185,6 +190,7 @@ def test_an_interrupted_bake(tmp_path: Path, share: float) -> None:
     assert tiny.snapshot(tiny.large()) == before
 
 
+@pytest.mark.slow
 def test_an_interrupted_fit(tmp_path: Path) -> None:
     args = ("fit", tiny.large(), "-d", tiny.demonstrations_file(), "-o", tmp_path / "edit", "--max-new-tokens", 400)
     ran = tiny.nursery().killed(0.5, *args, "--quiet", with_signal=signal.SIGINT)
