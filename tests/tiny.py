@@ -192,7 +192,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int, int, str]]:
             sha256(path) if path.stat().st_size < 1 << 30 else "",
         )
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != ".lock"  # which some releases of filelock touch
     }
 
 
