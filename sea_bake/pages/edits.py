@@ -48,6 +48,13 @@ def settings(edit: Edit) -> dict[str, str]:
     }
 
 
+def columns(edits: Sequence[Edit]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table of settings, with a column per edit."""
+    found = list(map(settings, edits))
+    head = ["", *(f"edit {i + 1}" for i in range(len(found)))] if len(found) > 1 else ["", ""]
+    return head, [[name, *(one[name] for one in found)] for name in (found[0] if found else ())]
+
+
 def compared(verification: Verification) -> list[list[str]]:
     """Its numbers, in the columns of ``COMPARED``."""
     return [
@@ -75,3 +82,14 @@ def _merge(edit: Edit) -> str:
 
 def _span(ranks: Sequence[int]) -> str:
     return f"{ranks[0]}" if min(ranks) == max(ranks) else f"{min(ranks)} to {max(ranks)}"
+
+
+def stand_in(approximation: dict[str, Any]) -> str:
+    """The error of an approximate fold, on texts held out from it."""
+    shares, end = [layer["share"] for layer in approximation["layers"]], approximation["end_to_end"]
+    return (
+        f"approximate: a linear stand-in for the edit, not the edit. On held-out texts it explains "
+        f"{min(shares):.1%} to {max(shares):.1%} of the edit's change per layer; mean KL from the edit {end['kl']:.2e} "
+        f"per token (the base: {end['base_kl']:.2e}), the same most likely token at {end['top1']:.1%} "
+        f"(the base: {end['base_top1']:.1%})"
+    )

@@ -118,7 +118,6 @@ def publish(
         base_card=base_card,
         results=[row for row in evaluation.headlines if not row.measure.part] if evaluation else [],
         datasets=[*dict.fromkeys([*datasets, *_datasets(found)])],
-        recipe=RECIPE,
         report=PAGE if page else None,
         revision=None if create_pr else revision,
     )

@@ -8,8 +8,11 @@ from typing import Any
 
 from sea_bake.artefact import Artefact
 from sea_bake.artefact.evaluation import Row
+from sea_bake.artefact.names import GRAPH_FILES, RECIPE
 from sea_bake.artefact.opened import ONNX
-from sea_bake.publishing import proof, sections
+from sea_bake.artefact.verification import Verification
+from sea_bake.pages.edits import COMPARED, columns, compared
+from sea_bake.pages.templates import Markdown, markdown
 from sea_bake.publishing.licence import Licence
 
 # What the Hub's model tree calls an edit of this kind: the edited weights are new ones, whatever file they lie in.
@@ -26,47 +29,86 @@ def render(
     base_card: dict[str, Any],
     results: Sequence[Row] = (),
     datasets: Sequence[str] = (),
-    recipe: str | None = None,
     report: str | None = None,
     revision: str | None = None,
 ) -> str:
-    """README.md of the published artefact.
+    """README.md of the published artefact; its prose stands in pages/templates/card.md.j2.
 
     Args:
         repo: where it will be: "user/name".
         base_card: metadata of the base's card, for its language.
         results: what was measured; nothing is claimed without.
         datasets: Hub ids of the demonstrations.
-        recipe: name of the recipe's file, where there is one.
         report: path of the HTML report, where there is one.
         revision: the branch that it is published to; None: main.
     """
     from huggingface_hub import ModelCard
 
-    parts = [
-        sections.warning(artefact),
-        f"# {repo.rpartition('/')[2]}",
-        sections.summary(artefact),
-        "## What was edited",
-        sections.edits(artefact),
-        "## Gain and damage",
-        sections.effects(results, report),
-        "## Exactness",
-        proof.exactness(artefact),
-        "## How to load it",
-        proof.loading(artefact, repo, revision),
-        "## How it was made",
-        sections.making(artefact, repo, recipe, revision),
-        "## Limitations",
-        sections.limitations(artefact, results),
-        "## Licence",
-        sections.licence(artefact, licence),
-        "## Citation",
-        sections.CITATION,
-    ]
     data = metadata(artefact, repo, licence=licence, base_card=base_card, results=results, datasets=datasets)
-    text = f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(part for part in parts if part) + "\n"
+    verification, why = artefact.verification, artefact.bake.why if artefact.bake else ""
+    body = markdown(
+        "card.md.j2",
+        artefact=artefact,
+        title=repo.rpartition("/")[2],
+        repo=repo,
+        revision=revision,
+        recipe=RECIPE,
+        report=report,
+        licence=licence,
+        why=why if why != "asked for" else "",
+        settings=columns(artefact.edits),
+        ranks=[[i, layer, *k] for i, edit in enumerate(artefact.edits, 1) for layer, k in edit.ranks.items()],
+        results=[_measured(row) for row in sorted(results, key=lambda row: row.kind != "gain")],
+        compared=(COMPARED, compared(verification)) if verification else None,
+        variants=_variants(verification) if verification else [],
+        conditions=_conditions(verification) if verification else "",
+        missing=_missing(artefact),
+        graph=next((name for name in GRAPH_FILES.values() if (artefact.folder / ONNX / name).is_file()), ""),
+    )
+    text = f"---\n{data.to_yaml()}\n---\n\n{body}"
     return str(ModelCard(text))  # parsed once: what the Hub's own library cannot read does not leave the house
+
+
+def _measured(row: Row) -> list[str]:
+    """A line of the table of gain and damage; the change with its interval, never a bare verdict."""
+    found, change = row.found, row.found.difference
+    return [
+        row.kind,
+        row.dataset["name"],
+        f"{row.measure.name} ({'↑' if row.measure.better == 'higher' else '↓'})",
+        str(found.n),
+        f"{found.base.value:.4g}",
+        f"{found.edited.value:.4g}" if found.edited else "",
+        Markdown(f"{change.value:+.4g} [{change.low:+.4g}, {change.high:+.4g}]") if change else "",
+    ]
+
+
+def _variants(verification: Verification) -> list[list[str]]:
+    """Graphs of less precision: how far each is from the float32 model."""
+    return [
+        [
+            name,
+            f"{variant.equality.mean_kl:.2e}",
+            f"{100 * variant.equality.top1:.1f} %",
+            "not measured" if variant.effect_correlation is None else f"{variant.effect_correlation:.3f}",
+        ]
+        for name, variant in verification.variants.items()
+    ]
+
+
+def _conditions(verification: Verification) -> str:
+    """Versions of what it was run in, dtype and device."""
+    facts = verification.facts
+    packages = (name for name in ("transformers", "peft", "onnxruntime", "torch") if facts.get(name))
+    versions = (f"{name} {facts[name]}" for name in packages)
+    return ", ".join([*versions, f"{verification.dtype} on {verification.device}"])
+
+
+def _missing(artefact: Artefact) -> list[str]:
+    """Demonstrations that ``reproduce`` does not find by itself."""
+    origins = [edit.recipe.get("demonstrations_from") for edit in artefact.edits]
+    local = [o for o in origins if isinstance(o, dict) and o.get("kind") in ("file", "folder")]
+    return list(dict.fromkeys(str(origin.get("source")) for origin in local))
 
 
 def metadata(

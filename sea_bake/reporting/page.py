@@ -1,35 +1,20 @@
-"""The page: for each thing one would ask before publishing a section, or the command that would fill it."""
+"""What the page shows of an edit or an artefact; its prose stands in pages/templates/report.html.j2."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
-from sea_bake.evaluation import Evaluation
-from sea_bake.pages.html import document, text
+from sea_bake.evaluation import Evaluation, rendering
+from sea_bake.fitting import ranges
+from sea_bake.pages.edits import COMPARED, columns, compared
 from sea_bake.pages.pictures import Picture
-from sea_bake.reporting.by_layer import layers, moved, plane
+from sea_bake.pages.templates import html
+from sea_bake.reporting.figures import ROLES
 from sea_bake.reporting.findings import Findings
-from sea_bake.reporting.sections import answers, edited, effects, proof, provenance
 from sea_bake.reporting.subject import Subject
 
-_STYLE = (
-    ".verdict{padding:.7rem 1rem;border-left:.4rem solid var(--soft)}.verdict.yes{border-color:var(--good)}"
-    ".verdict.no{border-color:var(--bad);font-weight:600}nav ol{columns:2;padding-left:1.4rem}"
-    "h2{margin-top:2.5rem;border-top:1px solid var(--line);padding-top:1rem}code{font-size:.9em}"
-    ".facts td:first-child{color:var(--soft);white-space:nowrap}.facts td{text-align:left}"
-    ".provenance td{overflow-wrap:anywhere;font-size:.9rem;padding:.1rem .7rem}"
-    "@media(max-width:42rem){nav ol{columns:1}}"
-)
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page: its anchor, heading, and HTML."""
-
-    anchor: str
-    heading: str
-    body: str
+_STILL = 0.02  # an edit that moves activations by less than this share of their length is called nearly the identity
 
 
 def page(
@@ -37,53 +22,93 @@ def page(
     findings: Sequence[Findings],
     pictures: Sequence[Sequence[Picture]],
     evaluation: Evaluation | None,
-    measured: Sequence[Picture],
+    effects: Sequence[Picture],
     samples: Sequence[dict[str, str]],
 ) -> str:
     """The whole page.
 
     Args:
         findings, pictures: of each edit, in the order in which they act.
-        evaluation, measured: gain and cost, and its figures.
+        evaluation, effects: gain and cost, and its figures.
         samples: answers side by side.
     """
-    sections = [
-        Section("edited", "What was edited", edited(subject)),
-        Section("proof", "Is it the edit?", proof(subject)),
-        Section("effects", "Gain and cost", effects(subject, evaluation, measured)),
-    ]
-    for i, (found, figures) in enumerate(zip(findings, pictures)):
-        which, stem = (f"Edit {i + 1}: ", f"edit-{i + 1}-") if len(findings) > 1 else ("", "")
-        drawn = {picture.name.removeprefix(stem): picture for picture in figures}
-        sections += [
-            Section(f"{stem}layers", f"{which}What the fit found in each layer", layers(found, drawn)),
-            Section(f"{stem}movement", f"{which}How far activations move", moved(found, drawn)),
-            Section(f"{stem}plane", f"{which}Before and after", plane(found, drawn)),
+    verification = subject.artefact.verification if subject.artefact else None
+    head, rows = columns(subject.edits)
+    stems = [f"edit-{i + 1}-" if len(findings) > 1 else "" for i in range(len(findings))]
+    return html(
+        "report.html.j2",
+        title=f"Report: {subject.name}",
+        artefact=subject.artefact,
+        settings=(head, [["base", *(edit.base.name for edit in subject.edits)], *rows]),
+        compared=(COMPARED, compared(verification)) if verification else None,
+        evaluation=evaluation,
+        measured=_measured(evaluation) if evaluation else None,
+        effects=effects,
+        edits=[_edit(*one) for one in zip(stems, findings, pictures, strict=True)],
+        still=_STILL,
+        answers=[[sample[key] for key in ("prompt", "base", "edited")] for sample in samples],
+        provenance=[[name, str(value)] for name, value in subject.provenance()],
+    )
+
+
+def _measured(evaluation: Evaluation) -> dict[str, Any]:
+    """Tables of gain and cost, and how many measures moved for sure."""
+    kinds = []
+    for kind, rows in rendering.grouped(evaluation.headlines):
+        judged = [rendering.verdict(row) for row in rows if row.measure.judged]
+        kinds.append(
+            {
+                "heading": rendering.HEADINGS[kind],
+                "rows": list(map(rendering.cells, rows)),
+                "judged": len(judged),
+                "better": judged.count("better"),
+                "worse": judged.count("worse"),
+                "same": judged.count(""),
+            }
+        )
+    return {
+        "title": rendering.title(evaluation),
+        "kinds": kinds,
+        "head": rendering.header(evaluation),
+        "breakdown": [rendering.cells(row) for row in evaluation.rows if row.measure.detail],
+        "notes": rendering.notes(evaluation),
+    }
+
+
+def _edit(stem: str, found: Findings, pictures: Sequence[Picture]) -> dict[str, Any]:
+    """Numbers of one edit, layer by layer."""
+    signatures = found.edit.recipe.get("signatures", {})
+    layers = []
+    for layer, ranks in found.edit.ranks.items():
+        shares = [f"{100 * share:.2f}" for share in found.explained[layer]] if found.explained else ["", ""]
+        mark = signatures.get(str(layer))
+        layers.append([layer, *ranks, *shares, "" if mark is None else f"{mark:.4g}"])
+    shown = {
+        "stem": stem,
+        "pictures": {picture.name.removeprefix(stem): picture for picture in pictures},
+        "first": [share for both in found.first.values() for share in both],
+        "signatures": signatures,
+        "layers": layers,
+        "apart": [[p.layer, *(f"{value:.3f}" for value in p.separation)] for p in found.projected],
+        "moved": None,
+    }
+    if found.moved is None:
+        return shown
+    moves = found.medians("relative")
+    head = ["layer", *(f"{role}, {name}" for name in ("change (%)", "cosine") for role in ROLES)]
+    rows = [
+        [
+            layer,
+            *(f"{100 * by_role[role].relative[1]:.2f}" for role in ROLES),
+            *(f"{by_role[role].cosine[1]:.4f}" for role in ROLES),
         ]
-    sections += [
-        Section("answers", "Answers side by side", answers(samples, evaluation)),
-        Section("provenance", "Provenance", provenance(subject)),
+        for layer, by_role in found.moved.items()
     ]
-    name = f"Report: {subject.name}"
-    contents = "".join(f'<li><a href="#{s.anchor}">{text(s.heading)}</a></li>' for s in sections)
-    parts = "".join(f'<section id="{s.anchor}"><h2>{text(s.heading)}</h2>{s.body}</section>' for s in sections)
-    head = f'<h1>{text(name)}</h1>{_banner(subject)}<nav aria-label="Contents"><ol>{contents}</ol></nav>'
-    return document(name, f"<main>{head}{parts}</main>", style=_STYLE)
-
-
-def _banner(subject: Subject) -> str:
-    """The verdict, before all else."""
-    artefact = subject.artefact
-    if artefact is None:
-        return '<p class="verdict">An edit, not a model yet: nothing has been baked, so nothing is verified.</p>'
-    if artefact.doubt:
-        return (
-            '<p class="verdict no">NOT verified. Nobody has shown that this model is the edit that it says it is: '
-            f"{text(artefact.doubt)}.</p>"
-        )
-    if artefact.approximate:
-        return (
-            '<p class="verdict yes">Approximate, as promised: a linear stand-in for the edit, near it and not equal to '
-            "it.</p>"
-        )
-    return '<p class="verdict yes">Verified: it answers like the edit live on its base, and unlike the base.</p>'
+    return shown | {
+        "demonstrations": found.demonstrations,
+        "own": found.own,
+        "moves": moves,
+        "turns": found.medians("cosine"),
+        "still": ranges([layer for layer, move in zip(found.moved, moves) if move < _STILL]),
+        "moved": (head, rows),
+    }
