@@ -432,7 +432,7 @@ def test_publish_links_the_page_and_the_seal_holds(
     assert PAGE not in publish(folder, "ada/x", dry_run=True, license="mit").card
     spoilt: list[tuple[str, str, str, str]] = [
         (page.replace("Verified", "Perfect", 1), numbers, "was changed since", ""),
-        (page, "", "is none that sea-bake report wrote", ""),
+        (page, "", "was not written by sea-bake report", ""),
         (page, numbers.replace('"verdict": "verified"', '"verdict": "approximate"'), "calls the artefact 'approx", ""),
         (page, numbers.replace('"config.json"', '"other.json"'), "another state of the artefact", ""),
         (page, numbers, "does not show what sea/evaluation.json holds now", " "),
