@@ -93,6 +93,25 @@ class Edit:
         up, un = projector.positive, projector.negative
         return {"A": torch.cat([up, un]), "B": torch.cat([up, -un]).T.contiguous()}
 
+    def describe(self) -> dict[str, Any]:
+        """All but the factors themselves, as plain data."""
+        spectra = {
+            str(layer): {"positive": p.positive_spectrum.tolist(), "negative": p.negative_spectrum.tolist()}
+            for layer, p in sorted(self.projectors.items())
+        }
+        settings = {name: getattr(self, name) for name in ("merge", "feature", "parts", "alpha")}
+        return {
+            "base": self.base.name,
+            "revision": self.base.revision,
+            "family": self.base.model_type,
+            "site": self.site.value,
+            **settings,
+            "layers": list(self.layers),
+            "ranks": {str(layer): list(ranks) for layer, ranks in self.ranks.items()},
+            "spectra": spectra,
+            "recipe": self.recipe,
+        }
+
     @contextlib.contextmanager
     def live(self, model: Any, *, check: bool = True) -> Iterator[Any]:
         """Edit a living model through hooks, for as long as the context lasts: the reference for every bake.

@@ -39,6 +39,7 @@ from sea_bake.evaluation.doors import Doors
 from sea_bake.tuning import Objective, Range, Space, Trial, Tuning, searching, splits, untuned
 from sea_bake.tuning.folder import EDIT, FITTED_ON, JOURNAL, LOOKS, RESULT, Folder
 from sea_bake.tuning.results import DEFAULT, choose
+from sea_bake.tuning.space import parse_space
 
 TRIPLES = 32  # the fewest of which three parts can be made
 COUNT = 14  # ten trials by chance, as many as TPE wants before it proposes, and four that it proposes
@@ -621,7 +622,7 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], type[SeaBakeError], str]] = {
     "data file": (("--objective", "toxigen", "--data", "{lacking}"), EvaluationError, "the data folder lacks"),
     "measure of rows": ((*ROWS, "bbq:ambg.acc"), EvaluationError, "no measure 'ambg.acc': did you mean ambig.acc"),
     "measure of the harness": ((*ROWS, "hellaswag:accc"), EvaluationError, "did you mean acc"),
-    "data of no benchmark": (("--data", "{data}"), SettingError, "data are of a benchmark"),
+    "data of no benchmark": (("--data", "{data}"), SettingError, "drop --data"),
     "too few rows": (("--objective", "bbq", "--data", "{data}"), EvaluationError, "bbq has 80 rows, and behind the"),
     "too few triples": (("--limit", "5"), DemonstrationError, "too few for three parts"),
     "more than there are": (("--select", "16", "--confirm", "20"), DemonstrationError, "Give at least 38"),
@@ -696,7 +697,7 @@ def test_the_command_line(tmp_path: Path) -> None:
 
 
 def test_the_search_space_from_texts() -> None:
-    found = Space.parse(site="mlp, attn", alpha="0.25:1", K_positive="8,0.95", centre="yes", layers=["3,5", "last:2"])
+    found = parse_space(site="mlp, attn", alpha="0.25:1", K_positive="8,0.95", centre="yes", layers=["3,5", "last:2"])
     assert (found.site, found.alpha, found.centre) == (("mlp", "attn"), Range(0.25, 1), (True,))
     assert found.K_positive == (8, 0.95)
     assert [type(value) for value in found.K_positive] == [int, float]

@@ -37,9 +37,9 @@ def bake(
         flags = ", ".join(f"{server} {line}" for server, line in report.details["flags"].items())
         console.print(f"LoRA of rank {report.details['rank']}; serve it with: {flags}", markup=False)
     if not report.exact:
-        from sea_bake.cli.inspect import approximation_summary
+        from sea_bake.pages.edits import stand_in
 
-        console.print(approximation_summary(report.details["approximation"]), markup=False)
+        console.print(stand_in(report.details["approximation"]), markup=False)
     if report.left_out:
         console.print(
             f"left out (unedited weights in other forms, or code): {', '.join(report.left_out)}", markup=False

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from sea_bake.cli.options import Call, command, spelt
-from sea_bake.cli.printing import aside
+from sea_bake.cli.printing import COMPACT, aside, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,23 +58,18 @@ def evaluate(
 
 def show(evaluation: Evaluation, console: Console) -> None:
     """The headlines, gain first and then cost, and what the numbers are."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     from sea_bake.evaluation.rendering import HEADINGS, cells, grouped, header, notes, title, verdict
 
     colours = {"better": "green", "worse": "red"}
     console.print(f"[bold]{escape(title(evaluation))}[/]")
     for kind, rows in grouped(evaluation.headlines):
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-        for i, name in enumerate([HEADINGS[kind].lower(), *header(evaluation)[3:]]):
-            table.add_column(name, justify="right" if i else "left", no_wrap=i > 0)
+        lines = []
         for before, row in zip([None, *rows], rows):
             if before is None or before.task != row.task:
-                table.add_row(f"[bold]{escape(row.title)}[/] [dim]n = {row.found.n}[/]")
-            style = colours.get(verdict(row), "")
+                lines.append([f"[bold]{escape(row.title)}[/] [dim]n = {row.found.n}[/]"])
+            style = colours.get(verdict(row), "none")
             _, name, _, *numbers = map(escape, cells(row))
-            table.add_row(f"  {name}", *numbers[:2], *(f"[{style}]{n}[/]" if style else n for n in numbers[2:]))
-        console.print(table)
+            lines.append([f"  {name}", *numbers[:2], *(f"[{style}]{n}[/]" for n in numbers[2:])])
+        console.print(table([HEADINGS[kind].lower(), *header(evaluation)[3:]], lines, **COMPACT))
     for note in notes(evaluation):
         console.print(note, style="dim", markup=False)

@@ -77,10 +77,9 @@ def fit(
     if not is_main_process():
         return
     edit.save(output, overwrite=overwrite)
-    from sea_bake.cli.inspect import describe_edit
     from sea_bake.pages.edits import sentence
 
-    call.emit({"output": str(output), **describe_edit(edit)})
+    call.emit({"output": str(output), **edit.describe()})
     console.print(sentence(edit), markup=False)
     console.print(
         f"wrote {output} ({size(output.stat().st_size)}). Next: sea-bake bake {model or 'MODEL'} {output} -o OUT",

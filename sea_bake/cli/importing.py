@@ -29,7 +29,6 @@ def import_dense(
     console = prepare(as_json=as_json, quiet=quiet)
     import torch
 
-    from sea_bake.cli.inspect import describe_edit
     from sea_bake.edit import Edit
     from sea_bake.io.staging import check_output
     from sea_bake.model.loading import load_model
@@ -50,5 +49,5 @@ def import_dense(
     living = load_model(source, dtype=dtype, device="cpu")
     edit = Edit.from_dense(dense[0], dense[1], living, source=source, layers=layers, site=site, merge=merge)
     edit.save(output, overwrite=overwrite)
-    emit({"output": str(output), **describe_edit(edit)}, as_json=as_json)
+    emit({"output": str(output), **edit.describe()}, as_json=as_json)
     console.print(sentence(edit), markup=False)

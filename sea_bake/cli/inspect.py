@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sea_bake.cli.printing import Json, Overwrite, Quiet, emit, prepare, size
+from sea_bake.cli.printing import Json, Overwrite, Quiet, emit, prepare, size, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,7 +41,7 @@ def inspect(
         artefact = Artefact.open(path)
         files, edits, closing = artefact.edit_files, artefact.edits, _verdict(artefact)
         facts = _facts(artefact)
-    facts["edits"] = [describe_edit(edit) | {"bytes": file.stat().st_size} for edit, file in zip(edits, files)]
+    facts["edits"] = [edit.describe() | {"bytes": file.stat().st_size} for edit, file in zip(edits, files)]
     if plot is not None:
         from sea_bake.pages.pictures import plot_edit
 
@@ -73,61 +73,24 @@ def _facts(artefact: Artefact) -> dict[str, Any]:
 
 def _verdict(artefact: Artefact) -> list[str]:
     """What an artefact is, and whether it has been verified."""
+    from sea_bake.pages.edits import stand_in
+
     bake, found = artefact.bake, artefact.last_verification
     approximation = bake.approximation if bake else None
     good = "verified" if approximation is None else "approximate, as promised"
     verdict = "not verified yet" if found is None else "NOT verified" if not found.passed else good
     changed = f", but {artefact.doubt}" if found is not None and found.passed and artefact.doubt else ""
-    shown = [] if approximation is None else [approximation_summary(approximation)]
+    shown = [] if approximation is None else [stand_in(approximation)]
     return [*shown, f"{artefact.folder}: {artefact.record.architecture}, {size(artefact.size)}, {verdict}{changed}"]
 
 
-def describe_edit(edit: Edit) -> dict[str, Any]:
-    """An edit as plain data: everything but the factors themselves."""
-    return {
-        "base": edit.base.name,
-        "revision": edit.base.revision,
-        "family": edit.base.model_type,
-        "site": edit.site.value,
-        "merge": edit.merge,
-        "feature": edit.feature,
-        "parts": edit.parts,
-        "alpha": edit.alpha,
-        "layers": list(edit.layers),
-        "ranks": {str(layer): list(ranks) for layer, ranks in edit.ranks.items()},
-        "spectra": {
-            str(layer): {
-                "positive": edit.projectors[layer].positive_spectrum.tolist(),
-                "negative": edit.projectors[layer].negative_spectrum.tolist(),
-            }
-            for layer in edit.layers
-        },
-        "recipe": edit.recipe,
-    }
-
-
-def approximation_summary(approximation: dict[str, Any]) -> str:
-    """The error of an approximate fold, on texts held out from it."""
-    shares, end = [layer["share"] for layer in approximation["layers"]], approximation["end_to_end"]
-    return (
-        f"approximate: a linear stand-in for the edit, not the edit. On held-out texts it explains "
-        f"{min(shares):.1%} to {max(shares):.1%} of the edit's change per layer; mean KL from the edit {end['kl']:.2e} "
-        f"per token (the base: {end['base_kl']:.2e}), the same most likely token at {end['top1']:.1%} "
-        f"(the base: {end['base_top1']:.1%})"
-    )
-
-
 def layer_table(edit: Edit) -> Table:
-    """Ranks, leading singular values, explained variance and signature of each layer."""
-    from rich.table import Table
-
-    table = Table()
-    for name in ("layer", "k+", "k-", "σ+ (leading)", "σ- (leading)", "signature"):
-        table.add_column(name, justify="right")
+    """Ranks, leading singular values and signature of each layer."""
     signatures = edit.recipe.get("signatures", {})
+    rows = []
     for layer in edit.layers:
         p = edit.projectors[layer]
         leading = (" ".join(f"{x:.3g}" for x in s[:3].tolist()) for s in (p.positive_spectrum, p.negative_spectrum))
         mark = signatures.get(str(layer))
-        table.add_row(str(layer), *map(str, p.ranks), *leading, "" if mark is None else f"{mark:.4g}")
-    return table
+        rows.append([str(layer), *map(str, p.ranks), *leading, "" if mark is None else f"{mark:.4g}"])
+    return table(["layer", "k+", "k-", "σ+ (leading)", "σ- (leading)", "signature"], rows)

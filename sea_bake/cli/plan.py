@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
 from sea_bake.cli.options import Call, command, spelt
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from sea_bake.baking import Plan
+from sea_bake.cli.printing import table
 
 
 @command(
@@ -37,20 +33,13 @@ def plan(
     found = call(edits=[Edit.load(path) for path in [*call["edits"], *(more or [])]])
     call.emit(found.to_json())
     console.print(f"[bold]{escape(found.base)}[/] ({found.family})")
-    console.print(_table(found))
+    rank = f" (rank {found.rank})" if found.rank else ""
+    rows = [
+        [row["site"], row["merge"], row["feature"], "exact" if row["fold"] else "no",
+         f"exact{rank}" if row["adapter"] else "no", "exact", row["why"]]
+        for row in found.rows
+    ]  # fmt: skip
+    head = ["site", "merge", "feature", "fold", "adapter", "insert", "why"]
+    console.print(table(head, rows, left=head))
     if found.how is not None:
         console.print(f"bake --how auto: [bold]{found.how}[/], since: {escape(found.why)}")
-
-
-def _table(found: Plan) -> Table:
-    from rich.table import Table
-
-    table = Table()
-    for name in ("site", "merge", "feature", "fold", "adapter", "insert", "why"):
-        table.add_column(name)
-    for row in found.rows:
-        fold = "exact" if row["fold"] else "no"
-        rank = f" (rank {found.rank})" if found.rank else ""
-        adapter = f"exact{rank}" if row["adapter"] else "no"
-        table.add_row(row["site"], row["merge"], row["feature"], fold, adapter, "exact", row["why"])
-    return table

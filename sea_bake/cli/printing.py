@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from sea_bake.errors import SettingError
 from sea_bake.io import progress
@@ -40,6 +42,19 @@ def prepare(*, as_json: bool, quiet: bool) -> Console:
 class _Console(Console):
     def print(self, *objects: Any, **options: Any) -> None:
         super().print(*(harmless(o) if isinstance(o, str) else o for o in objects), **options)
+
+
+COMPACT: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "padding": (0, 1, 0, 0)}
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, left: Collection[str] = (), **options: Any) -> Table:
+    """A table: numbers to the right, the first column and those of ``left`` to the left; texts may hold markup."""
+    made = Table(title_justify="left", **options)
+    for i, name in enumerate(head):
+        made.add_column(name, justify="left" if i == 0 or name in left else "right")
+    for row in rows:
+        made.add_row(*row)
+    return made
 
 
 def aside(console: Console) -> Callable[[str], None]:

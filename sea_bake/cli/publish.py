@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sea_bake.cli.options import Call, command, spelt
-from sea_bake.cli.printing import size
+from sea_bake.cli.printing import size, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,7 +33,6 @@ def publish(call: Call) -> None:
 def show(report: Publication, console: Console) -> None:
     """The card (of a dry run), the files, and what became of each."""
     from rich.markup import escape
-    from rich.table import Table
 
     if report.commit is None:
         console.rule("README.md")
@@ -41,10 +40,9 @@ def show(report: Publication, console: Console) -> None:
         console.rule()
     fates = {"sent": report.sent, "copied on the Hub": report.copied, "there already": report.there}
     fate = {path: name for name, paths in fates.items() for path in paths}
-    table = Table("file", "size", "", title=f"{escape(report.repo)} ({report.verdict})", title_justify="left")
-    for path, count in report.files.items():
-        table.add_row(escape(path), size(count), fate.get(path, ""))
-    console.print(table)
+    rows = [[escape(path), size(count), fate.get(path, "")] for path, count in report.files.items()]
+    title = f"{escape(report.repo)} ({report.verdict})"
+    console.print(table(["file", "size", ""], rows, left=("size", ""), title=title))
     if report.left_out:
         console.print(f"stays here: {', '.join(report.left_out)}", markup=False)
     if report.removed:

@@ -8,6 +8,7 @@ import typer
 from rich.markup import escape
 
 from sea_bake.cli.options import Call, command, spelt
+from sea_bake.cli.printing import table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,17 +38,15 @@ def reproduce(call: Call) -> None:
 
 def show(report: Reproduction, console: Console) -> None:
     """A table of each edit's projections, and the verdict."""
-    from rich.table import Table
-
+    head = ["layer", "projection", "k", "refitted", "sine", "tolerance", ""]
     for edit in report.edits:
-        table = Table(title=f"{escape(edit.name)} on {escape(report.base)}", title_justify="left")
-        for name in ("layer", "projection", "k", "refitted", "sine", "tolerance", ""):
-            table.add_column(name, justify="left" if name in ("projection", "") else "right")
-        for layer in edit.layers:
-            mark = "[green]same[/]" if layer.same else "[bold red]DIFFERENT[/]"
-            ranks = [str(k) for k in layer.ranks]
-            table.add_row(str(layer.layer), layer.part, *ranks, f"{layer.sine:.1e}", f"{layer.limit:.1e}", mark)
-        console.print(table)
+        rows = [
+            [str(layer.layer), layer.part, *map(str, layer.ranks), f"{layer.sine:.1e}", f"{layer.limit:.1e}",
+             "[green]same[/]" if layer.same else "[bold red]DIFFERENT[/]"]
+            for layer in edit.layers
+        ]  # fmt: skip
+        title = f"{escape(edit.name)} on {escape(report.base)}"
+        console.print(table(head, rows, left=("projection", ""), title=title))
         for key in edit.differences:
             console.print(f"  {key} of the recipe is not that of the published edit", markup=False)
         for package, (was, here) in edit.versions.items():

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from sea_bake.cli.options import Call, command, spelt
-from sea_bake.cli.printing import size
+from sea_bake.cli.printing import size, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,22 +36,19 @@ def verify(call: Call) -> None:
 
 def show(report: Verification, console: Console) -> None:
     """The table and the verdict."""
-    from rich.table import Table
-
-    table = Table(title=f"{escape(report.artefact)} ({report.dtype}, {report.device})", title_justify="left")
-    table.add_column("against")
-    for name in ("max |Δlogit|", "mean KL", "top-1", "greedy", "left-padded"):
-        table.add_column(name, justify="right")
-    for name, c in (("live hooks", report.equality), ("base", report.effect)):
-        table.add_row(
+    rows = [
+        [
             name,
             f"{c.largest:.2e}",
             f"{c.mean_kl:.2e}",
             f"{100 * c.top1:.1f}%",
             f"{c.greedy_equal}/{c.prompts}",
             f"{c.padded_equal}/{c.prompts}",
-        )
-    console.print(table)
+        ]
+        for name, c in (("live hooks", report.equality), ("base", report.effect))
+    ]
+    head = ["against", "max |Δlogit|", "mean KL", "top-1", "greedy", "left-padded"]
+    console.print(table(head, rows, title=f"{escape(report.artefact)} ({report.dtype}, {report.device})"))
     for name, variant in report.variants.items():
         kept = "" if variant.effect_correlation is None else f", effect correlation {variant.effect_correlation:.3f}"
         console.print(

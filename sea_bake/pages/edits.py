@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from sea_bake.artefact.verification import Verification
 from sea_bake.edit import Edit

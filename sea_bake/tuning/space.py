@@ -61,19 +61,6 @@ class Space:
     alpha: tuple[float, ...] | Range = Range(0.05, 1.5)
     parts: tuple[str, ...] = ("both",)
 
-    @classmethod
-    def parse(cls, **texts: str | Sequence[str] | None) -> Space:
-        """From the command line's texts: "mlp", "identity,tanh", "0.25:1"; None leaves a setting at its default.
-
-        Layers are a list of specifications, since one of them may hold commas and colons.
-
-        Raises:
-            SettingError: a text that cannot be read; see :meth:`check`.
-        """
-        given = {name: text for name, text in texts.items() if text is not None}
-        found: dict[str, Any] = {name: _parsed(name, text) for name, text in given.items()}
-        return cls(**found).check()
-
     def check(self) -> Space:
         """Itself.
 
@@ -140,6 +127,38 @@ class Space:
     def to_json(self) -> dict[str, Any]:
         """Setting -> [values], or {"low", "high"}."""
         return {name: asdict(axis) if isinstance(axis, Range) else list(axis) for name, axis in self.axes.items()}
+
+
+def parse_space(
+    *,
+    site: str | None = None,
+    layers: Sequence[str] | None = None,
+    K_positive: str | None = None,
+    K_negative: str | None = None,
+    merge: str | None = None,
+    feature: str | None = None,
+    centre: str | None = None,
+    alpha: str | None = None,
+    parts: str | None = None,
+) -> Space:
+    """A search space out of the command line's texts: "mlp", "identity,tanh", "0.25:1".
+
+    Args:
+        site: mlp, attn, block. Default: mlp,attn.
+        layers: one specification, as of fit. Default: last:0.66, last:0.33, first:0.66, all, signature:0.5.
+        K_positive, K_negative: shares (0.9:0.99) or ranks (1,2,4,8). Default: 0.5:0.999.
+        merge: merges to try. Default: l2,sum,average.
+        feature: identity, tanh, elu, squared-exponential. Default: identity,tanh.
+        centre: no, yes, or both. Default: no,yes.
+        alpha: strength. Default: 0.05:1.5.
+        parts: both, positive, negative. Default: both, fixed.
+
+    Raises:
+        SettingError: a text that cannot be read; see :meth:`Space.check`.
+    """
+    texts = dict(locals())
+    axes: dict[str, Any] = {name: _parsed(name, text) for name, text in texts.items() if text is not None}
+    return Space(**axes).check()
 
 
 def untuned() -> Settings:
