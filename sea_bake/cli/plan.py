@@ -30,8 +30,7 @@ def plan(
     from sea_bake.edit import Edit
 
     console = call.console
-    found = call(edits=[Edit.load(path) for path in [*call["edits"], *(more or [])]])
-    call.emit(found.to_json())
+    found = call.run(edits=[Edit.load(path) for path in [*call["edits"], *(more or [])]])
     console.print(f"[bold]{escape(found.base)}[/] ({found.family})")
     rank = f" (rank {found.rank})" if found.rank else ""
     rows = [

@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sea_bake.errors import SettingError
 from sea_bake.io import progress
 from sea_bake.pages.text import harmless
 
@@ -20,7 +19,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no chatter.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output.")]
 Dtype = Annotated[str, typer.Option(help="auto (the checkpoint's own), float32, bfloat16 or float16.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, or auto (spread over all). Default: cuda if any.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")]
 
 
@@ -70,27 +68,3 @@ def emit(data: dict[str, Any], *, as_json: bool) -> None:
 def complain(kind: str, message: str) -> None:
     """One clear paragraph on stderr; wrapped by the terminal alone, so that a path in it can be copied."""
     _Console(stderr=True, highlight=False).print(f"[bold red]{kind}[/]: {escape(message)}", soft_wrap=True)
-
-
-def parse_share(text: str | None, name: str) -> float | int | None:
-    """ "0.998" -> a share, "8" -> a rank.
-
-    Raises:
-        SettingError: neither.
-    """
-    if text is None:
-        return None
-    try:
-        return int(text) if text.strip().lstrip("+-").isdigit() else float(text)
-    except ValueError:
-        raise SettingError(f"{name} must be a share such as 0.998 or a rank such as 8, not {text!r}") from None
-
-
-def size(count: int) -> str:
-    """Bytes for people: 1_234_567 -> "1.2 MB"."""
-    value = float(count)
-    for unit in ("B", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.2f} GB"

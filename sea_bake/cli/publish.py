@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sea_bake.cli.options import Call, command, spelt
-from sea_bake.cli.printing import size, table
+from sea_bake.cli.printing import table
+from sea_bake.pages.text import size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,8 +26,7 @@ def publish(call: Call) -> None:
 
       sea-bake publish smollm2-truthful me/smollm2-truthful
     """
-    report = call()
-    call.emit(report.to_json())
+    report = call.run()
     show(report, call.console)
 
 

@@ -29,8 +29,7 @@ def reproduce(call: Call) -> None:
       sea-bake reproduce ./smollm2-truthful --model ./SmolLM2-135M-Instruct -d halueval_qa.jsonl
     """
     found = call["demonstrations"]
-    report = call(demonstrations=found[0] if found and len(found) == 1 else found)
-    call.emit(report.to_json())
+    report = call.run(demonstrations=found[0] if found and len(found) == 1 else found)
     show(report, call.console)
     if not report.reproduced:
         raise typer.Exit(1)

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+from rich.markup import escape
 
 from sea_bake.cli.options import Call, command, spelt
+from sea_bake.cli.printing import table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,8 +53,7 @@ def run(call: Call) -> None:
     """
     console, dry_run, until = call.console, call["dry_run"], call["until"]
     with _display(console) as watch:
-        report = call(watch=None if dry_run else watch)
-    call.emit(report.to_json())
+        report = call.run(watch=None if dry_run else watch)
     if dry_run:
         console.print(_table(report.steps))
         return
@@ -105,12 +106,8 @@ class _Lines:
 
 
 def _table(steps: Sequence[Progress]) -> Table:
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=None, show_header=False, pad_edge=False)
+    rows = []
     for step in steps:
-        took = f"{step.seconds:.1f} s" if step.seconds else ""
-        why = "" if step.status == "done" else step.why
-        table.add_row(_MARKS[step.status], escape(step.step), step.status, took, f"[dim]{escape(why)}[/]")
-    return table
+        took, why = f"{step.seconds:.1f} s" if step.seconds else "", "" if step.status == "done" else step.why
+        rows.append([_MARKS[step.status], escape(step.step), step.status, took, f"[dim]{escape(why)}[/]"])
+    return table([""] * 5, rows, left=("",), box=None, show_header=False, pad_edge=False)

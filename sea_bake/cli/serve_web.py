@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from sea_bake.cli.options import Call, command, spelt
-from sea_bake.cli.printing import size
+from sea_bake.pages.text import size
 
 
 @command(
@@ -38,8 +38,7 @@ def serve_web(
     """
     console, export = call.console, call["export"]
     target = call["output"] or export.with_name(f"{export.absolute().name}-web")
-    report = call(output=target)
-    call.emit(report.to_json())
+    report = call.run(output=target)
     shown = "base and edited" if len(report.sides) > 1 else "the edited model alone (give its base with --base)"
     told = ", ".join(f"{name} {size(count)}" for name, count in report.graphs.items())
     console.print(

@@ -56,8 +56,7 @@ def tune(
     """
     console, model, output = call.console, call["model"], call["output"]
     space = call(verb=_SPACE)
-    found = call(demonstrations=call.load(), space=space, say=aside(console))
-    call.emit(found.to_json())
+    found = call.run(demonstrations=call.load(), space=space, say=aside(console))
     show(found, console)
     helpful = f"Next: sea-bake bake {model} {output}/edit.safetensors -o OUT"
     console.print(

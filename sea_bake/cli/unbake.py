@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.markup import escape
 
 from sea_bake.cli.options import Call, command
-from sea_bake.cli.printing import size
+from sea_bake.pages.text import size
 
 
 @command("sea_bake.baking.unbake:unbake")
@@ -21,8 +21,7 @@ def unbake(call: Call) -> None:
       sea-bake unbake smollm2-truthful --base HuggingFaceTB/SmolLM2-135M-Instruct -o smollm2
     """
     console, output = call.console, call["output"]
-    report = call()
-    call.emit(report.to_json())
+    report = call.run()
     console.print(
         f"[bold]{escape(str(output))}[/]: the base '{escape(report.base)}' of the {report.how}; "
         f"{escape(report.proof)}; {size(report.bytes_linked)} linked, {size(report.bytes_written)} written"

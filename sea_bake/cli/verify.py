@@ -8,7 +8,8 @@ import typer
 from rich.markup import escape
 
 from sea_bake.cli.options import Call, command, spelt
-from sea_bake.cli.printing import size, table
+from sea_bake.cli.printing import table
+from sea_bake.pages.text import size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,8 +28,7 @@ def verify(call: Call) -> None:
     left-padded batch. Its fp16, int8 and int4 graphs are other models, never "verified": what the edit changes in
     them has to correlate with what it changes in float32.
     """
-    report = call()
-    call.emit(report.to_json())
+    report = call.run()
     show(report, call.console)
     if not report.passed:
         raise typer.Exit(1)

@@ -13,3 +13,13 @@ _OBEYED = re.compile(
 def harmless(text: str) -> str:
     """A text for a page, a card or a terminal. Escapes are spelt as JSON spells them, so that JSON stays JSON."""
     return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def size(count: int) -> str:
+    """Bytes for people: 1_234_567 -> "1.2 MB"."""
+    value = float(count)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.2f} GB"
