@@ -47,7 +47,7 @@ def import_dense(
         dense.append(tensor)
     source = ModelSource.parse(model, revision)
     living = load_model(source, dtype=dtype, device="cpu")
-    edit = Edit.from_dense(*dense, living, source=source, layers=layers, site=site, merge=merge)
+    edit = Edit.from_dense(dense[0], dense[1], living, source=source, layers=layers, site=site, merge=merge)
     edit.save(output, overwrite=overwrite)
     emit({"output": str(output), **edit.describe()}, as_json=as_json)
     console.print(sentence(edit), markup=False)
