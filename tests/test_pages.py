@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
 
 import pytest
+from markdown_it import MarkdownIt
 
-from sea_bake.pages.html import text
+import sea_bake
+from sea_bake.pages import templates
 from sea_bake.pages.markdown import plain
-from sea_bake.pages.text import harmless
+from sea_bake.pages.templates import Markdown
+from sea_bake.pages.text import harmless, p_value, size
 
+HOUSE = Path(sea_bake.__file__).parent
+FOLDER = HOUSE / "pages" / "templates"
 CODES = (0, 7, 0x0D, 0x1B, 0x7F, 0x9B, 0x61C, 0x200E, 0x200F, 0x202A, 0x202E, 0x2066, 0x2069, 0xD800, 0xDFFF)
 MARKS = [*map(chr, CODES)]
 
@@ -17,11 +27,110 @@ MARKS = [*map(chr, CODES)]
 @pytest.mark.parametrize("mark", MARKS, ids=lambda mark: f"{ord(mark):04x}")
 def test_what_is_obeyed_is_shown(mark: str) -> None:
     said = f"a{mark}b"
-    for shown in (harmless(said), text(said), plain(said)):
+    for shown in (harmless(said), plain(said), templates.html("web.html.j2", **web(said))):
         assert mark not in shown
         shown.encode()
     assert harmless(said) == f"a\\u{ord(mark):04x}b"
     assert json.loads(harmless(json.dumps({"x": said}, ensure_ascii=False))) == {"x": said}
+
+
+EVIL = (
+    "</p></title></style><script>alert(1)</script><img src=x onerror=alert(1)>\n\n# H\n- [x](javascript:alert(1)) "
+    "![y](http://evil/x.png) <http://evil> http://evil www.evil | cell `code` \x1b[31m \u202e \ud800"
+)
+
+
+def web(text: str) -> dict[str, Any]:
+    return {"title": text, "sides": ["base"], "facts": [(text, text)], "size": text, "examples": [text, text]}
+
+
+def evaluation(text: str) -> dict[str, Any]:
+    kind = {"heading": text, "rows": [[text, text]], "judged": 1, "better": 0, "worse": 0, "same": 1}
+    samples = [{"prompt": text, "base": text, "edited": text}]
+    shown = {"title": text, "kinds": [kind], "head": [text, text], "breakdown": [[text, text]], "notes": [text]}
+    return {**shown, "pictures": [], "samples": samples, "answers": [[text] * 3]}
+
+
+def tune(text: str) -> dict[str, Any]:
+    tables = {"front": ([text, text], [[text, text]]), "held_back": ([text, text], [[text, text]])}
+    words = {"objective": text, "base": text, "verdict": text, "sentences": [text], "chosen": {text: text}}
+    return {**tables, **words, "figure": "pareto.png"}
+
+
+# Template -> what it is filled with; card and report are filled by what makes them (see test_publish and test_report).
+FILLED = {
+    "web.html.j2": web,
+    "web.md.j2": web,
+    "evaluation.html.j2": evaluation,
+    "evaluation.md.j2": evaluation,
+    "tune.md.j2": tune,
+}
+BY_THEIR_MAKERS = {"card.md.j2", "report.html.j2"}
+PARTS = {"base.html.j2", "macros.html.j2", "macros.md.j2"}
+
+
+class Elements(HTMLParser):
+    """Every element of a page with the names of its attributes; and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: Counter[tuple[str, ...]] = Counter()
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.found[(tag, *(name for name, _ in attributes))] += 1
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def structure(name: str, page: str) -> Counter[Any]:
+    """What a reader makes of a page besides text: elements; of Markdown its blocks, links, pictures and HTML."""
+    if name.endswith(".html.j2"):
+        return Elements(page).found
+    tokens = MarkdownIt("commonmark").enable("table").parse(page)
+    inner = [child for token in tokens for child in token.children or ()]
+    return Counter(t.type for t in [*tokens, *inner] if t.type not in ("text", "text_special", "softbreak"))
+
+
+@pytest.mark.parametrize("name", FILLED)
+def test_nothing_that_is_put_into_a_template_is_more_than_text(name: str) -> None:
+    make = templates.html if name.endswith(".html.j2") else templates.markdown
+    page = make(name, **FILLED[name](EVIL))
+    assert structure(name, page) == structure(name, make(name, **FILLED[name]("quite plain")))
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", page)
+    if name.endswith(".md.j2"):
+        assert "http://evil" not in page  # which some renderers make a link of by itself
+        assert "www.evil" not in page
+
+
+def test_the_check_sees_what_was_not_escaped() -> None:
+    """The control."""
+    bad = Markdown("[x](http://evil) <b>bold</b>")
+    assert structure("web.md.j2", templates.markdown("web.md.j2", **web(bad))) != structure(
+        "web.md.j2", templates.markdown("web.md.j2", **web("plain"))
+    )
+    assert Elements("<p>a</p>").found != Elements("<p>a<script></script></p>").found
+
+
+def test_every_template_is_used_and_tested() -> None:
+    names = {path.name for path in FOLDER.iterdir()}
+    assert names == {*FILLED, *BY_THEIR_MAKERS, *PARTS}
+    sources = "".join(path.read_text("utf-8") for path in HOUSE.rglob("*.py"))
+    sources += "".join(path.read_text("utf-8") for path in FOLDER.iterdir())
+    assert [name for name in sorted(names) if f'"{name}"' not in sources] == []
+
+
+def test_html_is_written_in_templates_alone() -> None:
+    tag = re.compile(r"""["'`]\s*</?(p|h[1-6]|table|tr|td|th|div|section|details|img|html|body|li|ul|span|dt|dd)[ >]""")
+    found = [str(p.relative_to(HOUSE)) for p in HOUSE.rglob("*.py") if tag.search(p.read_text("utf-8"))]
+    assert found == []
+
+
+def test_numbers_in_words() -> None:
+    assert [p_value(p) for p in (0.0004, 0.0125, 1.0)] == ["<0.001", "0.013", "1.000"]
+    assert [size(n) for n in (999, 1_234_567, 2_500_000_000)] == ["999 B", "1.2 MB", "2.50 GB"]
 
 
 def test_other_texts_stay_as_they_are() -> None:

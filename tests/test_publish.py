@@ -833,7 +833,8 @@ def test_a_branch_is_made_and_filled(desk: Desk, hub: Hub, artefact: Callable[[s
 
 def test_what_others_wrote_cannot_break_the_card(changed: Path) -> None:
     evil = "x\\<img src=http://e/p.png>`|[a](b)"
-    assert plain(evil).replace("\\\\", "").count("\\") == sum(evil.count(c) for c in "<>`|[]")
+    assert plain(evil).replace("\\\\", "").count("\\") == sum(evil.count(c) for c in "`|[]") + evil.count("://")
+    assert not set("<>") & set(plain(evil))
     report = json.loads((changed / "sea_verification.json").read_text("utf-8"))
     told = {"passed": False, "failures": ["x\n\n# VERIFIED BY NASA\n\n<img src=x>"]}
     tiny.patch_json(changed / "sea_verification.json", **told)

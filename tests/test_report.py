@@ -20,7 +20,7 @@ from sea_bake.artefact.names import EVALUATION, PAGE, PAGE_NUMBERS
 from sea_bake.artefact.seal import broken
 from sea_bake.demonstrations import load
 from sea_bake.errors import EvaluationError, OutputError, PublishError, SettingError
-from sea_bake.pages.html import document
+from sea_bake.pages import templates
 from sea_bake.publishing import publish
 from sea_bake.publishing.renaming import renamed
 from sea_bake.reporting.projection import project, separation
@@ -166,7 +166,11 @@ def test_the_browser_sees_what_it_should(tmp_path: Path) -> None:
     found = "\n".join(faults(look(free), free.as_uri()))
     for fault in ("http://example.org", "no picture: far", "no picture: bad", "dialog: 1", "nowhere", "wider"):
         assert fault in found, fault
-    bound.write_text(document("x", body))  # our pages' policy: neither the script nor the request comes about
+    page = templates.html("base.html.j2", title="x")
+    assert "<body>\n" in page
+    bound.write_text(
+        page.replace("<body>\n", f"<body>\n{body}")
+    )  # our pages' policy: neither the script nor the request comes about
     seen = look(bound)
     assert (seen["requests"], seen["blocked"]) == ([bound.as_uri()], ["http://example.org/x.png"])
     assert not any("dialog" in problem for problem in seen["problems"])

@@ -26,6 +26,7 @@ from sea_bake.exporting.web import libraries, serve_web
 from sea_bake.exporting.web.local import hosted
 from sea_bake.exporting.web.pages import asset
 from sea_bake.model.loading import load_model, load_tokenizer
+from sea_bake.pages import templates
 
 
 def plain() -> Path:
@@ -88,7 +89,7 @@ def test_one_download_serves_both_sides(tmp_path: Path) -> None:
 
 def test_the_page_is_plain_and_closed() -> None:
     """No code in the HTML, a policy that allows none, a label for each field."""
-    page = Page(asset("index.html"))
+    page = Page(templates.html("web.html.j2", title="t", sides=["base", "edited"], facts=[], size="", examples=["x"]))
     scripts = [attributes for tag, attributes in page.tags if tag == "script"]
     assert scripts == [{"type": "module", "src": "page.js"}]
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on") or name == "style"]

@@ -8,6 +8,7 @@ from typing import Any
 from sea_bake.artefact.evaluation import Evaluation, Row
 from sea_bake.evaluation.measures import margin_of
 from sea_bake.pages.pictures import Picture, drawing, need_matplotlib
+from sea_bake.pages.text import harmless
 
 _GAIN, _COST = "#3b6fb6", "0.45"
 _LONGEST = 60  # characters of a label, so that what it labels has room
@@ -83,7 +84,7 @@ def _dots(rows: list[Row], labels: list[str], colours: list[str]) -> Any:
         axes.plot([100 * difference.low, 100 * difference.high], [place, place], color=colour, linewidth=2)
         axes.plot(100 * difference.value, place, "o", color=colour, markersize=5)
     axes.axvline(0, color="0.7", linewidth=1, zorder=0)
-    names = [shorten(label, _LONGEST, placeholder=" ...") for label in labels]
+    names = [shorten(harmless(label), _LONGEST, placeholder=" ...") for label in labels]
     axes.set(yticks=range(len(rows)), yticklabels=names, xlabel="edited - base (percentage points)")
     axes.invert_yaxis()
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
+from typing import Any
 
 from sea_bake.artefact.evaluation import Estimate, Evaluation, P, Row
 from sea_bake.evaluation import figures
 from sea_bake.evaluation.keeping import PAPERS
 from sea_bake.evaluation.statistics import FEW, RESAMPLES
 from sea_bake.io.staging import staged_file
-from sea_bake.pages import html as markup
-from sea_bake.pages.markdown import plain
+from sea_bake.pages import templates
+from sea_bake.pages.text import p_value
 
 HEADINGS = {"gain": "Gain", "damage": "Cost"}
 _DIGITS = {"%": 1, "nats": 3, "": 2}
@@ -45,7 +45,7 @@ def cells(row: Row) -> list[str]:
     first = row.title + (part if row.measure.detail else "")
     if found.edited is None or found.difference is None:
         return [first, name, str(found.n), number(found.base, unit)]
-    p = "<0.001" if (found.p or 0) < 0.001 else f"{found.p:.3f}"
+    p = p_value(found.p or 0.0)
     return [
         first,
         name,
@@ -98,78 +98,40 @@ def notes(evaluation: Evaluation) -> list[str]:
     return found
 
 
-def markdown(evaluation: Evaluation) -> str:
-    """The report as Markdown."""
-    parts = [f"# Evaluation: {title(evaluation)}", "", *notes(evaluation)]
-    for kind, rows in grouped(evaluation.headlines):
-        parts += ["", f"## {HEADINGS[kind]}", "", *_table(evaluation, rows)]
-    breakdown = [row for row in evaluation.rows if row.measure.detail]
-    if breakdown:
-        parts += ["", "## By category and condition", "", *_table(evaluation, breakdown)]
-    if evaluation.samples:
-        parts += ["", "## Greedy answers", ""]
-        for sample in evaluation.samples:
-            parts += [f"**{_line(sample['prompt'])}**", ""]
-            parts += [f"- {door}: {_line(sample[door])}" for door in ("base", "edited") if door in sample] + [""]
-    return "\n".join(parts).rstrip() + "\n"
-
-
-def _table(evaluation: Evaluation, rows: Sequence[Row]) -> list[str]:
-    head = header(evaluation)
-    lines = [head, ["---"] * 2 + ["---:"] * (len(head) - 2), *map(cells, rows)]
-    return ["| " + " | ".join(_line(cell) for cell in line) + " |" for line in lines]
-
-
-def _line(text: str) -> str:
-    """Text on one line that no Markdown renderer takes for HTML, a link or a picture."""
-    return plain(escape(text, quote=False))
-
-
 def grouped(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     """Gain, then damage; only what there is."""
     kinds = {kind: [row for row in rows if row.kind == kind] for kind in HEADINGS}
     return [(kind, found) for kind, found in kinds.items() if found]
 
 
+def shown(evaluation: Evaluation) -> dict[str, Any]:
+    """What the pages show: tables of gain and cost, how many measures moved for sure, and what stands below them."""
+    kinds = []
+    for kind, rows in grouped(evaluation.headlines):
+        judged = [verdict(row) for row in rows if row.measure.judged]
+        counts = {name: judged.count(word) for name, word in (("better", "better"), ("worse", "worse"), ("same", ""))}
+        kinds.append({"heading": HEADINGS[kind], "rows": list(map(cells, rows)), "judged": len(judged), **counts})
+    return {
+        "title": title(evaluation),
+        "kinds": kinds,
+        "head": header(evaluation),
+        "breakdown": [cells(row) for row in evaluation.rows if row.measure.detail],
+        "notes": notes(evaluation),
+    }
+
+
+def markdown(evaluation: Evaluation) -> str:
+    """The report as Markdown."""
+    about = {**shown(evaluation), "title": f"Evaluation: {title(evaluation)}"}
+    return templates.markdown("evaluation.md.j2", **about, samples=evaluation.samples)
+
+
 def page(evaluation: Evaluation) -> str:
     """The report as HTML: styles and figures inside, nothing fetched."""
-    name = f"Evaluation: {title(evaluation)}"
-    parts = [f"<h1>{markup.text(name)}</h1>", remarks(evaluation), *tables(evaluation, "h2")]
-    parts += [markup.image(picture) for picture in figures.draw(evaluation)]
-    parts.append(breakdown(evaluation))
-    if evaluation.samples:
-        parts += ["<h2>Greedy answers</h2>", answers(evaluation.samples)]
-    return markup.document(name, "".join(parts))
-
-
-def remarks(evaluation: Evaluation) -> str:
-    """``notes`` as HTML."""
-    return "".join(f'<p class="note">{markup.text(note)}</p>' for note in notes(evaluation))
-
-
-def tables(evaluation: Evaluation, level: str) -> list[str]:
-    """The headlines as HTML, gain and then cost, each under a heading such as "h2"."""
-    head = header(evaluation)
-    return [
-        f"<{level}>{HEADINGS[kind]}</{level}>{markup.table(head, list(map(cells, rows)))}"
-        for kind, rows in grouped(evaluation.headlines)
-    ]
-
-
-def breakdown(evaluation: Evaluation) -> str:
-    """What stands below the headlines, folded away, as HTML."""
-    rows = [cells(row) for row in evaluation.rows if row.measure.detail]
-    if not rows:
-        return ""
-    table = markup.table(header(evaluation), rows)
-    return f"<details><summary>By category and condition</summary>{table}</details>"
-
-
-def answers(samples: Sequence[dict[str, str]]) -> str:
-    """Answers side by side, as an HTML table."""
-    doors = [door for door in ("base", "edited") if door in samples[0]]
-    rows = [[sample[key] for key in ("prompt", *doors)] for sample in samples]
-    return markup.table(["prompt", *doors], rows, classes="text")
+    about = {**shown(evaluation), "title": f"Evaluation: {title(evaluation)}"}
+    answers = [list(sample.values()) for sample in evaluation.samples]
+    pictures = figures.draw(evaluation)
+    return templates.html("evaluation.html.j2", **about, pictures=pictures, samples=evaluation.samples, answers=answers)
 
 
 def write(evaluation: Evaluation, folder: Path) -> None:

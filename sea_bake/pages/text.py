@@ -23,3 +23,8 @@ def size(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.2f} GB"
+
+
+def p_value(p: float) -> str:
+    """0.0004 -> "<0.001"."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"

@@ -42,37 +42,13 @@ def page(
         settings=(head, [["base", *(edit.base.name for edit in subject.edits)], *rows]),
         compared=(COMPARED, compared(verification)) if verification else None,
         evaluation=evaluation,
-        measured=_measured(evaluation) if evaluation else None,
+        measured=rendering.shown(evaluation) if evaluation else None,
         effects=effects,
         edits=[_edit(*one) for one in zip(stems, findings, pictures, strict=True)],
         still=_STILL,
         answers=[[sample[key] for key in ("prompt", "base", "edited")] for sample in samples],
         provenance=[[name, str(value)] for name, value in subject.provenance()],
     )
-
-
-def _measured(evaluation: Evaluation) -> dict[str, Any]:
-    """Tables of gain and cost, and how many measures moved for sure."""
-    kinds = []
-    for kind, rows in rendering.grouped(evaluation.headlines):
-        judged = [rendering.verdict(row) for row in rows if row.measure.judged]
-        kinds.append(
-            {
-                "heading": rendering.HEADINGS[kind],
-                "rows": list(map(rendering.cells, rows)),
-                "judged": len(judged),
-                "better": judged.count("better"),
-                "worse": judged.count("worse"),
-                "same": judged.count(""),
-            }
-        )
-    return {
-        "title": rendering.title(evaluation),
-        "kinds": kinds,
-        "head": rendering.header(evaluation),
-        "breakdown": [rendering.cells(row) for row in evaluation.rows if row.measure.detail],
-        "notes": rendering.notes(evaluation),
-    }
 
 
 def _edit(stem: str, found: Findings, pictures: Sequence[Picture]) -> dict[str, Any]:

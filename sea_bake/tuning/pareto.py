@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from sea_bake.evaluation.damage import NEUTRAL
 from sea_bake.evaluation.rendering import number
 from sea_bake.io.files import write_json
 from sea_bake.io.staging import staged_file
+from sea_bake.pages import templates
+from sea_bake.pages.text import harmless, p_value
 from sea_bake.tuning.folder import FIGURES, RESULT, SUMMARY
 from sea_bake.tuning.results import CHOSEN_BASE, DEFAULT, RULE, Trial, Tuning
 from sea_bake.tuning.space import shown, told
@@ -72,8 +74,13 @@ def _compared(row: Row) -> list[str]:
     assert found.difference is not None
     assert found.p is not None
     title = ", ".join(filter(None, (row.measure.name, row.measure.part))) + _unit(row)
-    p = "<0.001" if found.p < 0.001 else f"{found.p:.3f}"
-    return [title, number(found.base, unit), number(found.edited, unit), number(found.difference, unit, sign=True), p]
+    return [
+        title,
+        number(found.base, unit),
+        number(found.edited, unit),
+        number(found.difference, unit, sign=True),
+        p_value(found.p),
+    ]
 
 
 COMPARED = ["measure", "before", "after", "difference", "p"]
@@ -121,28 +128,18 @@ def _rows(part: dict[str, Any]) -> str:
 
 def markdown(tuning: Tuning) -> str:
     """The report as Markdown."""
-    lines = [f"# Tuning: {tuning.told['objective']} on {tuning.told['base']}", "", f"**{_sentence(tuning.verdict)}**"]
-    for sentence in summary(tuning):
-        lines += ["", sentence]
-    lines += ["", "## Pareto front, and the untuned default (data for selection)", ""]
-    lines += _table(header(tuning), [cells for _, cells in table(tuning)])
-    lines += ["", f"![gain against KL]({FIGURES[0]})", "", "## Held-back data", ""]
-    lines += _table(
-        ["", "n", *COMPARED],
-        [[name, str(n), *cells] for name, n, measures in held_back(tuning) for cells in measures],
+    measures = [[name, str(n), *cells] for name, n, some in held_back(tuning) for cells in some]
+    return templates.markdown(
+        "tune.md.j2",
+        objective=tuning.told["objective"],
+        base=tuning.told["base"],
+        verdict=f"{tuning.verdict[:1].upper()}{tuning.verdict[1:]}.",
+        sentences=summary(tuning),
+        front=(header(tuning), [cells for _, cells in table(tuning)]),
+        figure=FIGURES[0],
+        held_back=(["", "n", *COMPARED], measures),
+        chosen=shown(tuning.trial(tuning.chosen).settings),
     )
-    chosen = shown(tuning.trial(tuning.chosen).settings)
-    lines += ["", "## The chosen edit", "", *(f"- {name}: {value}" for name, value in chosen.items())]
-    return "\n".join(lines) + "\n"
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [head, ["---:"] * len(head), *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
 def write(tuning: Tuning, folder: Path) -> None:
@@ -206,7 +203,8 @@ def draw(tuning: Tuning) -> Any:
     axes.set(
         xscale="log", xlabel="KL from the base (nats per token of neutral text)", ylabel=f"gain: {own.name}{points}"
     )
-    axes.set_title(f"{tuning.told['objective']} on {tuning.told['base']}, data for selection", fontsize=9)
+    title = harmless(f"{tuning.told['objective']} on {tuning.told['base']}, data for selection")
+    axes.set_title(title, fontsize=9, parse_math=False)
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     axes.spines[["top", "right"]].set_visible(False)
     return figure

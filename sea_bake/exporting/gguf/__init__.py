@@ -102,9 +102,7 @@ def _check_settings(edited_type: str, outtype: str, *, base: Any, lora: bool, co
 
 def _check_route(edited_type: str, outtype: str, converter: Any, *, base: Any, adapter: bool) -> None:
     if adapter and (converter is not None or outtype != "auto"):
-        raise SettingError(
-            "an adapter is written here, not by llama.cpp's converter: drop --converter and --outtype"
-        )
+        raise SettingError("an adapter is written here, not by llama.cpp's converter: drop --converter and --outtype")
     if edited_type != "keep" and base is None and not adapter:
         raise SettingError("--edited-type is for tensors rewritten in the base's GGUF: give --base, or see --outtype")
     if outtype != "auto" and base is not None:
