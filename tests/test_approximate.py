@@ -383,7 +383,7 @@ def test_the_verdict_is_approximate_and_the_promise_is_held_to(
         data["details"]["approximation"]["end_to_end"]["kl_of_all_tokens"] = kl
         record.write_text(json.dumps(data))
         with pytest.raises(
-            CheckpointError, match="bake.json is damaged: it (lacks or garbles|promises)|kl_of_all_tokens"
+            CheckpointError, match=r"bake.json is damaged: it (lacks or garbles|promises)|kl_of_all_tokens"
         ):
             verify(artefact, base=base, write=False)
     data["details"]["approximation"]["end_to_end"]["kl_of_all_tokens"] = 1e-3 * stored["equality"]["mean_kl"]

@@ -1,8 +1,9 @@
 """One equality through every door: hooks on the living base = inserted, saved and reloaded; and neither is the base.
 
 For every family, encoder-decoders and multimodal wrappers too, on tiny random models, and for SmolLM2; with plain
-batches, the KV cache, left padding and greedy generation, in float32 and bfloat16: every site x merge x feature
-function in ``families.DEEP``, ``FEW`` of them in the others. The hooks in turn are held against the dense float64
+batches, the KV cache, left padding and greedy generation, in float32 and bfloat16. Every site x merge x feature
+function meets Llama and one of the other three in ``families.DEEP``; each of these, and SmolLM2, meets every pair of
+two of them (``pairs``); the other families meet ``FEW``. The hooks in turn are held against the dense float64
 ``oracle``. Every proof has a control: a damaged artefact that the same comparison must reject.
 """
 
@@ -53,7 +54,20 @@ def across(few: Any, every: Any, *, deep: tuple[str, ...] = families.DEEP) -> li
 
 
 every_family = pytest.mark.parametrize("family", families.ALL)
-every_setting = pytest.mark.parametrize(("family", "setting"), across(FEW, EVERY))
+
+
+def pairs(shift: int) -> list[Setting]:
+    """12 settings that hold every pair of site, merge and feature function; three shifts share out ``EVERY``."""
+    three, four = range(len(oracle.MERGES)), range(len(oracle.FEATURES))
+    return [(SITES[(m + f + shift) % 3], oracle.MERGES[m], oracle.FEATURES[f]) for m in three for f in four]
+
+
+FIRST, *OTHERS = families.DEEP
+SETTINGS = dict.fromkeys(families.ALL, FEW) | {FIRST: EVERY} | {f: pairs(shift) for shift, f in enumerate(OTHERS)}
+every_setting = pytest.mark.parametrize(
+    ("family", "setting"),
+    [pytest.param(f, s, id="-".join([f, *s])) for f, settings in SETTINGS.items() for s in settings],
+)
 every_site = pytest.mark.parametrize(("family", "site"), across(["mlp"], SITES))
 
 
@@ -197,6 +211,14 @@ def in_float64(model: Any) -> Any:
 
 def test_every_known_family_has_a_tiny_model():
     assert set(families.CONFIGS) == set(FAMILIES)
+
+
+def test_the_settings_are_shared_out_and_hold_every_pair():
+    shares = [pairs(shift) for shift in range(len(OTHERS))]
+    assert sorted(itertools.chain(*shares)) == sorted(EVERY)
+    for share in shares:
+        for i, j in itertools.combinations(range(3), 2):
+            assert {(s[i], s[j]) for s in share} == {(s[i], s[j]) for s in EVERY}
 
 
 # ---------------------------------------------------------------------------------------------- the equality
@@ -528,9 +550,9 @@ def real(smollm2: Path) -> Real:
 
 
 @pytest.mark.smollm2
-@pytest.mark.parametrize("setting", EVERY, ids="-".join)
+@pytest.mark.parametrize("setting", pairs(0), ids="-".join)
 def test_live_is_inserted_and_reloaded_on_smollm2(real: Real, tmp_path: Path, setting: Setting):
-    """20 of 30 layers edited."""
+    """20 of 30 layers edited; every pair of site, merge and feature function."""
     edit = real.edit(*setting)
     bake(real.folder, edit, tmp_path / "art", how="insert")
     for dtype in (torch.float32, torch.bfloat16):

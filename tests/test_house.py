@@ -177,6 +177,7 @@ def test_the_process_that_proves_exports_does_not_know_torch() -> None:
     assert outside(text, lazy=True) == {"onnxruntime", "numpy", "safetensors"}
 
 
+@pytest.mark.slow
 def test_importing_is_instant() -> None:
     """``import sea_bake``, and its public names listed, without torch; a name is resolved when it is used."""
     script = (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ import exports
 import numpy as np
 import onnx
 import pytest
-import tiny
+import real
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch.nn import functional as F
@@ -272,18 +274,11 @@ def decoder(graph: Path) -> Decoder:
 
 
 @pytest.fixture(scope="module")
-def real(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Real:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Real:
     """One trace: the base at each precision is the same graph with its edit led past; no weight of it is another."""
-    from sea_bake import bake, fit
-    from sea_bake.exporting.onnx import export_onnx
-
-    folder = tmp_path_factory.mktemp("quantised")
-    # Neutral texts that the model writes itself: with prompts alone in their place the edit is so faint (mean KL 9e-5
-    # from the base) that rounding to 8 bits, at 8e-3, hides it too.
-    edit = fit(smollm2, builtin()[:80], **tiny.PAPER)
-    assert len(edit.layers) == 20
-    artefact = bake(smollm2, edit, folder / "baked", how="insert").output
-    export = export_onnx(artefact, folder / "onnx", quantize=("int8", "int4")).output
+    export = Path(
+        shutil.copytree(real.l2() / "onnx", tmp_path_factory.mktemp("quantised") / "onnx", copy_function=os.link)
+    )
     tokenizer = load_tokenizer(export)
     # None of which the edit was fitted on.
     texts = [list(encode(tokenizer, d.prompt, d.positive).ids) for d in builtin()[100:105]]
@@ -304,44 +299,44 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.mark.smollm2
-def test_8_bits_stay_with_the_edit(real: Real) -> None:
+def test_8_bits_stay_with_the_edit(world: Real) -> None:
     edited, base = ("fp32", True), ("fp32", False)
-    price, distance = real.kl(edited, ("int8", True)), real.kl(base, ("int8", True))
-    print(f"\nint8: {real.said['int8']['bytes'] / 1e6:.0f} MB, KL from fp32 {price:.4f}, from the base {distance:.4f}")
+    price, distance = world.kl(edited, ("int8", True)), world.kl(base, ("int8", True))
+    print(f"\nint8: {world.said['int8']['bytes'] / 1e6:.0f} MB, KL from fp32 {price:.4f}, from the base {distance:.4f}")
     assert price < distance
-    assert correlation(real.effect("int8"), real.effect("fp32")) > 0.95  # half of the bits cost more than this
-    assert real.kl(edited, ("int8", False)) > real.kl(base, ("int8", False))  # the control: the base is with the base
+    assert correlation(world.effect("int8"), world.effect("fp32")) > 0.95  # half of the bits cost more than this
+    assert world.kl(edited, ("int8", False)) > world.kl(base, ("int8", False))  # the control: the base is with the base
 
 
 @pytest.mark.smollm2
-def test_at_4_bits_the_effect_survives(real: Real) -> None:
+def test_at_4_bits_the_effect_survives(world: Real) -> None:
     """The bound is the promise: rounding moves a 135M model further than many edits do, and yet it is seen."""
-    found = correlation(real.effect("int4"), real.effect("fp32"))
-    price = real.kl(("fp32", True), ("int4", True))
-    print(f"\nint4: {real.said['int4']['bytes'] / 1e6:.0f} MB, KL from fp32 {price:.4f}, effect {found:.3f}")
+    found = correlation(world.effect("int4"), world.effect("fp32"))
+    price = world.kl(("fp32", True), ("int4", True))
+    print(f"\nint4: {world.said['int4']['bytes'] / 1e6:.0f} MB, KL from fp32 {price:.4f}, effect {found:.3f}")
     assert found > 0.8
     # The controls, with the rounded base in the place of the rounded edited model: all that it changes is rounding.
     for other in ("fp32", "int8"):
-        rounding = real.logits["int4", False] - real.logits[other, False]
-        assert abs(correlation(rounding, real.effect("fp32"))) < 0.5
+        rounding = world.logits["int4", False] - world.logits[other, False]
+        assert abs(correlation(rounding, world.effect("fp32"))) < 0.5
 
 
 @pytest.mark.smollm2
-def test_size_and_distance_are_in_the_record(real: Real) -> None:
+def test_size_and_distance_are_in_the_record(world: Real) -> None:
     for kind, name in FILES.items():
-        said = real.said[kind]
-        assert said["bytes"] == sum((real.folder / "onnx" / f).stat().st_size for f in (name, f"{name}_data"))
+        said = world.said[kind]
+        assert said["bytes"] == sum((world.folder / "onnx" / f).stat().st_size for f in (name, f"{name}_data"))
         assert said["kept"] == 40  # 20 layers, two products each
         # Other texts, as few: within a factor of two.
-        assert 0.5 < said["distance"]["mean_kl"] / real.kl(("fp32", True), (kind, True)) < 2
-    sizes = [real.said[kind]["bytes"] / real.said[kind]["bytes_before"] for kind in FILES]
+        assert 0.5 < said["distance"]["mean_kl"] / world.kl(("fp32", True), (kind, True)) < 2
+    sizes = [world.said[kind]["bytes"] / world.said[kind]["bytes_before"] for kind in FILES]
     assert sizes[1] < sizes[0] < 0.55  # the embedding alone, which stays float, is 0.21
 
 
 @pytest.mark.smollm2
 @KINDS
-def test_a_real_variant_generates_with_its_cache(kind: str, real: Real) -> None:
-    graph, tokenizer = real.folder / "onnx" / FILES[kind], load_tokenizer(real.folder)
+def test_a_real_variant_generates_with_its_cache(kind: str, world: Real) -> None:
+    graph, tokenizer = world.folder / "onnx" / FILES[kind], load_tokenizer(world.folder)
     run, bare = decoder(graph), decoder(graph.with_name(f"bare-{graph.name}"))
     unlike = 0
     for prompt in ("Why is the sky blue?", "Do goldfish forget everything after a few seconds?", "Is glass a liquid?"):
@@ -353,6 +348,6 @@ def test_a_real_variant_generates_with_its_cache(kind: str, real: Real) -> None:
     assert unlike > 0
     # Step by step as in one pass, but for activations that fall on the other side of a rounding: that is far less than
     # what rounding costs at all.
-    text = real.texts[0]
+    text = world.texts[0]
     apart = divergence(forced(run, text, 8), cached(run, text, 8)).mean()
-    assert apart < 0.5 * real.kl(("fp32", True), (kind, True))
+    assert apart < 0.5 * world.kl(("fp32", True), (kind, True))

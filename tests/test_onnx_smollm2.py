@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import real
 import tiny
 import torch
 from conftest import load
@@ -42,42 +43,46 @@ PROMPTS = (
 
 @dataclass(frozen=True)
 class Real:
-    """The living base and its tokenizer; edits, and the folders that they were exported to; the base's own export."""
+    """The living base and its tokenizer; edits, the folders that they were exported to, and their nodes there."""
 
     model: Any
     tokenizer: Any
     edits: dict[str, Edit]
     exports: dict[str, Path]
     nodes: dict[str, list[str]]
+    bare: Path
+
+    def base(self) -> Decoder:
+        """The base in ONNX Runtime: the l2 graph, with its edit led past."""
+        return decoder(self.exports["l2"], self.bare)
 
     def prompts(self) -> list[list[int]]:
         return [list(encode(self.tokenizer, prompt).ids) for prompt in PROMPTS]
 
     def texts(self) -> list[list[int]]:
         """Prompts with their answers, none of which the edits were fitted on."""
-        return [list(encode(self.tokenizer, d.prompt, d.positive).ids) for d in builtin()[40:44]]
+        return [list(encode(self.tokenizer, d.prompt, d.positive).ids) for d in builtin()[84:88]]
 
 
 @pytest.fixture(scope="module")
-def real(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Real:
+def world(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Real:
     folder = tmp_path_factory.mktemp("onnx")
     model, tokenizer = load(smollm2, torch.float32), load_tokenizer(smollm2)
     model.generation_config.eos_token_id = None  # an early end would hide what comes behind it
     seen = collect(model, tokenizer, builtin()[:24], source=smollm2.name, site="mlp", neutral="prompt")
     # With K = 0.95 so few triples leave one direction, the mean's: an edit that changes next to nothing.
-    edits = {
-        "l2": fit(None, activations=seen, layers="last:20", K=0.998, **tiny.PAPER),
-        "tanh": fit(None, activations=seen, layers="12,16,20", K=0.95, feature="tanh", **tiny.PAPER),
-    }
-    exports, nodes = {}, {}
-    for kind, edit in edits.items():
-        report = export_onnx(bake(smollm2, edit, folder / f"{kind}-baked", how="insert").output, folder / kind)
-        exports[kind], nodes[kind] = report.output, report.sea_nodes
-    exports["base"] = export_onnx(smollm2, folder / "base", unedited=True).output
-    return Real(model, tokenizer, edits, exports, nodes)
+    tanh = fit(None, activations=seen, layers="12,16,20", K=0.95, feature="tanh", **tiny.PAPER)
+    export_onnx(bake(smollm2, tanh, folder / "baked", how="insert").output, folder / "tanh")
+    exports = {"l2": real.l2() / "onnx", "tanh": folder / "tanh"}
+    edits = {"l2": Edit.load(real.edit(exports["l2"])), "tanh": tanh}
+    nodes = {kind: json.loads((f / "sea/export.json").read_text("utf-8"))["sea_nodes"] for kind, f in exports.items()}
+    bare = folder / "bare.onnx"
+    bare.write_bytes(bypass(exports["l2"] / "onnx" / "model.onnx", nodes["l2"]))
+    return Real(model, tokenizer, edits, exports, nodes, bare)
 
 
-def decoder(folder: Path, graph: str = "onnx/model.onnx") -> Decoder:
+def decoder(folder: Path, graph: Path | str = "onnx/model.onnx") -> Decoder:
+    """A graph in a folder, or one of its own with the weights of the folder."""
     return Decoder({"graph": str(folder / graph), "weights": str(folder / "onnx"), "device": "cpu"})
 
 
@@ -101,15 +106,14 @@ def greedy(model: Any, ids: Tensor, mask: Tensor, pad: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_logits_are_those_under_the_hooks(real: Real, kind: str) -> None:
-    edit, folder = real.edits[kind], real.exports[kind]
+def test_logits_are_those_under_the_hooks(world: Real, kind: str, tmp_path: Path) -> None:
+    edit, folder = world.edits[kind], world.exports[kind]
     assert len(edit.layers) == (20 if kind == "l2" else 3)
-    runtime, base_export = decoder(folder), decoder(real.exports["base"])
-    model, past_one = real.model, folder / "onnx" / "past-one.onnx"
-    past_one.write_bytes(bypass(folder / "onnx" / "model.onnx", [n for n in real.nodes[kind] if "layers.16/" in n]))
-    control = decoder(folder, "onnx/past-one.onnx")
-    past_one.unlink()
-    for ids in real.texts():
+    runtime, base_export = decoder(folder), world.base()
+    model, past_one = world.model, tmp_path / "past-one.onnx"
+    past_one.write_bytes(bypass(folder / "onnx" / "model.onnx", [n for n in world.nodes[kind] if "layers.16/" in n]))
+    control = decoder(folder, past_one)
+    for ids in world.texts():
         with torch.inference_mode():
             base = model(torch.tensor([ids])).logits[0]
             with edit.live(model):
@@ -123,19 +127,19 @@ def test_logits_are_those_under_the_hooks(real: Real, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_greedy_text_is_that_under_the_hooks(real: Real, kind: str) -> None:
-    edit, pad = real.edits[kind], pad_id(real.tokenizer)
-    runtime, base_export = decoder(real.exports[kind]), decoder(real.exports["base"])
-    prompts, same_as_base = real.prompts(), []
+def test_greedy_text_is_that_under_the_hooks(world: Real, kind: str) -> None:
+    edit, pad = world.edits[kind], pad_id(world.tokenizer)
+    runtime, base_export = decoder(world.exports[kind]), world.base()
+    prompts, same_as_base = world.prompts(), []
     width = max(map(len, prompts))
     batch = [[pad] * (width - len(ids)) + ids for ids in prompts]
     mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
-    with edit.live(real.model):
-        alone = [greedy(real.model, torch.tensor([ids]), torch.ones(1, len(ids)).long(), pad)[0] for ids in prompts]
-        padded = greedy(real.model, torch.tensor(batch), torch.tensor(mask), pad)
+    with edit.live(world.model):
+        alone = [greedy(world.model, torch.tensor([ids]), torch.ones(1, len(ids)).long(), pad)[0] for ids in prompts]
+        padded = greedy(world.model, torch.tensor(batch), torch.tensor(mask), pad)
     for ids, expected in zip(prompts, alone):
         told = continued(runtime, [ids], np.ones((1, len(ids)), dtype=np.int64), NEW)[0][0]
-        assert real.tokenizer.decode(told) == real.tokenizer.decode(expected)
+        assert world.tokenizer.decode(told) == world.tokenizer.decode(expected)
         assert told.tolist() == expected.tolist()
     together = continued(runtime, batch, mask, NEW)[0]
     assert together.tolist() == padded.tolist()
@@ -144,16 +148,17 @@ def test_greedy_text_is_that_under_the_hooks(real: Real, kind: str) -> None:
     assert sum(same_as_base) <= 1  # the edits change the text of four prompts of five or more
 
 
-def test_the_folder_is_what_its_readers_want(real: Real) -> None:
-    folder = real.exports["l2"]
+def test_the_folder_is_what_its_readers_want(world: Real, smollm2: Path) -> None:
+    folder = world.exports["l2"]
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    base = json.loads((real.exports["base"] / "config.json").read_text("utf-8"))
-    assert config == base
+    assert set(config.pop("transformers.js_config")) == {"use_external_data_format"}
+    assert config == json.loads((smollm2 / "config.json").read_text("utf-8"))
     assert (config["model_type"], config["architectures"]) == ("llama", ["LlamaForCausalLM"])
     record = json.loads((folder / "sea" / "export.json").read_text("utf-8"))
-    assert len(record["sea_nodes"]) == 20 * 8  # 2 products, their sum, 2 norms, a bound, a quotient, a product
+    # 2 products, their sum, 2 norms, a bound, a quotient, a product; and 3 of the strength
+    assert len(record["sea_nodes"]) == 20 * (8 + 3)
     sizes = {name: (folder / name).stat().st_size for name in record["files"]}
     assert sizes == record["files"]
     assert sizes["onnx/model.onnx"] < 1e6  # 5.6 MB with metadata
-    weights = sum(p.numel() for p in real.model.parameters()) * 4
+    weights = sum(p.numel() for p in world.model.parameters()) * 4
     assert weights < sizes["onnx/model.onnx_data"] < 1.002 * weights  # the tied head is there once

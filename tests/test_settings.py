@@ -7,7 +7,7 @@ import inspect
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Optional, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import pytest
 import tiny
@@ -88,7 +88,7 @@ def differences(found: dict[str, Argument], function: Callable[..., Any]) -> lis
     """Where the reading of a function is not what Python says of it."""
     parameters = inspect.signature(function).parameters
     hints = get_type_hints(function)
-    hints = {name: Any if hint == Optional[Any] else hint for name, hint in hints.items()}  # Python 3.10 adds None
+    hints = {name: Any if hint == (Any | None) else hint for name, hint in hints.items()}  # Python 3.10 adds None
     wrong = [] if list(found) == list(parameters) else [f"names: {list(found)}"]
     for name, argument in found.items():
         parameter = parameters.get(name)

