@@ -123,9 +123,12 @@ def test_the_front_page_is_one_screen() -> None:
     assert len([line for line in python.text.split("\n") if line.strip()]) <= 8
 
 
-def test_the_tree_is_what_the_script_prints() -> None:
-    ran = subprocess.run([sys.executable, ROOT / "scripts" / "tree"], capture_output=True, text=True, check=True)
-    drawn = [fence.text for fence in fences("sea_bake/README.md", "text") if fence.text.startswith("sea_bake/\n")]
+@pytest.mark.parametrize("folder", ["sea_bake", "tests"])
+def test_the_tree_is_what_the_script_prints(folder: str) -> None:
+    """Each room, and each file of tests with its promise."""
+    told = [sys.executable, ROOT / "scripts" / "tree", folder]
+    ran = subprocess.run(told, capture_output=True, text=True, check=True)
+    drawn = [f.text for f in fences(f"{folder}/README.md", "text") if f.text.startswith(f"{folder}/\n")]
     assert drawn == [ran.stdout], "run scripts/tree --write"
 
 
