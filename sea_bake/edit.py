@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sea_bake.errors import EditError, SettingError
 from sea_bake.io import store
-from sea_bake.methods import sea as spectral
+from sea_bake.methods import sea
 from sea_bake.methods.sea import Projector
 from sea_bake.model.anatomy import Site
 from sea_bake.model.fingerprint import BaseModel
@@ -232,7 +232,7 @@ class Edit:
             SettingError: L is neither the model's number of layers nor the number of selected ones.
         """
         base = BaseModel.of(model, source)
-        chosen = spectral.select_layers(layers, base.num_layers)
+        chosen = sea.select_layers(layers, base.num_layers)
         if positive.shape != negative.shape or positive.dim() != 3 or positive.shape[-1] != base.hidden_size:
             raise SettingError(
                 f"dense projections must both be [layers, {base.hidden_size}, {base.hidden_size}] for this model, "
@@ -243,7 +243,7 @@ class Edit:
                 f"{len(positive)} dense projections for {base.num_layers} layers ({len(chosen)} selected)"
             )
         rows = {layer: layer if len(positive) == base.num_layers else i for i, layer in enumerate(chosen)}
-        projectors = {layer: spectral.from_dense(positive[row], negative[row]).float() for layer, row in rows.items()}
+        projectors = {layer: sea.from_dense(positive[row], negative[row]).float() for layer, row in rows.items()}
         recipe = {"imported": "dense projections of the authors' released code"}
         return cls(projectors, Site.parse(site), base, merge=merge, recipe=recipe)
 

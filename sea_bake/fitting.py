@@ -1,4 +1,4 @@
-"""Fit a SEA edit: the whole line on one page, demonstrations -> activations -> spectral -> Edit."""
+"""Fit a SEA edit: the whole line on one page, demonstrations -> activations -> projectors -> Edit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sea_bake.demonstrations import Demonstration, builtin
 from sea_bake.edit import Edit
 from sea_bake.errors import SettingError
 from sea_bake.io import progress
-from sea_bake.methods import sea as spectral
+from sea_bake.methods import sea
 from sea_bake.model.anatomy import Site, family
 from sea_bake.model.discovery import family_of
 from sea_bake.model.loading import load_model, load_tokenizer, processes
@@ -161,7 +161,7 @@ def gather(
         builtin() if demonstrations is None else demonstrations,
         source=named,
         site=site,
-        layers=None if layers is None else spectral.select_layers(layers, text_config(model).num_hidden_layers),
+        layers=None if layers is None else sea.select_layers(layers, text_config(model).num_hidden_layers),
         position=position,
         neutral=neutral,
         max_new_tokens=max_new_tokens,
@@ -182,8 +182,8 @@ def check_settings(
 ) -> None:
     """Raise SettingError for settings that no model and no activations could make right."""
     K_pos, K_neg = (K if value is None else value for value in (K_positive, K_negative))
-    spectral.check_share(K_pos, "K_positive")
-    spectral.check_share(K_neg, "K_negative")
+    sea.check_share(K_pos, "K_positive")
+    sea.check_share(K_neg, "K_negative")
     if K_pos == K_neg == 0:
         raise SettingError("K = 0 is outside (0, 1], and as a rank it keeps no direction at all: nothing to edit with")
     for name, value, known in (
@@ -207,8 +207,8 @@ def _project(
     centre: bool,
 ) -> Edit:
     row = {layer: i for i, layer in enumerate(found.layers)}
-    signatures = {layer: spectral.signature(found.positive[i], found.negative[i]) for layer, i in row.items()}
-    chosen = spectral.select_layers(layers, found.base.num_layers, signatures)
+    signatures = {layer: sea.signature(found.positive[i], found.negative[i]) for layer, i in row.items()}
+    chosen = sea.select_layers(layers, found.base.num_layers, signatures)
     absent = [layer for layer in chosen if layer not in row]
     if absent:
         raise SettingError(f"the activations lack layer {absent[0]}; they hold layers {ranges(found.layers)}")
@@ -216,7 +216,7 @@ def _project(
     with progress.bar("projectors", len(chosen), "layer") as advance:
         for layer in chosen:
             roles = (t[row[layer]] for t in (found.neutral, found.positive, found.negative))
-            projectors[layer] = spectral.projector(
+            projectors[layer] = sea.projector(
                 *roles, K_positive=K_positive, K_negative=K_negative, feature=feature, centre=centre
             ).float()
             advance(1)
@@ -256,7 +256,7 @@ def check_layers(model: str | Path | ModelSource, layers: str | Sequence[int]) -
     text = decoder_config(config)
     family_of(text)
     if not (isinstance(layers, str) and layers.startswith("signature")):
-        spectral.select_layers(layers, text.num_hidden_layers)
+        sea.select_layers(layers, text.num_hidden_layers)
 
 
 def is_main_process() -> bool:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from sea_bake import Edit, SeaBakeError
 from sea_bake.errors import ActivationError, SettingError
-from sea_bake.methods import sea as spectral
+from sea_bake.methods import sea
 from sea_bake.model.anatomy import Site
 from sea_bake.model.fingerprint import BaseModel
 from sea_bake.modeling_sea import FEATURES, MERGES, PARTS, SEALayer
@@ -44,7 +44,7 @@ def tensors(arrays: tuple[np.ndarray, ...]) -> tuple[torch.Tensor, ...]:
     return tuple(torch.from_numpy(a) for a in arrays)
 
 
-def layer(projector: spectral.Projector, dtype: torch.dtype = torch.float64, **settings: object) -> SEALayer:
+def layer(projector: sea.Projector, dtype: torch.dtype = torch.float64, **settings: object) -> SEALayer:
     """An SEALayer with these projections, filled the way its docstring says: A = [U+ᵀ; U-ᵀ], B = [U+, -U-]."""
     made = SEALayer(projector.dim, projector.ranks, **settings).to(dtype)
     with torch.no_grad():
@@ -57,10 +57,10 @@ def dense(rows: torch.Tensor) -> np.ndarray:
     return (rows.T @ rows).double().numpy()
 
 
-def random_projector(seed: int, d: int, k_pos: int, k_neg: int) -> spectral.Projector:
+def random_projector(seed: int, d: int, k_pos: int, k_neg: int) -> sea.Projector:
     rng = np.random.default_rng(seed)
     rows = [np.linalg.qr(rng.normal(size=(d, k)))[0].T if k else np.zeros((0, d)) for k in (k_pos, k_neg)]
-    return spectral.Projector(*tensors(rows), *(torch.ones(k, dtype=torch.float64) for k in (k_pos, k_neg)))
+    return sea.Projector(*tensors(rows), *(torch.ones(k, dtype=torch.float64) for k in (k_pos, k_neg)))
 
 
 def test_the_oracle_shares_no_code_with_the_package():
@@ -84,7 +84,7 @@ def test_the_oracle_knows_every_setting_of_the_package():
 def test_projector_is_the_dense_one(shape: str, K: float | int, feature: str, centre: bool):
     data = activations(SHAPES[shape])
     K_neg = 0.9 if isinstance(K, float) else K + 1  # K+ and K- apart
-    ours = spectral.projector(*tensors(data), K_positive=K, K_negative=K_neg, feature=feature, centre=centre)
+    ours = sea.projector(*tensors(data), K_positive=K, K_negative=K_neg, feature=feature, centre=centre)
     theirs = oracle.projections(*data, K, K_neg, feature=feature, centre=centre)
     assert ours.ranks == theirs.ranks
     # Both are float64. A subspace is as sharp as the gap behind its last direction, relative to the largest singular
@@ -103,7 +103,7 @@ def test_projector_is_the_dense_one(shape: str, K: float | int, feature: str, ce
 def test_projector_of_swapped_roles_is_another_one():
     """Control: the comparison above sees the difference between H+ and H-."""
     H, H_pos, H_neg = activations(9)
-    ours = spectral.projector(*tensors((H, H_neg, H_pos)), K_positive=0.6, K_negative=0.6)
+    ours = sea.projector(*tensors((H, H_neg, H_pos)), K_positive=0.6, K_negative=0.6)
     theirs = oracle.projections(H, H_pos, H_neg, 0.6, 0.6)
     assert np.abs(dense(ours.positive) - theirs.positive).max() > 1e-2
 
@@ -111,7 +111,7 @@ def test_projector_of_swapped_roles_is_another_one():
 @pytest.mark.slow
 @given(seed=seeds, n=st.integers(2, 40), d=st.integers(2, 30))
 def test_projectors_are_orthogonal_projections(seed: int, n: int, d: int):
-    p = spectral.projector(*tensors(activations(n, seed, d)), K_positive=0.9, K_negative=0.99)
+    p = sea.projector(*tensors(activations(n, seed, d)), K_positive=0.9, K_negative=0.99)
     for rows in (p.positive, p.negative):
         P = dense(rows)
         assert np.allclose(P @ P, P, atol=1e-10)  # idempotent
@@ -129,7 +129,7 @@ def test_rows_that_are_not_orthonormal_give_no_projection():
 
 
 def test_float_projector_keeps_ranks_and_directions():
-    p = spectral.projector(*tensors(activations(9)), K_positive=0.9, K_negative=0.9)
+    p = sea.projector(*tensors(activations(9)), K_positive=0.9, K_negative=0.9)
     small = p.float()
     assert small.positive.dtype == small.negative.dtype == torch.float32
     assert small.ranks == p.ranks
@@ -141,12 +141,12 @@ def test_float_projector_keeps_ranks_and_directions():
 )
 def test_projector_refuses_shapes_that_do_not_agree(shapes):
     with pytest.raises(ActivationError, match="must share one"):
-        spectral.projector(*(torch.ones(s) for s in shapes), K_positive=1, K_negative=1)
+        sea.projector(*(torch.ones(s) for s in shapes), K_positive=1, K_negative=1)
 
 
 def test_projector_refuses_an_unknown_feature():
     with pytest.raises(SettingError, match="unknown feature function 'relu'"):
-        spectral.projector(*tensors(activations(4)), K_positive=1, K_negative=1, feature="relu")
+        sea.projector(*tensors(activations(4)), K_positive=1, K_negative=1, feature="relu")
 
 
 # ---------------------------------------------------------------------------------------------- rank
@@ -170,14 +170,14 @@ def test_projector_refuses_an_unknown_feature():
     ],
 )
 def test_rank(spectrum: list[float], K: float | int, expected: int):
-    assert spectral.rank(torch.tensor(spectrum, dtype=torch.float64), K) == expected
+    assert sea.rank(torch.tensor(spectrum, dtype=torch.float64), K) == expected
     assert oracle.explained(np.array(spectrum), K) == expected
 
 
 @given(seed=seeds, size=st.integers(1, 40), K=st.floats(1e-3, 1.0))
 def test_rank_is_the_fewest_that_reach_the_share(seed: int, size: int, K: float):
     s = np.sort(np.random.default_rng(seed).exponential(size=size))[::-1].copy()
-    k = spectral.rank(torch.from_numpy(s), K)
+    k = sea.rank(torch.from_numpy(s), K)
     total = np.sum(s**2)
     assert np.sum(s[:k] ** 2) >= (K - 1e-11) * total
     assert k == 1 or np.sum(s[: k - 1] ** 2) < K * total
@@ -187,7 +187,7 @@ def test_rank_is_the_fewest_that_reach_the_share(seed: int, size: int, K: float)
 @pytest.mark.parametrize("K", [0.0, -0.5, 1.0000001, float("nan"), float("inf"), -1, True, "0.9", None], ids=repr)
 def test_shares_outside_their_range_are_refused(K: object):
     with pytest.raises(SettingError, match="K"):
-        spectral.rank(torch.ones(3), K)
+        sea.rank(torch.ones(3), K)
 
 
 # ---------------------------------------------------------------------------------------------- the edit
@@ -197,7 +197,7 @@ def test_shares_outside_their_range_are_refused(K: object):
 def test_layer_is_the_dense_edit(merge: str, feature: str, parts: str, alpha: float):
     """Fit and edit on both sides: thin against dense, in float64, float32 and bfloat16 input."""
     data = activations(9, seed=3)
-    p = spectral.projector(*tensors(data), K_positive=0.8, K_negative=0.7, feature=feature)
+    p = sea.projector(*tensors(data), K_positive=0.8, K_negative=0.7, feature=feature)
     P = oracle.projections(*data, 0.8, 0.7, feature=feature)
     settings = {"merge": merge, "feature": feature, "parts": parts, "alpha": alpha}
     h = np.random.default_rng(4).normal(size=(2, 7, D)) * 1.5
@@ -224,7 +224,7 @@ def test_layer_is_the_dense_edit(merge: str, feature: str, parts: str, alpha: fl
 def test_the_comparison_with_the_oracle_sees_a_wrong_sign(feature: str):
     """Control: swapping the sign of U- in B, or U+ for U-, is far outside every tolerance above."""
     data = activations(9, seed=3)
-    p = spectral.projector(*tensors(data), K_positive=0.8, K_negative=0.7, feature=feature)
+    p = sea.projector(*tensors(data), K_positive=0.8, K_negative=0.7, feature=feature)
     P = oracle.projections(*data, 0.8, 0.7, feature=feature)
     h = np.random.default_rng(4).normal(size=(5, D)) * 1.5
     expected = oracle.edit(h, P.positive, P.negative, "sum", feature)
@@ -235,7 +235,7 @@ def test_the_comparison_with_the_oracle_sees_a_wrong_sign(feature: str):
     with torch.no_grad():
         wrong.B[:, wrong.positive_rank :] *= -1
     assert np.abs(wrong(torch.from_numpy(h)).detach().numpy() - expected).max() > limit
-    swapped = spectral.Projector(p.negative, p.positive, p.negative_spectrum, p.positive_spectrum)
+    swapped = sea.Projector(p.negative, p.positive, p.negative_spectrum, p.positive_spectrum)
     found = layer(swapped, merge="sum", feature=feature)(torch.from_numpy(h)).detach().numpy()
     assert np.abs(found - expected).max() > limit
 
@@ -264,7 +264,7 @@ def test_an_edit_of_rank_zero_keeps_h(merge: str):
 def test_equal_projections_cancel():
     """U+ = U-: P+ h + P- h = h for every h."""
     p = random_projector(2, D, 5, 5)
-    same = spectral.Projector(p.positive, p.positive, p.positive_spectrum, p.positive_spectrum)
+    same = sea.Projector(p.positive, p.positive, p.positive_spectrum, p.positive_spectrum)
     h = torch.from_numpy(np.random.default_rng(3).normal(size=(6, D)))
     assert torch.allclose(layer(same, merge="sum")(h), h, atol=1e-14)
     assert not torch.allclose(layer(p, merge="sum")(h), h, atol=1e-2)  # control
@@ -418,7 +418,7 @@ def test_a_fresh_layer_gives_nan_never_the_base():
 @given(seed=seeds, n=st.integers(1, 30))
 def test_signature_is_numpys(seed: int, n: int):
     _, positive, negative = activations(n, seed)
-    found = spectral.signature(*tensors((positive, negative)))
+    found = sea.signature(*tensors((positive, negative)))
     assert found == pytest.approx(oracle.signature(positive, negative), rel=1e-10)
     # By hand: the singular values of a [d, 2] matrix sum to sqrt(|a|² + |b|² + 2 |a||b| sin(angle)).
     a, b = positive.mean(0), negative.mean(0)
@@ -450,7 +450,7 @@ def test_signature_is_numpys(seed: int, n: int):
 )
 def test_select_layers(spec, expected):
     signatures = {i: v for i, v in enumerate([1, 2, 5, 10, 4.999, 0, 0, 0, 0, 7.5])}
-    assert spectral.select_layers(spec, 10, signatures) == tuple(expected)
+    assert sea.select_layers(spec, 10, signatures) == tuple(expected)
 
 
 @pytest.mark.parametrize(
@@ -464,12 +464,12 @@ def test_select_layers(spec, expected):
 )  # fmt: skip
 def test_select_layers_refuses_what_it_cannot_read(spec):
     with pytest.raises(SettingError):
-        spectral.select_layers(spec, 10, dict.fromkeys(range(10), 1.0))
+        sea.select_layers(spec, 10, dict.fromkeys(range(10), 1.0))
 
 
 def test_signature_selection_needs_signatures():
     with pytest.raises(SettingError, match="needs activations of all layers"):
-        spectral.select_layers("signature:0.5", 10)
+        sea.select_layers("signature:0.5", 10)
 
 
 # ---------------------------------------------------------------------------------------------- dense imports
@@ -481,7 +481,7 @@ def test_dense_projections_come_back_thin(seed: int, k_pos: int, k_neg: int):
     P_pos, P_neg = torch.from_numpy(dense(p.positive)), torch.eye(12).double() - torch.from_numpy(dense(p.negative))
     # The authors' files are float32 or float16; 2^-11 is half precision's rounding.
     for dtype, limit in ((torch.float64, 1e-12), (torch.float32, 1e-5), (torch.float16, 12 * 2.0**-11)):
-        found = spectral.from_dense(P_pos.to(dtype), P_neg.to(dtype), tolerance=1e-2)
+        found = sea.from_dense(P_pos.to(dtype), P_neg.to(dtype), tolerance=1e-2)
         assert found.ranks == p.ranks
         assert np.abs(dense(found.positive) - dense(p.positive)).max() <= limit
         assert np.abs(dense(found.negative) - dense(p.negative)).max() <= limit
@@ -503,7 +503,7 @@ def test_a_matrix_that_is_no_projector_is_refused(which: int, break_it, message:
     pair = [torch.from_numpy(dense(p.positive)), torch.eye(12).double() - torch.from_numpy(dense(p.negative))]
     pair[which] = break_it(pair[which])
     with pytest.raises(ActivationError, match=message):
-        spectral.from_dense(*pair)
+        sea.from_dense(*pair)
 
 
 @pytest.mark.parametrize("rows", ["every layer", "the selected layers"])
@@ -512,7 +512,7 @@ def test_an_edit_goes_through_dense_files_and_comes_back(rows: str):
     model = tiny("llama")
     base = BaseModel.of(model, "tiny-llama")
     fitted = {
-        i: spectral.projector(*tensors(activations(9, seed=i, d=48)), K_positive=0.9, K_negative=0.8) for i in (1, 2, 3)
+        i: sea.projector(*tensors(activations(9, seed=i, d=48)), K_positive=0.9, K_negative=0.8) for i in (1, 2, 3)
     }
     edit = Edit({i: p.float() for i, p in fitted.items()}, Site.MLP, base)
     layers = range(4) if rows == "every layer" else edit.layers
