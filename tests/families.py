@@ -182,7 +182,7 @@ def config(name: str, layers: int | None = None) -> Any:
             if getattr(made, key, None):
                 setattr(made, key, getattr(made, key)[:layers])
         if getattr(made, "mlp_only_layers", None):
-            made.mlp_only_layers = [0]  # the other has experts
+            made.mlp_only_layers = [layer for layer in made.mlp_only_layers if layer < layers]
     return made
 
 
