@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections import Counter
@@ -11,8 +12,10 @@ from typing import Any
 
 import pytest
 from markdown_it import MarkdownIt
+from rich.console import Console
 
 import sea_bake
+from sea_bake.cli.printing import table
 from sea_bake.pages import templates
 from sea_bake.pages.markdown import plain
 from sea_bake.pages.templates import Markdown
@@ -32,6 +35,15 @@ def test_what_is_obeyed_is_shown(mark: str) -> None:
         shown.encode()
     assert harmless(said) == f"a\\u{ord(mark):04x}b"
     assert json.loads(harmless(json.dumps({"x": said}, ensure_ascii=False))) == {"x": said}
+
+
+@pytest.mark.parametrize("mark", MARKS, ids=lambda mark: f"{ord(mark):04x}")
+def test_a_table_in_a_terminal_holds_no_marks(mark: str) -> None:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(table(["layer", f"h{mark}h"], [[f"c{mark}c", "x"]], title=f"t{mark}t"))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert [shown.count(f"{x}\\u{ord(mark):04x}{x}") for x in "hct"] == [1, 1, 1]
+    assert mark not in shown
 
 
 EVIL = (

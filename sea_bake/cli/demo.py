@@ -42,26 +42,26 @@ def demo(
     if source.is_gguf:
         base = output / source.name.removesuffix(".gguf")
         if not base.exists():
-            console.print(f"[bold]1/4[/] dequantising {source.name} into {base}")
+            console.print(f"1/4 dequantising {source.name} into {base}", markup=False)
             with staged_folder(base) as stage:
                 materialise(source, stage)
         source = ModelSource.parse(base)
     edit_file, artefact = output / "truthful.safetensors", output / f"{Path(source.name).name}-truthful"
-    console.print(f"[bold]2/4[/] fitting on {len(builtin())} built-in truthfulness triples")
+    console.print(f"2/4 fitting on {len(builtin())} built-in truthfulness triples")
     if edit_file.exists():
         edit = Edit.load(edit_file)
-        console.print(f"    kept from an earlier run: {edit_file}")
+        console.print(f"    kept from an earlier run: {edit_file}", markup=False)
     else:
         edit = fit(source)
         edit.save(edit_file)
     console.print(f"    {sentence(edit)}", markup=False)
-    console.print(f"[bold]3/4[/] baking into {artefact}")
+    console.print(f"3/4 baking into {artefact}", markup=False)
     if not artefact.exists():
         report = bake(source, edit, artefact)
         console.print(
             f"    {report.how}: {size(report.bytes_linked)} linked, {size(report.bytes_written)} written", markup=False
         )
-    console.print("[bold]4/4[/] verifying in fresh processes")
+    console.print("4/4 verifying in fresh processes")
     verdict = verify(artefact, base=source.path or source.name)
     emit(verdict.to_json(), as_json=as_json)
     show(verdict, console)

@@ -47,11 +47,11 @@ COMPACT: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "padding": (0,
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, left: Collection[str] = (), **options: Any) -> Table:
     """A table: numbers to the right, the first column and those of ``left`` to the left; texts may hold markup."""
-    made = Table(title_justify="left", **options)
+    made = Table(title_justify="left", **options | {"title": harmless(options.get("title", ""))})
     for i, name in enumerate(head):
-        made.add_column(name, justify="left" if i == 0 or name in left else "right")
+        made.add_column(harmless(name), justify="left" if i == 0 or name in left else "right")
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(harmless, row))
     return made
 
 
