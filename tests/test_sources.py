@@ -289,7 +289,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "repeated layers": (set_config(layer_replication=[[0, 2], [1, 3]]), "layer_replication"),
     "a setting of the future": (set_config(twisted=0.5), "twisted"),
     "configuration no JSON": (lambda a: (a / "adapter_config.json").write_text("{") and None, "cannot be read as JSON"),
-    "other modules": (set_config(target_modules=["wq"]), "does not find"),
+    "other modules": (set_config(target_modules=["wq"]), "PEFT cannot load the adapter"),
     "one module less": (set_config(target_modules=["q_proj", "o_proj"]), "has no place"),
     "one module more": (set_config(target_modules=["q_proj", "o_proj", "down_proj", "v_proj"]), "lacks"),
     "another rank": (set_config(r=3), "should have the shape"),
@@ -340,7 +340,7 @@ def test_adapters_that_peft_can_and_we_cannot_are_refused(workshop: Workshop, tm
     cases.append((quantised, "merged into unquantised weights"))
     other = tiny.changeable(adapter_of(workshop, "plain"), tmp_path / "of-another")
     tiny.patch_json(other / "adapter_config.json", base_model_name_or_path=str(workshop.base("gpt2")))
-    cases.append((other, "does not find"))
+    cases.append((other, "PEFT cannot load the adapter"))
     for adapter, words in cases:
         for attempt in (lambda a=adapter: load_model(a), lambda a=adapter: plan(a)):
             with pytest.raises(CheckpointError, match=words):
