@@ -108,6 +108,7 @@ def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float(((found - expected).abs().amax((1, 2)) / expected.abs().amax((1, 2))).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", MODELS)
 @pytest.mark.parametrize("position", ["last", "mean"])
 @pytest.mark.parametrize("site", list(Site))
@@ -165,6 +166,7 @@ def test_several_sites_come_from_the_same_passes() -> None:
     assert not torch.equal(together[Site.MLP]["neutral"], together[Site.ATTN]["neutral"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", list(Site))
 def test_a_random_token_depends_on_the_seed_alone(site: Site) -> None:
     def take(seed: int, batch_size: int) -> dict[str, torch.Tensor]:
@@ -209,6 +211,7 @@ def test_generated_neutral_texts_are_the_models_own() -> None:
     assert all(len(tokens.ids) > tokens.start for tokens in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", Site)
 @pytest.mark.parametrize("family", ["t5", "opt", "llava"])
 def test_vectors_of_other_layouts(family: str, site: Site) -> None:

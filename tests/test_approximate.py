@@ -226,6 +226,7 @@ def test_the_fold_is_what_numpy_finds(workshop: Workshop, folded: Callable[..., 
     assert np.square(y - h @ wrong.T).sum() > np.square(y - h).sum()  # another layer's M explains nothing
 
 
+@pytest.mark.slow
 def test_one_map_for_bias_and_experts(workshop: Workshop, folded: Callable[..., BakeRecord]) -> None:
     gpt2, mixtral = folded("gpt2"), folded("mixtral")
     M = matrix(workshop.base("gpt2"), gpt2.output, WRITER["gpt2"].format(1))

@@ -609,6 +609,7 @@ def test_a_disk_that_fills_up_while_baking(tmp_path: Path, limit: int) -> None:
     assert control.code == 0, control
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_while_saving_an_edit(tmp_path: Path) -> None:
     args = ("fit", tiny.single(), "-d", tiny.demonstrations_file(), "--neutral", "prompt", "-o", tmp_path / "edit")
     with tiny.nothing_happens(tmp_path, tiny.single()):

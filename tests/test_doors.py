@@ -66,7 +66,11 @@ FIRST, *OTHERS = families.DEEP
 SETTINGS = dict.fromkeys(families.ALL, FEW) | {FIRST: EVERY} | {f: pairs(shift) for shift, f in enumerate(OTHERS)}
 every_setting = pytest.mark.parametrize(
     ("family", "setting"),
-    [pytest.param(f, s, id="-".join([f, *s])) for f, settings in SETTINGS.items() for s in settings],
+    [
+        pytest.param(f, s, id="-".join([f, *s]), marks=[] if s in FEW and f == FIRST else pytest.mark.slow)
+        for f, settings in SETTINGS.items()
+        for s in settings
+    ],
 )
 every_site = pytest.mark.parametrize(("family", "site"), across(["mlp"], SITES))
 
@@ -239,6 +243,7 @@ def test_live_is_inserted_and_reloaded(workshop: Workshop, family: str, setting:
         assert_same(live, answers(reloaded))
 
 
+@pytest.mark.slow
 @every_setting
 def test_cache_and_padding_change_nothing(workshop: Workshop, family: str, setting: Setting):
     """In float64, where only rounding is left: 1e-16, enlarged by φ⁻¹ in two layers, 5e3 each (measured: < 3e-13).
@@ -253,6 +258,7 @@ def test_cache_and_padding_change_nothing(workshop: Workshop, family: str, setti
     assert gap(alone(reloaded), found["padded"]) < 1e-7
 
 
+@pytest.mark.slow
 @every_family
 def test_the_released_codes_norm_would_depend_on_cache_and_padding(workshop: Workshop, family: str):
     """Control of the test above: the same model with the all-token norm of the released research code."""
@@ -272,6 +278,7 @@ def test_the_released_codes_norm_would_depend_on_cache_and_padding(workshop: Wor
     assert gap(alone(reloaded), found["padded"]) > 1e-2
 
 
+@pytest.mark.slow
 @every_setting
 def test_live_is_the_oracle(workshop: Workshop, family: str, setting: Setting):
     """From the same activations: dense float64 projections, applied to what the hooks really saw in the model."""
@@ -301,6 +308,7 @@ def test_live_is_the_oracle(workshop: Workshop, family: str, setting: Setting):
         assert abs(h - expected).max() > 2 * room  # control: no edit at all would not pass
 
 
+@pytest.mark.slow
 @every_family
 def test_a_sharded_checkpoint_gives_the_same_answers(workshop: Workshop, tmp_path: Path, family: str):
     edit = workshop.edit(family, "mlp", "sum", "identity")
@@ -332,6 +340,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.slow
 @every_site
 def test_a_damaged_artefact_is_told_from_the_edit(workshop: Workshop, tmp_path: Path, family: str, site: str):
     setting = (site, "sum", "identity")
@@ -344,6 +353,7 @@ def test_a_damaged_artefact_is_told_from_the_edit(workshop: Workshop, tmp_path: 
             assert_same(live, answers(load(broken), generate=False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "feature"), across(["tanh"], ["identity", "tanh"]))
 def test_alpha_zero_is_the_base_to_the_bit(workshop: Workshop, tmp_path: Path, family: str, feature: str):
     """Control of ``assert_visible``: an artefact that is the base must not pass for an edit."""
@@ -389,6 +399,7 @@ def raw(folder: Path) -> dict[str, tuple[torch.dtype, bytes]]:
 KEPT = {"single": {}, "sharded": {"shards": True}, "bfloat16": {"dtype": torch.bfloat16}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "case"), across([("mlp", "sharded")], list(itertools.product(SITES, KEPT))))
 def test_every_name_and_every_bit_of_the_base_is_kept(
     workshop: Workshop, tmp_path: Path, family: str, case: tuple[str, str]
@@ -440,6 +451,7 @@ def hidden(model: Any) -> Tensor:
     return model.get_decoder()(IDS).last_hidden_state
 
 
+@pytest.mark.slow
 @every_family
 def test_auto_model_loads_the_edit_too(workshop: Workshop, family: str):
     """The backbone alone carries the edit: embedders, and runtimes that bring their own head, take this door."""
@@ -480,6 +492,7 @@ def without(artefact: Path, folder: Path, lost: Any) -> Path:
 LOST = {"all": lambda name: True, "one": lambda name: ".3." in name and name.endswith("sea.0.B")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "case"), across([("mlp", "one")], list(itertools.product(["mlp", "block"], LOST))))
 @torch.inference_mode()
 def test_a_lost_edit_gives_nan_never_the_base(workshop: Workshop, tmp_path: Path, family: str, case: tuple[str, str]):
@@ -493,6 +506,7 @@ def test_a_lost_edit_gives_nan_never_the_base(workshop: Workshop, tmp_path: Path
     assert torch.isfinite(told(load(artefact), IDS).logits).all()  # control: it is the loss that does it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["t5", "llava"])
 def test_verify_proves_what_has_an_encoder_or_a_wrapper(workshop: Workshop, tmp_path: Path, family: str):
     setting = ("block", "sum", "identity")
@@ -549,6 +563,7 @@ def real(smollm2: Path) -> Real:
     return Real(smollm2)
 
 
+@pytest.mark.slow
 @pytest.mark.smollm2
 @pytest.mark.parametrize("setting", pairs(0), ids="-".join)
 def test_live_is_inserted_and_reloaded_on_smollm2(real: Real, tmp_path: Path, setting: Setting):
@@ -563,6 +578,7 @@ def test_live_is_inserted_and_reloaded_on_smollm2(real: Real, tmp_path: Path, se
         assert_same(live, answers(reloaded, real.prompts))
 
 
+@pytest.mark.slow
 @pytest.mark.smollm2
 @pytest.mark.parametrize("feature", oracle.FEATURES)
 @pytest.mark.parametrize("site", SITES)

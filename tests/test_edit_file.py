@@ -228,6 +228,7 @@ def test_headers_that_were_changed(tmp_path: Path, data: st.DataObject) -> None:
     assert tiny.run("inspect", path).code == (2 if refused else 0)  # what can be read can be shown
 
 
+@pytest.mark.slow
 @FUZZ
 @given(st.binary(max_size=200), st.integers(0, 300))
 def test_bytes_that_never_were_an_edit(tmp_path: Path, junk: bytes, length: int) -> None:

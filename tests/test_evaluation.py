@@ -99,6 +99,7 @@ def test_the_live_door_is_the_edit_and_the_base_is_the_base(found: Evaluation, d
         assert apart(scores(found, task, "live"), scores(found, task, "base")) > 0.05
 
 
+@pytest.mark.slow
 def test_costs_against_dense_float64(found: Evaluation) -> None:
     """KL and perplexity once more, by a softmax in float64 over whole texts."""
     from transformers import AutoModelForCausalLM
@@ -248,6 +249,7 @@ def pairs_of(values: list[float]) -> Any:
     return np.stack([np.asarray(values, float), np.ones(len(values))], axis=1)
 
 
+@pytest.mark.slow
 def test_a_handful_of_examples_proves_nothing(found: Evaluation) -> None:
     """Their bootstrap interval may leave 0 out, and has no width at all for one: the paired test speaks against it."""
     for base, edited in (([0.5], [0.4]), ([0.1, 0.2], [0.2, 0.35]), ([0, 0, 0], [1, 1, 1])):
@@ -288,6 +290,7 @@ def test_what_was_said_on_the_way_stays(data: Path, monkeypatch: pytest.MonkeyPa
 # ------------------------------------------------------------------------------------------------------ what is written
 
 
+@pytest.mark.slow
 def test_markdown_holds_no_html(found: Evaluation) -> None:
     evil = "<script>alert(1)</script> | <b>"
     row = replace(found.rows[0], dataset={"type": "x", "name": evil})
@@ -312,6 +315,7 @@ class Seen(HTMLParser):
         self.references += [value or "" for key, value in attrs if key in ("src", "href", "srcset")]
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_else_and_names_no_path(found: Evaluation, output: Path) -> None:
     page = (output / "evaluation.html").read_text("utf-8")
     seen = Seen()
@@ -404,6 +408,7 @@ def test_export_tasks_writes_what_the_harness_reads(data: Path, tmp_path: Path) 
 # ------------------------------------------------------------------------------------------------------------ bad input
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "told", "words"),
     [

@@ -65,6 +65,7 @@ def requests(vocabulary: int, seed: int) -> list[tuple[tuple[str, str], list[int
     return [((f"p{i}", f"a{i}"), prompt, answer) for i, (prompt, answer) in enumerate(found)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "mixtral", "mistral", "falcon", "opt", "gpt_neox"])
 @pytest.mark.parametrize("edited", [False, True], ids=["base", "live"])
 def test_shared_prefixes_give_the_harness_own_log_likelihoods(workshop: Workshop, family: str, edited: bool) -> None:
@@ -199,6 +200,7 @@ def _layers(model: Any) -> list[Any]:
     return [layer.mlp.down_proj for layer in model.model.layers]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "spoilt"),
     [("llama", "none"), ("llama", "decoder"), ("llama", "head"), ("llama", "embeddings"),
@@ -247,6 +249,7 @@ def stock(name: str) -> dict[str, Any]:
     return load_yaml(STOCK / name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ours", "theirs", "rows"),
     [
@@ -545,6 +548,7 @@ def _places(row: dict[str, Any], wanted: tuple[str, ...]) -> Iterator[str]:
             yield from (f"{column}.{key}" for key in row[column])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", list(tasks.TASKS))
 def test_odd_rows_are_refused_or_answered(data: Path, tmp_path: Path, task: str) -> None:
     """Whatever stands in a column: one of our errors with the line, or a row that the harness and our measures take."""
@@ -714,6 +718,7 @@ def test_what_is_cut_is_counted(data: Path, family: str) -> None:
         assert f"up to {max(cut)} tokens" in sentence
 
 
+@pytest.mark.slow
 def test_every_task_runs_offline(data: Path) -> None:
     """All ten through the harness with a tiny model: as many records as rows, and the same worked examples again."""
     names = list(tasks.TASKS)

@@ -138,6 +138,7 @@ def test_live_is_adapted_and_merged(workshop: Workshop, tmp_path: Path, family: 
             assert torch.allclose(weight, folded[name], rtol=0, atol=1e-6 * float(weight.abs().max())), name
 
 
+@pytest.mark.slow
 @every_family
 @both_sites
 def test_a_fold_that_skips_one_writer_is_noticed(workshop: Workshop, tmp_path: Path, family: str, site: str):
@@ -156,6 +157,7 @@ def test_a_fold_that_skips_one_writer_is_noticed(workshop: Workshop, tmp_path: P
         assert difference(logits(load_plain(tmp_path / "skipped", family)), expected) > 10 * EQUAL, skipped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "mixtral", "qwen3_moe"])
 def test_an_adapter_that_lost_a_tensor_is_noticed(workshop: Workshop, tmp_path: Path, family: str):
     model, edit = workshop.model(family), workshop.edit(family, "mlp", "sum", "identity")
@@ -174,6 +176,7 @@ def test_an_adapter_that_lost_a_tensor_is_noticed(workshop: Workshop, tmp_path: 
 # ------------------------------------------------------------------------------------------------- what is exact
 
 
+@pytest.mark.slow
 @every_family
 def test_the_plan_is_what_baking_obeys(workshop: Workshop, tmp_path: Path, family: str):
     """Every site and merge: what the plan calls exact is baked so, all else is refused with the two ways out."""
@@ -273,6 +276,7 @@ def pair(workshop: Workshop, family: str, *settings: tuple[str, str]) -> list[Ed
     return [first, replace(second, projectors=swapped)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["insert", "fold", "adapter"])
 @pytest.mark.parametrize("settings", [(("mlp", "sum"), ("mlp", "sum")), (("attn", "sum"), ("mlp", "sum"))])
 @pytest.mark.parametrize("family", ["llama", "mixtral", "gemma3_text"])
@@ -394,6 +398,7 @@ def test_an_edit_of_another_model_is_refused(workshop: Workshop, tmp_path: Path)
 # ------------------------------------------------------------------------------------------------- on disk
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["fold", "adapter", "insert"])
 @pytest.mark.parametrize("family", ["mixtral", "qwen2_moe", "qwen3_moe"])
 def test_experts_fused_on_disk(workshop: Workshop, tmp_path: Path, family: str, how: str):

@@ -170,6 +170,7 @@ def rounding(kind: Type, expected: np.ndarray) -> float:
 FAMILIES = ("llama", "gpt2", "qwen2", "gemma3_text", "mixtral", "qwen2_moe", "gpt_oss", "starcoder2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", FAMILIES)
 @pytest.mark.parametrize("site", [Site.MLP, Site.ATTN])
 def test_the_edited_tensors_are_the_oracles_and_no_other_byte_changes(
@@ -203,6 +204,7 @@ def header_keys(path: Path) -> bytes:
 KEPT = [Type.F32, Type.F16, Type.BF16, Type.Q8_0, Type.Q5_1, Type.Q5_0, Type.Q4_1, Type.Q4_0, Type.MXFP4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KEPT, ids=lambda k: k.name)
 @pytest.mark.parametrize("model_type", ["llama", "mixtral"])
 def test_every_type_that_gguf_can_quantise_is_kept(kind: Type, model_type: str, tmp_path: Path) -> None:
@@ -293,6 +295,7 @@ def test_an_l2_edit_folds_where_a_norm_stands_behind(tmp_path: Path) -> None:
         export_gguf(edit("llama", plain, merge="l2"), tmp_path / "no.gguf", base=plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Type.F32, Type.Q4_1, Type.Q4_K], ids=lambda k: k.name)
 @pytest.mark.parametrize("alignment", [32, 256])
 def test_without_an_edit_the_file_is_the_same_byte_for_byte(kind: Type, alignment: int, tmp_path: Path) -> None:
@@ -415,6 +418,7 @@ def llama_gguf(path: Path, folder: Path, kind: Type = Type.F32) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Type.F32, Type.BF16, Type.Q8_0, Type.Q5_0, Type.Q4_0], ids=lambda k: k.name)
 def test_a_folded_artefact_and_a_gguf_quantised_from_its_base(
     kind: Type, artefacts: Callable[[str], Path], workshop: Workshop, tmp_path: Path
@@ -553,6 +557,7 @@ HOSTILE: dict[str, tuple[Callable[[bytearray], Any], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_gguf_is_one_clear_error(name: str, tmp_path: Path) -> None:
     change, words = HOSTILE[name]
@@ -931,6 +936,7 @@ def test_transformers_reads_the_rewritten_file_as_the_artefact(real: Real) -> No
     assert header_keys(real.gguf) == header_keys(path)
 
 
+@pytest.mark.slow
 @pytest.mark.smollm2
 def test_the_demo_models_file_is_the_same_without_an_edit(real: Real) -> None:
     nothing = Edit.load(real.edit).with_settings(alpha=0.0)

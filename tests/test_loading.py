@@ -112,6 +112,7 @@ def test_without_trust_nothing_is_loaded(workshop: Workshop):
     assert type(control) is LlamaForCausalLM  # the base itself needs no trust
 
 
+@pytest.mark.slow
 @every_family
 def test_a_plain_class_called_by_name_fails(workshop: Workshop, family: str):
     """``LlamaForCausalLM.from_pretrained(ARTEFACT)`` asks nobody, and would leave out tensors that it does not know."""
@@ -193,6 +194,7 @@ def test_a_model_made_from_the_configuration_alone_is_nan(workshop: Workshop):
 # ---------------------------------------------------------------------------------------------- dtypes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @some_families
 def test_sea_tensors_stay_float32_in_half_precision(workshop: Workshop, family: str, dtype: torch.dtype):
@@ -220,6 +222,7 @@ def test_auto_dtype_is_the_bases(workshop: Workshop, tmp_path: Path, how: dict[s
         assert {p.dtype for name, p in model.named_parameters() if ".sea." in name} == {torch.float32}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @every_feature
 def test_a_model_cast_afterwards_still_works(workshop: Workshop, feature: str, dtype: torch.dtype):
@@ -237,6 +240,7 @@ def test_a_model_cast_afterwards_still_works(workshop: Workshop, feature: str, d
     assert (coarse - exact).abs().mean() < 0.5 * (coarse - base).abs().mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", oracle.PARTS)
 @every_feature
 def test_autocast(workshop: Workshop, tmp_path: Path, feature: str, parts: str):
@@ -252,6 +256,7 @@ def test_autocast(workshop: Workshop, tmp_path: Path, feature: str, parts: str):
     assert (found - exact).abs().mean() < 0.5 * (found - plain).abs().mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "quantisation",
     [{"load_in_8bit": True}, {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}],
@@ -281,6 +286,7 @@ def test_quantised_loading_leaves_the_edit_alone(workshop: Workshop, site: str, 
 # ---------------------------------------------------------------------------------------------- devices
 
 
+@pytest.mark.slow
 @every_site
 @some_families
 def test_device_map_auto_gives_the_same(workshop: Workshop, family: str, site: str):
@@ -289,6 +295,7 @@ def test_device_map_auto_gives_the_same(workshop: Workshop, family: str, site: s
     assert_is_the_edit(logits(model), workshop, family, *setting)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text"])
 @every_site
 def test_layers_on_disk_give_the_same(workshop: Workshop, tmp_path: Path, family: str, site: str):
@@ -342,6 +349,7 @@ GENERATE: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", GENERATE)
 @some_families
 def test_every_way_to_generate(workshop: Workshop, family: str, how: str):
@@ -361,6 +369,7 @@ def test_every_way_to_generate(workshop: Workshop, family: str, how: str):
     assert not torch.equal(plain, live)
 
 
+@pytest.mark.slow
 @some_families
 def test_chat_pipeline(workshop: Workshop, tmp_path: Path, family: str):
     """``pipeline("text-generation", model=ARTEFACT, trust_remote_code=True)``, with the tokenizer's chat template."""
@@ -403,6 +412,7 @@ def test_hidden_states_are_those_under_hooks(workshop: Workshop, family: str, si
     assert [gap(a, b) > SAME for a, b in zip(found, plain)] == [False, False, True, True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
 @every_site
 @some_families
@@ -474,6 +484,7 @@ def test_saved_again_and_reloaded(workshop: Workshop, tmp_path: Path, family: st
         type(workshop.model(family)).from_pretrained(tmp_path / "again")
 
 
+@pytest.mark.slow
 @every_family
 def test_the_plain_class_never_gives_the_base(workshop: Workshop, family: str):
     """``LlamaForCausalLM.from_pretrained`` and ``LlamaModel`` ignore unknown tensors: only the guard stops them."""
@@ -508,6 +519,7 @@ def test_copies_keep_the_edit(workshop: Workshop, family: str, copied: Callable[
 
 
 # (T5's own class takes no BPE, which the tests' tokenizer is.)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "named"), [(f, named) for f in families.ALL for named in (True, False) if named or f != "t5"]
 )

@@ -156,6 +156,7 @@ def test_both_kinds_of_layer_are_exported(short: Short) -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "settings"), CASES)
 def test_every_family_answers_like_the_hooks(
     short: Short, tmp_path: Path, family: str, settings: tuple[Setting, ...]
@@ -206,6 +207,7 @@ def axes(value: Any) -> list[str | int]:
     return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
 
 
+@pytest.mark.slow
 def test_the_graph_has_the_names_that_runtimes_expect() -> None:
     graph = graph_of(exports.plain()).graph
     cache = [f"{i}.{part}" for i in range(2) for part in ("key", "value")]
@@ -224,6 +226,7 @@ def test_the_graph_has_the_names_that_runtimes_expect() -> None:
     assert {(o.domain, o.version) for o in graph_of(exports.plain()).opset_import} == {("", 18)}
 
 
+@pytest.mark.slow
 def test_no_path_of_this_machine_is_in_any_file() -> None:
     """Not in the graph either, where torch leaves the place of every operation; the control is such a graph."""
     folder = exports.plain()
@@ -241,6 +244,7 @@ def test_no_path_of_this_machine_is_in_any_file() -> None:
     assert torch.__file__ not in str(onnx_ir.to_proto(model))
 
 
+@pytest.mark.slow
 def test_every_sea_node_has_a_name_that_says_where_it_is() -> None:
     folder = exports.plain()
     names = Artefact.open(folder).onnx.sea_nodes
@@ -253,6 +257,7 @@ def test_every_sea_node_has_a_name_that_says_where_it_is() -> None:
     assert not any("sea" in node.name for node in others)
 
 
+@pytest.mark.slow
 def test_the_folder_is_the_bases_to_its_readers() -> None:
     folder, base = exports.plain(), exports.base()
     config = json.loads((folder / "config.json").read_text("utf-8"))
@@ -280,6 +285,7 @@ def test_the_folder_is_the_bases_to_its_readers() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_record_says_what_it_was_made_of() -> None:
     folder, art = exports.plain(), exports.artefact()
     assert (Artefact.open(folder).kind, Artefact.open(art).kind) == ("onnx", "insert")
@@ -299,6 +305,7 @@ def test_the_record_says_what_it_was_made_of() -> None:
 # ------------------------------------------------------------------------------------------------------- ways to export
 
 
+@pytest.mark.slow
 def test_a_fold_is_a_plain_graph() -> None:
     folder = exports.export(exports.artefact("fold"), "onnx")
     model, edit = two_layers(how="fold")
@@ -308,6 +315,7 @@ def test_a_fold_is_a_plain_graph() -> None:
     assert gap(found, said(model)) > 1e-2
 
 
+@pytest.mark.slow
 def test_the_strength_is_the_edits_alpha() -> None:
     """Half as strong is alpha = 0.5, none is the base; a runtime that does not know of it gets the edit."""
     folder, graph = exports.strong(), exports.strong() / "onnx" / "model.onnx"
@@ -320,6 +328,7 @@ def test_the_strength_is_the_edits_alpha() -> None:
     assert Artefact.open(folder).onnx.strength == "optional"
 
 
+@pytest.mark.slow
 def test_half_precision_leaves_the_edit_in_float32(tmp_path: Path) -> None:
     """Also: what lies in an artefact as code is not run."""
     art = tiny.changeable(exports.artefact(feature="tanh"), tmp_path / "art")
@@ -347,6 +356,7 @@ def test_half_precision_leaves_the_edit_in_float32(tmp_path: Path) -> None:
     assert gap(found, hooks) < 0.05 * float(hooks.abs().max()) < gap(found, said(base))
 
 
+@pytest.mark.slow
 def test_a_newer_opset_uses_its_operators(tmp_path: Path) -> None:
     report = export_onnx(exports.artefact(), tmp_path / "out", opset=23)
     kinds = {node.op_type for node in graph_of(tmp_path / "out").graph.node}
@@ -359,6 +369,7 @@ def test_a_newer_opset_uses_its_operators(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------ a wrong graph is never written
 
 
+@pytest.mark.slow
 def test_a_graph_that_answers_otherwise_is_refused(tmp_path: Path) -> None:
     """The look that every export takes: the base is seen, and so is an edited model that lost its padding."""
     folder, (model, edit) = exports.plain(), two_layers()
@@ -374,6 +385,7 @@ def test_a_graph_that_answers_otherwise_is_refused(tmp_path: Path) -> None:
             checking.check(graph, wrong, "LlamaForCausalLM")
 
 
+@pytest.mark.slow
 def test_an_edit_that_left_no_trace_is_noticed() -> None:
     names = Artefact.open(exports.plain()).onnx.sea_nodes
     finishing.check_sea_nodes(names, {0, 1}, "LlamaForCausalLM")
@@ -432,6 +444,7 @@ SETTINGS: dict[str, tuple[list[str], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SETTINGS)
 def test_settings_out_of_range(case: str, tmp_path: Path) -> None:
     art = exports.artefact("fold" if case == "strength of a fold" else "insert")
@@ -478,6 +491,7 @@ def test_inputs_that_cannot_be_exported(case: str, tmp_path: Path) -> None:
         refused("CheckpointError", words, source, "-o", tmp_path / "out", *options)
 
 
+@pytest.mark.slow
 def test_outputs_obey_the_house_rules(tmp_path: Path) -> None:
     art = tiny.changeable(exports.artefact(), tmp_path / "art")
     (tmp_path / "mine").mkdir()
@@ -493,6 +507,7 @@ def test_outputs_obey_the_house_rules(tmp_path: Path) -> None:
             refused("OutputError", words, art, "-o", output, *options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnx_ir", "onnxruntime"])
 def test_a_missing_extra(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     art = exports.artefact()
@@ -548,6 +563,7 @@ def stopped(output: Path, delay: float, with_signal: int = signal.SIGKILL) -> ti
     raise AssertionError(f"an export that takes less than {delay} s")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.2, 0.6])
 def test_an_interrupted_export_leaves_nothing(seconds: float, share: float, tmp_path: Path) -> None:
     art, output = exports.artefact(), tmp_path / "out"
@@ -556,6 +572,7 @@ def test_an_interrupted_export_leaves_nothing(seconds: float, share: float, tmp_
     assert (ran.code, ran.err.strip()) == (130, "interrupted: nothing half-written was left behind")
 
 
+@pytest.mark.slow
 def test_a_killed_export_leaves_no_output_and_a_full_disk_is_told(seconds: float, tmp_path: Path) -> None:
     output = tmp_path / "out"
     ran = stopped(output, 0.5 * seconds)
@@ -572,6 +589,7 @@ def test_a_killed_export_leaves_no_output_and_a_full_disk_is_told(seconds: float
 # ---------------------------------------------------------------------------------------------------- the door as it is
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path: Path) -> None:
     text = " ".join(re.sub(r"[│╭╮╰╯─]", " ", tiny.run("export", "onnx", "--help").out).split())
     for word in (

@@ -157,6 +157,7 @@ def test_the_graph_computes_what_its_weights_say(kind: str, tmp_path: Path) -> N
 # ---------------------------------------------------------------------------------------------------- a tiny real model
 
 
+@pytest.mark.slow
 @KINDS
 def test_the_edit_stays_as_it_is_to_the_bit(kind: str) -> None:
     folder = exports.plain()
@@ -177,6 +178,7 @@ def test_the_edit_stays_as_it_is_to_the_bit(kind: str) -> None:
     assert "GatherBlockQuantized" not in {node.op_type for node in after.values()}  # WebAssembly has none
 
 
+@pytest.mark.slow
 @KINDS
 def test_the_files_are_as_their_readers_want_them(kind: str) -> None:
     folder = exports.plain()
@@ -190,6 +192,7 @@ def test_the_files_are_as_their_readers_want_them(kind: str) -> None:
     assert told["use_external_data_format"][path.name] == 1
 
 
+@pytest.mark.slow
 @KINDS
 def test_a_variant_generates_with_its_cache(kind: str) -> None:
     decoder = Decoder({"graph": str(exports.plain() / "onnx" / FILES[kind]), "weights": None, "device": "cpu"})
@@ -200,6 +203,7 @@ def test_a_variant_generates_with_its_cache(kind: str) -> None:
     assert [row.tolist() for row in batch] == [row.tolist() for row in alone]
 
 
+@pytest.mark.slow
 def test_how_far_a_variant_is_from_float32(tmp_path: Path) -> None:
     folder = exports.plain()
     main, tokenizer = folder / "onnx" / "model.onnx", load_tokenizer(folder)
@@ -230,6 +234,7 @@ def test_what_cannot_be_done_is_said(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("out*"))
 
 
+@pytest.mark.slow
 def test_nobodys_logging_is_touched(tmp_path: Path) -> None:
     """The import of ONNX Runtime's quantiser calls logging.basicConfig; not when it is made here."""
     script = (
@@ -298,6 +303,7 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.smollm2
 def test_8_bits_stay_with_the_edit(world: Real) -> None:
     edited, base = ("fp32", True), ("fp32", False)
@@ -308,6 +314,7 @@ def test_8_bits_stay_with_the_edit(world: Real) -> None:
     assert world.kl(edited, ("int8", False)) > world.kl(base, ("int8", False))  # the control: the base is with the base
 
 
+@pytest.mark.slow
 @pytest.mark.smollm2
 def test_at_4_bits_the_effect_survives(world: Real) -> None:
     """The bound is the promise: rounding moves a 135M model further than many edits do, and yet it is seen."""
@@ -321,6 +328,7 @@ def test_at_4_bits_the_effect_survives(world: Real) -> None:
         assert abs(correlation(rounding, world.effect("fp32"))) < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.smollm2
 def test_size_and_distance_are_in_the_record(world: Real) -> None:
     for kind, name in FILES.items():
@@ -333,6 +341,7 @@ def test_size_and_distance_are_in_the_record(world: Real) -> None:
     assert sizes[1] < sizes[0] < 0.55  # the embedding alone, which stays float, is 0.21
 
 
+@pytest.mark.slow
 @pytest.mark.smollm2
 @KINDS
 def test_a_real_variant_generates_with_its_cache(kind: str, world: Real) -> None:

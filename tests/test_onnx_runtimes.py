@@ -22,7 +22,7 @@ from sea_bake.exporting.web import serve_web
 from sea_bake.exporting.web.local import hosted
 from sea_bake.model.loading import load_model, load_tokenizer
 
-pytestmark = pytest.mark.smollm2
+pytestmark = [pytest.mark.smollm2, pytest.mark.slow]
 PROMPTS = ["Do goldfish forget everything after three seconds?", "Why do we have seasons on Earth?"]
 LENGTH = 32
 
@@ -78,6 +78,7 @@ def world(smollm2: Path) -> World:
     return made
 
 
+@pytest.mark.slow
 def test_onnxruntime(world: World) -> None:
     """Six texts and their continuations, 64 tokens each; at strength 0 the base."""
     report = verify(world.export, base=world.base, max_new_tokens=64, write=False)
@@ -88,6 +89,7 @@ def test_onnxruntime(world: World) -> None:
     assert report.effect.greedy_equal < 6
 
 
+@pytest.mark.slow
 def test_onnxruntime_genai(world: World) -> None:
     import onnxruntime_genai as og
 
@@ -106,6 +108,7 @@ def test_onnxruntime_genai(world: World) -> None:
         assert world.until_end(generator.get_sequence(0).tolist()[len(ids) :]) == expected
 
 
+@pytest.mark.slow
 @needs_node
 def test_transformers_js_in_node(world: World) -> None:
     """Offline; also as one left-padded batch."""
@@ -116,6 +119,7 @@ def test_transformers_js_in_node(world: World) -> None:
     assert [world.until_end(ids) for ids in found["padded"]] == world.texts["edited"]
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_the_page_in_chromium(world: World, tmp_path: Path) -> None:
     """Both sides stream their own greedy text; at strength 0 they are one; nothing outside is asked for."""

@@ -25,7 +25,7 @@ from sea_bake.model.loading import load_tokenizer
 from sea_bake.verification.bypass import bypass
 from sea_bake.verification.onnx_answers import Decoder, cached, continued, forced
 
-pytestmark = pytest.mark.smollm2
+pytestmark = [pytest.mark.smollm2, pytest.mark.slow]
 KINDS = ("l2", "tanh")
 # The bounds of the promise. A φ⁻¹ near the ends of its range enlarges rounding, up to 1 / EPS times: so the tanh edit
 # stands where activations are small enough for it (hooks in float32 are then 2e-3 from hooks in float64; in the last

@@ -211,6 +211,7 @@ def test_bad_input_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not (folder / "sea_verification.json").exists()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_bypassed_is_said(tmp_path: Path) -> None:
     graph, names = exports.plain() / GRAPH, sea_nodes(exports.plain())
     with pytest.raises(CheckpointError, match="has no node"):

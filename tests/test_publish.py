@@ -249,6 +249,7 @@ def test_the_real_model_goes_there_and_back(desk: Desk, hub: Hub, smollm2: Path,
 # ------------------------------------------------------------------------------------------------------------- the card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", WAYS)
 def test_the_card_is_what_hub_readers_expect(how: str, desk: Desk, artefact: Callable[[str], Path]) -> None:
     """Valid by the Hub's documented rules, the same after a round trip through huggingface_hub, and full of facts."""
@@ -313,6 +314,7 @@ def test_the_rules_of_the_card_see_what_they_should() -> None:
     assert complaints("---\nlicense: other\n---\n") == ["license_name is missing"]
 
 
+@pytest.mark.slow
 def test_the_recipe_tells_how_it_was_made(desk: Desk, hub: Hub, artefact: Callable[[str], Path]) -> None:
     desk.ok("publish", artefact("fold"), "ada/sea-fold")
     recipe = yaml.safe_load(hub.file("ada/sea-fold", "sea_bake.yaml"))
@@ -346,6 +348,7 @@ def test_what_was_published_is_fitted_again_from_its_name_alone(desk: Desk, hub:
     assert json.loads(ran.out)["reproduced"] is False
 
 
+@pytest.mark.slow
 def test_a_published_artefact_is_opened_by_its_hub_id(desk: Desk, artefact: Callable[[str], Path]) -> None:
     """Inspected and verified by name, as it lies there; nothing is written into the Hub's cache."""
     desk.ok("publish", artefact("fold"), "ada/opened")
@@ -407,6 +410,7 @@ def results_of(folder: Path) -> dict[str, Any]:
     return RESULTS | {"model": {"base": "tiny/llama", "edited": folder.name, "how": "insert", "edits": edits}}
 
 
+@pytest.mark.slow
 def test_measured_gain_and_damage_are_on_the_card(desk: Desk, changed: Path) -> None:
     """In a table, gain first, with intervals; and as model-index. The seal does not cover what is measured later."""
     (changed / "sea" / "evaluation.json").write_text(json.dumps(results_of(changed)))
@@ -424,6 +428,7 @@ def test_measured_gain_and_damage_are_on_the_card(desk: Desk, changed: Path) -> 
     assert "Not measured" not in report["card"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -445,6 +450,7 @@ def test_results_that_cannot_be_trusted_are_refused(
 # ----------------------------------------------------------------------------------------------------- the verification
 
 
+@pytest.mark.slow
 def test_what_is_not_verified_is_refused_or_says_so(changed: Path) -> None:
     """No report; a failed one; one of other files. With ``unverified`` the card's first line says it."""
     report = changed / "sea_verification.json"
@@ -473,6 +479,7 @@ def test_what_is_not_verified_is_refused_or_says_so(changed: Path) -> None:
         assert "**verified**" not in body
 
 
+@pytest.mark.slow
 def test_an_artefact_that_changed_since_is_not_the_verified_one(changed: Path) -> None:
     """One bit of one weight, size and time of change as before; a file more; a file less. Papers may come and go."""
     sealed = json.loads((changed / "sea_verification.json").read_text())["files"]
@@ -499,6 +506,7 @@ def test_an_artefact_that_changed_since_is_not_the_verified_one(changed: Path) -
     assert "sea_verification.json" in stale.left_out
 
 
+@pytest.mark.slow
 def test_every_file_that_decides_is_under_the_seal(artefact: Callable[[str], Path]) -> None:
     folder = artefact("insert")
     names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
@@ -539,6 +547,7 @@ def test_nothing_local_and_nothing_secret_is_in_any_file(desk: Desk, hub: Hub, a
     assert seen > 25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
@@ -565,6 +574,7 @@ def test_what_has_no_business_there_is_refused(
         publish(changed, "ada/x", unverified=True)
 
 
+@pytest.mark.slow
 def test_links_are_refused(changed: Path, tmp_path: Path) -> None:
     (tmp_path / "secret.txt").write_text("mine")
     (changed / "LICENSE").symlink_to(tmp_path / "secret.txt")
@@ -576,6 +586,7 @@ def test_links_are_refused(changed: Path, tmp_path: Path) -> None:
         publish(changed, "ada/x", dry_run=True)
 
 
+@pytest.mark.slow
 def test_hidden_files_stay_at_home(changed: Path) -> None:
     (changed / ".git").mkdir()
     (changed / ".git" / "config").write_text("url = ...")
@@ -645,6 +656,7 @@ def test_the_base_of_an_adapter_needs_a_name_on_the_hub(
     assert yaml.safe_load(hub.file("ada/renamed", "sea_bake.yaml"))["model"] == "ada/base"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("readme", "text", "given", "expected"),
     [
@@ -682,6 +694,7 @@ def test_the_licence_is_the_bases_own(
     assert ("**Unknown**" in made.card) == (expected["license"] == "unknown")
 
 
+@pytest.mark.slow
 def test_the_licence_is_asked_of_the_hub(desk: Desk, artefact: Callable[[str], Path]) -> None:
     """An adapter carries no card of its base."""
     assert not (artefact("adapter") / "README.md").exists()
@@ -831,6 +844,7 @@ def test_a_branch_is_made_and_filled(desk: Desk, hub: Hub, artefact: Callable[[s
     assert "sea-bake reproduce ada/branched --revision v2" in card
 
 
+@pytest.mark.slow
 def test_what_others_wrote_cannot_break_the_card(changed: Path) -> None:
     evil = "x\\<img src=http://e/p.png>`|[a](b)"
     assert plain(evil).replace("\\\\", "").count("\\") == sum(evil.count(c) for c in "`|[]") + evil.count("://")
@@ -860,6 +874,7 @@ def test_a_configuration_of_a_data_set_is_part_of_it(workshop: Workshop, tmp_pat
     assert "- pminervini/HaluEval\n" in card
 
 
+@pytest.mark.slow
 def test_our_own_card_is_not_the_bases(changed: Path) -> None:
     (changed / "README.md").write_text("---\nlicense: mit\ntags: [sea, sea_bake]\n---\n# ours\n", "utf-8")
     assert "mit" not in publish(changed, "ada/x", dry_run=True).licence
@@ -889,6 +904,7 @@ def test_a_file_that_the_hub_drops_is_noticed(
     desk.refused("publish", artefact("adapter"), "ada/ignoring", says="does not hold adapter_config.json")
 
 
+@pytest.mark.slow
 def test_a_card_that_the_hub_does_not_take_is_told_before_anything_is_made(
     desk: Desk, hub: Hub, artefact: Callable[[str], Path]
 ) -> None:
@@ -916,6 +932,7 @@ def test_nobody_elses_commit_is_written_over(
     assert desk.ok("publish", artefact("adapter"), "ada/busy")["sent"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("token", "repo", "says"),
     [

@@ -227,6 +227,7 @@ def test_a_recipe_does_what_the_library_does(tmp_path: Path) -> None:
     assert tiny.single().name not in state
 
 
+@pytest.mark.slow
 def test_the_second_run_does_nothing(tmp_path: Path) -> None:
     folder = copied(tmp_path / "project")
     before = tiny.snapshot(folder)
@@ -241,6 +242,7 @@ def test_the_second_run_does_nothing(tmp_path: Path) -> None:
 ALL = [*STEPS, "export.onnx"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "redone"),
     [
@@ -268,6 +270,7 @@ def test_a_changed_setting_redoes_what_depends_on_it(
     assert tiny.snapshot(folder) == before  # a dry run writes nothing
 
 
+@pytest.mark.slow
 def test_only_what_changed_is_done_again(tmp_path: Path) -> None:
     """The same for real: K is refitted from the saved activations, without the model."""
     folder = copied(tmp_path / "project")
@@ -285,6 +288,7 @@ def test_only_what_changed_is_done_again(tmp_path: Path) -> None:
         run(recipe(), folder=folder, until="bakee")
 
 
+@pytest.mark.slow
 def test_a_lost_or_spoiled_output_is_made_again_and_nobody_elses_is_touched(tmp_path: Path) -> None:
     folder = copied(tmp_path / "project")
     (folder / "out-work" / "edit.safetensors").unlink()

@@ -177,6 +177,7 @@ def test_the_browser_sees_what_it_should(tmp_path: Path) -> None:
     assert any("Content Security Policy" in problem for problem in seen["problems"])
 
 
+@pytest.mark.slow
 def test_the_figures_are_files_too(output: Path) -> None:
     from matplotlib import image as pixels
 
@@ -197,6 +198,7 @@ def dense(edit: Edit, layer: int, H: torch.Tensor, *, length_kept: bool = True) 
     return y * (H.norm(dim=1) / y.norm(dim=1))[:, None] if length_kept else y
 
 
+@pytest.mark.slow
 def test_movement_against_dense_projectors(output: Path, fitted: Fitted) -> None:
     """Every number of the section, on the page and behind it. The control: without the merge they are others."""
     (told,) = json.loads((output / PAGE_NUMBERS).read_text())["edits"]
@@ -220,6 +222,7 @@ def test_movement_against_dense_projectors(output: Path, fitted: Fitted) -> None
         assert max(abs(x - 1) for x in other) > 0.01
 
 
+@pytest.mark.slow
 def test_explained_variance_against_the_activations(output: Path, fitted: Fitted) -> None:
     (told,) = json.loads((output / PAGE_NUMBERS).read_text())["edits"]
     rows = {row[0]: row for row in page_of(output).table("layer", "k+")}
@@ -235,6 +238,7 @@ def test_explained_variance_against_the_activations(output: Path, fitted: Fitted
             assert rows[str(layer)][3 + i] == f"{100 * share:.2f}"
 
 
+@pytest.mark.slow
 def test_the_plane_is_that_of_principal_components(fitted: Fitted) -> None:
     """scikit-learn's PCA of the base's activations; the edited ones on the same axes."""
     from sklearn.decomposition import PCA
@@ -257,6 +261,7 @@ def test_the_plane_is_that_of_principal_components(fitted: Fitted) -> None:
     assert all(points.shape == (8, 2) and bool(points.isfinite().all()) for points in laid_out.after.values())
 
 
+@pytest.mark.slow
 def test_gain_and_cost_are_those_of_the_evaluation(output: Path, artefact: Path) -> None:
     measured = json.loads((artefact / EVALUATION).read_text())
     rows = page_of(output).table("task", "measure")
@@ -330,6 +335,7 @@ def test_demonstrations_of_ones_own_are_read_as_the_fit_read_them(tmp_path: Path
 # ------------------------------------------------------------------------------------------- what is there, what is not
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_else_and_names_no_path(output: Path, artefact: Path, fitted: Fitted) -> None:
     page = page_of(output)
     assert not {"script", "iframe", "link", "object"} & {tag for tag, _ in page.tags}
@@ -556,6 +562,7 @@ def test_bad_input_is_one_clear_error(fitted: Fitted, artefact: Path, tmp_path: 
     assert tiny.listing(out) == {"report.html", "figures", "sea"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "package"), [("matplotlib.figure", "matplotlib"), ("sklearn.manifold", "scikit-learn")]
 )

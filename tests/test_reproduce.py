@@ -240,6 +240,7 @@ def test_the_command_line_says_so(tmp_path: Path) -> None:
     assert [edit["reproduced"] for edit in found["edits"]] == [False, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value"),
     [("K_positive", 0.5), ("position", "last"), ("layers", "last:3"), ("merge", "l2"), ("alpha", 0.5)],

@@ -487,6 +487,7 @@ def name_a_kernel(folder: Path, trap: Trap) -> None:
     set_json(folder / "config.json", attn_implementation="evil/kernel")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", [swap_code, name_code, name_a_repository, name_a_tokenizer, name_a_kernel])
 def test_code_in_an_artefact_that_is_not_ours_is_noticed(tmp_path: Path, spoil: Callable[[Path, Trap], None]) -> None:
     """And ``verify``, ``inspect``, ``unbake`` and a bake on top of it run none of it."""

@@ -304,6 +304,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_no_plain_lora_of_this_base_is_refused(workshop: Workshop, tmp_path: Path, case: str):
     """By ``bake`` and by loading alike, in one clear paragraph, and nothing is left behind."""
@@ -432,6 +433,7 @@ def stored(model: Any) -> dict[str, torch.dtype]:
     return {n: p.dtype for n, p in model.named_parameters() if ".sea." not in n}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", QUANTISED)
 def test_insert_works_on_quantised_weights(workshop: Workshop, tmp_path: Path, source: str):
     """``--how auto`` inserts; the base stays as it is stored, the edit in float32; OPT's mlp is a bare linear."""
@@ -533,6 +535,7 @@ def test_every_scheme_is_recognised(workshop: Workshop, tmp_path: Path, scheme: 
     assert plan(workshop.base("llama"), [edit]).how == "fold"  # the control
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["llama in 4 bits", "llama in fp8", "gpt-oss in mxfp4"])
 def test_the_cure_in_the_message_works(workshop: Workshop, tmp_path: Path, source: str):
     """What the refusal says, run as it stands, gives a checkpoint that folds."""

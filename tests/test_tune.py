@@ -138,6 +138,7 @@ def test_every_search_holds_the_untuned_default(found: Tuning) -> None:
     assert elsewhere.settings({"1-K_positive": 0.1, "1-K_negative": 0.1, "alpha": 1.0})["site"] == "mlp"
 
 
+@pytest.mark.slow
 def test_the_front_is_what_nothing_beats(found: Tuning, output: Path) -> None:
     """By brute force over all pairs; and by Optuna, of those trials that keep to the KL that is allowed."""
     points = {trial.number: (trial.gain.value, -trial.kl) for trial in found.trials if not trial.failure}
@@ -166,6 +167,7 @@ def test_the_choice_of_a_front() -> None:
     assert choose([at(3, 0.3, 0.05), at(1, 0.3, 0.05), at(2, 0.3, 0.04)], 0.1).number == 2
 
 
+@pytest.mark.slow
 def test_the_chosen_edit_is_worth_what_the_result_says(found: Tuning, output: Path) -> None:
     """Once more from the file, without the package's scoring: dense, in float64, no shared prefixes, no batches."""
     result, triples = told(output), tiny.demonstrations(TRIPLES)
@@ -206,6 +208,7 @@ def divergence(model: Any, edit: Edit, texts: Any) -> float:
     return total / count
 
 
+@pytest.mark.slow
 def test_a_baked_choice_can_be_reproduced(found: Tuning, output: Path, tmp_path: Path) -> None:
     """The recipe holds more than a fit's, and what it was fitted on lies beside it."""
     baked = bake(tiny.single(), output / EDIT, tmp_path / "art", how="insert").output
@@ -215,6 +218,7 @@ def test_a_baked_choice_can_be_reproduced(found: Tuning, output: Path, tmp_path:
         reproduce(baked, model=tiny.single(), demonstrations=tiny.demonstrations_file())
 
 
+@pytest.mark.slow
 def test_what_is_written_is_for_people_too_and_tells_no_secrets(found: Tuning, output: Path) -> None:
     names = {
         "run.json", JOURNAL, FITTED_ON, EDIT, RESULT, "tune.md", "pareto.png", "pareto.svg",
@@ -235,6 +239,7 @@ def test_what_is_written_is_for_people_too_and_tells_no_secrets(found: Tuning, o
 # ---------------------------------------------------------------------------------------------------------- three parts
 
 
+@pytest.mark.slow
 def test_no_question_is_in_two_parts(output: Path, found: Tuning) -> None:
     parts = told(output)["splits"]
     places = [parts[name]["places"] for name in ("fit", "selection", "held_back")]
@@ -243,6 +248,7 @@ def test_no_question_is_in_two_parts(output: Path, found: Tuning) -> None:
     assert fitted == [tiny.demonstrations(TRIPLES)[i].prompt for i in places[0]]
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 19), min_size=40, max_size=60), st.integers(0, 5))
 def test_the_triples_of_a_question_stay_together(questions: list[int], seed: int) -> None:
     """Whatever its case and white space: a question asked twice is one question."""
@@ -261,6 +267,7 @@ def test_the_triples_of_a_question_stay_together(questions: list[int], seed: int
     assert all(len(part) >= least for part, least in zip(parts, (2, 10, 20)))
 
 
+@pytest.mark.slow
 def test_a_benchmarks_questions_are_not_fitted_on(data: Path) -> None:
     asked = Demonstration("can  BATS see?", "Yes.", "No.")  # the first row of the benchmark
     triples = [*tiny.demonstrations(4), asked]
@@ -293,6 +300,7 @@ def test_rows_that_come_again_do_not_count(tmp_path: Path) -> None:
         assert words in page
 
 
+@pytest.mark.slow
 def test_a_scenario_of_bbq_is_in_one_part_only(data: Path) -> None:
     """With other names, and with what tells the answer, it is the same scenario: as a demonstration too."""
     rows = scenarios(40)
@@ -512,6 +520,7 @@ def test_an_edit_that_does_nothing_is_told_as_such(tmp_path: Path) -> None:
     assert (found.beats, found.helps) == (False, False)
 
 
+@pytest.mark.slow
 def test_an_interval_alone_proves_nothing(found: Tuning) -> None:
     """Of two examples, both better, the interval lies above 0 by necessity, and p is 0.5."""
     ones = np.ones((20, 1))
@@ -696,6 +705,7 @@ def test_the_command_line(tmp_path: Path) -> None:
         assert word in text
 
 
+@pytest.mark.slow
 def test_the_search_space_from_texts() -> None:
     found = parse_space(site="mlp, attn", alpha="0.25:1", K_positive="8,0.95", centre="yes", layers=["3,5", "last:2"])
     assert (found.site, found.alpha, found.centre) == (("mlp", "attn"), Range(0.25, 1), (True,))

@@ -296,6 +296,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_record_is_one_clear_error(damage: str, tmp_path: Path) -> None:
     how, spoil, words = DAMAGE[damage]

@@ -56,6 +56,7 @@ class Page(html.parser.HTMLParser):
 # ------------------------------------------------------------------------------------------------------ what is written
 
 
+@pytest.mark.slow
 def test_one_download_serves_both_sides(tmp_path: Path) -> None:
     export = exports.strong()
     before = tiny.snapshot(export)
@@ -117,6 +118,7 @@ def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
     assert evil in front["title"]
 
 
+@pytest.mark.slow
 def test_a_space_knows_it(tmp_path: Path) -> None:
     export = tiny.changeable(plain(), tmp_path / "export")
     tiny.patch_json(export / EXPORT, base="someone/model")

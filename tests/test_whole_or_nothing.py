@@ -255,6 +255,7 @@ def test_a_command_says_how_it_ended(late: bool, monkeypatch: pytest.MonkeyPatch
     )
 
 
+@pytest.mark.slow
 def test_overwrite_replaces_the_whole(tmp_path: Path, other_edit: Path) -> None:
     output = tmp_path / "out"
     bake(tiny.large(), other_edit, output)
