@@ -556,7 +556,7 @@ def output_name_too_long(_: Path) -> Case:
 @case
 def verifying_a_base(_: Path) -> Case:
     words = ("not an artefact of sea_bake", "sea/bake.json")
-    return Case(("verify", tiny.single()), "VerificationError", words, (tiny.single(),))
+    return Case(("verify", tiny.single()), "CheckpointError", words, (tiny.single(),))
 
 
 @case
@@ -568,8 +568,8 @@ def verifying_without_the_base(folder: Path) -> Case:
 
 @case
 def inspecting_a_base(_: Path) -> Case:
-    words = ("sea_bake did not bake", "sea/bake.json")
-    return Case(("inspect", tiny.single()), "EditError", words, (tiny.single(),))
+    words = ("not an artefact of sea_bake", "sea/bake.json")
+    return Case(("inspect", tiny.single()), "CheckpointError", words, (tiny.single(),))
 
 
 # ----------------------------------------------------------------------------------------------------------- full disks

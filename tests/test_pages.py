@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import re
+import shlex
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,7 +19,7 @@ from rich.console import Console
 import sea_bake
 from sea_bake.cli.printing import table
 from sea_bake.pages import templates
-from sea_bake.pages.markdown import plain
+from sea_bake.pages.markdown import code, plain, python, shell
 from sea_bake.pages.templates import Markdown
 from sea_bake.pages.text import harmless, p_value, size
 
@@ -106,15 +108,49 @@ def structure(name: str, page: str) -> Counter[Any]:
     return Counter(t.type for t in [*tokens, *inner] if t.type not in ("text", "text_special", "softbreak"))
 
 
+BEGINNINGS = (
+    "# H",
+    "- item",
+    "+ item",
+    "1. item",
+    "2) item",
+    "---",
+    "===",
+    "~~~",
+    "```",
+    "    x",
+    "> q",
+    "* x",
+    "_a_ __b__",
+)
+
+
+@pytest.mark.parametrize("evil", [EVIL, *BEGINNINGS])
 @pytest.mark.parametrize("name", FILLED)
-def test_nothing_that_is_put_into_a_template_is_more_than_text(name: str) -> None:
+def test_nothing_that_is_put_into_a_template_is_more_than_text(name: str, evil: str) -> None:
     make = templates.html if name.endswith(".html.j2") else templates.markdown
-    page = make(name, **FILLED[name](EVIL))
+    page = make(name, **FILLED[name](evil))
     assert structure(name, page) == structure(name, make(name, **FILLED[name]("quite plain")))
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", page)
     if name.endswith(".md.j2"):
         assert "http://evil" not in page  # which some renderers make a link of by itself
         assert "www.evil" not in page
+
+
+@pytest.mark.parametrize(
+    "said", ["a_b _c_ &#91;x&#93; &amp; <b> *d* ~e~ -1 1.5 [f](g) 2. h", "-1.5", "- x", "3. x", "#5", "_"]
+)
+def test_markdown_shows_what_was_said(said: str) -> None:
+    (paragraph,) = [t for t in MarkdownIt("commonmark").parse(plain(said)) if t.type == "inline"]
+    assert "".join(child.content for child in paragraph.children or ()) == said
+
+
+def test_code_shows_what_was_said() -> None:
+    for said in ("a`b", "``", "`x", "x`", "plain", 'x"); import os #'):
+        (child,) = MarkdownIt("commonmark").parse(f"a{code(said)}")[1].children[1:]  # type: ignore[index]
+        assert (child.type, child.content) == ("code_inline", said)
+        assert ast.literal_eval(python(said)) == said
+        assert shlex.split(shell(said)) == [said]
 
 
 def test_the_check_sees_what_was_not_escaped() -> None:

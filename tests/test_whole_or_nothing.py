@@ -23,9 +23,10 @@ import tiny
 import torch
 
 from sea_bake import Edit, bake
+from sea_bake.artefact import output
 from sea_bake.errors import OutputError
 from sea_bake.io import interrupts, progress
-from sea_bake.io.staging import check_output, scratch_folder, staged_file, staged_folder
+from sea_bake.io.staging import scratch_folder, staged_file, staged_folder
 
 KILLS = 20
 
@@ -301,18 +302,18 @@ def test_nothing_appears_after_an_exception(tmp_path: Path, staged: Any, error: 
     assert tiny.listing(tmp_path) == set()
 
 
-@pytest.mark.parametrize("staged", [staged_file, staged_folder])
+@pytest.mark.parametrize("staged", [staged_file, output.staged])
 def test_the_old_one_stays_after_an_exception(tmp_path: Path, staged: Any) -> None:
-    output = tmp_path / "out"
-    with staged(output) as stage:
+    out = tmp_path / "out"
+    with staged(out) as stage:
         target = stage / "sea" / "bake.json" if stage.is_dir() else stage
         target.parent.mkdir(exist_ok=True)
         target.write_text("old")
     before = tiny.snapshot(tmp_path)
     with pytest.raises(ZeroDivisionError):
-        write(staged(output, overwrite=True), ZeroDivisionError)
+        write(staged(out, overwrite=True), ZeroDivisionError)
     assert tiny.snapshot(tmp_path) == before
-    with pytest.raises(OutputError, match="exists already"), staged(output):
+    with pytest.raises(OutputError, match="exists already"), staged(out):
         raise AssertionError("not reached")
 
 
@@ -327,15 +328,15 @@ def test_overwrite_takes_only_what_is_ours(tmp_path: Path) -> None:
         (tmp_path / name / content).parent.mkdir(parents=True)
         (tmp_path / name / content).write_text("mine")
         with pytest.raises(OutputError, match="was not written by sea_bake"):
-            check_output(tmp_path / name, overwrite=True, folder=True)
+            output.check_folder(tmp_path / name, overwrite=True)
     (tmp_path / "empty").mkdir()
     (tmp_path / "ours" / "sea").mkdir(parents=True)
     (tmp_path / "ours" / "sea" / "bake.json").write_text("{}")
     for name in ("empty", "ours"):
-        assert check_output(tmp_path / name, overwrite=True, folder=True) == tmp_path / name
+        assert output.check_folder(tmp_path / name, overwrite=True) == tmp_path / name
     (tmp_path / "link").symlink_to(tmp_path / "ours")
     with pytest.raises(OutputError, match="is not a folder"):
-        check_output(tmp_path / "link", overwrite=True, folder=True)
+        output.check_folder(tmp_path / "link", overwrite=True)
 
 
 def test_files_are_readable_as_the_umask_says(tmp_path: Path) -> None:
