@@ -237,6 +237,26 @@ def test_long_work_stops_at_its_next_step_after_an_interrupt_that_was_swallowed(
     assert not interrupts.interrupted()  # it was this command's
 
 
+class Dying:
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_an_interrupt_in_a_finaliser_leaves_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python cannot raise it there, and would print it."""
+    printed: list[Any] = []
+    monkeypatch.setattr("sys.unraisablehook", printed.append)
+    with interrupts.heeded():
+        dying = Dying()
+        del dying
+        assert interrupts.interrupted()
+    assert printed == []
+    dying = Dying()  # the control
+    del dying
+    assert len(printed) == 1
+
+
 @pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("late", [True, False])
 def test_a_command_says_how_it_ended(late: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def check() -> None:
 
 @contextlib.contextmanager
 def heeded() -> Iterator[None]:
-    """Remember Ctrl-C from here to the end of the block, and keep libraries from logging what it broke in them.
+    """Remember Ctrl-C from here to the end of the block, and keep libraries, and Python, from logging what it broke in them.
 
     Where SIGINT is ignored (behind ``nohup``) or somebody else handles it, this does nothing.
     """
@@ -43,13 +43,15 @@ def heeded() -> Iterator[None]:
         global _seen
         _seen = True
         logging.disable()
+        sys.unraisablehook = lambda _: None  # "Exception ignored in", and a traceback
         raise KeyboardInterrupt
 
-    before = logging.root.manager.disable
+    before, hook = logging.root.manager.disable, sys.unraisablehook
     signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         logging.disable(before)
+        sys.unraisablehook = hook
         _seen = False
