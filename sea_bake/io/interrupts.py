@@ -30,7 +30,7 @@ def check() -> None:
 
 @contextlib.contextmanager
 def heeded() -> Iterator[None]:
-    """Remember Ctrl-C from here to the end of the block, and keep libraries, and Python, from logging what it broke in them.
+    """Remember Ctrl-C from here to the end of the block, and keep what it broke from being logged or printed.
 
     Where SIGINT is ignored (behind ``nohup``) or somebody else handles it, this does nothing.
     """
