@@ -567,6 +567,13 @@ def verifying_without_the_base(folder: Path) -> Case:
 
 
 @case
+def verifying_a_gguf_without_its_record(folder: Path) -> Case:
+    (folder / "m.gguf").write_bytes(b"GGUF")
+    words = ("not an artefact of sea_bake", "m.gguf.sea.json", "sea-bake export gguf")
+    return Case(("verify", folder / "m.gguf"), "CheckpointError", words)
+
+
+@case
 def inspecting_a_base(_: Path) -> Case:
     words = ("not an artefact of sea_bake", "sea/bake.json")
     return Case(("inspect", tiny.single()), "CheckpointError", words, (tiny.single(),))

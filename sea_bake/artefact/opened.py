@@ -75,11 +75,13 @@ class Artefact:
         if folder.suffix == ".gguf" and record_of(folder).is_file():
             made = trusted.read(record_of(folder), GgufRecord.from_json)
             return cls(folder.parent, "gguf", made, file=folder)
+        wrote = "Give a folder that sea-bake bake or sea-bake export onnx wrote."
         what = "a file" if folder.is_file() else "a folder" if folder.is_dir() else "nothing"
-        raise CheckpointError(
-            f"{folder} is not an artefact of sea_bake: it is {what} without {RECORD} or {EXPORT}. Give a folder that "
-            "sea-bake bake or sea-bake export onnx wrote."
-        )
+        lacks = f"{RECORD} or {EXPORT}"
+        if folder.suffix == ".gguf":
+            lacks = f"its record {record_of(folder).name} beside it"
+            wrote = "Give a file that sea-bake export gguf wrote, and keep its record with it."
+        raise CheckpointError(f"{folder} is not an artefact of sea_bake: it is {what} without {lacks}. {wrote}")
 
     # ------------------------------------------------------------------------------------------------- what it is
 

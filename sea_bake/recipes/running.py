@@ -75,7 +75,7 @@ def run(
 
     Args:
         recipe: a YAML file; sea-bake init writes one. In Python also the same as a mapping.
-        folder: folder that relative paths are meant from. Default: the recipe's own; of a mapping the current one.
+        folder: folder that relative paths start from. Default: the recipe's own; for a mapping, the current one.
         until: stop after this step.
         again_from: do this step and all behind it again, finished or not.
         dry_run: say which steps would run, and why. Nothing is written.

@@ -52,7 +52,7 @@ def read(recipe: str | Path | Mapping[str, Any], *, folder: str | Path | None = 
 
     Args:
         recipe: a YAML file, or the same as a mapping.
-        folder: relative paths are meant from here; None takes the file's own folder, for a mapping the current one.
+        folder: where relative paths start. None: the file's own folder; for a mapping, the current one.
 
     Raises:
         RecipeError: not plain YAML, an unknown key (with the nearest known one), a value of another type, a missing
