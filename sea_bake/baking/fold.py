@@ -1,7 +1,8 @@
 """Fold: the edit disappears into its writers, and a plain checkpoint of the base's own architecture comes out.
 
 W <- M W (and b <- M b) with M = scale · I + B A, in float32 for half precisions and float64 for the others,
-rounded once. Shards without a writer are linked; the others are copied, and their writers edited in place.
+rounded once: the product is ``exactness.LinearEdit``. Shards without a writer are linked; the others are copied, and
+their writers edited in place.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Where the parts of a decoder live: one row per model family, read by every floor above.
+"""Where the parts of a decoder live: one row per model family.
 
 A family that has no row is discovered and proved (``discovery``), or refused. To add one, append a row to ``FAMILIES``
-and a tiny config to ``tests/families.py``; the equality tests then run on it through every door.
+and a tiny config to ``tests/families.py``; the equality tests then run on it through every door. Step by step: "Add a
+family" in ``sea_bake/README.md``.
 """
 
 from __future__ import annotations
