@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,46 +12,34 @@ from sea_bake.artefact.names import CARD, PAGE, RECIPE
 from sea_bake.errors import EvaluationError, OutputError, PublishError
 from sea_bake.publishing.card import render
 from sea_bake.publishing.contents import collect
-from sea_bake.publishing.hub_names import check_repo_id
+from sea_bake.publishing.hub_errors import check_repo_id
 from sea_bake.publishing.licence import find
-from sea_bake.publishing.recipe import dump
+from sea_bake.publishing.recipe import dump, origin
 from sea_bake.publishing.renaming import renamed
-from sea_bake.publishing.upload import push
+from sea_bake.publishing.upload import Pushed, push
 
 __all__ = ["Publication", "publish"]
 
 
-@dataclass(frozen=True)
-class Publication:
-    """What was published, or would be.
+@dataclass(frozen=True, kw_only=True)
+class Publication(Pushed):
+    """What was published, or would be; and what the upload did.
 
     Attributes:
-        repo, url: "user/name", and where it lies.
+        repo: "user/name".
         verdict: "verified", "approximate" or "NOT verified".
-        private: whether only its owners see it.
-        commit, pull_request: what holds it now; None after a dry run.
         files: path -> bytes, of everything that the repository holds of ours.
-        sent, copied, there: paths uploaded, copied on the Hub out of the base's repository, there already.
-        removed: files of an earlier publish that are gone.
         left_out: files of the artefact that stay at home.
         licence: its identifier, and where it was found.
         card: the model card's text.
     """
 
     repo: str
-    url: str | None
     verdict: str
-    private: bool
-    commit: str | None
-    pull_request: str | None
     files: dict[str, int]
+    left_out: list[str]
     licence: str
     card: str
-    sent: list[str] = field(default_factory=list)
-    copied: list[str] = field(default_factory=list)
-    there: list[str] = field(default_factory=list)
-    removed: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
 
     @property
     def size(self) -> int:
@@ -122,29 +110,29 @@ def publish(
         revision=None if create_pr else revision,
     )
     items, left_out = collect(found, made | {CARD: card})
-    common: dict[str, Any] = {
-        "repo": repo,
-        "verdict": found.verdict,
-        "files": {item.path: item.size for item in items},
-        "left_out": left_out,
-        "licence": f"{licence.id} ({licence.origin})",
-        "card": card,
-    }
-    if dry_run:
-        return Publication(url=None, private=not public, commit=None, pull_request=None, **common)
-    pushed = push(
-        items,
-        repo,
+    pushed = Pushed(private=not public)
+    if not dry_run:
+        what = f"{found.base_name.rpartition('/')[2]} with SEA baked in ({found.kind}, {found.verdict})"
+        pushed = push(
+            items,
+            repo,
+            card=card,
+            message=commit_message or what,
+            public=public,
+            revision=revision,
+            create_pr=create_pr,
+            base=found.base,
+            base_revision=found.revision,
+        )
+    return Publication(
+        **asdict(pushed),
+        repo=repo,
+        verdict=found.verdict,
+        files={item.path: item.size for item in items},
+        left_out=left_out,
+        licence=f"{licence.id} ({licence.origin})",
         card=card,
-        message=commit_message
-        or f"{found.base_name.rpartition('/')[2]} with SEA baked in ({found.kind}, {found.verdict})",
-        public=public,
-        revision=revision,
-        create_pr=create_pr,
-        base=found.base,
-        base_revision=found.revision,
     )
-    return Publication(**common, **asdict(pushed))
 
 
 def _check(artefact: Artefact, *, unverified: bool) -> None:
@@ -170,8 +158,8 @@ def _check(artefact: Artefact, *, unverified: bool) -> None:
 
 def _datasets(artefact: Artefact) -> list[str]:
     """Hub ids of the data sets that the edits were fitted on, where they came from the Hub."""
-    origins = [edit.recipe.get("demonstrations_from") or {} for edit in artefact.edits]
-    names = [str(origin.get("source")).partition(":")[0] for origin in origins if origin.get("kind") == "hub"]
+    origins = map(origin, artefact.edits)
+    names = [str(one.get("source")).partition(":")[0] for one in origins if one.get("kind") == "hub"]
     for name in names:
         check_repo_id(name, "the data set that the edit records")
     return names

@@ -14,6 +14,7 @@ from sea_bake.artefact.verification import Verification
 from sea_bake.pages.edits import COMPARED, columns, compared
 from sea_bake.pages.templates import Markdown, markdown
 from sea_bake.publishing.licence import Licence
+from sea_bake.publishing.recipe import origin
 
 # What the Hub's model tree calls an edit of this kind: the edited weights are new ones, whatever file they lie in.
 _RELATIONS = {"insert": "finetune", "fold": "finetune", "adapter": "adapter", ONNX: "finetune"}
@@ -44,12 +45,13 @@ def render(
     """
     from huggingface_hub import ModelCard
 
-    data = metadata(artefact, repo, licence=licence, base_card=base_card, results=results, datasets=datasets)
+    title = repo.rpartition("/")[2]
+    data = _metadata(artefact, title, licence, _languages(base_card.get("language")), results, datasets)
     verification, why = artefact.verification, artefact.bake.why if artefact.bake else ""
     body = markdown(
         "card.md.j2",
         artefact=artefact,
-        title=repo.rpartition("/")[2],
+        title=title,
         repo=repo,
         revision=revision,
         recipe=RECIPE,
@@ -106,23 +108,31 @@ def _conditions(verification: Verification) -> str:
 
 def _missing(artefact: Artefact) -> list[str]:
     """Demonstrations that ``reproduce`` does not find by itself."""
-    origins = [edit.recipe.get("demonstrations_from") for edit in artefact.edits]
-    local = [o for o in origins if isinstance(o, dict) and o.get("kind") in ("file", "folder")]
-    return list(dict.fromkeys(str(origin.get("source")) for origin in local))
+    local = [one for one in map(origin, artefact.edits) if one.get("kind") in ("file", "folder")]
+    return list(dict.fromkeys(str(one.get("source")) for one in local))
 
 
-def metadata(
-    artefact: Artefact,
-    repo: str,
-    *,
-    licence: Licence,
-    base_card: dict[str, Any],
-    results: Sequence[Row] = (),
-    datasets: Sequence[str] = (),
+def _metadata(
+    artefact: Artefact, title: str, licence: Licence, language: Any, results: Sequence[Row], datasets: Sequence[str]
 ) -> Any:
     """The card's metadata, as huggingface_hub's ModelCardData."""
-    from huggingface_hub import ModelCardData
+    from huggingface_hub import EvalResult, ModelCardData
 
+    task = _TASKS.get(artefact.auto_class, "text-generation")
+    rows = [
+        EvalResult(
+            task_type=task,
+            dataset_type=row.dataset["type"],
+            dataset_name=row.dataset["name"],
+            dataset_config=row.dataset.get("config"),
+            dataset_split=row.dataset.get("split"),
+            dataset_revision=row.dataset.get("revision"),
+            metric_type=row.measure.key,
+            metric_name=row.measure.name,
+            metric_value=(row.found.edited or row.found.base).value,
+        )
+        for row in results
+    ]
     relation = _RELATIONS[artefact.kind]
     tags = ["sea", "sea_bake", "activation-steering", "model-editing", "arxiv:2405.09719"]
     tags += ["onnx"] if artefact.kind == ONNX else ["lora"] if artefact.kind == "adapter" else []
@@ -130,15 +140,15 @@ def metadata(
     tags += ["unverified"] if artefact.doubt else ["approximate"] if artefact.approximate else []
     tags += [f"base_model:{relation}:{artefact.base}"] if artefact.base else []
     return ModelCardData(
-        language=_languages(base_card.get("language")),
+        language=language,
         library_name=_LIBRARIES[artefact.kind],
-        pipeline_tag=_TASKS.get(artefact.auto_class, "text-generation"),
+        pipeline_tag=task,
         base_model=artefact.base,
         base_model_relation=relation if artefact.base else None,
         datasets=list(datasets) or None,
         tags=tags,
-        model_name=repo.rpartition("/")[2] if results else None,
-        eval_results=[_eval_result(result, artefact) for result in results] or None,
+        model_name=title if results else None,
+        eval_results=rows or None,
         **licence.metadata(),
     )
 
@@ -147,19 +157,3 @@ def _languages(value: Any) -> list[str] | None:
     """What the base's card says, as far as these are languages: somebody else wrote it."""
     codes = [value] if isinstance(value, str) else value if isinstance(value, list) else []
     return [code for code in codes if isinstance(code, str) and re.fullmatch(r"[\w-]{2,20}", code)] or None
-
-
-def _eval_result(result: Row, artefact: Artefact) -> Any:
-    from huggingface_hub import EvalResult
-
-    return EvalResult(
-        task_type=_TASKS.get(artefact.auto_class, "text-generation"),
-        dataset_type=result.dataset["type"],
-        dataset_name=result.dataset["name"],
-        dataset_config=result.dataset.get("config"),
-        dataset_split=result.dataset.get("split"),
-        dataset_revision=result.dataset.get("revision"),
-        metric_type=result.measure.key,
-        metric_name=result.measure.name,
-        metric_value=(result.found.edited or result.found.base).value,
-    )

@@ -23,13 +23,8 @@ from sea_bake.model.checkpoint.reader import INDEX, SINGLE
 from sea_bake.model.lora import WEIGHTS
 from sea_bake.model.suffixes import ends
 
-_VOCABULARIES = {
-    "tokenizer.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "tokenizer.model",
-}  # any string may be in it
+# Any string may be in these.
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model")
 _BLOCK = 1 << 22
 
 
@@ -74,9 +69,8 @@ def collect(artefact: Artefact, made: dict[str, str]) -> tuple[list[Item], list[
     _refuse_links(folder)
     for name in files(folder):
         _refuse(artefact, name)
-        if name not in taken and not (
-            name == VERIFICATION and artefact.verification is None
-        ):  # it speaks of other files
+        speaks = name != VERIFICATION or artefact.verification is not None  # else it speaks of other files
+        if name not in taken and speaks:
             taken[name] = Item.of(name, folder / name, sealed.get(name))
     items = sorted(taken.values(), key=lambda item: item.path)
     for item in items:
@@ -127,12 +121,9 @@ def _refuse_links(folder: Path) -> None:
 
 def _left_at_home(folder: Path, taken: set[str]) -> list[str]:
     """Hidden files and caches, and what does not speak for the artefact: named, not uploaded."""
-    hidden = sorted(p.relative_to(folder).as_posix() for p in folder.rglob(".*") if not _inside_hidden(p, folder))
-    return sorted({*hidden, *files(folder)} - taken)
-
-
-def _inside_hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts[:-1])
+    hidden = [path.relative_to(folder) for path in folder.rglob(".*")]
+    outermost = {path.as_posix() for path in hidden if not any(part.startswith(".") for part in path.parts[:-1])}
+    return sorted({*outermost, *files(folder)} - taken)
 
 
 # ------------------------------------------------------------------------------------------------- what tells too much

@@ -1,4 +1,4 @@
-"""The Hub's refusals, each as one clear sentence with its cure."""
+"""The Hub's refusals, each as one clear sentence with its cure; and names that it would refuse."""
 
 from __future__ import annotations
 
@@ -20,6 +20,17 @@ def hub_errors(repo: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise PublishError(_told(error, repo)) from error
+
+
+def check_repo_id(repo_id: str, what: str) -> None:
+    """Raise PublishError unless it can be the id of a repository."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise PublishError(f"{what} '{repo_id}' cannot be the id of a repository: {error}") from error
 
 
 def _told(error: BaseException, repo: str) -> str:

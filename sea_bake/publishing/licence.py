@@ -73,7 +73,7 @@ def find(artefact: Artefact, given: str | None = None) -> tuple[Licence, dict[st
         identifier = identifier[0] if isinstance(identifier, list) and identifier else identifier
         if isinstance(identifier, str):
             name, link = (metadata.get(f"license_{key}") for key in ("name", "link"))
-            return Licence(identifier, origin, _text(name), _absolute(_text(link), artefact)), base
+            return Licence(identifier, origin, name if isinstance(name, str) else None, _absolute(link, artefact)), base
     for folder in _folders(artefact):
         for path in sorted(p for p in folder.iterdir() if re.match(r"LICEN[SC]E", p.name, re.I) and p.is_file()):
             return _recognised(path, carried=folder == artefact.folder), base
@@ -118,14 +118,10 @@ def _recognised(path: Path, *, carried: bool) -> Licence:
     return Licence("other", f"the base's {path.name}", title, path.name if carried else None)
 
 
-def _absolute(link: str | None, artefact: Artefact) -> str | None:
+def _absolute(link: Any, artefact: Artefact) -> str | None:
     """A link inside the base's repository has to lead there, unless the file travels along."""
-    if link is None or not re.fullmatch(r"(https?://)?[\w.~%/#?=&+-]+", link):
+    if not isinstance(link, str) or not re.fullmatch(r"(https?://)?[\w.~%/#?=&+-]+", link):
         return None
     if "://" in link or (artefact.folder / link).is_file():
         return link
     return f"https://huggingface.co/{artefact.base}/blob/main/{link}" if artefact.base else None
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None

@@ -6,14 +6,13 @@ import hashlib
 import inspect
 import json
 import shlex
-from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from sea_bake.artefact import Artefact, BakeRecord
-from sea_bake.artefact.names import RECIPE
 from sea_bake.demonstrations import load
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError
@@ -21,8 +20,6 @@ from sea_bake.fitting import fit
 from sea_bake.io.files import file_digest
 from sea_bake.model.fingerprint import BaseModel
 from sea_bake.publishing.tolerance import MEASURE, Tolerance
-
-__all__ = ["RECIPE", "describe", "dump", "fingerprint"]
 
 SCHEMA = 1
 _HEAD = """\
@@ -44,7 +41,7 @@ _OF_THE_RECIPE = (
     *("K_positive", "K_negative", "layers", "centre", "position", "neutral", "max_new_tokens", "system", "seed"),
     *("batch_size", "dtype"),
 )
-_NO_OPTION = ("split",)  # of the library alone
+_NO_OPTION = ("name", "split")  # the edit's own name; of the library alone
 _NO_SETTING = ("source", "model", "tokenizer", "activations", "save_activations", "overwrite")
 
 
@@ -66,39 +63,28 @@ def describe(artefact: str | Path | Artefact, *, model: str | None = None, outpu
         raise CheckpointError(f"{folder} carries no edits, so there is no recipe to make of it")
     base = model or record.base
     revision = record.revision if base == record.base else None
-    names = [file.stem for file in files]
-    fits = [_fit_settings(edit) for edit in edits]
-    refittable = all("imported" not in edit.recipe for edit in edits)
-    bake = _bake_settings(opened.bake)
-    output = output or folder.name
-    found: dict[str, Any] = {"model": base, "revision": revision, "output": output}
-    if refittable:
-        found["fit"] = [{"name": name, **settings} for name, settings in zip(names, fits)]
+    found: dict[str, Any] = {"model": base, "revision": revision, "output": output or folder.name}
+    if all("imported" not in edit.recipe for edit in edits):  # else they cannot be fitted again
+        found["fit"] = [{"name": file.stem, **_fit_settings(edit)} for file, edit in zip(files, edits)]
     else:
         found["edits"] = [str(file.relative_to(folder)) for file in files]
-    dtype = str(edits[0].recipe.get("dtype"))
-    tolerance = Tolerance.of(dtype)
-    found |= {
-        "bake": bake,
-        "verify": {},
-        "provenance": {
-            "schema": SCHEMA,
-            "versions": _plain(edits[0].recipe.get("versions")),
-            "base": {
-                "name": base,
-                "revision": revision,
-                "model_type": edits[0].base.model_type,
-                "dtype": edits[0].base.dtype,
-                "fingerprint_sha256": fingerprint(edits[0].base),
-            },
-            "edits": [_edit_record(*one, folder) for one in zip(names, files, edits)],
-            "commands": _commands(base, revision, output, names, fits, bake, refittable),
-            "tolerance": {
-                "measure": MEASURE,
-                "noise": tolerance.noise,
-                "largest": tolerance.largest,
-                "reason": _REASON,
-            },
+    found |= {"bake": _bake_settings(opened.bake), "verify": {}}
+    found["provenance"] = {
+        "schema": SCHEMA,
+        "versions": _plain(edits[0].recipe.get("versions")),
+        "base": {
+            "name": base,
+            "revision": revision,
+            "model_type": edits[0].base.model_type,
+            "dtype": edits[0].base.dtype,
+            "fingerprint_sha256": fingerprint(edits[0].base),
+        },
+        "edits": [_edit_record(file, edit, folder) for file, edit in zip(files, edits)],
+        "commands": _commands(found, [file.stem for file in files]),
+        "tolerance": {
+            "measure": MEASURE,
+            **asdict(Tolerance.of(str(edits[0].recipe.get("dtype")))),
+            "reason": _REASON,
         },
     }
     return found
@@ -120,19 +106,21 @@ def fingerprint(base: BaseModel) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
+def origin(edit: Edit) -> dict[str, Any]:
+    """Where an edit's demonstrations are from, as it records it: "kind", "source", ...; empty where it does not."""
+    found = edit.recipe.get("demonstrations_from")
+    return found if isinstance(found, dict) else {}
+
+
 def _fit_settings(edit: Edit) -> dict[str, Any]:
     """The settings of ``fit:``, in the section's own order; what the edit does not record is left out."""
-    recipe, origin = edit.recipe, edit.recipe.get("demonstrations_from")
-    origin = origin if isinstance(origin, dict) else {}
+    recipe, source = edit.recipe, origin(edit)
     known: dict[str, Any] = {
         **{key: recipe[key] for key in _OF_THE_RECIPE if key in recipe},
-        **{key: origin[key] for key in ("format", "limit", "shuffle_seed", "split") if key in origin},
-        "demonstrations": origin.get("source"),
+        **{key: source[key] for key in ("format", "limit", "shuffle_seed", "split") if key in source},
+        **{key: getattr(edit, key) for key in ("merge", "feature", "parts", "alpha")},
+        "demonstrations": source.get("source"),
         "site": edit.site.value,
-        "merge": edit.merge,
-        "feature": edit.feature,
-        "parts": edit.parts,
-        "alpha": edit.alpha,
     }
     if known.get("max_new_tokens") is None:  # of the prompt alone nothing is generated
         known.pop("max_new_tokens", None)
@@ -152,22 +140,18 @@ def fit_defaults() -> dict[str, Any]:
     return {"demonstrations": "builtin"} | {p.name: p.default for p in parameters.values() if p.name not in _NO_SETTING}
 
 
-def _edit_record(name: str, file: Path, edit: Edit, folder: Path) -> dict[str, Any]:
-    recipe = edit.recipe
-    origin = recipe.get("demonstrations_from")
-    origin = origin if isinstance(origin, dict) else {}
+def _edit_record(file: Path, edit: Edit, folder: Path) -> dict[str, Any]:
+    recipe, source = edit.recipe, origin(edit)
     return {
-        "name": name,
+        "name": file.stem,
         "file": file.relative_to(folder).as_posix(),
         "sha256": file_digest(file),
         "demonstrations": {
-            "kind": origin.get("kind"),
-            "source": origin.get("source"),
-            "file_sha256": origin.get("file_sha256"),
+            **{key: source.get(key) for key in ("kind", "source", "file_sha256")},
             "sha256": recipe.get("demonstrations_sha256"),
             "count": recipe.get("demonstrations"),
         },
-        "seeds": {"seed": recipe.get("seed"), "shuffle_seed": origin.get("shuffle_seed"), "load": origin.get("seed")},
+        "seeds": {"seed": recipe.get("seed"), "shuffle_seed": source.get("shuffle_seed"), "load": source.get("seed")},
         "neutral_sha256": recipe.get("neutral_sha256"),
         "device": recipe.get("device"),
         "ranks": {layer: list(ranks) for layer, ranks in edit.ranks.items()},
@@ -175,31 +159,22 @@ def _edit_record(name: str, file: Path, edit: Edit, folder: Path) -> dict[str, A
     }
 
 
-def _commands(
-    base: str,
-    revision: Any,
-    output: str,
-    names: Sequence[str],
-    fits: Sequence[dict[str, Any]],
-    bake: dict[str, Any],
-    refittable: bool,
-) -> list[str]:
-    """The same as lines for a shell, with what differs from the defaults."""
-    at = ["--revision", str(revision)] if revision else []
-    lines = []
-    if refittable:
-        for name, settings in zip(names, fits):
-            lines.append(["sea-bake", "fit", base, *at, "-o", f"{name}.safetensors", *_options("fit", settings)])
-    files = [f"{name}.safetensors" for name in names]
-    lines.append(["sea-bake", "bake", base, *at, *files, "-o", output, *_options("bake", bake)])
+def _commands(recipe: dict[str, Any], names: list[str]) -> list[str]:
+    """The recipe of edits of these names as lines for a shell, with what differs from the defaults."""
+    base, output, files = recipe["model"], recipe["output"], [f"{name}.safetensors" for name in names]
+    at = ["--revision", str(recipe["revision"])] if recipe["revision"] else []
+    lines = [
+        ["sea-bake", "fit", base, *at, "-o", file, *_options(settings, fit_defaults())]
+        for file, settings in zip(files, recipe.get("fit", ()))
+    ]
+    lines.append(["sea-bake", "bake", base, *at, *files, "-o", output, *_options(recipe["bake"], {"how": "auto"})])
     lines.append(["sea-bake", "verify", output, *(["--base", base, *at] if "/" in base else [])])
     return [shlex.join(line) for line in lines]
 
 
-def _options(section: str, settings: dict[str, Any]) -> list[str]:
+def _options(settings: dict[str, Any], defaults: dict[str, Any]) -> list[str]:
     settings = dict(settings)
-    defaults = fit_defaults() if section == "fit" else {"how": "auto"}
-    if section == "fit" and settings.get("K_positive") == settings.get("K_negative") is not None:
+    if settings.get("K_positive") == settings.get("K_negative") is not None:
         settings["K"] = settings.pop("K_positive")
         del settings["K_negative"]
     words: list[str] = []

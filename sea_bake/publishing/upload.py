@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ _DECIDE = (*WEIGHTS, ".py", ".index.json")
 _CONFIGS = ("config.json", ADAPTER_CONFIG, RECIPE, VERIFICATION)
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Pushed:
-    """What an upload did.
+    """What an upload did; without ``url`` and ``commit`` where it was a dry run.
 
     Attributes:
         url: of the repository.
@@ -34,9 +34,9 @@ class Pushed:
         removed: paths of an earlier publish that are gone now.
     """
 
-    url: str
+    url: str | None = None
     private: bool
-    commit: str
+    commit: str | None = None
     pull_request: str | None = None
     sent: list[str] = field(default_factory=list)
     copied: list[str] = field(default_factory=list)
@@ -75,17 +75,17 @@ def push(
             api.create_branch(repo, branch=revision, exist_ok=True)
         head = api.model_info(repo, revision=revision).sha
         remote = _tree(api, repo, revision)
-        pushed = Pushed(f"{api.endpoint}/{repo}", bool(info.private), str(head))
-        pushed.removed = _leftovers(remote, items, repo)
+        removed = _leftovers(remote, items, repo)
         new = [item for item in items if not _same(item, remote.get(item.path))]
-        pushed.there = sorted({item.path for item in items} - {item.path for item in new})
-        if not new and not pushed.removed:
+        there = sorted({item.path for item in items} - {item.path for item in new})
+        pushed = Pushed(url=f"{api.endpoint}/{repo}", private=bool(info.private), commit=head, there=there)
+        if not new and not removed:
             return pushed
         copies = _copies(api, new, base, base_revision)
         additions = {item.path: _addition(item) for item in new if item.path not in copies}
         place = {"repo_id": repo, "revision": revision, "create_pr": create_pr}
         _send(api, list(additions.values()), place)
-        removals = [CommitOperationDelete(path_in_repo=path, is_folder=False) for path in pushed.removed]
+        removals = [CommitOperationDelete(path_in_repo=path, is_folder=False) for path in removed]
         options: dict[str, Any] = {**place, "commit_message": message, "parent_commit": head}
         try:
             done = api.create_commit(operations=[*additions.values(), *copies.values(), *removals], **options)
@@ -96,10 +96,9 @@ def push(
             copies = {}
             _send(api, [a for a in additions.values() if not a._is_uploaded], place)
             done = api.create_commit(operations=[*additions.values(), *removals], **options)
-        pushed.sent, pushed.copied = sorted(additions), sorted(copies)
-        pushed.commit, pushed.pull_request = done.oid, done.pr_url
         _witness(_tree(api, repo, done.oid), items, repo)
-    return pushed
+    facts = {"commit": done.oid, "pull_request": done.pr_url, "removed": removed}
+    return replace(pushed, sent=sorted(additions), copied=sorted(copies), **facts)
 
 
 def _check_card(card: Any) -> None:
