@@ -1,15 +1,18 @@
-"""Is the code that an inserted artefact brings along ours? Looked at before it is run."""
+"""Is the code that an inserted artefact brings along ours? And the artefact living, through the package's own code."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from sea_bake import modeling_sea
 from sea_bake.artefact.names import CODE
 from sea_bake.errors import CheckpointError
 from sea_bake.io.files import file_digest, read_json
 from sea_bake.model.checkpoint import check_files
-from sea_bake.model.loading import check_kernels
+from sea_bake.model.loading import architecture, check_kernels
 
 
 def check_code(artefact: Path) -> None:
@@ -33,3 +36,26 @@ def check_code(artefact: Path) -> None:
         if any(not isinstance(code, str) or not code.startswith(f"{theirs.stem}.SEA") for code in codes):
             raise CheckpointError(f"{path} names other code than {CODE} (auto_map): it is not run. Bake it again.")
     check_kernels(read_json(artefact / "config.json"))
+
+
+def load_inserted(folder: Path, *, dtype: torch.dtype | str, device: str = "cpu") -> Any:
+    """The edited model in evaluation mode; SEA tensors stay float32. The file of code inside the artefact is never run.
+
+    Raises:
+        CheckpointError: it is incomplete or damaged; the message carries transformers' own reason.
+    """
+    config = read_json(folder / "config.json")
+    check_kernels(config)
+    name = architecture(config) or ""
+    options = {"device_map": device} if device != "cpu" else {}
+    try:
+        kind = getattr(modeling_sea, name if name.startswith("SEA") else f"SEA{name}")
+        model, info = kind.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+        )
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"the artefact {folder} cannot be loaded: {reason}") from error
+    if info["missing_keys"]:  # transformers fills them with random numbers, and goes on
+        raise CheckpointError(f"{folder} is incomplete: it lacks {sorted(info['missing_keys'])[0]}")
+    return model.eval()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+from functools import partial
 from pathlib import Path
 
 from sea_bake.artefact.names import MARKS
@@ -14,11 +14,6 @@ def is_ours(folder: Path) -> bool:
     return not any(folder.iterdir()) or any((folder / name).is_file() for name in MARKS)
 
 
-def check_folder(path: str | Path, *, overwrite: bool = False) -> Path:
-    """:func:`sea_bake.io.staging.check_output` of a folder. Raises OutputError."""
-    return check_output(path, overwrite=overwrite, folder=True, ours=is_ours)
-
-
-def staged(path: str | Path, *, overwrite: bool = False) -> contextlib.AbstractContextManager[Path]:
-    """:func:`sea_bake.io.staging.staged_folder`. Raises OutputError."""
-    return staged_folder(path, overwrite=overwrite, ours=is_ours)
+# These raise OutputError.
+check_folder = partial(check_output, folder=True, ours=is_ours)
+staged = partial(staged_folder, ours=is_ours)

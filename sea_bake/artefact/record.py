@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -120,12 +120,21 @@ class BakeRecord:
         _check_approximation(found)
         return found
 
-    def write(self, stage: Path, edits: Sequence[Edit]) -> None:
-        """Leave the edits and the record inside an artefact that is being made."""
+    def write(self, stage: Path, edits: Sequence[Edit], *, linked: int = 0) -> BakeRecord:
+        """Leave the edits and itself inside an artefact that is being made.
+
+        Args:
+            linked: bytes of it that were hard-linked.
+
+        Returns:
+            The same, with the sizes of what lies there.
+        """
         (stage / RECORD).parent.mkdir(exist_ok=True)
         for edit, name in zip(edits, self.edits, strict=True):
             edit.save(stage / name, overwrite=True)
         write_json(stage / RECORD, portable(self.to_json()))
+        total = sum(file.stat().st_size for file in stage.rglob("*") if file.is_file())
+        return replace(self, bytes_linked=linked, bytes_written=total - linked)
 
 
 @dataclass(frozen=True)

@@ -59,11 +59,7 @@ def read_evaluation(path: Path) -> Evaluation:
 
 
 def evaluation(folder: Path, edits: Sequence[Edit], verified: Verification | None) -> Evaluation | None:
-    """The evaluation inside an artefact.
-
-    Raises:
-        EvaluationError: it is garbled, or was measured on other edits or on another state of the artefact.
-    """
+    """The evaluation inside an artefact. Raises EvaluationError, as :attr:`Artefact.evaluation` says."""
     path = folder / EVALUATION
     if not path.is_file():
         return None
@@ -82,11 +78,7 @@ def evaluation_digest(folder: Path) -> str | None:
 
 
 def page(folder: Path, verdict: str, verified: Verification | None) -> PageRecord | None:
-    """What the page inside an artefact was written of; None where there is no page.
-
-    Raises:
-        OutputError: it is not as it was written, or tells of another state: other files, verdict or evaluation.
-    """
+    """What the page inside an artefact was written of. Raises OutputError, as :attr:`Artefact.page` says."""
     path, numbers = folder / PAGE, folder / PAGE_NUMBERS
     if not path.is_file():
         return None

@@ -7,7 +7,6 @@ lora_alpha == r and no patterns: the only form that PEFT, vLLM, SGLang, OpenVINO
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from sea_bake.model.lora import WEIGHTS
 from sea_bake.model.source import ADAPTER_CONFIG
 
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank accepts
+_NO_VLLM = "none: vLLM takes ranks of up to 512"
 
 
 def adapter(
@@ -43,9 +43,10 @@ def adapter(
     """
     refuse_adapter(base, edits)
     writers = find_writers(base, edits)
-    details: dict[str, Any] = {"measured": measure(base, edits)}
-    changes = linear_edits(edits)
+    measured, changes = measure(base, edits), linear_edits(edits)
     rank = max(1, *(change.rank for change in changes.values()))
+    vllm = next((f"--enable-lora --max-lora-rank {r}" for r in _VLLM_RANKS if r >= rank), _NO_VLLM)
+    details = {"measured": measured, "rank": rank, "flags": {"vLLM": vllm}}
     names = _Names(base)
     with progress.bar("adapter", len(writers), "tensor") as advance:
         for writer in writers:
@@ -57,7 +58,6 @@ def adapter(
             advance(1)
     tensors, targets = names.finish(rank)
     need_space(target.parent, 2 * sum(t.numel() * t.element_size() for t in tensors.values()) + (8 << 20))
-    flags = _flags(rank)
     config = {
         "peft_type": "LORA",
         "task_type": "SEQ_2_SEQ_LM" if base.config.is_encoder_decoder else "CAUSAL_LM",
@@ -75,22 +75,7 @@ def adapter(
     with staged(target, overwrite=overwrite) as stage:
         save_file(tensors, str(stage / WEIGHTS), metadata={"format": "pt"})
         write_json(stage / ADAPTER_CONFIG, config)
-        record = base.record(
-            edits,
-            target,
-            how="adapter",
-            why=why,
-            details=details | {"rank": rank, "flags": flags},
-        )
-        record.write(stage, edits)
-        total = sum(f.stat().st_size for f in stage.rglob("*") if f.is_file())
-    return replace(record, bytes_written=total)
-
-
-def _flags(rank: int) -> dict[str, str]:
-    """What servers have to be told of the rank."""
-    vllm = next((r for r in _VLLM_RANKS if r >= rank), None)
-    return {"vLLM": f"--enable-lora --max-lora-rank {vllm}" if vllm else "none: vLLM takes ranks of up to 512"}
+        return base.record(edits, target, how="adapter", why=why, details=details).write(stage, edits)
 
 
 def factors(weight: Tensor, change: LinearEdit, rank: int) -> tuple[Tensor, Tensor]:

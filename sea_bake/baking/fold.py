@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,18 +90,9 @@ def write_folded(
         for name in ("config.json", *index):
             shutil.copyfile(folder / name, stage / name)
         left_out = carry(folder, stage, written=["config.json", *index], shards=checkpoint.shards)
-        record = base.record(
-            edits,
-            target,
-            how="fold",
-            why=why,
-            left_out=left_out,
-            coverage=_coverage(base, edits, writers, changed, changes),
-            details=details,
-        )
-        record.write(stage, edits)
-        total = sum(f.stat().st_size for f in stage.rglob("*") if f.is_file())
-    return replace(record, bytes_linked=linked_bytes, bytes_written=total - linked_bytes)
+        coverage = _coverage(base, edits, writers, changed, changes)
+        facts = {"why": why, "left_out": left_out, "coverage": coverage, "details": details}
+        return base.record(edits, target, how="fold", **facts).write(stage, edits, linked=linked_bytes)
 
 
 def _coverage(

@@ -7,8 +7,7 @@ stands between writer and output, and where a bias is added behind.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -98,22 +97,18 @@ def _run(
         caught["site"] = output.clone()
         return output * torch.linspace(0.5, 2, _TOKENS).to(output.dtype)[:, None] if rescale else None
 
-    with one_layer(base, layer, writers) as model:
-        decoder = model.get_decoder()
-        generator = torch.Generator().manual_seed(0)
-        inputs = torch.randn(1, _TOKENS, base.text.hidden_size, generator=generator).to(model.dtype)
-        with (
-            hooked(site_modules(model, site, [0]), look),
-            hooked(site_modules(model, Site.BLOCK, [0]), lambda _, output: caught.update(layer=output.clone())),
-        ):
-            decoder(inputs_embeds=inputs, use_cache=False)
-    width = base.text.hidden_size
+    model, width = one_layer(base, layer, writers), base.text.hidden_size
+    inputs = torch.randn(1, _TOKENS, width, generator=torch.Generator().manual_seed(0)).to(model.dtype)
+    with (
+        hooked(site_modules(model, site, [0]), look),
+        hooked(site_modules(model, Site.BLOCK, [0]), lambda _, output: caught.update(layer=output.clone())),
+    ):
+        model.get_decoder()(inputs_embeds=inputs, use_cache=False)
     return caught["site"].reshape(-1, width), caught["layer"].reshape(-1, width)
 
 
-@contextlib.contextmanager
-def one_layer(base: OpenBase, layer: int, shifted: Sequence[Writer] = ()) -> Iterator[Any]:
-    """A living model of one decoder layer, with the real weights of ``layer`` in their own dtype.
+def one_layer(base: OpenBase, layer: int, shifted: Sequence[Writer]) -> Any:
+    """A living model of one decoder layer, with the real weights of ``layer`` in their own dtype, ``shifted`` by Q.
 
     transformers itself loads it, with all its conversions of checkpoints (fused experts and the like).
 
@@ -142,4 +137,4 @@ def one_layer(base: OpenBase, layer: int, shifted: Sequence[Writer] = ()) -> Ite
             f"layer {layer} of {base.source.name} cannot be measured: transformers misses or does not expect "
             f"{wrong[0]} in it. {_cure(base)}"
         )
-    yield model
+    return model

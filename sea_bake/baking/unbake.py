@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from sea_bake.io.files import file_digest
 from sea_bake.io.staging import need_space
 from sea_bake.model.checkpoint import Checkpoint, check_files, place
 from sea_bake.model.checkpoint.reader import SINGLE
-from sea_bake.model.checkpoint.writer import SKIPPED_FOLDERS, linkable, refuse_existing
+from sea_bake.model.checkpoint.writer import SKIPPED_FOLDERS, linkable
 
 _OWN = {SHARD, CODE, VERIFICATION}  # what we put beside the base's files
 
@@ -96,12 +95,12 @@ def unbake(
     target = check_folder(output, overwrite=overwrite)
     if folder.resolve() in target.resolve().parents:
         raise OutputError(f"{target} lies inside the artefact {folder}: choose an output outside of it")
-    if opened_artefact.kind == "fold" or base is not None:
-        with opened(opened_artefact.base_source(base, revision), target) as given:
-            if opened_artefact.kind == "fold":
-                return _restore(opened_artefact, given, target, overwrite, copy)
-            return _rebuild(opened_artefact, given.checkpoint.folder, target, overwrite, copy)
-    return _rebuild(opened_artefact, None, target, overwrite, copy)
+    if opened_artefact.kind == "insert" and base is None:
+        return _rebuild(opened_artefact, None, target, overwrite, copy)
+    with opened(opened_artefact.base_source(base, revision), target) as given:
+        if opened_artefact.kind == "fold":
+            return _restore(opened_artefact, given, target, overwrite, copy)
+        return _rebuild(opened_artefact, given.checkpoint.folder, target, overwrite, copy)
 
 
 def _rebuild(artefact: Artefact, base: Path | None, target: Path, overwrite: bool, copy: bool) -> RestoredBase:
@@ -116,10 +115,10 @@ def _rebuild(artefact: Artefact, base: Path | None, target: Path, overwrite: boo
             linked += _place(folder / new, stage / old, copy)
         for name in _files(folder):
             if name not in {*_OWN, *shards.values(), *patched}:
-                _carry(folder / name, stage / name)
+                _place(folder / name, stage / name, copy=True)
         for name in patched:
             if os.path.isfile(folder / ORIGINALS / name):
-                _carry(folder / ORIGINALS / name, stage / name)
+                _place(folder / ORIGINALS / name, stage / name, copy=True)
         if base is not None:
             for name in left_out:
                 if os.path.isfile(base / name):
@@ -190,10 +189,7 @@ def _restore(artefact: Artefact, base: OpenBase, target: Path, overwrite: bool, 
     linked = 0
     with staged(target, overwrite=overwrite) as stage:
         for name in _files(folder):
-            if name in {*checkpoint.shards, *left_out}:
-                linked += _place(folder / name, stage / name, copy)
-            else:
-                _carry(folder / name, stage / name)
+            linked += _place(folder / name, stage / name, copy or name not in {*checkpoint.shards, *left_out})
         total = sum(f.stat().st_size for f in stage.rglob("*") if f.is_file())
     count, differ = len(checkpoint.weight_map), sum(bool(change) for change in changed.values())
     proof = (
@@ -241,12 +237,6 @@ def _files(folder: Path) -> Iterator[str]:
 
 
 def _place(source: Path, target: Path, copy: bool) -> int:
-    """Link or copy a large file; its size where it was linked."""
+    """Link a file, or copy it; its size where it was linked."""
     target.parent.mkdir(parents=True, exist_ok=True)
     return target.stat().st_size if place(source, target, copy=copy) else 0
-
-
-def _carry(source: Path, target: Path) -> None:
-    refuse_existing(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)

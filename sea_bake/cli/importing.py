@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
-from sea_bake.cli.printing import Dtype, Json, Overwrite, Quiet, Revision, emit, prepare
+from sea_bake.cli.options import Call, command
+from sea_bake.cli.printing import Dtype, Overwrite, Revision
 from sea_bake.errors import EditError
 
 
+@command()
 def import_dense(
+    call: Call,
     model: Annotated[str, typer.Argument(help="The model that the projections belong to: folder, .gguf or Hub id.")],
     positive: Annotated[Path, typer.Argument(help="uu_positive.pt")],
     negative: Annotated[Path, typer.Argument(help="uu_negative.pt")],
@@ -22,11 +25,8 @@ def import_dense(
     revision: Revision = None,
     dtype: Dtype = "auto",
     overwrite: Overwrite = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Import the dense projections of the authors' released code (a d x d matrix per layer) as a thin edit."""
-    console = prepare(as_json=as_json, quiet=quiet)
     import torch
 
     from sea_bake.edit import Edit
@@ -49,5 +49,5 @@ def import_dense(
     living = load_model(source, dtype=dtype, device="cpu")
     edit = Edit.from_dense(dense[0], dense[1], living, source=source, layers=layers, site=site, merge=merge)
     edit.save(output, overwrite=overwrite)
-    emit({"output": str(output), **edit.describe()}, as_json=as_json)
-    console.print(sentence(edit), markup=False)
+    call.emit({"output": str(output), **edit.describe()})
+    call.console.print(sentence(edit), markup=False)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sea_bake.cli.printing import Json, Overwrite, Quiet, emit, prepare, table
+from sea_bake.cli.options import Call, command
+from sea_bake.cli.printing import Overwrite, table
 from sea_bake.pages.text import size
 
 if TYPE_CHECKING:
@@ -17,23 +18,23 @@ if TYPE_CHECKING:
     from sea_bake.edit import Edit
 
 
+@command()
 def inspect(
+    call: Call,
     path: Annotated[Path, typer.Argument(help="An edit file, or a folder written by sea-bake bake.")],
     plot: Annotated[
         Path | None, typer.Option(help="Draw explained variance and signature per layer into this PNG or PDF.")
     ] = None,
     overwrite: Overwrite = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Show an edit, or a baked folder: layers, ranks, spectra, provenance, size, verification."""
-    console = prepare(as_json=as_json, quiet=quiet)
     import os
 
     from sea_bake.artefact.opened import Artefact, may_be_artefact
     from sea_bake.edit import Edit
     from sea_bake.pages.edits import sentence
 
+    console = call.console
     facts: dict[str, Any] = {}
     closing: list[str] = []
     if not may_be_artefact(path):
@@ -48,7 +49,7 @@ def inspect(
 
         for i, edit in enumerate(edits):
             plot_edit(edit, plot.with_stem(f"{plot.stem}-{i}") if i else plot, overwrite=overwrite)
-    emit(facts, as_json=as_json)
+    call.emit(facts)
     for edit in edits:
         console.print(sentence(edit), markup=False)
         console.print(layer_table(edit))

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
+import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origin, get_type_hints
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 
-from sea_bake.cli.printing import Json, Quiet, emit, prepare
+from sea_bake.cli.printing import Json, Quiet, prepare
 from sea_bake.io.signatures import REQUIRED, Argument, arguments
+from sea_bake.pages.text import harmless
+from sea_bake.recipes.settings import call
 
 _SHORT = {"output": "-o", "edit": "-e", "demonstrations": "-d", "activations": "-a"}
 SOURCE = arguments("sea_bake.demonstrations:load")["source"].help
-_LAST = ("revision", "dtype", "device", "overwrite")  # of every command, behind its own
+_LAST = ("revision", "dtype", "device", "overwrite", "as_json", "quiet")  # of every command, behind its own
 _TEXT = ("model", "base", "demonstrations", "calibration", "published")  # a Hub id too: no path
 
 
@@ -31,7 +34,6 @@ class Spelling:
     hint: Any = None
     default: Any = REQUIRED
     help: str | None = None
-    panel: str | None = None
     metavar: str | None = None
     parse: Callable[[Any], Any] | None = None
 
@@ -45,28 +47,23 @@ class Call:
     """A command line, read.
 
     Attributes:
+        verb: the function of the library; "" of a command that calls several.
         values: argument of the library -> value.
+        as_json: whether one JSON object is wanted.
         console: for people; silent with ``--json`` and ``--quiet``.
     """
 
     verb: str
     values: dict[str, Any]
     as_json: bool
-    quiet: bool
-    console: Any = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.console = prepare(as_json=self.as_json, quiet=self.quiet)
+    console: Console
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
 
     def __call__(self, *positional: Any, verb: str | None = None, **changes: Any) -> Any:
         """Call the library's function with what the command line says, but for ``changes``."""
-        module, _, name = (verb or self.verb).partition(":")
-        known = list(arguments(verb or self.verb))
-        values = {key: self.values[key] for key in known[len(positional) :] if key in self.values}
-        return getattr(importlib.import_module(module), name)(*positional, **values | changes)
+        return call(verb or self.verb, self.values | changes, *positional)
 
     def run(self, *positional: Any, **changes: Any) -> Any:
         """Call it, and print the result with ``--json``."""
@@ -80,7 +77,9 @@ class Call:
         return self(self["demonstrations"], verb=verb, seed=arguments(verb)["seed"].default)
 
     def emit(self, data: dict[str, Any]) -> None:
-        emit(data, as_json=self.as_json)
+        """Print it with ``--json``."""
+        if self.as_json:
+            print(harmless(json.dumps(data, indent=2, ensure_ascii=False)))
 
 
 def command(
@@ -89,7 +88,8 @@ def command(
     """A Typer command whose options are the arguments of library functions.
 
     Args:
-        verbs: "module:function"; where two have an argument of one name, the later one's counts.
+        verbs: "module:function"; where two have an argument of one name, the later one's counts. None where the body
+            calls several functions by itself.
         without: arguments that are no options.
         panels: panel of the help -> names of its arguments.
         spellings: argument -> what is spelt otherwise on the command line.
@@ -109,24 +109,16 @@ def command(
             parameter, readers[name] = _option(argument, spellings.get(name, Spelling()), panel.get(name))
             options.append(parameter)
         hints = get_type_hints(body, include_extras=True)
-        own = [
-            p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY)
-            for p in list(inspect.signature(body).parameters.values())[1:]
-        ]
-        last = [p for p in options if p.name in _LAST]
-        common = [_keyword("as_json", Json, False), _keyword("quiet", Quiet, False)]
-        parameters = [
-            *(p for p in options if p.name not in _LAST),
-            *own,
-            *sorted(last, key=lambda p: _LAST.index(p.name)),
-            *common,
-        ]
-        mine = {p.name for p in own}
+        own = list(inspect.signature(body).parameters.values())[1:]
+        options += [_keyword(p.name, hints[p.name], p.default) for p in own]
+        options += [_keyword("as_json", Json, False), _keyword("quiet", Quiet, False)]
+        parameters = sorted(options, key=lambda p: _LAST.index(p.name) if p.name in _LAST else -1)
 
         def wrapped(**given: Any) -> None:
             values = {name: readers[name](given[name]) for name in kept}
-            call = Call(verbs[-1], values, given["as_json"], given["quiet"])
-            body(call, **{name: value for name, value in given.items() if name in mine})
+            console = prepare(quiet=given["as_json"] or given["quiet"])
+            line = Call(verbs[-1] if verbs else "", values, given["as_json"], console)
+            body(line, **{p.name: given[p.name] for p in own})
 
         wrapped.__name__, wrapped.__doc__, wrapped.__module__ = body.__name__, body.__doc__, body.__module__
         wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -158,9 +150,8 @@ def _option(
     repeatable = get_origin(hint) is list
     positional = default is REQUIRED and name != "output" if spelling.positional is None else spelling.positional
     more = " (Repeatable.)" if repeatable and not positional else ""
-    made: dict[str, Any] = {"help": wording(spelling.help or argument.help) + more}
-    made |= {"metavar": spelling.metavar} if spelling.metavar else {}
-    made |= {"rich_help_panel": spelling.panel or panel} if spelling.panel or panel else {}
+    made: dict[str, Any] = {"help": wording(spelling.help or argument.help) + more, "metavar": spelling.metavar}
+    made["rich_help_panel"] = panel
     if positional:
         info = typer.Argument(**made)
     else:

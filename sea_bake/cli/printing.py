@@ -1,8 +1,7 @@
-"""What all commands share: quiet or JSON output, numbers, and errors in one paragraph."""
+"""What all commands share: the console for people, tables, and errors in one paragraph."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Annotated, Any
 
@@ -22,11 +21,11 @@ Dtype = Annotated[str, typer.Option(help="auto (the checkpoint's own), float32, 
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")]
 
 
-def prepare(*, as_json: bool, quiet: bool) -> Console:
+def prepare(*, quiet: bool) -> Console:
     """Set progress bars and library chatter; returns the console for people (silent with --json or --quiet)."""
     import os
 
-    progress.set_quiet(as_json or quiet)
+    progress.set_quiet(quiet)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")  # other libraries' bars; ours say the same, once
@@ -34,7 +33,7 @@ def prepare(*, as_json: bool, quiet: bool) -> Console:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    return _Console(quiet=as_json or quiet, highlight=False)
+    return _Console(quiet=quiet, highlight=False)
 
 
 class _Console(Console):
@@ -58,11 +57,6 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, left: Collectio
 def aside(console: Console) -> Callable[[str], None]:
     """What long work calls with sentences for people."""
     return lambda text: console.print(text, style="yellow", markup=False)
-
-
-def emit(data: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        print(harmless(json.dumps(data, indent=2, ensure_ascii=False)))
 
 
 def complain(kind: str, message: str) -> None:

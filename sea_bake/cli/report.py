@@ -18,8 +18,7 @@ def report(call: Call) -> None:
       sea-bake report smollm2-truthful --model HuggingFaceTB/SmolLM2-135M-Instruct --write
     """
     console, output = call.console, call["output"]
-    made = call()
-    call.emit(made.to_json())
+    made = call.run()
     for path in made.written:
         console.print(f"wrote {path}", markup=False)
     if output is not None:

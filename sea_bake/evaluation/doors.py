@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake.artefact import Artefact, is_artefact
+from sea_bake.artefact.code import load_inserted
 from sea_bake.artefact.evaluation import edit_digest
-from sea_bake.artefact.loading import load_inserted
 from sea_bake.artefact.opened import ONNX
 from sea_bake.artefact.seal import matters
 from sea_bake.edit import Edit, live

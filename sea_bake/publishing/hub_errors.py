@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 from sea_bake.errors import PublishError, SeaBakeError
 
@@ -52,29 +53,26 @@ def _told(error: BaseException, repo: str) -> str:
     return f"the upload to {repo} failed ({type(error).__name__}: {_line(error)}): {_AGAIN}"
 
 
-def _status(error: BaseException, repo: str, *, logged_in: bool) -> str:
+def _status(error: Any, repo: str, *, logged_in: bool) -> str:
     from huggingface_hub import errors
 
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    said = getattr(error, "server_message", None)
+    status, said = error.response.status_code, error.server_message
     reason = f" ({' '.join(str(said).split())})" if said else ""
     if not logged_in and status in (401, 403, 404):
         return f"nobody is logged in to the Hub: {_LOG_IN}"
-    if status == 401:
-        return f"the Hub does not accept your token{reason}: {_LOG_IN}"
-    if status == 403:
-        return f"your token may not write to {repo}{reason}: {_LOG_IN}, or choose a repository under your own name"
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{repo} has no such revision{reason}: give a branch that is there, or leave --revision out"
-    if status == 404:
-        return f"the Hub has no repository {repo}, or does not show it to you{reason}: check its name and your login"
-    if status in (409, 412):
-        return f"somebody else has written to {repo} meanwhile{reason}: {_AGAIN}"
-    if status == 429:
-        return f"the Hub asks to slow down{reason}: wait a while, then {_AGAIN}"
-    if status == 400:
-        return f"the Hub does not accept this{reason or f' ({_line(error)})'}"
-    return f"the Hub failed with status {status}{reason}: {_AGAIN}"
+    taken = f"somebody else has written to {repo} meanwhile{reason}: {_AGAIN}"
+    known = {
+        400: f"the Hub does not accept this{reason or f' ({_line(error)})'}",
+        401: f"the Hub does not accept your token{reason}: {_LOG_IN}",
+        403: f"your token may not write to {repo}{reason}: {_LOG_IN}, or choose a repository under your own name",
+        404: f"the Hub has no repository {repo}, or does not show it to you{reason}: check its name and your login",
+        409: taken,
+        412: taken,
+        429: f"the Hub asks to slow down{reason}: wait a while, then {_AGAIN}",
+    }
+    return known.get(status, f"the Hub failed with status {status}{reason}: {_AGAIN}")
 
 
 def _line(error: BaseException) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import shlex
 from dataclasses import asdict
@@ -13,11 +12,10 @@ from typing import Any
 import yaml
 
 from sea_bake.artefact import Artefact, BakeRecord
-from sea_bake.demonstrations import load
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError
-from sea_bake.fitting import fit
 from sea_bake.io.files import file_digest
+from sea_bake.io.signatures import arguments
 from sea_bake.model.fingerprint import BaseModel
 from sea_bake.publishing.tolerance import MEASURE, Tolerance
 
@@ -136,8 +134,8 @@ def _bake_settings(record: BakeRecord | None) -> dict[str, Any]:
 
 def fit_defaults() -> dict[str, Any]:
     """The settings of a recipe's ``fit:`` with their defaults, in its order: those of ``load`` and of ``fit``."""
-    parameters = {**inspect.signature(load).parameters, **inspect.signature(fit).parameters}
-    return {"demonstrations": "builtin"} | {p.name: p.default for p in parameters.values() if p.name not in _NO_SETTING}
+    found = arguments("sea_bake.demonstrations:load") | arguments("sea_bake.fitting:fit")
+    return {"demonstrations": "builtin"} | {n: one.default for n, one in found.items() if n not in _NO_SETTING}
 
 
 def _edit_record(file: Path, edit: Edit, folder: Path) -> dict[str, Any]:

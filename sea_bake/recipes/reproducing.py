@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from sea_bake.publishing.tolerance import Tolerance
 from sea_bake.recipes.comparing import LayerComparison, compare
 from sea_bake.recipes.reading import read_yaml
 from sea_bake.recipes.schema import read
+from sea_bake.recipes.sections import FIT
 from sea_bake.recipes.steps import load_demonstrations, settings_for
 
 _FILES = [RECIPE, RECORD, EXPORT, EDIT.format("*")]  # nothing else is fetched: no weights, no code
@@ -53,15 +54,7 @@ class EditReproduction:
         return not self.differences and all(layer.same for layer in self.layers)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "reproduced": self.reproduced,
-            "tolerance": vars(self.tolerance),
-            "differences": self.differences,
-            "versions": self.versions,
-            "same_texts": self.same_texts,
-            "layers": [layer.to_json() for layer in self.layers],
-        }
+        return {**asdict(self), "reproduced": self.reproduced, "layers": [layer.to_json() for layer in self.layers]}
 
 
 @dataclass(frozen=True)
@@ -225,14 +218,7 @@ def _refit(edit: Edit, source: ModelSource, triples: list[Demonstration], settin
         edit.check(living)
     except WrongModelError as error:
         raise WrongModelError(f"{source.name} is not the base of the recipe: {error}") from error
-    again: Edit = fit(
-        living,
-        triples,
-        tokenizer=load_tokenizer(source),
-        source=source,
-        **settings_for("sea_bake.fitting:fit", settings),
-    )
-    return again
+    return fit(living, triples, tokenizer=load_tokenizer(source), source=source, **settings_for(FIT, settings))
 
 
 def _compared(name: str, edit: Edit, again: Edit, tolerance: Tolerance) -> EditReproduction:

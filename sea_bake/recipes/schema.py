@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sea_bake.artefact.names import RECIPE
 from sea_bake.errors import RecipeError, SeaBakeError
 from sea_bake.recipes.reading import Place, read_yaml
 from sea_bake.recipes.sections import SECTIONS
-from sea_bake.recipes.settings import call, check_value, unknown
+from sea_bake.recipes.settings import call, check_value, is_path, unknown
 
 KEYS = ("model", "revision", "output", "work", "fit", "edits", "bake", "verify", "eval", "report", "export", "publish")
 ONLY_EDIT = "edit"  # what a single, unnamed edit is called
@@ -32,7 +31,6 @@ class Recipe:
         fits: name of an edit -> its settings, in the order in which they act.
         edits: files of edits that are there already, in place of ``fits``.
         sections: "bake", "verify", "export.onnx", ... -> its settings; those that are asked for.
-        provenance: what a published recipe records; no setting.
         where: the file, for messages.
     """
 
@@ -43,8 +41,7 @@ class Recipe:
     fits: dict[str, dict[str, Any]]
     edits: tuple[Path, ...]
     sections: dict[str, dict[str, Any]]
-    provenance: dict[str, Any] = field(default_factory=dict)
-    where: str = RECIPE
+    where: str
 
 
 def read(recipe: str | Path | Mapping[str, Any], *, folder: str | Path | None = None) -> Recipe:
@@ -74,7 +71,7 @@ class _Reader:
     folder: Path
 
     def recipe(self) -> Recipe:
-        self._keys((), self.data, [*KEYS, "provenance"])
+        self._keys((), self.data, [*KEYS, "provenance"])  # what a published recipe records: no setting
         output = self._path("output")
         if output is None:
             raise RecipeError(f"{self.name}: 'output' is missing: say which folder the edited model goes to")
@@ -91,16 +88,18 @@ class _Reader:
         if unseen and "publish" in sections and not sections["publish"].get("unverified"):
             raise RecipeError(f"{self._at(('publish',))}: only what is verified is published: add 'verify'")
         if not fits and not sections:
-            raise RecipeError(f"{self.name} asks for no step at all: add {', '.join(['fit', *SECTIONS][1:])}")
+            raise RecipeError(f"{self.name} asks for no step at all: add {', '.join(SECTIONS)}")
+        model = self._text("model")
+        if model is None:
+            raise RecipeError(f"{self.name}: 'model' is missing: name the base: a folder, a .gguf file or a Hub id")
         return Recipe(
-            model=self._model(),
+            model=str(self._input(model)),
             revision=self._text("revision"),
             output=output,
             work=self._path("work") or output.with_name(f"{output.name}-work"),
             fits=fits,
             edits=tuple(Path(self._input(edit)) for edit in edits),
             sections=sections,
-            provenance=self.data.get("provenance") or {},
             where=self.name,
         )
 
@@ -147,8 +146,8 @@ class _Reader:
         for key, setting in section.settings.items():
             where = self._at((*place, key))
             if key in given:
-                check_value(where, given[key], setting)
-                values[key] = self._located(key, given[key]) if setting.is_path else given[key]
+                check_value(where, given[key], setting.hint)
+                values[key] = self._located(key, given[key]) if is_path(setting.hint) else given[key]
             elif key == "output":  # of an export
                 continue
             elif setting.required:
@@ -172,14 +171,8 @@ class _Reader:
         if not isinstance(value, str) or value == "builtin":
             return value
         path = self.folder / os.path.expanduser(value)
-        is_path = value.startswith((".", "/", "~")) or value.lower().endswith(_FILES)
-        return str(path) if is_path or os.path.exists(path) else value
-
-    def _model(self) -> str:
-        model = self._text("model")
-        if model is None:
-            raise RecipeError(f"{self.name}: 'model' is missing: name the base: a folder, a .gguf file or a Hub id")
-        return str(self._input(model))
+        meant = value.startswith((".", "/", "~")) or value.lower().endswith(_FILES)
+        return str(path) if meant or os.path.exists(path) else value
 
     def _text(self, key: str) -> str | None:
         value = self.data.get(key)

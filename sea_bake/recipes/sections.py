@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from sea_bake.artefact.names import PAGE, VERIFICATION
 from sea_bake.errors import RecipeError, missing_extra
-from sea_bake.io.signatures import exists
-from sea_bake.recipes.settings import Setting, settings_of
+from sea_bake.io.signatures import Argument, exists
+from sea_bake.recipes.settings import settings_of
 
 LOAD, GATHER, FIT = "sea_bake.demonstrations:load", "sea_bake.fitting:gather", "sea_bake.fitting:fit"
 
@@ -37,8 +37,12 @@ class Section:
     extra: tuple[str, ...] = ()
 
     @cached_property
-    def settings(self) -> dict[str, Setting]:
-        return settings_of(self.verb, self.given.split())
+    def settings(self) -> dict[str, Argument]:
+        own = settings_of(self.verb, self.given.split())
+        if self.verb != FIT:
+            return own
+        loading = settings_of(LOAD, ["seed"])  # ``fit:`` says which demonstrations too; ``seed`` is that of the fit
+        return {"demonstrations": replace(loading.pop("source"), default="builtin"), **loading, **own}
 
     def require(self, name: str, where: str) -> None:
         """Raises RecipeError where this version cannot do the step, MissingExtraError where this machine cannot."""
@@ -49,18 +53,8 @@ class Section:
                 raise missing_extra(package, self.extra[0], f"The step '{name}'")
 
 
-class FitSection(Section):
-    """``fit:`` says which demonstrations too, so it has the arguments of two functions."""
-
-    @cached_property
-    def settings(self) -> dict[str, Setting]:
-        loading = settings_of(LOAD, ["seed"])  # ``seed`` is that of the fit
-        source = Setting(loading.pop("source").hint, "builtin")
-        return {"demonstrations": source, **loading, **settings_of(FIT, self.given.split())}
-
-
 SECTIONS: dict[str, Section] = {
-    "fit": FitSection(
+    "fit": Section(
         FIT,
         "model demonstrations tokenizer source activations save_activations overwrite",
         checks=("sea_bake.fitting:check_settings", "sea_bake.activations:check_settings"),

@@ -5,46 +5,28 @@ There is no second list of them to keep: a new argument of ``fit`` is a key of `
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import math
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from sea_bake.errors import RecipeError
-from sea_bake.io.signatures import REQUIRED, arguments
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One argument: its type, and its default (``REQUIRED`` where it has none)."""
-
-    hint: Any
-    default: Any
-
-    @property
-    def is_path(self) -> bool:
-        return Path in _leaves(self.hint)
-
-    @property
-    def required(self) -> bool:
-        return self.default is REQUIRED
+from sea_bake.io.signatures import Argument, arguments
 
 
 def function(verb: str) -> Callable[..., Any]:
     """ "sea_bake.baking:bake" -> the function."""
     module, _, name = verb.partition(":")
-    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    return found
+    return getattr(importlib.import_module(module), name)
 
 
-def settings_of(verb: str, without: Collection[str] = ()) -> dict[str, Setting]:
-    """Name -> Setting, of the arguments of a function that text can express, but those in ``without``."""
-    found = arguments(verb).values()
-    return {one.name: Setting(one.hint, one.default) for one in found if one.is_setting and one.name not in without}
+def settings_of(verb: str, without: Collection[str] = ()) -> dict[str, Argument]:
+    """Name -> Argument, of the arguments of a function that text can express, but those in ``without``."""
+    return {name: one for name, one in arguments(verb).items() if one.is_setting and name not in without}
 
 
 def call(verb: str, values: Mapping[str, Any], *positional: Any) -> Any:
@@ -60,14 +42,21 @@ def unknown(name: str, known: Iterable[str]) -> str:
     return f"{f'Did you mean {spelt[near[0]]!r}? ' if near else ''}Known are: {', '.join(spelt.values())}"
 
 
-def check_value(where: str, value: Any, setting: Setting) -> None:
+def check_value(where: str, value: Any, hint: Any) -> None:
     """Raise RecipeError unless a YAML value is of a setting's type."""
-    if fits(value, setting.hint):
+    if fits(value, hint):
         return
-    hint = f"{where}: {wording(setting.hint)} is wanted here, not {_shown(value)}"
-    if isinstance(value, str) and any(leaf in (int, float) for leaf in _leaves(setting.hint)) and _is_number(value):
-        hint += " (YAML reads this as text: drop the quotes, and write 1.0e-3 for 1e-3)"
-    raise RecipeError(hint)
+    message = f"{where}: {wording(hint)} is wanted here, not {_shown(value)}"
+    if isinstance(value, str) and {int, float} & _leaves(hint):
+        with contextlib.suppress(ValueError):
+            float(value)
+            message += " (YAML reads this as text: drop the quotes, and write 1.0e-3 for 1e-3)"
+    raise RecipeError(message)
+
+
+def is_path(hint: Any) -> bool:
+    """Whether a setting of this type can be a path."""
+    return Path in _leaves(hint)
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -126,11 +115,3 @@ def _shown(value: Any) -> str:
     words = "text " if isinstance(value, str) else "a list " if isinstance(value, list) else ""
     text = repr(value)
     return words + (text if len(text) <= 80 else text[:77] + "...")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -16,7 +16,7 @@ from sea_bake.io.signatures import arguments
 from sea_bake.model.source import ModelSource
 from sea_bake.recipes.schema import ONLY_EDIT, Recipe
 from sea_bake.recipes.sections import FIT, GATHER, LOAD, SECTIONS
-from sea_bake.recipes.settings import call, function
+from sea_bake.recipes.settings import call, function, is_path
 from sea_bake.recipes.state import footprint
 
 
@@ -51,21 +51,9 @@ def steps_of(recipe: Recipe) -> list[Step]:
     """
     source = ModelSource.parse(recipe.model, recipe.revision)
     base = footprint(source.path, content=False) if source.path is not None else [source.name, source.revision]
-    found: list[Step] = []
-    for name, settings in recipe.fits.items():
-        found += _fit_steps(recipe, name, settings, source, base)
-    fitted = [step for step in found if step.name.startswith("fit")]
-    edits = [step.output for step in fitted] or list(recipe.edits)
-    activations = [step.output for step in found if step not in fitted]
-    for section, settings in recipe.sections.items():
-        after = [s for s in SECTIONS[section].after if s in recipe.sections]
-        reads: dict[str, Any] = {"model": base}
-        if section == "bake":
-            after = [step.name for step in fitted]
-            reads |= {f"edit {path.name}": footprint(path) for path in recipe.edits}
-        elif "bake" not in recipe.sections:
-            reads["artefact"] = footprint(recipe.output)
-        found.append(_step(recipe, section, settings, source, reads, after, edits, activations))
+    pairs = [_fit_steps(recipe, name, settings, source, base) for name, settings in recipe.fits.items()]
+    found = [step for pair in pairs for step in pair]
+    found += [_section_step(recipe, section, source, base, pairs) for section in recipe.sections]
     _check_places(recipe, found)
     return found
 
@@ -82,7 +70,9 @@ def _check_places(recipe: Recipe, steps: list[Step]) -> None:
         seen[place] = step.name
 
 
-def _fit_steps(recipe: Recipe, name: str, settings: dict[str, Any], source: ModelSource, base: Any) -> list[Step]:
+def _fit_steps(
+    recipe: Recipe, name: str, settings: dict[str, Any], source: ModelSource, base: Any
+) -> tuple[Step, Step]:
     """Activations of all layers, which take the time, and the edit, which is refitted from them in seconds."""
     suffix = "" if name == ONLY_EDIT else f".{name}"
     activations = recipe.work / f"{name}.activations.safetensors"
@@ -103,7 +93,7 @@ def _fit_steps(recipe: Recipe, name: str, settings: dict[str, Any], source: Mode
     reads = {"model": base, "demonstrations": digest(triples)}
     first = Step(f"collect{suffix}", gathering, reads, (), activations, collected)
     own = {key: value for key, value in fitting.items() if key not in gathering}
-    return [first, Step(f"fit{suffix}", own, {}, (first.name,), edit, fitted)]
+    return first, Step(f"fit{suffix}", own, {}, (first.name,), edit, fitted)
 
 
 def _paths(value: Any) -> list[Path]:
@@ -114,43 +104,39 @@ def _paths(value: Any) -> list[Path]:
 
 def load_demonstrations(settings: dict[str, Any]) -> list[Demonstration]:
     """The demonstrations that the settings of a fit name."""
-    found: list[Demonstration] = call(LOAD, settings_for(LOAD, settings, "seed"), settings["demonstrations"])
-    return found
+    own = {key: value for key, value in settings.items() if key != "seed"}  # which is that of the fit
+    return call(LOAD, own, settings["demonstrations"])
 
 
-def settings_for(verb: str, settings: dict[str, Any], *without: str) -> dict[str, Any]:
+def settings_for(verb: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Those of the settings that a function has arguments for."""
-    known = set(arguments(verb)) - {"demonstrations", *without}
+    known = set(arguments(verb)) - {"demonstrations"}
     return {key: value for key, value in settings.items() if key in known}
 
 
-def _step(
-    recipe: Recipe,
-    section: str,
-    settings: dict[str, Any],
-    source: ModelSource,
-    reads: dict[str, Any],
-    after: list[str],
-    edits: list[Path],
-    activations: list[Path],
-) -> Step:
-    row = SECTIONS[section]
-    settings = dict(settings)
-    output = recipe.output
+def _section_step(recipe: Recipe, section: str, source: ModelSource, base: Any, pairs: list[tuple[Step, Step]]) -> Step:
+    """The step of a section behind the ``pairs`` of steps that fit the edits."""
+    row, settings, output = SECTIONS[section], dict(recipe.sections[section]), recipe.output
     if row.suffix is not None:
         output = Path(settings.pop("output", None) or recipe.output.with_name(recipe.output.name + row.suffix))
     elif row.inside is not None:
         output = recipe.output / row.inside
     parameters = arguments(row.verb)
     replaces = "overwrite" in parameters
-    own: dict[str, Any] = {"model": source, "edit": edits, "output": output}
-    read = [*_paths(settings.get("calibration"))]
-    read += [path for key, setting in row.settings.items() if setting.is_path for path in _paths(settings.get(key))]
-    reads = reads | {path.name: footprint(path, content=False) for path in read}
+    files = [path for key, one in row.settings.items() if is_path(one.hint) for path in _paths(settings.get(key))]
+    reads = {"model": base} | {path.name: footprint(path, content=False) for path in files}
+    after = [s for s in row.after if s in recipe.sections]
+    # What is found goes into the artefact too, for its model card.
+    own: dict[str, Any] = {"base": source.path or source.name, "revision": source.revision, "output": output}
+    own["write"] = True
+    if section == "bake":
+        after = [second.name for _, second in pairs]
+        reads |= {f"edit {path.name}": footprint(path) for path in recipe.edits}
+        own = {"model": source, "edit": [second.output for _, second in pairs] or list(recipe.edits), "output": output}
+    elif "bake" not in recipe.sections:
+        reads["artefact"] = footprint(recipe.output)
     if section == "report":
-        own = {"model": source, "activations": activations, "write": True}
-    elif section != "bake":  # what is found goes into the artefact too, for its model card
-        own = {"base": source.path or source.name, "revision": source.revision, "output": output, "write": True}
+        own = {"model": source, "activations": [first.output for first, _ in pairs], "write": True}
     given = {key: value for key, value in own.items() if key in parameters and key not in settings}
 
     def work(overwrite: bool) -> Any:

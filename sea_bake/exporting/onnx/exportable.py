@@ -10,7 +10,7 @@ from typing import Any
 
 from sea_bake import modeling_sea
 from sea_bake.artefact import Artefact, BakeRecord, is_artefact
-from sea_bake.artefact.loading import load_inserted
+from sea_bake.artefact.code import load_inserted
 from sea_bake.artefact.record import layers_of
 from sea_bake.baking.quantised import quantisation
 from sea_bake.errors import CheckpointError, FamilyError
