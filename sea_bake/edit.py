@@ -73,6 +73,14 @@ class Edit:
         """Decoder layer -> (k+, k-)."""
         return {layer: self.projectors[layer].ranks for layer in self.layers}
 
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether every activation comes out as it went in."""
+        directions = {"both": sum, "positive": lambda ranks: ranks[0], "negative": lambda ranks: ranks[1]}[self.parts]
+        halved = self.merge == "average" and self.parts == "both"
+        scaled = self.parts == "positive" or halved or self.feature != "identity"
+        return self.alpha == 0 or not (scaled or any(directions(ranks) for ranks in self.ranks.values()))
+
     def with_settings(self, **changes: Any) -> Edit:
         """A copy with another merge, alpha or parts. Raises SettingError for an unknown value."""
         refused = set(changes) - {"merge", "alpha", "parts"}

@@ -20,6 +20,7 @@ from sea_bake.activations import (
     Position,
     collect,
 )
+from sea_bake.activations.contrast import check_directions, check_roles
 from sea_bake.demonstrations import Demonstration, builtin
 from sea_bake.edit import Edit
 from sea_bake.errors import SettingError
@@ -209,6 +210,7 @@ def _project(
     row = {layer: i for i, layer in enumerate(found.layers)}
     signatures = {layer: sea.signature(found.positive[i], found.negative[i]) for layer, i in row.items()}
     chosen = sea.select_layers(layers, found.base.num_layers, signatures)
+    check_roles(found)
     absent = [layer for layer in chosen if layer not in row]
     if absent:
         raise SettingError(f"the activations lack layer {absent[0]}; they hold layers {ranges(found.layers)}")
@@ -220,6 +222,8 @@ def _project(
                 *roles, K_positive=K_positive, K_negative=K_negative, feature=feature, centre=centre
             ).float()
             advance(1)
+    rows = [row[layer] for layer in chosen]
+    check_directions(found, rows, [projectors[layer].ranks for layer in chosen], parts, centre=centre)
     recipe = {
         **found.recipe,
         "K_positive": K_positive,

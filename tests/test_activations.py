@@ -18,10 +18,12 @@ import tiny
 import torch
 
 from sea_bake import Activations, Demonstration, Edit, Site, collect, fit
-from sea_bake.activations.capture import ROLES, greedy, sequences, vectors
+from sea_bake.activations.capture import vectors
+from sea_bake.activations.generating import greedy
 from sea_bake.activations.prompts import PLAIN_TEMPLATE, Tokens, encode, render
+from sea_bake.activations.texts import ROLES, sequences
 from sea_bake.demonstrations import load
-from sea_bake.errors import ActivationError, SettingError
+from sea_bake.errors import ActivationError, CheckpointError, SettingError
 from sea_bake.model.hooks import hooked
 from sea_bake.model.loading import load_model
 from sea_bake.model.sites import site_modules
@@ -253,6 +255,95 @@ def test_an_end_of_sequence_is_dropped() -> None:
     other = encode(tiny.tokenizer(), "Do goldfish forget everything after three seconds?")
     stopped, _ = greedy(model, tiny.tokenizer(), [prompt, other], max_new_tokens=8, batch_size=2)
     assert stopped.ids == (*prompt.ids, *free[:2])
+
+
+LEFTOVERS: dict[str, dict[str, Any]] = {
+    "stop strings": {"stop_strings": ["</answer>"]},
+    "another form of output": {"return_dict_in_generate": True, "output_scores": True},
+    "prompt lookup": {"prompt_lookup_num_tokens": 3},
+    "beams": {"num_beams": 4, "length_penalty": 2.0, "early_stopping": True, "num_return_sequences": 2},
+    "penalties": {"repetition_penalty": 3.0, "no_repeat_ngram_size": 1, "encoder_repetition_penalty": 2.0},
+    "sampling": {"do_sample": True, "temperature": 0.6, "top_k": 3, "top_p": 0.5, "min_p": 0.1},
+    "lengths": {"max_length": 3, "min_length": 40, "min_new_tokens": 40, "max_time": 0.0001},
+    "contrastive search": {"penalty_alpha": 0.6, "top_k": 4},
+    "a static cache": {"cache_implementation": "static"},
+    "a bias": {"sequence_bias": [[[7], 100.0]], "forced_eos_token_id": 9, "forced_bos_token_id": 7},
+    "guidance": {"guidance_scale": 3.0},
+    "a custom decoding": {"custom_generate": "somebody/code"},
+}
+
+
+@pytest.mark.parametrize("leftover", LEFTOVERS)
+def test_generation_is_ours_alone(leftover: str) -> None:
+    """Whatever a checkpoint's generation_config says, the neutral text is the most likely token, again and again."""
+    prompts = [encode(tiny.tokenizer(), d.prompt) for d in tiny.demonstrations(3)]
+    expected = []
+    for prompt in prompts:
+        ids = list(prompt.ids)
+        for _ in range(6):
+            with torch.inference_mode():
+                ids.append(int(llama()(torch.tensor([ids])).logits[0, -1].argmax()))
+        expected.append(tuple(ids))
+    model = tiny.new_llama()
+    model.load_state_dict(llama().state_dict())
+    for name, value in LEFTOVERS[leftover].items():
+        setattr(model.generation_config, name, value)
+    before = model.generation_config.to_dict()
+    assert 2 not in {token for ids in expected for token in ids}, "no end of sequence in these texts"
+    found = greedy(model, tiny.tokenizer(), prompts, max_new_tokens=6, batch_size=2)
+    assert [tokens.ids for tokens in found] == expected
+    assert model.generation_config.to_dict() == before  # and stays as it was
+
+
+def test_what_a_model_must_not_say_is_not_said() -> None:
+    """Suppressed tokens are the ids that are taken, as far as the model has them."""
+    model, prompt = tiny.new_llama(), encode(tiny.tokenizer(), "Is it so?")
+
+    def said() -> tuple[int, ...]:
+        return greedy(model, tiny.tokenizer(), [prompt], max_new_tokens=4, batch_size=1)[0].ids[prompt.start :]
+
+    first = said()[0]
+    for name, value in (
+        ("suppress_tokens", [first, 99999]),
+        ("begin_suppress_tokens", [first]),
+        ("bad_words_ids", [[first], [99999]]),
+    ):
+        setattr(model.generation_config, name, value)
+        assert said()[0] != first, name
+        setattr(model.generation_config, name, None)
+        assert said()[0] == first  # the control
+
+
+def test_padding_is_a_token_that_the_embedding_has() -> None:
+    """A tokenizer whose [PAD] was added behind the embedding's last row, as many fine-tunes have."""
+    added = tiny.tokenizer().__class__(tokenizer_object=tiny.tokenizer().backend_tokenizer, eos_token="</s>")
+    for missing in ({"pad_token": "[PAD]"}, {"pad_token": "[PAD]", "eos_token": "[END]", "bos_token": "[GO]"}):
+        added.add_special_tokens(missing)
+        assert added.pad_token_id >= tiny.VOCAB
+        options: dict[str, Any] = {"source": "x", "neutral": "generate", "max_new_tokens": 5, "batch_size": 4}
+        found = collect(llama(), added, tiny.demonstrations(6), **options)
+        expected = collect(llama(), tiny.tokenizer(), tiny.demonstrations(6), **options)
+        assert all(torch.equal(getattr(found, role), getattr(expected, role)) for role in ROLES)
+
+
+def test_the_same_text_has_one_vector() -> None:
+    """Whichever batch it falls into: equal vectors are told from ones that differ by rounding."""
+    repeated = [Demonstration("Is it so?", f"It is {'so ' * i}{i}.", f"No {i}.") for i in range(9)]
+    found = collect(llama(), tiny.tokenizer(), repeated, source="x", neutral="prompt", batch_size=4)
+    assert bool((found.neutral == found.neutral[:, :1]).all())
+    assert not bool((found.positive == found.positive[:, :1]).all())
+
+
+def test_a_decoder_that_does_not_say_how_it_starts() -> None:
+    model = families.tiny("t5")
+    for name in ("decoder_start_token_id", "bos_token_id"):
+        setattr(model.generation_config, name, None)
+        setattr(model.config, name, None)
+    with pytest.raises(CheckpointError, match=r"write decoder_start_token_id into its generation_config.json"):
+        sequences(model, families.tokenizer(), families.demonstrations(), neutral="prompt")
+    model.config.decoder_start_token_id = 0
+    found = sequences(model, families.tokenizer(), families.demonstrations(), neutral="prompt")
+    assert found["positive"][0].ids[0] == 0
 
 
 def test_the_neutral_text_of_a_demonstration_wins() -> None:

@@ -25,13 +25,15 @@ from safetensors.torch import load_file
 from sea_bake import Activations, Demonstration, bake, fit, verify
 from sea_bake.activations.prompts import encode
 from sea_bake.baking import BakeRecord
-from sea_bake.baking.approximate import _end_to_end
+from sea_bake.baking.approximate import _end_to_end, approximate
 from sea_bake.baking.calibration import Distance, Fit
+from sea_bake.baking.open_base import opened
 from sea_bake.baking.regression import Moments, best_ridge, solve
 from sea_bake.demonstrations import builtin
 from sea_bake.edit import live
-from sea_bake.errors import CheckpointError, DemonstrationError, NotExactError, SettingError
+from sea_bake.errors import CheckpointError, DemonstrationError, EditError, NotExactError, SettingError
 from sea_bake.model.loading import load_tokenizer
+from sea_bake.model.source import ModelSource
 from sea_bake.verification.verdict import Comparison, inconsistent, judge, judge_approximate, largest_kl
 
 CALIBRATION = builtin()[:12]
@@ -426,7 +428,7 @@ def test_what_cannot_be_stood_in_for_is_refused(workshop: Workshop, tmp_path: Pa
     unreadable.write_text('{"prompt": ')
     cases: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
         (workshop.edit("llama", "block", "sum"), {}, NotExactError, "site block has no linear stand-in .* insert"),
-        (edit.with_settings(alpha=0.0), {}, NotExactError, "explains nothing of the edit's change at 2 of 2 layers"),
+        (edit.with_settings(alpha=0.0), {}, EditError, r"changes nothing \(its strength alpha is 0\)"),
         (edit, {"how": "insert"}, SettingError, "approximate goes with how='fold'"),
         (edit, {"how": "adapter"}, SettingError, "approximate goes with how='fold'"),
         (edit, {"approximate": False}, SettingError, "for an approximate fold alone"),
@@ -441,6 +443,11 @@ def test_what_cannot_be_stood_in_for_is_refused(workshop: Workshop, tmp_path: Pa
         for given, options, kind, words in cases:
             with pytest.raises(kind, match=words):
                 bake(base, given, tmp_path / "out", **{"approximate": True, "calibration": CALIBRATION[:8], **options})
+        with (
+            pytest.raises(NotExactError, match="explains nothing of the edit's change at 2 of 2 layers"),
+            opened(ModelSource.parse(base), tmp_path / "out") as plain,
+        ):
+            approximate(plain, [edit.with_settings(alpha=0.0)], tmp_path / "out", calibration=CALIBRATION[:8])
         with pytest.raises(NotExactError, match="--approximate"):  # never without being asked
             bake(base, edit, tmp_path / "out", how="fold")
 

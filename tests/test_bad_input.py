@@ -11,13 +11,17 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+
+from sea_bake.edit import Edit
+from sea_bake.methods.sea import Projector
 
 INDEX = "model.safetensors.index.json"
 
@@ -227,6 +231,90 @@ def text_beyond_the_context(folder: Path) -> Case:
     (folder / "data.jsonl").write_text(f"{GOOD_ROW}\n{json.dumps(row)}\n", "utf-8")
     words = ("positive text of demonstration 2", "positions for 512", "--max-new-tokens")
     return fitting(tiny.single(), "-d", folder / "data.jsonl", kind="ActivationError", words=words)
+
+
+def beyond_the_embedding(role: str) -> Callable[[Path], Case]:
+    """One token more than the embedding has rows, in one text of the third demonstration."""
+
+    def make(folder: Path) -> Case:
+        base = tiny.changeable(tiny.single(), folder / "model")
+        tokenizer = tiny.tokenizer().__class__.from_pretrained(base)
+        tokenizer.add_tokens(["<novel>"])
+        tokenizer.save_pretrained(base)
+        rows = [{"prompt": f"Is it {i}?", "positive": f"Yes, {i}.", "negative": f"No, {i}."} for i in range(4)]
+        rows[2][role] += " <novel>"
+        (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        where = "positive" if role == "prompt" else role
+        words = (f"{where} text of demonstration 3", "'<novel>' (id 512)", "512 rows (ids 0 to 511)", "tokenizer")
+        return fitting(base, "-d", folder / "data.jsonl", kind="ActivationError", words=words)
+
+    return make
+
+
+CASES |= {f"a_token_beyond_the_embedding_in_a_{r}": beyond_the_embedding(r) for r in ("prompt", "positive", "negative")}
+
+
+def nothing_to_learn(change: Callable[[int], dict[str, str]], *words: str) -> Callable[[Path], Case]:
+    def make(folder: Path) -> Case:
+        rows = [
+            {"prompt": f"Is it {i}?", "positive": f"Yes, {i}.", "negative": f"No, {i}."} | change(i) for i in range(7)
+        ]
+        (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        more = ("-d", folder / "data.jsonl", "--feature", "tanh")
+        return fitting(tiny.single(), *more, kind="ActivationError", words=words)
+
+    return make
+
+
+CASES |= {
+    "the_same_answers": nothing_to_learn(
+        lambda i: {"positive": f"It is {i}.", "negative": f"It is {i}."},
+        "the same in every demonstration",
+        "differ",
+    ),
+    "the_same_question_everywhere": nothing_to_learn(
+        lambda i: {"prompt": "Is it?"}, "neutral activations of all 7 demonstrations are identical", "--no-centre"
+    ),
+    "the_same_own_answer_everywhere": nothing_to_learn(
+        lambda i: {"prompt": "Is it?", "neutral": "Who knows?"}, "neutral activations of all 7", "are identical"
+    ),
+}
+
+
+@case
+def answers_that_are_read_at_the_same_token(folder: Path) -> Case:
+    """Activations saved by hand, positive and negative ones the same: what older versions let through."""
+    path = folder / "acts.safetensors"
+    base = tiny.root() / "acts-of-one-role.safetensors"
+    if not base.exists():
+        data = ("-d", tiny.demonstrations_file(), "--neutral", "prompt", "--save-activations", base)
+        assert tiny.run("fit", tiny.single(), *data, "-o", tiny.root() / "acts-of-one-role-edit").code == 0
+    tensors = load_file(base)
+    with safe_open(base, "pt") as file:
+        metadata = file.metadata()
+    save_file({**tensors, "negative": tensors["positive"].clone()}, path, metadata=metadata)
+    words = ("positive and the negative activations are identical in every layer", "give answers that differ")
+    return Case(("fit", "--activations", path, "-o", Out()), "ActivationError", words)
+
+
+def idle(name: str, words: str, **changes: object) -> Callable[[Path], Case]:
+    """An edit file that leaves every activation as it is."""
+
+    def make(folder: Path) -> Case:
+        edit = Edit.load(tiny.edit_file(site="attn"))
+        if not changes:
+            empty = {i: Projector(*(t[:0] for t in vars(p).values())) for i, p in edit.projectors.items()}
+            edit = replace(edit, projectors=empty)
+        path = replace(edit, **changes).save(folder / "idle.safetensors")
+        return baking(tiny.single(), edit=path, kind="EditError", words=("changes nothing", words))
+
+    return make
+
+
+CASES |= {
+    "an_edit_without_a_direction": idle("ranks", "it holds no direction in any layer"),
+    "an_edit_of_no_strength": idle("alpha", "alpha is 0", alpha=0.0),
+}
 
 
 @case

@@ -30,9 +30,10 @@ from transformers import AutoModel
 
 from sea_bake import Edit, bake, collect, fit
 from sea_bake.artefact.names import SHARD
-from sea_bake.baking.open_base import open_folder
+from sea_bake.baking import WAYS
+from sea_bake.baking.open_base import open_folder, opened
 from sea_bake.demonstrations import builtin
-from sea_bake.errors import CheckpointError
+from sea_bake.errors import CheckpointError, EditError
 from sea_bake.fitting import DEFAULT_K
 from sea_bake.model.anatomy import FAMILIES, Site
 from sea_bake.model.hooks import hooked
@@ -358,7 +359,10 @@ def test_a_damaged_artefact_is_told_from_the_edit(workshop: Workshop, tmp_path: 
 def test_alpha_zero_is_the_base_to_the_bit(workshop: Workshop, tmp_path: Path, family: str, feature: str):
     """Control of ``assert_visible``: an artefact that is the base must not pass for an edit."""
     edit = replace(workshop.edit(family, "block", "average", feature), alpha=0.0)
-    bake(workshop.base(family), edit, tmp_path / "zero", how="insert")
+    with pytest.raises(EditError, match="changes nothing"):
+        bake(workshop.base(family), edit, tmp_path / "zero", how="insert")
+    with opened(ModelSource.parse(workshop.base(family)), tmp_path / "zero") as base:
+        WAYS["insert"](base, [edit], tmp_path / "zero", why="the control")
     for dtype in (torch.float32, torch.bfloat16):
         before = answers(workshop.model(family, dtype), generate=False)
         after = answers(load(tmp_path / "zero", dtype), generate=False)

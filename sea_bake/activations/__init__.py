@@ -13,20 +13,16 @@ import torch
 from torch import Tensor
 
 from sea_bake import demonstrations as demos
-from sea_bake.activations.capture import (
+from sea_bake.activations.capture import DEFAULT_POSITION, DEFAULT_SEED, Position, check_finite, vectors
+from sea_bake.activations.prompts import Tokens
+from sea_bake.activations.texts import (
     DEFAULT_BATCH_SIZE,
     DEFAULT_NEUTRAL,
     DEFAULT_NEW_TOKENS,
-    DEFAULT_POSITION,
-    DEFAULT_SEED,
     ROLES,
     Neutral,
-    Position,
-    check_finite,
     sequences,
-    vectors,
 )
-from sea_bake.activations.prompts import Tokens
 from sea_bake.demonstrations import Demonstration
 from sea_bake.errors import ActivationError, SettingError
 from sea_bake.io import store
@@ -147,7 +143,8 @@ def collect_sites(
         batch_size: sequences in one forward pass.
 
     Raises:
-        ActivationError: fewer than two demonstrations, a text beyond the model's context, NaN activations.
+        ActivationError: fewer than two demonstrations, answers that do not differ, a text beyond the model's context
+            or with tokens that its embedding lacks, NaN activations.
         FamilyError: a model family that ``anatomy`` does not know.
         SettingError: an unknown site, position or neutral mode.
     """

@@ -74,10 +74,10 @@ def _ids(tokenizer: Any, text: str, special: bool) -> list[int]:
     return ids[:-1] if special and ids and ids[-1] == getattr(tokenizer, "eos_token_id", None) else ids
 
 
-def pad_id(tokenizer: Any) -> int:
-    """A token id to pad with; it never reaches a result."""
+def pad_id(tokenizer: Any, rows: int | None = None) -> int:
+    """A token id to pad with, of an embedding with so many rows; it never reaches a result."""
     for name in ("pad_token_id", "eos_token_id", "bos_token_id"):
         value = getattr(tokenizer, name, None)
-        if isinstance(value, int):
+        if isinstance(value, int) and 0 <= value < (value + 1 if rows is None else rows):
             return value
     return 0

@@ -16,7 +16,7 @@ from sea_bake.baking.planning import Plan, choose, plan
 from sea_bake.baking.unbake import RestoredBase, unbake
 from sea_bake.demonstrations import Demonstration
 from sea_bake.edit import Edit
-from sea_bake.errors import SettingError
+from sea_bake.errors import EditError, SettingError
 from sea_bake.model.source import ModelSource
 
 WAYS = {"insert": insert, "fold": fold, "adapter": adapter}
@@ -55,6 +55,7 @@ def bake(
         rank: rank of an approximate fold, per layer. Default: twice the edit's own, at least 8.
 
     Raises:
+        EditError: an edit that changes nothing.
         NotExactError: a fold or an adapter was asked for, and it would not be exact.
         SeaBakeError: a child of it, before anything is written where that is possible.
     """
@@ -64,6 +65,10 @@ def bake(
     edits = [e if isinstance(e, Edit) else Edit.load(e) for e in given]
     if not edits:
         raise SettingError("there is no edit to bake: name at least one edit file")
+    for one in edits:
+        if one.changes_nothing:
+            why = "its strength alpha is 0" if one.alpha == 0 else "it holds no direction in any layer"
+            raise EditError(f"this edit changes nothing ({why}), so its bake would be the base: fit another one")
     target = check_folder(output, overwrite=overwrite)
     with opened(source, target) as base:
         check_edits(base, edits)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sea_bake.activations.capture import decoder_start
+from sea_bake.activations.generating import decoder_start
 from sea_bake.activations.prompts import Tokens, encode
 from sea_bake.baking.exactness import LinearEdit
 from sea_bake.baking.regression import Moments

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sea_bake.activations.capture import GREEDY
-from sea_bake.activations.prompts import pad_id, render
+from sea_bake.activations.generating import generate
+from sea_bake.activations.prompts import render
 from sea_bake.artefact.evaluation import Record
 from sea_bake.errors import EvaluationError
 from sea_bake.evaluation.finite import check_finite, watched
@@ -122,13 +122,13 @@ def generations(
         text, special = render(tokenizer, prompt)
         ids = torch.tensor([tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]], device=device)
         mask = torch.ones_like(ids)
-        out = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
+        out = generate(
+            model,
+            tokenizer,
+            ids,
+            mask,
             max_new_tokens=max_new_tokens,
-            **GREEDY,
             **watched(model, ids, mask),
-            pad_token_id=pad_id(tokenizer),
         )
         new = out[0, ids.shape[1] :].tolist()
         values = {"repeated": repetition(new), "length": float(len(new))}

@@ -60,8 +60,7 @@ def watched(model: Any, prompts: Tensor, mask: Tensor) -> dict[str, Any]:
     """
     from transformers import LogitsProcessorList
 
-    # A generation config may ask for NaN to be replaced, which comes before any processor of ours.
-    return {"logits_processor": LogitsProcessorList([_Watch(model, prompts, mask)]), "remove_invalid_values": False}
+    return {"logits_processor": LogitsProcessorList([_Watch(model, prompts, mask)])}
 
 
 def not_finite(model: Any, **inputs: Tensor) -> EvaluationError:

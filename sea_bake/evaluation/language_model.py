@@ -109,7 +109,9 @@ class SharedPrefixLM(HFLM):
             self.cut[texts] = tokens
 
     def _model_generate(self, context: Any, **options: Any) -> Any:
-        out = super()._model_generate(context, **options, **watched(self.model, context, options["attention_mask"]))
+        options |= watched(self.model, context, options["attention_mask"])
+        # A generation config may ask for NaN to be replaced, which comes before any processor of ours.
+        out = super()._model_generate(context, **options, remove_invalid_values=False)
         self.advance(len(context))
         return out
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sea_bake.activations import Activations
-from sea_bake.activations.capture import ROLES
+from sea_bake.activations.texts import ROLES
 from sea_bake.edit import Edit
 from sea_bake.errors import ActivationError, SeaBakeError
 from sea_bake.fitting import ranges

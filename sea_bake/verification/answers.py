@@ -29,6 +29,7 @@ def answer(model, request, output):
             ``padded_logits`` [prompts, vocabulary].
     """
     align(model)
+    take_ids_alone(model)
     device = model.get_input_embeddings().weight.device
     prompts, start, pad = request["prompts"], request["decoder_start"], request["pad"]
 
@@ -47,9 +48,6 @@ def answer(model, request, output):
         "min_new_tokens": request["max_new_tokens"],  # an early end of sequence would hide what comes behind it
         "do_sample": False,
         "num_beams": 1,
-        "temperature": None,
-        "top_p": None,
-        "top_k": None,
         "pad_token_id": pad,
         "use_cache": True,
     }
@@ -73,6 +71,17 @@ def answer(model, request, output):
     logits = model(input_ids=batch, attention_mask=mask, **inputs, use_cache=False).logits
     found["padded_logits"] = logits[:, -1].float().cpu().contiguous()
     save_file(found, output)
+
+
+def take_ids_alone(model):
+    """Of a checkpoint's generation_config nothing but token ids: its penalties, beams, stop strings and forms of output
+    are no part of the proof, and some of them need what is not there.
+    """
+    from transformers import GenerationConfig
+
+    names = ("eos_token_id", "bos_token_id", "decoder_start_token_id", "suppress_tokens", "begin_suppress_tokens")
+    theirs = {name: getattr(model.generation_config, name, None) for name in names}
+    model.generation_config = GenerationConfig(**{name: ids for name, ids in theirs.items() if ids is not None})
 
 
 def align(model):

@@ -1,0 +1,94 @@
+"""From demonstrations to the token ids of all three roles, and what a model cannot read among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from sea_bake.activations.generating import decoder_start, greedy, rows_of
+from sea_bake.activations.prompts import Tokens, encode
+from sea_bake.demonstrations import Demonstration
+from sea_bake.errors import ActivationError
+from sea_bake.model.sites import text_config
+
+Neutral = Literal["generate", "prompt"]
+# One default each, for all who collect activations.
+DEFAULT_NEUTRAL: Neutral = "generate"
+DEFAULT_NEW_TOKENS = 32
+DEFAULT_BATCH_SIZE = 16
+ROLES = ("neutral", "positive", "negative")
+
+
+def sequences(
+    model: Any,
+    tokenizer: Any,
+    demonstrations: Sequence[Demonstration],
+    *,
+    neutral: Neutral = DEFAULT_NEUTRAL,
+    max_new_tokens: int = DEFAULT_NEW_TOKENS,
+    system: str | None = None,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+) -> dict[str, list[Tokens]]:
+    """Token ids of the three roles of each demonstration, in its order.
+
+    The neutral text is the demonstration's own if it has one; else the model's greedy continuation ("generate", as in
+    the paper; a trailing end-of-sequence token is dropped), or nothing ("prompt": the prompt alone).
+
+    Raises:
+        ActivationError: a text with tokens that the embedding lacks, or beyond the model's context; positive and
+            negative texts that are the same.
+    """
+    start = decoder_start(model)
+
+    def encoded(prompt: str, continuation: str | None) -> Tokens:
+        return encode(tokenizer, prompt, continuation, system, decoder_start=start)
+
+    found = {
+        "positive": [encoded(d.prompt, d.positive) for d in demonstrations],
+        "negative": [encoded(d.prompt, d.negative) for d in demonstrations],
+        "neutral": [encoded(d.prompt, d.neutral) for d in demonstrations],
+    }
+    if found["positive"] == found["negative"]:
+        raise ActivationError(
+            "the positive and the negative answer are the same in every demonstration, so there is nothing to move "
+            "towards or away from: give answers that differ"
+        )
+    check_vocabulary(model, tokenizer, found)
+    _check_lengths(model, found, max_new_tokens if neutral == "generate" else 0)
+    if neutral == "generate":
+        open_ended = [i for i, d in enumerate(demonstrations) if d.neutral is None]
+        prompts = [found["neutral"][i] for i in open_ended]
+        texts = greedy(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
+        for i, tokens in zip(open_ended, texts):
+            found["neutral"][i] = tokens
+    return found
+
+
+def check_vocabulary(model: Any, tokenizer: Any, roles: dict[str, list[Tokens]]) -> None:
+    """Raise ActivationError where a text holds a token that the model's embedding has no row for."""
+    readers = {"ids": rows_of(model.get_decoder()), "encoder": rows_of(model)}
+    for role in ("positive", "negative", "neutral"):
+        for i, tokens in enumerate(roles.get(role, ())):
+            for part, rows in readers.items():
+                bad = next((id for id in getattr(tokens, part) or () if not 0 <= id < rows), None)
+                if bad is not None:
+                    raise ActivationError(
+                        f"the {role} text of demonstration {i + 1} holds the token "
+                        f"{tokenizer.convert_ids_to_tokens(bad)!r} (id {bad}), and the model's embedding has {rows} "
+                        f"rows (ids 0 to {rows - 1}): the tokenizer has tokens that this model was never given. Take "
+                        "it out of the text, or use the tokenizer that belongs to these weights"
+                    )
+
+
+def _check_lengths(model: Any, roles: dict[str, list[Tokens]], extra: int) -> None:
+    limit = getattr(text_config(model), "max_position_embeddings", None)
+    if not limit:
+        return
+    for role, sequences_of_role in roles.items():
+        for i, tokens in enumerate(sequences_of_role):
+            length = max(len(tokens.ids) + (extra if role == "neutral" else 0), len(tokens.encoder or ()))
+            if length > limit:
+                raise ActivationError(
+                    f"the {role} text of demonstration {i + 1} takes {length} tokens, and the model has positions for "
+                    f"{limit}: shorten it, leave it out, or lower --max-new-tokens"
+                )
