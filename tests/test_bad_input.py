@@ -633,7 +633,7 @@ def output_below_a_file(folder: Path) -> Case:
 @case
 def output_inside_the_base(folder: Path) -> Case:
     base = tiny.changeable(tiny.single(), folder / "model")
-    return baking(base, "-o", base / "out", kind="OutputError", words=("inside the base's own folder", str(base)))
+    return baking(base, "-o", base / "out", kind="OutputError", words=("choose an output outside of it", str(base)))
 
 
 @case

@@ -410,7 +410,7 @@ def test_an_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def locked(*_: Any, **__: Any) -> None:  # by hand: the superuser may read everything
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", locked)
+    monkeypatch.setattr(os, "open", locked)
     assert f"{path}: cannot be read: Permission denied" in refused(path)
 
 

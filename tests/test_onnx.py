@@ -501,8 +501,8 @@ def test_outputs_obey_the_house_rules(tmp_path: Path) -> None:
         for output, options, words in (
             (done, [], "pass --overwrite"),
             (tmp_path / "mine", ["--overwrite"], "remove it yourself"),
-            (art / "onnx", [], "inside the model's own folder"),
-            (art, ["--overwrite"], "inside the model's own folder"),
+            (art / "new", [], "which is read: choose an output outside"),
+            (art, ["--overwrite"], "is read, and lies in the output"),
         ):
             refused("OutputError", words, art, "-o", output, *options)
 

@@ -32,6 +32,8 @@ from sea_bake.artefact.seal import broken, seal
 from sea_bake.errors import CheckpointError, PublishError
 from sea_bake.pages.markdown import plain
 from sea_bake.publishing import publish
+from sea_bake.publishing.parts import VOCABULARIES
+from sea_bake.publishing.secrets import leak
 
 ADA, BOB, READER = (f"hf_{name}{'x' * (34 - len(name))}" for name in ("ada", "bob", "reader"))
 USER = "zaphodbeeblebrox"  # of the machine; the Hub's users are others
@@ -551,9 +553,9 @@ def test_nothing_local_and_nothing_secret_is_in_any_file(desk: Desk, hub: Hub, a
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("notes.txt", "made in {home}/work", "a path of this machine"),
-        ("notes.txt", "made in {folder}", "a path of this machine"),
-        ("extra.json", '{{"key": "{token}"}}', "Hugging Face token"),
+        ("NOTICE", "made in {home}/work", "a path of this machine"),
+        ("NOTICE", "made in {folder}", "a path of this machine"),
+        ("preprocessor_config.json", '{{"key": "{token}"}}', "Hugging Face token"),
         ("extra.py", "print('hello')", "is code"),
         ("sea/more.py", "", "is code"),
         ("pytorch_model.bin", "x", "another form"),
@@ -574,14 +576,85 @@ def test_what_has_no_business_there_is_refused(
         publish(changed, "ada/x", unverified=True)
 
 
+SECRETS = ("id_rsa", "env", "credentials.json", "notes.txt", "sea/more.txt", "docs/plan.md", "onnx/model.onnx.bak")
+
+
+@pytest.mark.slow
+def test_what_is_no_part_of_an_artefact_stays_at_home(changed: Path) -> None:
+    for name in SECRETS:
+        (changed / name).parent.mkdir(exist_ok=True)
+        (changed / name).write_text("mine")
+    found = publish(changed, "ada/x", unverified=True, dry_run=True)
+    assert found.left_out == sorted([*SECRETS, "sea_verification.json"])
+    wanted = publish(changed, "ada/x", unverified=True, dry_run=True, include=["docs/plan.md", "notes.txt"])
+    assert {*wanted.files} - {*found.files} == {"docs/plan.md", "notes.txt"}
+    for absent in ("nothing.txt", ".git/config", "../changed/notes.txt"):
+        with pytest.raises(PublishError, match="drop --include"):
+            publish(changed, "ada/x", unverified=True, dry_run=True, include=[absent])
+
+
+@pytest.mark.slow
+def test_what_was_sealed_and_is_no_part_is_asked_for(desk: Desk, changed: Path) -> None:
+    """Left at home, it would be missed by whoever holds the published files against the seal. Both cures work."""
+    (changed / "notes.json").write_text("{}")
+    desk.ok("verify", changed, "--max-new-tokens", 4)
+    desk.refused("publish", changed, "ada/x", "--dry-run", says="--include notes.json")
+    assert "notes.json" in desk.ok("publish", changed, "ada/x", "--dry-run", "--include", "notes.json")["files"]
+    (changed / "notes.json").unlink()
+    desk.ok("verify", changed, "--max-new-tokens", 4)
+    assert "notes.json" not in desk.ok("publish", changed, "ada/x", "--dry-run")["files"]
+
+
+TOKENS = {
+    "a Hugging Face token": "hf_" + "aB3" * 11 + "x",
+    "a GitHub token": "ghp_" + "a1" * 18,
+    "a GitLab token": "glpat-" + "x" * 20,
+    "an OpenAI key": "sk-proj-" + "a" * 40 + "T3BlbkFJ" + "b" * 40,
+    "an Anthropic key": "sk-ant-api03-" + "a" * 95,
+    "an AWS access key": "AKIA" + "ABCD2345" * 2,
+    "a Google key": "AIza" + "x" * 35,
+    "a Slack token": "xoxb-" + "1" * 30,
+    "a Stripe key": "sk_live_" + "a" * 24,
+    "an npm token": "npm_" + "a" * 36,
+    "a PyPI token": "pypi-AgEIcHlwaS5vcmc" + "a" * 60,
+    "a Weights & Biases key": "WANDB_API_KEY=" + "0a" * 20,
+    "a Replicate token": "r8_" + "a" * 37,
+    "a private key": "-----BEGIN OPENSSH PRIVATE KEY-----",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-be"])
+def test_tokens_of_the_known_services_are_seen(encoding: str, changed: Path) -> None:
+    opened = Artefact.open(changed)
+    for whose, token in TOKENS.items():
+        found = leak("NOTICE", f"Ünder {token}\n".encode(encoding), opened)
+        assert found == f"what looks like {whose}", token
+        assert leak("NOTICE", f"Ünder {token[:12]}\n".encode(encoding), opened) is None or whose == "a private key"
+    placed = changed / "NOTICE"
+    placed.write_bytes(b"\n" * ((1 << 22) - 10) + TOKENS["a GitHub token"].encode(encoding))  # across two blocks
+    assert leak("NOTICE", placed, opened) == "what looks like a GitHub token"
+
+
+def test_the_names_of_vocabularies_are_those_of_transformers() -> None:
+    import transformers
+
+    text = "".join(p.read_text("utf-8") for p in Path(transformers.__file__).parent.rglob("tokenization_*.py"))
+    tables = re.findall(r"^VOCAB_FILES_NAMES = (\{.*?\})", text, re.DOTALL | re.MULTILINE)
+    names = {name for table in tables for name in re.findall(r'": "([^"]+)"', table)}
+    assert len(names) > 15
+    assert names - {"tokenizer_config.json"} <= VOCABULARIES
+
+
 @pytest.mark.slow
 def test_links_are_refused(changed: Path, tmp_path: Path) -> None:
     (tmp_path / "secret.txt").write_text("mine")
-    (changed / "LICENSE").symlink_to(tmp_path / "secret.txt")
-    with pytest.raises(PublishError, match="is a link"):
-        publish(changed, "ada/x", dry_run=True)
-    (changed / "LICENSE").unlink()
-    (changed / "docs").symlink_to(tmp_path, target_is_directory=True)
+    for name, target in {"LICENSE": tmp_path / "secret.txt", "docs": tmp_path}.items():
+        (changed / name).symlink_to(target)
+        with pytest.raises(CheckpointError, match="is a link that leads out"):
+            publish(changed, "ada/x", dry_run=True)
+        (changed / name).unlink()
+    (changed / "LICENSE").symlink_to("config.json")
     with pytest.raises(PublishError, match="is a link"):
         publish(changed, "ada/x", dry_run=True)
 

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import exports
 import pytest
@@ -215,9 +215,32 @@ def test_a_look_at_it_stays_on_this_machine(tmp_path: Path) -> None:
             assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
         with pytest.raises(HTTPError, match="404"):
             urlopen(f"{address}../{tmp_path.name}/../secret")
+        with urlopen(address.replace("127.0.0.1", "localhost")) as answer:
+            assert answer.read() == b"hello"
         port = int(address.rstrip("/").rpartition(":")[2])
         with pytest.raises(SettingError, match="--port"), hosted(tmp_path, port):
             pass
+
+
+def test_a_look_shows_the_sites_own_files_alone(tmp_path: Path) -> None:
+    """No listing, no hidden file, nothing behind a link, no answer to a page that gives this machine its own name."""
+    site, secret = tmp_path / "site", tmp_path / "secret"
+    (site / "models").mkdir(parents=True)
+    secret.mkdir()
+    (secret / "key").write_text("mine")
+    for name in ("index.html", "models/config.json", ".env", "models/.git"):
+        (site / name).write_text(name)
+    (site / "key").symlink_to(secret / "key")
+    (site / "folder").symlink_to(secret, target_is_directory=True)
+    os.mkfifo(site / "pipe")
+    with hosted(site) as address:
+        assert urlopen(f"{address}models/config.json").read() == b"models/config.json"
+        for name in ("models/", "models", ".env", "models/.git", "key", "folder/key", "folder/", "pipe", "nothing"):
+            with pytest.raises(HTTPError, match="404"):
+                urlopen(f"{address}{name}", timeout=10)
+        for host in ("evil.example", f"evil.example:{address.rstrip('/').rpartition(':')[2]}", "127.0.0.1:1", ""):
+            with pytest.raises(HTTPError, match="421"):
+                urlopen(Request(address, headers={"Host": host}), timeout=10)
 
 
 # ------------------------------------------------------------------------------------------------------------- Chromium

@@ -11,7 +11,7 @@ from sea_bake import modeling_sea
 from sea_bake.artefact.names import CODE
 from sea_bake.errors import CheckpointError
 from sea_bake.io.files import file_digest, read_json
-from sea_bake.model.checkpoint import check_files
+from sea_bake.io.regular import check_folder
 from sea_bake.model.loading import architecture, check_kernels
 
 
@@ -20,7 +20,7 @@ def check_code(artefact: Path) -> None:
 
     That is: ``modeling_sea.py`` is this sea_bake's, byte for byte, and no configuration names any other code.
     """
-    check_files(artefact)
+    check_folder(artefact)
     ours, theirs = Path(modeling_sea.__file__), artefact / CODE
     if not theirs.is_file():
         raise CheckpointError(f"{theirs} is missing: the artefact is not whole")

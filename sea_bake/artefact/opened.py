@@ -19,6 +19,7 @@ from sea_bake.artefact.verification import Verification
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, OutputError
 from sea_bake.io.files import file_digest, json_text, read_json
+from sea_bake.io.regular import check_folder
 from sea_bake.io.staging import staged_file
 from sea_bake.model.loading import auto_class
 from sea_bake.model.source import ADAPTER_CONFIG, ModelSource
@@ -56,7 +57,7 @@ class Artefact:
             revision: branch, tag or commit of a Hub id.
 
         Raises:
-            CheckpointError: there is none, it is none of ours, or its record is damaged.
+            CheckpointError: there is none, it is none of ours, its record is damaged, or it holds a link out of it.
         """
         if isinstance(path, Artefact):
             return path
@@ -64,6 +65,8 @@ class Artefact:
         hub_id = None
         if not os.path.exists(folder) and _may_be_hub_id(str(path)):
             folder, hub_id = _fetched(str(path), revision), str(path)
+        if folder.is_dir():
+            check_folder(folder)
         if (folder / RECORD).is_file():
             bake = trusted.read(folder / RECORD, BakeRecord.from_json)
             return cls(folder, bake.how, bake, hub_id)

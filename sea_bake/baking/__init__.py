@@ -17,6 +17,7 @@ from sea_bake.baking.unbake import RestoredBase, unbake
 from sea_bake.demonstrations import Demonstration
 from sea_bake.edit import Edit
 from sea_bake.errors import EditError, SettingError
+from sea_bake.io.apart import check_apart
 from sea_bake.model.source import ModelSource
 
 WAYS = {"insert": insert, "fold": fold, "adapter": adapter}
@@ -70,6 +71,7 @@ def bake(
             why = "its strength alpha is 0" if one.alpha == 0 else "it holds no direction in any layer"
             raise EditError(f"this edit changes nothing ({why}), so its bake would be the base: fit another one")
     target = check_folder(output, overwrite=overwrite)
+    check_apart(target, [source.path, calibration, *given])
     with opened(source, target) as base:
         check_edits(base, edits)
         if approximate:

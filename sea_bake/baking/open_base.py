@@ -13,13 +13,13 @@ from typing import Any
 from sea_bake.artefact.record import BakeRecord
 from sea_bake.baking.quantised import quantisation
 from sea_bake.edit import Edit
-from sea_bake.errors import CheckpointError, FamilyError, OutputError
+from sea_bake.errors import CheckpointError, FamilyError
+from sea_bake.io.apart import check_apart
 from sea_bake.io.staging import need_space, scratch_folder
 from sea_bake.model.anatomy import SEA_PREFIX, Family, family
 from sea_bake.model.checkpoint import (
     Checkpoint,
     MergedCheckpoint,
-    check_files,
     check_references,
     materialise,
     merge,
@@ -89,7 +89,7 @@ def opened(source: ModelSource, target: Path | None) -> Iterator[OpenBase]:
     Raises:
         CheckpointError: incomplete, damaged, custom code of its own, or no language model.
         FamilyError: an unknown family, or edited already.
-        OutputError: ``target`` lies inside the base's own folder; no space for a temporary checkpoint.
+        OutputError: ``target`` lies inside the base, or the base inside it; no space for a temporary checkpoint.
     """
     source = source.on_disk()
     if source.is_gguf:
@@ -100,13 +100,9 @@ def opened(source: ModelSource, target: Path | None) -> Iterator[OpenBase]:
             materialise(source, plain)
             yield open_folder(plain, source)
         return
-    check_files(source.folder())
     checkpoint = _with_adapter(source) if source.is_adapter else Checkpoint.open(source.folder())
-    if source.is_adapter:
-        check_files(checkpoint.folder)
-    for folder in (source.folder(), checkpoint.folder):
-        if target is not None and folder.resolve() in target.resolve().parents:
-            raise OutputError(f"{target} lies inside the base's own folder {folder}: choose an output outside of it")
+    if target is not None:
+        check_apart(target, [source.folder(), checkpoint.folder])
     base = open_checkpoint(checkpoint, source)
     if not isinstance(checkpoint, MergedCheckpoint) or target is None:
         yield base

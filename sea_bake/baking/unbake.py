@@ -15,13 +15,14 @@ from sea_bake.artefact.names import CODE, ORIGINALS, RECORD, SHARD, VERIFICATION
 from sea_bake.artefact.output import check_folder, staged
 from sea_bake.artefact.record import BakeRecord
 from sea_bake.baking.open_base import OpenBase, check_edits, opened
-from sea_bake.errors import CheckpointError, OutputError, WrongModelError
+from sea_bake.errors import CheckpointError, WrongModelError
 from sea_bake.io import progress
+from sea_bake.io.apart import check_apart
 from sea_bake.io.files import file_digest
 from sea_bake.io.staging import need_space
-from sea_bake.model.checkpoint import Checkpoint, check_files, place
+from sea_bake.model.checkpoint import Checkpoint, place
 from sea_bake.model.checkpoint.reader import SINGLE
-from sea_bake.model.checkpoint.writer import SKIPPED_FOLDERS, linkable
+from sea_bake.model.checkpoint.writer import NOT_CARRIED, linkable
 
 _OWN = {SHARD, CODE, VERIFICATION}  # what we put beside the base's files
 
@@ -84,7 +85,6 @@ def unbake(
     """
     opened_artefact = Artefact.open(artefact)
     folder = opened_artefact.folder
-    check_files(folder)
     if opened_artefact.kind == "adapter":
         raise CheckpointError(
             f"{folder.name} is an adapter: it changed nothing of its base, so there is nothing to undo. "
@@ -93,8 +93,7 @@ def unbake(
     if opened_artefact.kind not in ("insert", "fold"):
         raise CheckpointError(f"{folder.name} is an export: unbake the artefact that it was made from")
     target = check_folder(output, overwrite=overwrite)
-    if folder.resolve() in target.resolve().parents:
-        raise OutputError(f"{target} lies inside the artefact {folder}: choose an output outside of it")
+    check_apart(target, [folder, base])
     if opened_artefact.kind == "insert" and base is None:
         return _rebuild(opened_artefact, None, target, overwrite, copy)
     with opened(opened_artefact.base_source(base, revision), target) as given:
@@ -232,7 +231,7 @@ def _same(a: Any, b: Any) -> bool:
 def _files(folder: Path) -> Iterator[str]:
     """Every file of a checkpoint, as its name inside; not what git, caches and sea_bake keep there."""
     for where, folders, files in os.walk(folder):
-        folders[:] = [f for f in folders if f not in SKIPPED_FOLDERS]
+        folders[:] = [f for f in folders if f not in NOT_CARRIED]
         yield from (str((Path(where) / name).relative_to(folder)) for name in files)
 
 

@@ -55,6 +55,7 @@ def fit(
     """
     from sea_bake.activations import Activations
     from sea_bake.fitting import is_main_process
+    from sea_bake.io.apart import check_apart
     from sea_bake.io.staging import check_output
     from sea_bake.model.source import ModelSource
 
@@ -65,9 +66,12 @@ def fit(
     given = [n for n in _SETTLED if str(context.get_parameter_source(n)).endswith("COMMANDLINE")]
     if activations is not None and given:
         raise SettingError(f"--{given[0].replace('_', '-')} has no effect with --activations, which fix it")
+    reads = [model, activations, call["demonstrations"]]
     check_output(output, overwrite=overwrite, folder=False)
+    check_apart(output, reads, folder=False)
     if save_activations is not None:
         check_output(save_activations, overwrite=overwrite, folder=False)
+        check_apart(save_activations, reads, folder=False)
         if save_activations.absolute() == output.absolute():
             raise SettingError(f"--output and --save-activations are one file: {output}")
     edit = call(

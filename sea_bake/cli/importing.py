@@ -30,12 +30,14 @@ def import_dense(
     import torch
 
     from sea_bake.edit import Edit
+    from sea_bake.io.apart import check_apart
     from sea_bake.io.staging import check_output
     from sea_bake.model.loading import load_model
     from sea_bake.model.source import ModelSource
     from sea_bake.pages.edits import sentence
 
     check_output(output, overwrite=overwrite, folder=False)
+    check_apart(output, [positive, negative, model], folder=False)
     dense = []
     for path in (positive, negative):
         try:

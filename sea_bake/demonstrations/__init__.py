@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from importlib import resources
 from pathlib import Path
@@ -15,6 +14,7 @@ from sea_bake.demonstrations import formats, readers
 from sea_bake.demonstrations.formats import FORMATS, Format
 from sea_bake.demonstrations.triple import MIN_TRIPLES, Demonstration, Loaded, digest
 from sea_bake.errors import DemonstrationError
+from sea_bake.io.files import file_digest
 
 __all__ = ["FORMATS", "MIN_TRIPLES", "Demonstration", "Format", "Loaded", "builtin", "digest", "load"]
 
@@ -82,7 +82,7 @@ def _named(source: str | Path) -> dict[str, Any]:
     if source == "builtin":
         return {"kind": "builtin", "source": "builtin", "file_sha256": None}
     if path.is_file():
-        return {"kind": "file", "source": path.name, "file_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        return {"kind": "file", "source": path.name, "file_sha256": file_digest(path)}
     if path.is_dir():
         return {"kind": "folder", "source": path.absolute().name, "file_sha256": None}
     return {"kind": "hub", "source": str(source), "file_sha256": None}

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from sea_bake.demonstrations.formats import Row
 from sea_bake.errors import DemonstrationError, missing_extra
+from sea_bake.io.regular import open_regular
 
 MAX_LINE_BYTES: Final = 16 * 2**20
 """Far beyond any model's context, far below any machine's memory: a longer line is another kind of file."""
@@ -160,7 +161,7 @@ def _saved_split(loaded: Any, name: str, split: str) -> Any:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """(number from 1, text with its line end), without a byte order mark."""
     try:
-        with path.open("rb") as handle:
+        with open_regular(path) as handle:
             for number in itertools.count(1):
                 raw = handle.readline(MAX_LINE_BYTES + 1)
                 if not raw:

@@ -24,6 +24,7 @@ from sea_bake.errors import EvaluationError
 from sea_bake.evaluation.finite import check_finite, watched
 from sea_bake.evaluation.measures import Column
 from sea_bake.evaluation.neutral import PROMPTS, TEXTS
+from sea_bake.io.regular import MAX_JSON, read_text
 
 NEUTRAL, GENERATION = "neutral_text", "generation"
 TITLES = {NEUTRAL: "neutral text", GENERATION: "greedy answers"}
@@ -41,7 +42,7 @@ def read_texts(path: str | Path | None) -> list[str]:
     if path is None:
         return list(TEXTS)
     try:
-        text = Path(os.path.expanduser(path)).read_text("utf-8")
+        text = read_text(os.path.expanduser(path), limit=MAX_JSON)
     except (OSError, UnicodeDecodeError) as error:
         raise EvaluationError(f"{path} cannot be read as text: {error}") from error
     found = [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake.errors import CheckpointError
+from sea_bake.io.regular import MAX_JSON, open_regular, read_text
 
 _BLOCK = 1 << 22
 # A file that changes twice within one tick of the file system's clock has the same times after both.
@@ -19,9 +20,9 @@ _digests: dict[tuple[int, ...], str] = {}
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Raises CheckpointError when it is missing, unreadable, or not a JSON object."""
+    """Raises CheckpointError when it is missing, unreadable, no regular file, over 64 MiB, or not a JSON object."""
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = json.loads(read_text(path, limit=MAX_JSON))
         json.dumps(data, ensure_ascii=False).encode("utf-8")  # half a surrogate pair could not be written again
     except FileNotFoundError:
         raise CheckpointError(f"no such file: {path}") from None
@@ -64,7 +65,7 @@ def _identity(path: str | Path) -> tuple[int, ...]:
 
 def _sha256(path: str | Path) -> str:
     found = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         for block in iter(functools.partial(file.read, _BLOCK), b""):
             found.update(block)
     return found.hexdigest()

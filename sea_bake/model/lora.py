@@ -6,7 +6,6 @@ The same changes are made to a living model (``merge_into``) and to a checkpoint
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sea_bake.errors import CheckpointError
+from sea_bake.io.files import read_json
 from sea_bake.model.source import ADAPTER_CONFIG, ModelSource
 
 WEIGHTS = "adapter_model.safetensors"
@@ -181,11 +181,8 @@ def check_plain(tensor: Any, name: str, change: Change, source: ModelSource) -> 
 def _settings(folder: Path) -> dict[str, Any]:
     """adapter_config.json of a plain LoRA."""
     path = folder / ADAPTER_CONFIG
-    try:
-        settings = json.loads(path.read_text("utf-8"))
-        kind = settings.get("peft_type")
-    except (OSError, ValueError, RecursionError, AttributeError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    settings = read_json(path)
+    kind = settings.get("peft_type")
     if kind != "LORA":
         raise CheckpointError(f"{path} is a {kind} adapter, and only LoRA is merged here. {CURE}")
     strange = [key for key, value in settings.items() if key not in _KNOWN and value]
@@ -196,7 +193,7 @@ def _settings(folder: Path) -> dict[str, Any]:
         strange = [key for key in strange if key != "bias"]
     if strange:
         raise CheckpointError(f"{path} is more than a plain LoRA ({', '.join(sorted(strange))}). {CURE}")
-    return dict(settings)
+    return settings
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:

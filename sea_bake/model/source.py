@@ -4,12 +4,13 @@ becomes files on disk.
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from sea_bake.errors import CheckpointError
+from sea_bake.io.files import read_json
+from sea_bake.io.regular import check_folder
 from sea_bake.model.suffixes import NOT_FETCHED
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -44,7 +45,7 @@ class ModelSource:
         """A local path wins over a Hub id of the same spelling; what is parsed already is given back.
 
         Raises:
-            CheckpointError: there is no such path and it cannot be a Hub id.
+            CheckpointError: there is no such path and it cannot be a Hub id; or the folder holds a link out of it.
         """
         if isinstance(model, cls):
             return model
@@ -63,6 +64,8 @@ class ModelSource:
                     f"{path} holds both a model and an adapter ({ADAPTER_CONFIG}): give each a folder of its own, "
                     "since it cannot be told which one is meant"
                 )
+            if path.is_dir():
+                check_folder(path)
             return cls(path.name, path, revision)
         text = str(model)
         if text.startswith((".", "/", "~")) or text.count("/") > 1 or text.endswith(".gguf"):
@@ -96,11 +99,8 @@ class ModelSource:
         """
         assert self.path is not None
         config = self.path / ADAPTER_CONFIG
-        try:
-            data = json.loads(config.read_text("utf-8"))
-            name, revision = data.get("base_model_name_or_path"), data.get("revision")
-        except (OSError, ValueError, RecursionError, AttributeError) as error:
-            raise CheckpointError(f"{config} cannot be read as JSON: {error}") from error
+        data = read_json(config)
+        name, revision = data.get("base_model_name_or_path"), data.get("revision")
         if not isinstance(name, str) or not name.strip():
             raise CheckpointError(f"{config} does not name the adapter's base: write it into base_model_name_or_path")
         beside = self.path.parent / name.rstrip("/").rpartition("/")[2]

@@ -63,6 +63,7 @@ def publish(
     base_model: str | None = None,
     license: str | None = None,
     datasets: Sequence[str] = (),
+    include: Sequence[str] = (),
 ) -> Publication:
     """Upload a baked or exported folder with a model card and its recipe. The folder itself is not changed.
 
@@ -81,6 +82,8 @@ def publish(
         base_model: Hub id of the base, where the artefact names a local folder.
         license: the Hub's identifier of the licence, such as apache-2.0. Default: the base's own.
         datasets: Hub id of a data set that the demonstrations came from, for the card.
+        include: a further file of the folder to publish. Default: the known parts of an artefact alone; what else lies
+            there is named, and stays.
 
     Raises:
         PublishError: not verified, no artefact, something in it that must not be uploaded, or a Hub that refuses.
@@ -109,7 +112,7 @@ def publish(
         report=PAGE if page else None,
         revision=None if create_pr else revision,
     )
-    items, left_out = collect(found, made | {CARD: card})
+    items, left_out = collect(found, made | {CARD: card}, include)
     pushed = Pushed(private=not public)
     if not dry_run:
         what = f"{found.base_name.rpartition('/')[2]} with SEA baked in ({found.kind}, {found.verdict})"

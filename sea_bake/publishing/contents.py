@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
-import json
-import os
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +18,8 @@ from sea_bake.model import suffixes
 from sea_bake.model.checkpoint.reader import INDEX, SINGLE
 from sea_bake.model.lora import WEIGHTS
 from sea_bake.model.suffixes import ends
-
-# Any string may be in these.
-_VOCABULARIES = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model")
-_BLOCK = 1 << 22
+from sea_bake.publishing.parts import known
+from sea_bake.publishing.secrets import leak
 
 
 @dataclass(frozen=True)
@@ -54,31 +48,48 @@ class Item:
         return self.source if isinstance(self.source, bytes) else self.source.read_bytes()
 
 
-def collect(artefact: Artefact, made: dict[str, str]) -> tuple[list[Item], list[str]]:
+def collect(artefact: Artefact, made: dict[str, str], include: Sequence[str] = ()) -> tuple[list[Item], list[str]]:
     """Everything to publish, checked; and what of the folder stays at home.
 
     Args:
         made: texts that take the place of files, or join them: the card, the recipe.
+        include: paths of files that are no known part of an artefact, and are wanted.
 
     Raises:
-        PublishError: a link, a pickle, code that is not ours, weights that nothing loads, a local path or a token.
+        PublishError: a link, a pickle, code that is not ours, weights that nothing loads, a local path or a token; a
+            file under the seal that is no known part; an ``include`` that is not there.
     """
     folder = artefact.folder
     sealed = artefact.verification.files if artefact.verification else {}
     taken: dict[str, Item] = {name: Item.of(name, text.encode()) for name, text in made.items()}
     _refuse_links(folder)
-    for name in files(folder):
-        _refuse(artefact, name)
-        speaks = name != VERIFICATION or artefact.verification is not None  # else it speaks of other files
-        if name not in taken and speaks:
+    there, weights = files(folder), _weights(artefact)
+    for name in include:
+        if name not in there:
+            raise PublishError(
+                f"{folder} holds no file {name!r} (hidden files cannot be included): drop --include {name}"
+            )
+    for name in there:
+        _refuse(artefact, name, weights)
+        if name in taken or (name == VERIFICATION and artefact.verification is None):  # it speaks of other files
+            continue
+        if name in include or known(artefact, name, weights):
             taken[name] = Item.of(name, folder / name, sealed.get(name))
+        elif name in sealed:
+            raise PublishError(
+                f"{folder / name} is no known part of an artefact, and it was there when the artefact was verified: "
+                f"publish it too (--include {name}), or remove it and verify again"
+            )
     items = sorted(taken.values(), key=lambda item: item.path)
     for item in items:
-        _refuse_leaks(item, artefact)
+        what = leak(item.path, item.source, artefact)
+        if what:
+            again = "" if item.path == CARD else ", then verify again"
+            raise PublishError(f"{item.path} holds {what}, which everybody could read: take it out{again}")
     return items, _left_at_home(folder, {item.path for item in items})
 
 
-def _refuse(artefact: Artefact, name: str) -> None:
+def _refuse(artefact: Artefact, name: str, weights: set[str]) -> None:
     """Raise PublishError for a file that has no business in a repository of this kind."""
     path, suffix = artefact.folder / name, Path(name).suffix.lower()
     if name == CODE and artefact.kind == "insert":
@@ -94,7 +105,7 @@ def _refuse(artefact: Artefact, name: str) -> None:
         raise PublishError(
             f"{path} holds weights in another form ({suffix}), which is not what was verified: remove it"
         )
-    if suffix == ".safetensors" and name not in _weights(artefact):
+    if suffix == ".safetensors" and name not in weights:
         raise PublishError(f"{path} belongs to no index of the artefact: remove it, or bake again")
 
 
@@ -124,62 +135,3 @@ def _left_at_home(folder: Path, taken: set[str]) -> list[str]:
     hidden = [path.relative_to(folder) for path in folder.rglob(".*")]
     outermost = {path.as_posix() for path in hidden if not any(part.startswith(".") for part in path.parts[:-1])}
     return sorted({*outermost, *files(folder)} - taken)
-
-
-# ------------------------------------------------------------------------------------------------- what tells too much
-
-
-def _refuse_leaks(item: Item, artefact: Artefact) -> None:
-    for what, pattern in _secrets(artefact, vocabulary=Path(item.path).name in _VOCABULARIES):
-        if any(pattern.search(block) for block in _searched(item)):
-            raise PublishError(
-                f"{item.path} holds {what}, which everybody could read: take it out"
-                + ("" if item.path == CARD else ", then verify again")
-            )
-
-
-def _secrets(artefact: Artefact, *, vocabulary: bool) -> Iterator[tuple[str, re.Pattern[bytes]]]:
-    """What must be in no file: tokens, and paths of this machine. A vocabulary may hold "/root/" as a word."""
-    from huggingface_hub import get_token
-
-    token = get_token()
-    if token:
-        yield "your Hugging Face token", re.compile(re.escape(token.encode()))
-    yield "what looks like a Hugging Face token", re.compile(rb"\bhf_[A-Za-z0-9]{34}\b")
-    for place in sorted(_places(artefact, vocabulary=vocabulary)):
-        spellings = {place.encode(), json.dumps(place)[1:-1].encode()}
-        yield f"a path of this machine ({place})", re.compile(b"|".join(map(re.escape, sorted(spellings))))
-
-
-def _places(artefact: Artefact, *, vocabulary: bool) -> set[str]:
-    """Paths that say where this was made, and by whom."""
-    parent, home = artefact.folder.parent, Path.home()
-    places = {str(artefact.folder)} | ({f"{parent}{os.sep}"} if len(parent.parts) > 2 else set())
-    if vocabulary:
-        return places
-    places |= {f"{home}{os.sep}"} if home != Path(home.anchor) else set()
-    return places | {form.format(name) for name in _user() for form in ("/home/{}/", "/Users/{}/", "\\Users\\{}\\")}
-
-
-def _user() -> list[str]:
-    try:
-        return [getpass.getuser()]
-    except (KeyError, OSError, ImportError):  # a process without a name
-        return []
-
-
-def _searched(item: Item) -> Iterable[bytes]:
-    """The bytes of an item that may hold text: all, but of weights the header only."""
-    if isinstance(item.source, bytes):
-        yield item.source
-        return
-    if item.path.endswith((".onnx_data", ".onnx.data")):
-        return
-    with open(item.source, "rb") as file:
-        if item.path.endswith(".safetensors"):
-            yield file.read(int.from_bytes(file.read(8), "little"))
-            return
-        tail = b""
-        while block := file.read(_BLOCK):
-            yield tail + block
-            tail = block[-512:]  # a path may lie across two blocks

@@ -10,6 +10,7 @@ from typing import Any
 
 from sea_bake.artefact import Artefact
 from sea_bake.errors import PublishError
+from sea_bake.io.regular import open_regular
 
 # Words of a licence's text that no other has, and its identifier on the Hub; the first that fits.
 _TEXTS = (
@@ -110,7 +111,9 @@ def _folders(artefact: Artefact) -> list[Path]:
 
 
 def _recognised(path: Path, *, carried: bool) -> Licence:
-    text = " ".join(path.read_text("utf-8", errors="replace").lower().split())
+    with open_regular(path) as file:
+        start = file.read(1 << 20)
+    text = " ".join(start.decode("utf-8", errors="replace").lower().split())
     for words, identifier in _TEXTS:
         if all(word in text for word in words):
             return Licence(identifier, f"the base's {path.name}")

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from sea_bake.errors import RecipeError
+from sea_bake.io.regular import read_text
 
 MAX_BYTES = 256 << 10  # a recipe with all its comments and the ranks of a hundred layers has a tenth of that
 MAX_DEPTH = 16
@@ -22,9 +23,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Place, int]]:
         RecipeError: no such file, too large, not UTF-8, not YAML, or YAML that is more than plain data.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise RecipeError(f"{path} has {path.stat().st_size} bytes: a recipe has at most {MAX_BYTES}")
-        text = path.read_bytes().decode("utf-8")
+        text = read_text(path, limit=MAX_BYTES)
     except FileNotFoundError:
         raise RecipeError(f"no such recipe: {path}. Write a starter with: sea-bake init {path.name}") from None
     except OSError as error:

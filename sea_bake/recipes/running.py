@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake.errors import OutputError, RecipeError, SettingError
+from sea_bake.io.apart import check_apart
 from sea_bake.io.staging import check_output
 from sea_bake.recipes.schema import Recipe, read
 from sea_bake.recipes.settings import unknown
@@ -204,6 +205,7 @@ class _Run:
                 f"{step.output} exists already, and no run of {self.recipe.where} left it so (step {step.name}): move "
                 "it away, choose another output or pass --overwrite"
             )
+        check_apart(step.output, [self.recipe.where], folder=False)
         if not there:
             check_output(step.output, folder=True)  # whether it can be written at all
 

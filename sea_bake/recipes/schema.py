@@ -75,6 +75,8 @@ class _Reader:
         output = self._path("output")
         if output is None:
             raise RecipeError(f"{self.name}: 'output' is missing: say which folder the edited model goes to")
+        if output.name in ("", ".."):
+            raise RecipeError(f"{self._at(('output',))}: 'output' has to name a folder, and {output} does not")
         fits = self._fits()
         edits = self.data.get("edits") or []
         if not isinstance(edits, list) or not all(isinstance(e, str) and e for e in edits):

@@ -19,6 +19,7 @@ from sea_bake.demonstrations import Loaded
 from sea_bake.edit import Edit
 from sea_bake.errors import DemonstrationError, OutputError, SettingError
 from sea_bake.evaluation import figures as evaluation_figures
+from sea_bake.io.apart import check_apart
 from sea_bake.io.files import write_json
 from sea_bake.methods import sea
 from sea_bake.model.source import ModelSource
@@ -104,6 +105,9 @@ def report(
     check_method(projection)
     found = Subject.open(subject)
     folder = None if output is None else _check_output(output, overwrite=overwrite)
+    given = [activations] if isinstance(activations, Activations | str | Path) else list(activations)
+    if folder is not None:
+        check_apart(folder, [subject, evaluation, demonstrations, model, *given])
     if folder is None and not write:
         raise SettingError("a report needs somewhere to go: name a folder (-o REPORT), or --write it into the artefact")
     if write and found.artefact is None:
@@ -111,7 +115,6 @@ def report(
             f"{subject} is an edit and no artefact: a report cannot be written into it, so use -o REPORT"
         )
     told = measured.find(found, evaluation)
-    given = [activations] if isinstance(activations, Activations | str | Path) else list(activations)
     vectors = belonging(found.edits, given)
     chosen = [_chosen(edit, layers) for edit in found.edits]
     if layers is not None and not any(chosen):

@@ -15,6 +15,7 @@ from typing import Any
 
 from sea_bake.errors import EvaluationError
 from sea_bake.evaluation.tasks import rows
+from sea_bake.io.apart import check_apart
 from sea_bake.io.staging import staged_folder
 
 HERE = Path(__file__).parent
@@ -194,6 +195,7 @@ def export_tasks(names: Sequence[str], data: str | Path, folder: str | Path, *, 
     import yaml
 
     found = locate(names, Path(os.path.expanduser(data)).absolute())
+    check_apart(folder, [data])
     with staged_folder(folder, overwrite=overwrite) as stage:
         for name in {local.name for local in found} | {"truthfulqa_mc1"}:  # which the other TruthfulQA task includes
             text = (HERE / f"{name}.yaml").read_text("utf-8")

@@ -6,6 +6,7 @@ All before any model is loaded: of a label that is out of range the harness woul
 from __future__ import annotations
 
 import csv
+import io
 import json
 import reprlib
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake.errors import EvaluationError
+from sea_bake.io.regular import open_regular
 
 Row = dict[str, Any]
 Check = Callable[[Row], None]  # raises ValueError, which says what is wrong
@@ -46,13 +48,13 @@ def _read(path: Path) -> Iterator[tuple[int, Any]]:
     number = 0
     try:
         if path.suffix == ".csv":
-            with open(path, encoding="utf-8-sig", newline="") as table:
+            with open_regular(path) as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as table:
                 reader = csv.DictReader(table)
                 for row in reader:
                     number = reader.line_num
                     yield number, row
             return
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             for number, line in enumerate(file, start=1):
                 if line.strip(b" \t\r\n"):
                     yield number, json.loads(line.decode("utf-8").rstrip("\n"))

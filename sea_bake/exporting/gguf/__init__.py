@@ -12,12 +12,13 @@ from typing import Any
 
 from sea_bake.artefact.gguf_record import GgufRecord, record_of
 from sea_bake.baking.exactness import linear_edits
-from sea_bake.errors import CheckpointError, OutputError, SettingError
+from sea_bake.errors import CheckpointError, SettingError
 from sea_bake.exporting.gguf import adapter, converting, rewriting
 from sea_bake.exporting.gguf.given import Exportable, Given, exportable, refuse_inexact
 from sea_bake.exporting.gguf.header import GgufFile, need_gguf
 from sea_bake.exporting.gguf.matching import check_base
 from sea_bake.exporting.gguf.names import ARCHITECTURES, GgufWriter, find_writers, known_family
+from sea_bake.io.apart import check_apart
 from sea_bake.io.staging import check_output, need_space, staged_file
 
 _OWN_BYTES = 1 << 20  # header of an adapter
@@ -78,8 +79,8 @@ def export_gguf(
         raise CheckpointError(f"no such GGUF: {base}")
     adapter_wanted = lora or source.how == "adapter"
     _check_route(edited_type, outtype, converter, base=base, adapter=adapter_wanted)
-    if base is not None and target.exists() and target.samefile(Path(os.path.expanduser(base))):
-        raise OutputError(f"{target} is the base's own GGUF, which is never written to: choose another output")
+    for path in (target, record_of(target)):
+        check_apart(path, [source.folder, base, converter], folder=False)
     if adapter_wanted:
         record = _adapter(source, base, target, edited_type, overwrite)
     elif base is not None:

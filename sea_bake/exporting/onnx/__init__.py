@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from sea_bake.artefact import Artefact, OnnxRecord
 from sea_bake.artefact.output import check_folder, staged
-from sea_bake.errors import OutputError, SettingError, missing_extra
+from sea_bake.errors import SettingError, missing_extra
 from sea_bake.io import progress
+from sea_bake.io.apart import check_apart
 from sea_bake.io.staging import need_space
 
 if TYPE_CHECKING:
@@ -73,8 +74,7 @@ def export_onnx(
     from sea_bake.model.loading import load_tokenizer
 
     source = exportable(artefact, unedited=unedited)
-    if source.folder.resolve() in (target.resolve(), *target.resolve().parents):
-        raise OutputError(f"{target} lies inside the model's own folder: choose an output outside of it")
+    check_apart(target, [source.folder])
     if strength and source.how != "insert":
         raise SettingError(
             "only inserted layers have a strength that can be changed at run time: bake with --how insert (this model "

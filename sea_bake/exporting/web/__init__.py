@@ -18,6 +18,7 @@ from sea_bake.artefact.output import check_folder, staged
 from sea_bake.errors import SettingError
 from sea_bake.exporting.web import libraries, pages
 from sea_bake.exporting.web.models import KINDS, STRENGTH, WebModel, open_model, place_model
+from sea_bake.io.apart import check_apart
 from sea_bake.io.files import write_json
 from sea_bake.io.staging import need_space
 
@@ -84,6 +85,7 @@ def serve_web(
         OutputError: the output exists, or the disk is too small.
     """
     target = check_folder(output, overwrite=overwrite)
+    check_apart(target, [export, base, offline])
     edited = open_model(export, graphs)
     models: dict[str, WebModel] = {}
     if base is not None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, cast
 
 from sea_bake.errors import SettingError
 
@@ -21,6 +23,24 @@ class _Handler(SimpleHTTPRequestHandler):
         ".mjs": "text/javascript",
         ".wasm": "application/wasm",
     }
+
+    def send_head(self) -> Any:
+        """A file of the site, and nothing else: no listing, no hidden file, nothing that a link leads to.
+
+        Nor an answer to another host's name: a page elsewhere can make its own name mean this machine (DNS rebinding).
+        """
+        port = cast(_Server, self.server).server_port
+        if self.headers.get("Host") not in {f"{name}:{port}" for name in ("127.0.0.1", "localhost")}:
+            self.send_error(HTTPStatus.MISDIRECTED_REQUEST)
+            return None
+        path = Path(self.translate_path(self.path))
+        path = path / "index.html" if path.is_dir() else path
+        site = Path(self.directory)
+        hidden = any(part.startswith(".") for part in path.relative_to(site).parts)
+        if hidden or path.resolve() != site.resolve() / path.relative_to(site) or not path.is_file():
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return None
+        return super().send_head()
 
     def end_headers(self) -> None:
         # Only a page that shares its process with no other may use several threads in WebAssembly.
@@ -56,12 +76,12 @@ def hosted(site: str | Path, port: int = 0) -> Iterator[str]:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 raise SettingError(f"port {port} is taken: choose another with --port")
     try:
-        server = _Server(("127.0.0.1", port), functools.partial(_Handler, directory=str(site)))
+        server = _Server(("127.0.0.1", port), functools.partial(_Handler, directory=os.path.abspath(site)))
     except (OSError, OverflowError) as error:
         raise SettingError(f"port {port} cannot be opened: choose another with --port ({error})") from error
     with server:
         Thread(target=server.serve_forever, daemon=True).start()
         try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/"
+            yield f"http://127.0.0.1:{server.server_port}/"
         finally:
             server.shutdown()

@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sea_bake.errors import CheckpointError
+from sea_bake.io.regular import SKIPPED_FOLDERS
 from sea_bake.model.suffixes import CODE, WEIGHTS, ends
 
 _INDICES = (".bin.index.json", ".safetensors.index.json")
-SKIPPED_FOLDERS = {".git", ".cache", "__pycache__", "sea"}
+NOT_CARRIED = {*SKIPPED_FOLDERS, "sea"}
 
 
 def place(source: Path, target: Path, *, copy: bool = False) -> bool:
@@ -58,7 +59,7 @@ def carry(source: Path, target: Path, *, written: Iterable[str], shards: Iterabl
     ours = {*written, *shards}
     for folder, folders, files in os.walk(source):
         left_out += [str((Path(folder) / f).relative_to(source)) for f in folders if (Path(folder) / f).is_symlink()]
-        folders[:] = [f for f in folders if f not in SKIPPED_FOLDERS]
+        folders[:] = [f for f in folders if f not in NOT_CARRIED]
         for name in files:
             path = Path(folder) / name
             relative = path.relative_to(source)
