@@ -119,13 +119,14 @@ def test_what_bake_wrote_itself_goes_away(workshop: Workshop, tmp_path: Path) ->
     assert contents(tmp_path / "out") == contents(base)
 
 
-def test_an_artefact_may_be_replaced_by_its_base(tmp_path: Path) -> None:
+def test_an_artefact_is_not_replaced_by_its_base(tmp_path: Path) -> None:
+    """It is what is read: whoever wants it gone removes it, once the base is there."""
     place = tiny.changeable(artefact("sharded", "insert"), tmp_path / "art")
-    with pytest.raises(OutputError, match="pass --overwrite"):
-        unbake(place, place)
-    unbake(place, place, overwrite=True, base=furnished("sharded"))
-    assert contents(place) == contents(furnished("sharded"))
-    assert tiny.listing(tmp_path) == {"art"}
+    with tiny.nothing_happens(tmp_path, place):
+        with pytest.raises(OutputError, match="pass --overwrite"):
+            unbake(place, place)
+        with pytest.raises(OutputError, match="is read, and lies in the output"):
+            unbake(place, place, overwrite=True, base=furnished("sharded"))
 
 
 @pytest.mark.slow
@@ -246,7 +247,7 @@ def test_outputs_obey_the_house_rules(tmp_path: Path) -> None:
         for output, options, words in (
             (tmp_path / "mine", [], "pass --overwrite"),
             (tmp_path / "mine", ["--overwrite"], "remove it yourself"),
-            (baked / "inside", [], "inside the artefact"),
+            (baked / "inside", [], "which is read: choose an output outside of it"),
         ):
             tiny.refused(tiny.run("unbake", baked, "-o", output, *options), "OutputError", words)
         tiny.refused(tiny.run("unbake", tiny.single(), "-o", tmp_path / "o"), "CheckpointError", "not an artefact")
