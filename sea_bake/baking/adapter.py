@@ -166,9 +166,8 @@ class _Names:
         from peft.tuners.tuners_utils import check_target_module_exists
 
         wanted = set(self.parts)
-        row = self.base.row
-        suffixes = {name.removeprefix(f"{self.path}.{row.layers}.").partition(".")[2] for name in wanted}
-        layers = sorted({int(name.removeprefix(f"{self.path}.{row.layers}.").partition(".")[0]) for name in wanted})
+        places = [name.removeprefix(f"{self.path}.{self.base.row.layers}.").split(".", 1) for name in wanted]
+        suffixes, layers = {suffix for _, suffix in places}, sorted({int(layer) for layer, _ in places})
         linears = [n for n, m in self.model.named_modules() if isinstance(m, torch.nn.Linear)]
         for short in ({s.rpartition(".")[2] for s in suffixes}, suffixes):
             lines = {"target_modules": sorted(short), "layers_to_transform": layers}
@@ -182,10 +181,8 @@ def _skeleton(base: OpenBase) -> Any:
     """The base's modules without memory: for their names alone."""
     import transformers
 
+    cls = getattr(transformers, base.architecture, None)
+    if cls is None:
+        raise NotExactError(f"transformers does not export {base.architecture}, so an adapter cannot name its parts")
     with torch.device("meta"):
-        cls = getattr(transformers, base.architecture, None)
-        if cls is None:
-            raise NotExactError(
-                f"transformers does not export {base.architecture}, so an adapter cannot name its parts"
-            )
         return cls(base.config)

@@ -98,7 +98,7 @@ def approximate(
         },
         "layers": layers,
     }
-    _refuse_empty(reference, layers)
+    _refuse_empty(layers)
     why = "the best linear stand-in, as asked for: " + next(v.why for v in verdicts if not v.fold)
     with scratch_folder(target) as scratch:
         trial = scratch / target.name
@@ -160,7 +160,7 @@ def _stand_ins(
     return changes, layers
 
 
-def _refuse_empty(reference: Reference, layers: Sequence[dict[str, Any]]) -> None:
+def _refuse_empty(layers: Sequence[dict[str, Any]]) -> None:
     shares = [entry["share"] for entry in layers]
     lost = sum(not share > 0 for share in shares)
     if 2 * lost > len(shares):

@@ -58,10 +58,9 @@ def plan(model: str | Path | ModelSource, edits: Sequence[Edit] = (), *, revisio
     source = ModelSource.parse(model, revision)
     with opened(source, None) as base:
         check_edits(base, edits)
-        rows = []
-        for edit in edits:
-            settings = {"merge": edit.merge, "feature": edit.feature, "parts": edit.parts, "alpha": edit.alpha}
-            rows.append({"site": edit.site.value, **settings, **asdict(verdict(base, edit))})
+        names = ("merge", "feature", "parts", "alpha")
+        settings = [{"site": edit.site.value, **{name: getattr(edit, name) for name in names}} for edit in edits]
+        rows = [one | asdict(verdict(base, edit)) for one, edit in zip(settings, edits)]
         if not edits:
             for site in Site:
                 for merge in MERGES:
@@ -86,8 +85,7 @@ def by_settings(base: OpenBase, edit: Edit) -> Exactness:
 
 def verdict(base: OpenBase, edit: Edit) -> Exactness:
     """The exactness of an edit on a base on disk."""
-    found = by_settings(base, edit)
-    return _on_disk(base, edit.site, edit.layers[0], found)
+    return _on_disk(base, edit.site, edit.layers[0], by_settings(base, edit))
 
 
 def choose(base: OpenBase, edits: Sequence[Edit]) -> tuple[str, str]:

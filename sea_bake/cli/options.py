@@ -182,7 +182,13 @@ def _plain(name: str, hint: Any) -> tuple[Any, Callable[[Any], Any] | None]:
     if lists and (lists == inner or Path in inner):
         return list[str if get_args(lists[0]) == (str,) or name in _TEXT else Path], None  # type: ignore[misc]
     if float in inner and int in inner:
-        return str, lambda text: _share(text, name.replace("_", "-"))
+
+        def share(text: str) -> float | int | None:
+            from sea_bake.methods.sea import parse_share  # whose torch no help has to wait for
+
+            return parse_share(text, name.replace("_", "-"))
+
+        return str, share
     if Path in inner:
         return (str if name in _TEXT else Path), None
     return next(one for one in (str, float, int, bool) if one in inner), None
@@ -193,10 +199,3 @@ def wording(text: str) -> str:
     text = text if text.startswith('"') else text[:1].upper() + text[1:]
     text = re.sub(r"``(\w+)``", lambda m: f"--{m[1].replace('_', '-')}", text)
     return escape(re.sub(r"(?<!\w)\"([\w.:/*-]+)\"", r"\1", text))
-
-
-def _share(text: str, name: str) -> float | int | None:
-    """Read with the mathematics, whose torch no help has to wait for."""
-    from sea_bake.methods.sea import parse_share
-
-    return parse_share(text, name)

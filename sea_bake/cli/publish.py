@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from rich.markup import escape
 
 from sea_bake.cli.options import Call, command, spelt
 from sea_bake.cli.printing import table
 from sea_bake.pages.text import size
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from sea_bake.publishing import Publication
 
 
 @command("sea_bake.publishing:publish", repo=spelt(metavar="USER/REPO"), commit_message=spelt("-m"))
@@ -26,14 +21,7 @@ def publish(call: Call) -> None:
 
       sea-bake publish smollm2-truthful me/smollm2-truthful
     """
-    report = call.run()
-    show(report, call.console)
-
-
-def show(report: Publication, console: Console) -> None:
-    """The card (of a dry run), the files, and what became of each."""
-    from rich.markup import escape
-
+    console, report = call.console, call.run()
     if report.commit is None:
         console.rule("README.md")
         console.print(report.card, markup=False, soft_wrap=True)

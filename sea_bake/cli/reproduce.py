@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import typer
 from rich.markup import escape
 
 from sea_bake.cli.options import Call, command, spelt
 from sea_bake.cli.printing import table
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from sea_bake.recipes.reproducing import Reproduction
 
 
 @command("sea_bake.recipes.reproducing:reproduce", published=spelt(metavar="REPO_OR_FOLDER"))
@@ -28,15 +21,8 @@ def reproduce(call: Call) -> None:
 
       sea-bake reproduce ./smollm2-truthful --model ./SmolLM2-135M-Instruct -d halueval_qa.jsonl
     """
-    found = call["demonstrations"]
+    console, found = call.console, call["demonstrations"]
     report = call.run(demonstrations=found[0] if found and len(found) == 1 else found)
-    show(report, call.console)
-    if not report.reproduced:
-        raise typer.Exit(1)
-
-
-def show(report: Reproduction, console: Console) -> None:
-    """A table of each edit's projections, and the verdict."""
     head = ["layer", "projection", "k", "refitted", "sine", "tolerance", ""]
     for edit in report.edits:
         rows = [
@@ -56,3 +42,4 @@ def show(report: Reproduction, console: Console) -> None:
         console.print("[bold green]reproduced[/]: the same projectors, within the recipe's tolerance")
     else:
         console.print("[bold red]NOT reproduced[/]")
+        raise typer.Exit(1)

@@ -72,7 +72,7 @@ def run(call: Call) -> None:
 def _display(console: Console) -> Iterator[Callable[[Sequence[Progress]], None]]:
     """One live table of the steps, with the bar of the running one under it; plain lines where there is no terminal."""
     if not console.is_terminal or console.quiet:
-        yield _Lines(console)
+        yield _lines(console)
         return
     from rich.console import Group
     from rich.live import Live
@@ -88,21 +88,20 @@ def _display(console: Console) -> Iterator[Callable[[Sequence[Progress]], None]]
         yield watch
 
 
-class _Lines:
+def _lines(console: Console) -> Callable[[Sequence[Progress]], None]:
     """A line for every step that begins or ends."""
+    said: dict[str, str] = {}
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.said: dict[str, str] = {}
-
-    def __call__(self, steps: Sequence[Progress]) -> None:
+    def watch(steps: Sequence[Progress]) -> None:
         for i, step in enumerate(steps, start=1):
-            if step.status == self.said.get(step.step) or step.status in ("waiting", "left out"):
+            if step.status == said.get(step.step) or step.status in ("waiting", "left out"):
                 continue
-            self.said[step.step] = step.status
+            said[step.step] = step.status
             took = f" ({step.seconds:.1f} s)" if step.status == "done" else ""
             why = f": {step.why}" if step.why and step.status in ("running", "failed") else ""
-            self.console.print(f"[{i}/{len(steps)}] {step.step} {step.status}{took}{why}", markup=False, soft_wrap=True)
+            console.print(f"[{i}/{len(steps)}] {step.step} {step.status}{took}{why}", markup=False, soft_wrap=True)
+
+    return watch
 
 
 def _table(steps: Sequence[Progress]) -> Table:

@@ -36,9 +36,7 @@ _PANEL = "Search space: a value, some values (a,b), or a range (low:high)"
     K_positive=spelt("--K-positive"),
     K_negative=spelt("--K-negative"),
 )
-def tune(
-    call: Call,
-) -> None:
+def tune(call: Call) -> None:
     """Search the settings of a fit: the largest gain for little KL, confirmed on data that no trial has seen.
 
     Data come in three parts without overlap: fitted on, scored on, held back. Activations are collected once for all

@@ -149,7 +149,9 @@ def _metadata(
         tags=tags,
         model_name=title if results else None,
         eval_results=rows or None,
-        **licence.metadata(),
+        license=licence.id,
+        license_name=licence.name or None,
+        license_link=licence.link or None,
     )
 
 

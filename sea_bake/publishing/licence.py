@@ -45,11 +45,6 @@ class Licence:
     name: str | None = None
     link: str | None = None
 
-    def metadata(self) -> dict[str, str]:
-        """The lines of the card's metadata."""
-        lines = {"license": self.id, "license_name": self.name, "license_link": self.link}
-        return {key: value for key, value in lines.items() if value}
-
 
 def find(artefact: Artefact, given: str | None = None) -> tuple[Licence, dict[str, Any]]:
     """The licence given, else the base's: from its card, on disk or on the Hub, or from its licence text.

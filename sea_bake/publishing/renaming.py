@@ -29,18 +29,13 @@ def renamed(artefact: Artefact, base_model: str | None) -> dict[str, str]:
         made[ADAPTER_CONFIG] = {**artefact.config, "base_model_name_or_path": base_model, "revision": None}
     texts = {path: json_text(data) for path, data in made.items()}
     verification = artefact.verification
-    if verification is not None:
-        seal = {**verification.files, **{path: _sha256(text) for path, text in texts.items()}}
-        texts[VERIFICATION] = json_text(replace(verification, base=base_model).on(seal).to_json())
-        texts |= _resealed(artefact, seal)
-    return texts
-
-
-def _resealed(artefact: Artefact, seal: dict[str, str]) -> dict[str, str]:
-    """What else says which files it tells of: both were held against the artefact before."""
-    texts: dict[str, str] = {}
-    if (artefact.folder / EVALUATION).is_file():
-        texts[EVALUATION] = json_text(read_json(artefact.folder / EVALUATION) | {"files": seal})
+    if verification is None:
+        return texts
+    seal = {**verification.files, **{path: _sha256(text) for path, text in texts.items()}}
+    texts[VERIFICATION] = json_text(replace(verification, base=base_model).on(seal).to_json())
+    # What else says which files it tells of; both were held against the artefact before.
+    if (folder / EVALUATION).is_file():
+        texts[EVALUATION] = json_text(read_json(folder / EVALUATION) | {"files": seal})
     page = artefact.page
     if page is not None:
         digest = _sha256(texts[EVALUATION]) if EVALUATION in texts else None

@@ -69,7 +69,10 @@ def push(
 
     api = HfApi()
     with hub_errors(repo):
-        _check_card(ModelCard(card))
+        try:
+            ModelCard(card).validate()
+        except ValueError as error:
+            raise PublishError(f"the Hub does not accept the model card's metadata: {error}") from error
         info = _repository(api, repo, public=public, create_pr=create_pr)
         if revision and not revision.startswith("refs/") and not create_pr:
             api.create_branch(repo, branch=revision, exist_ok=True)
@@ -99,13 +102,6 @@ def push(
         _witness(_tree(api, repo, done.oid), items, repo)
     facts = {"commit": done.oid, "pull_request": done.pr_url, "removed": removed}
     return replace(pushed, sent=sorted(additions), copied=sorted(copies), **facts)
-
-
-def _check_card(card: Any) -> None:
-    try:
-        card.validate()
-    except ValueError as error:
-        raise PublishError(f"the Hub does not accept the model card's metadata: {error}") from error
 
 
 def _repository(api: Any, repo: str, *, public: bool, create_pr: bool) -> Any:
