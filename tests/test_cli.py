@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -354,3 +355,15 @@ def test_a_lost_shard_is_no_verdict() -> None:
     ran = tiny.run("verify", path, "--max-new-tokens", 8)
     tiny.refused(ran, "VerificationError", "the artefact door could not be opened", "model-sea.safetensors")
     assert not (path / "sea_verification.json").exists()
+
+
+@pytest.mark.parametrize("arguments", [["inspect"], ["inspect", "--json"], ["--help"], ["bake", "--help"]])
+def test_a_reader_that_leaves_is_no_failed_verification(arguments: list[str]) -> None:
+    """Exit code 141, as of any program that writes into a closed pipe; 1 would say that a verification failed."""
+    path = [tiny.edit_file()] if arguments[0] == "inspect" else []
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "sea_bake", *arguments, *map(str, path)]
+    ran = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (ran.returncode, ran.stderr) == (141, "")

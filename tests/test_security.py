@@ -671,3 +671,110 @@ def test_every_promise_has_its_tests() -> None:
 def test_the_tests_themselves_have_a_limit() -> None:
     """A trap for memory that went off would be the end of this machine; so see that memory was never near it."""
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 12e6  # kB; two of the matrices above are 40 GB
+
+
+# ------------------------------------------------------------------------------------------ what others wrote of theirs
+
+
+@pytest.mark.parametrize("how", ["fold", "insert"])
+@pytest.mark.parametrize("place", ["/home/somebody/llama", "~/llama", "./llama", "C:\\models\\llama", "a/b/llama"])
+def test_where_a_base_lay_is_not_told(place: str, how: str, tmp_path: Path) -> None:
+    """transformers and tokenizers write it into their configurations. What names the Hub stays."""
+    base = tiny.changeable(tiny.single(), tmp_path / "base")
+    note = {"name_or_path": "owner/name"}
+    set_json(base / "config.json", _name_or_path=place, text={"_name_or_path": place}, note=note)
+    set_json(base / "tokenizer_config.json", name_or_path=place)
+    edit = Edit.load(tiny.edit_file()).with_settings(merge="sum")
+    made = bake(base, edit, tmp_path / "made", how=how).output
+    files = [p for p in made.rglob("*") if p.suffix in (".json", ".yaml", ".md")]
+    assert len(files) > 4
+    assert [p for p in files if place in p.read_text("utf-8") or json.dumps(place) in p.read_text("utf-8")] == []
+    assert json.loads((made / "config.json").read_text("utf-8"))["note"] == note
+    unbake(made, tmp_path / "back", base=base)
+
+
+@pytest.mark.parametrize("metadata", ["text", [1], 3, None, {"total_size": "much"}])
+def test_metadata_of_an_index(metadata: Any, tmp_path: Path) -> None:
+    base = tiny.changeable(tiny.sharded(), tmp_path / "base")
+    set_json(base / INDEX, metadata=metadata)
+    for how in ("fold", "insert"):
+        ran = tiny.run("bake", base, tiny.edit_file(), "-o", tmp_path / how, "--how", how)
+        if metadata is None or isinstance(metadata, dict):
+            assert ran.code == 0 or "NotExactError" in ran.err, ran
+        else:
+            tiny.refused(ran, "CheckpointError", "metadata that is no JSON object")
+
+
+READERS = {
+    "bake": lambda d, a: ("bake", d, tiny.edit_file(), "-o", d.parent / "o"),
+    "plan": lambda d, a: ("plan", d),
+    "fit": lambda d, a: ("fit", d, "-o", d.parent / "o.safetensors"),
+    "eval": lambda d, a: ("eval", d),
+    "verify": lambda d, a: ("verify", a),
+    "inspect": lambda d, a: ("inspect", a),
+    "report": lambda d, a: ("report", a, "-o", d.parent / "o"),
+    "publish": lambda d, a: ("publish", a, "me/x", "--dry-run"),
+    "export onnx": lambda d, a: ("export", "onnx", a, "-o", d.parent / "o"),
+    "export gguf": lambda d, a: ("export", "gguf", a, "-o", d.parent / "o.gguf"),
+    "serve-web": lambda d, a: ("serve-web", a, "-o", d.parent / "o"),
+    "unbake": lambda d, a: ("unbake", a, "-o", d.parent / "o"),
+    "reproduce": lambda d, a: ("reproduce", a),
+}
+
+
+@pytest.mark.parametrize("command", READERS)
+@pytest.mark.parametrize("name", ["tokenizer.json", "sea/more.json", "LICENSE"])
+def test_no_reader_follows_a_link_out_of_a_folder(name: str, command: str, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("mine")
+    base, made = tiny.changeable(tiny.single(), tmp_path / "base"), tiny.changeable(artefact(), tmp_path / "made")
+    for folder in (base, made):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(secret)
+    with tiny.nothing_happens(tmp_path):
+        tiny.refused(tiny.run(*READERS[command](base, made)), "Error", f"{name} is a link that leads out")
+
+
+@pytest.mark.parametrize("what", ["pipe", "device", "large"])
+def test_no_reader_waits_or_reads_without_end(what: str, tmp_path: Path) -> None:
+    """A pipe that nobody writes to, a device that never ends, a file beyond all reason: one sentence, at once."""
+    from time import monotonic
+
+    def put(path: Path) -> Path:
+        path.unlink(missing_ok=True)
+        if what == "pipe":
+            os.mkfifo(path)
+        elif what == "device":
+            path.symlink_to("/dev/zero")
+        else:
+            with path.open("wb") as file:
+                file.truncate(1 << 40)
+        return path
+
+    edit = tiny.edit_file()
+    base = tiny.changeable(tiny.single(), tmp_path / "base")
+    put(base / "config.json")
+    for arguments in (
+        ("run", put(tmp_path / "sea.yaml")),
+        ("inspect", put(tmp_path / "edit.safetensors")),
+        ("fit", tiny.single(), "-d", put(tmp_path / "d.jsonl"), "-o", tmp_path / "o"),
+        ("fit", tiny.single(), "-d", put(tmp_path / "d.csv"), "-o", tmp_path / "o"),
+        (
+            "bake",
+            tiny.single(),
+            edit,
+            "-o",
+            tmp_path / "o",
+            "--approximate",
+            "--calibration",
+            put(tmp_path / "c.jsonl"),
+        ),
+        ("bake", base, edit, "-o", tmp_path / "o"),
+        ("plan", base),
+        ("fit", base, "-o", tmp_path / "o"),
+        ("eval", tiny.single(), "--edit", edit, "--neutral", put(tmp_path / "n.txt"), "--tasks", "damage"),
+    ):
+        start = monotonic()
+        tiny.refused(tiny.run(*arguments), "Error")
+        assert monotonic() - start < 5, arguments

@@ -27,7 +27,7 @@ from sea_bake.model.anatomy import Site
 from sea_bake.model.checkpoint import carry, place
 from sea_bake.model.checkpoint.editing import edit_in_place
 from sea_bake.model.checkpoint.reader import INDEX
-from sea_bake.model.checkpoint.writer import linkable
+from sea_bake.model.checkpoint.writer import linkable, public_bytes
 
 _OWN_BYTES = 8 << 20
 
@@ -87,7 +87,8 @@ def write_folded(
                 changed[writer.name] = edit_in_place(stage / shard, writer.name, tensor, change, writer.axis)
                 advance(1)
         index = [INDEX] if checkpoint.index is not None else []
-        for name in ("config.json", *index):
+        (stage / "config.json").write_bytes(public_bytes(folder / "config.json"))
+        for name in index:
             shutil.copyfile(folder / name, stage / name)
         left_out = carry(folder, stage, written=["config.json", *index], shards=checkpoint.shards)
         coverage = _coverage(base, edits, writers, changed, changes)

@@ -24,7 +24,7 @@ from sea_bake.io.staging import need_space
 from sea_bake.model.anatomy import FAMILIES, SEA_PREFIX, Site
 from sea_bake.model.checkpoint import Checkpoint, carry, place
 from sea_bake.model.checkpoint.reader import INDEX, SINGLE
-from sea_bake.model.checkpoint.writer import linkable
+from sea_bake.model.checkpoint.writer import NAMED, linkable, public, public_bytes
 
 _MOVED_ALONG = ("bitsandbytes",)  # seen to put its linears in place through ``set_submodule``
 _OWN_BYTES = 8 << 20  # configuration, code, tokenizer: room for what is neither a shard nor the edit
@@ -92,7 +92,8 @@ def _keep_originals(folder: Path, stage: Path) -> list[str]:
         if now.is_file() and not (source.is_file() and source.read_bytes() == now.read_bytes()):
             patched.append(name)
             if source.is_file():
-                shutil.copyfile(source, stage / ORIGINALS / name)
+                original = public_bytes(source) if name in NAMED else source.read_bytes()
+                (stage / ORIGINALS / name).write_bytes(original)
     return patched
 
 
@@ -118,7 +119,7 @@ def sea_config(base: OpenBase, edits: Sequence[Edit]) -> dict[str, Any]:
     that it is one: the guard makes that fail with a message that says what to do. Our own configuration class puts the
     true value back.
     """
-    config, row, guard = base.checkpoint.config, base.row, _guard(base.config)
+    config, row, guard = public(base.checkpoint.config), base.row, _guard(base.config)
     return {
         **modeling_sea.put(config, guard, modeling_sea.GUARD.format),
         "architectures": ["SEA" + base.architecture],
@@ -165,11 +166,9 @@ def _shard_names(base: Checkpoint) -> dict[str, str]:
 def _index(base: Checkpoint, shard_names: dict[str, str], tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
     metadata = dict((base.index or {}).get("metadata") or {})
     size = sum(t.numel() * t.element_size() for t in tensors.values())
-    if "total_size" in metadata:
-        metadata["total_size"] += size
-    else:
-        metadata["total_size"] = base.size() + size
-    if "total_parameters" in metadata:
+    known = metadata.get("total_size")
+    metadata["total_size"] = size + (known if isinstance(known, int) else base.size())
+    if isinstance(metadata.get("total_parameters"), int):
         metadata["total_parameters"] += sum(t.numel() for t in tensors.values())
     weight_map = {name: shard_names[shard] for name, shard in base.weight_map.items()}
     return {"metadata": metadata, "weight_map": weight_map | dict.fromkeys(tensors, SHARD)}

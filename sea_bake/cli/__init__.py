@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import typer
@@ -75,7 +76,21 @@ def _root(
 
 
 def main() -> None:
-    """Entry point ``sea-bake``. Exit codes: 0 done, 1 a verification failed, 2 wrong input, 130 interrupted."""
+    """Entry point ``sea-bake``. Exit codes: 0 done, 1 a verification failed, 2 wrong input, 130 interrupted, 141 nobody
+    read on (``sea-bake inspect ... | head -1``).
+    """
+    try:
+        _run()
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit) as error:
+        if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        # click and rich make a SystemExit of code 1 of it, which is that of a failed verification
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _run() -> None:
     with interrupts.heeded():
         try:
             app()
@@ -84,7 +99,9 @@ def main() -> None:
             if interrupts.interrupted() and not late:  # also where a library has made another error of it
                 print("interrupted: nothing half-written was left behind", file=sys.stderr)
                 sys.exit(130)
-            if not isinstance(error, SeaBakeError | OSError):  # an OSError says which file, and what is refused
+            if not isinstance(error, SeaBakeError | OSError) or isinstance(
+                error, BrokenPipeError
+            ):  # an OSError says which file, and what is refused
                 raise
             if "--json" in sys.argv:
                 print(json.dumps({"error": {"type": type(error).__name__, "message": str(error)}}))

@@ -12,6 +12,7 @@ from sea_bake.exporting.onnx.exportable import Exportable
 from sea_bake.exporting.onnx.tracing import Traced
 from sea_bake.io.files import read_json, write_json
 from sea_bake.model.checkpoint import carry
+from sea_bake.model.checkpoint.writer import public
 from sea_bake.model.loading import load_tokenizer
 
 _TOKENIZER = "tokenizer_config.json"
@@ -38,7 +39,7 @@ def finish_config(stage: Path, source: Exportable) -> None:
     ours: dict[str, Any] = {"use_external_data_format": {name: count for name, count in chunks.items() if count}}
     if FILES["fp16"] in graphs:
         ours["kv_cache_dtype"] = {"fp16": "float16"}
-    write_json(stage / "config.json", {**source.config, "transformers.js_config": ours})
+    write_json(stage / "config.json", {**public(source.config), "transformers.js_config": ours})
 
 
 def genai_config(stage: Path, source: Exportable, traced: Traced, config: Any, *, dtype: str) -> dict[str, Any]:

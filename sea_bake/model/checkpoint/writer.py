@@ -6,12 +6,16 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from sea_bake.errors import CheckpointError
+from sea_bake.io.files import json_text, read_json
 from sea_bake.io.regular import SKIPPED_FOLDERS
 from sea_bake.model.suffixes import CODE, WEIGHTS, ends
 
 _INDICES = (".bin.index.json", ".safetensors.index.json")
+# Configurations in which a base may be named by the folder that it lay in.
+NAMED = ("config.json", "tokenizer_config.json")
 NOT_CARRIED = {*SKIPPED_FOLDERS, "sea"}
 
 
@@ -70,5 +74,28 @@ def carry(source: Path, target: Path, *, written: Iterable[str], shards: Iterabl
                 left_out.append(str(relative))
                 continue
             (target / relative).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target / relative)
+            if str(relative) in NAMED:
+                (target / relative).write_bytes(public_bytes(path))
+            else:
+                shutil.copyfile(path, target / relative)
     return sorted(left_out)
+
+
+def public_bytes(path: Path) -> bytes:
+    """A configuration's bytes; where it says from which local folder it was loaded, without that. CheckpointError."""
+    config = read_json(path)
+    kept = public(config)
+    return path.read_bytes() if kept == config else json_text(kept).encode()
+
+
+def public(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without the local paths that transformers and tokenizers note in it; a Hub id stays."""
+    return {
+        key: public(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if not (key in ("_name_or_path", "name_or_path") and isinstance(value, str) and _is_path(value))
+    }
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith(("/", "~", ".")) or "\\" in name or name.count("/") > 1 or name[1:3] in (":/", ":")
