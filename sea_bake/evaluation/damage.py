@@ -22,7 +22,7 @@ from sea_bake.activations.prompts import render
 from sea_bake.artefact.evaluation import Record
 from sea_bake.errors import EvaluationError
 from sea_bake.evaluation.finite import check_finite, watched
-from sea_bake.evaluation.measures import Column
+from sea_bake.evaluation.measures import Column, read
 from sea_bake.evaluation.neutral import PROMPTS, TEXTS
 from sea_bake.io.regular import MAX_JSON, read_text
 
@@ -146,21 +146,14 @@ def repetition(ids: Sequence[int]) -> float:
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
-def _columns(*names: str) -> Callable[[Record], tuple[float, ...] | None]:
-    def columns(record: Record) -> tuple[float, ...] | None:
-        return tuple(1.0 if name == "one" else float(record["values"][name]) for name in names)
-
-    return columns
-
-
 MEASURES = {
     NEUTRAL: [
-        Column("kl", "KL from base, per token", _columns("kl", "compared"), better="lower", unit="nats", judged=False),
-        Column("perplexity", "perplexity", _columns("nll", "tokens"), "perplexity", better="lower", unit=""),
-        Column("top1", "same top token as base", _columns("agreed", "compared"), judged=False),
+        Column("kl", "KL from base, per token", read("kl", "compared"), better="lower", unit="nats", judged=False),
+        Column("perplexity", "perplexity", read("nll", "tokens"), "perplexity", better="lower", unit=""),
+        Column("top1", "same top token as base", read("agreed", "compared"), judged=False),
     ],
     GENERATION: [
-        Column("repetition", "repeated 4-grams", _columns("repeated", "one"), better="lower"),
-        Column("length", "tokens, at most 64", _columns("length", "one"), unit="", judged=False),
+        Column("repetition", "repeated 4-grams", read("repeated", "one"), better="lower"),
+        Column("length", "tokens, at most 64", read("length", "one"), unit="", judged=False),
     ],
 }

@@ -6,7 +6,7 @@ from textwrap import shorten
 from typing import Any
 
 from sea_bake.artefact.evaluation import Evaluation, Row
-from sea_bake.evaluation.measures import margin_of
+from sea_bake.evaluation.measures import rates
 from sea_bake.pages.pictures import Picture, drawing, need_matplotlib
 from sea_bake.pages.text import harmless
 
@@ -97,8 +97,8 @@ def _margins(evaluation: Evaluation) -> Any:
     doors = list(evaluation.records.get("truthfulqa_mc2", {}).values())
     if len(doors) < 2:
         return None
-    pairs = [(margin_of(a), margin_of(b)) for a, b in zip(*doors)]
-    points = [(a, b) for a, b in pairs if a is not None and b is not None]
+    pairs = [(rates(a), rates(b)) for a, b in zip(*doors)]
+    points = [(a["margin"], b["margin"]) for a, b in pairs if a and b]
     if not points:
         return None
     figure = Figure(figsize=(4.6, 4.6), layout="constrained")
