@@ -58,8 +58,17 @@ def drawing(*, plain: bool = False) -> Iterator[None]:
     """
     import matplotlib as mpl
 
-    with mpl.rc_context({"svg.hashsalt": "sea_bake", "font.size": 9, "text.parse_math": not plain}):
+    looks = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+    with mpl.rc_context({"svg.hashsalt": "sea_bake", "text.parse_math": not plain, **looks}):
         yield
+
+
+def panels(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, Any]:
+    """A new figure, its size in inches, and its axes: see matplotlib's ``subplots``."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, **options)
 
 
 def need_matplotlib(extra: str, purpose: str) -> None:
@@ -78,13 +87,10 @@ def plot_edit(edit: Edit, path: str | Path, *, overwrite: bool = False) -> Path:
         OutputError: the file exists, or has an ending that cannot be drawn.
     """
     need_matplotlib("plot", "Drawing")
-    from matplotlib.figure import Figure
-
     path = Path(path)
     if path.suffix.lower() not in _FORMATS:
         raise OutputError(f"{path}: give the plot an ending out of {', '.join(_FORMATS)}")
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
+    figure, (left, middle, right) = panels(12, 3.6, 1, 3)
     for part, axes, colours in (("positive", left, "Blues"), ("negative", middle, "Reds")):
         draw_explained(axes, edit, part, colours)
         axes.text(0.98, 0.04, "darker = later layer", transform=axes.transAxes, ha="right", fontsize=8, color="0.4")

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from sea_bake.edit import Edit
-from sea_bake.pages.pictures import UNEDITED, Picture, draw_explained, draw_signatures, drawing, shades, spectrum
+from sea_bake.pages import pictures
+from sea_bake.pages.pictures import UNEDITED, Picture, drawing, panels, spectrum
 from sea_bake.reporting.movement import Moved
 from sea_bake.reporting.projection import Projected
 
@@ -22,13 +23,11 @@ def spectra(edit: Edit) -> Picture:
     """Singular values of Ω+ and Ω- per layer, where K cut, and the cumulative explained variance."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     with drawing():
-        figure = Figure(figsize=(9, 6.2), layout="constrained")
-        grid = figure.subplots(2, 2, sharex="col")
-        colours = shades(edit.layers, _MAP)
+        figure, grid = panels(9, 6.2, 2, 2, sharex="col")
+        colours = pictures.shades(edit.layers, _MAP)
         for column, (part, sign) in enumerate(_SIGNS.items()):
             above, below = grid[0, column], grid[1, column]
             for layer, colour in colours.items():
@@ -39,7 +38,7 @@ def spectra(edit: Edit) -> Picture:
                 if 0 < k <= len(values):
                     above.plot(k, values[k - 1], "o", color=colour, markersize=4)
             above.set(xscale="log", yscale="log", title=f"singular values of Ω{sign} (dot: k{sign})")
-            draw_explained(below, edit, part, _MAP)
+            pictures.draw_explained(below, edit, part, _MAP)
             K = edit.recipe.get(f"K_{part}")
             if isinstance(K, float) and 0 < K <= 1:
                 below.axhline(K, color="0.5", linewidth=1, linestyle="--", zorder=0)
@@ -48,8 +47,6 @@ def spectra(edit: Edit) -> Picture:
                 )
         grid[0, 0].set_ylabel("singular value")
         grid[1, 0].set_ylabel("share of squared singular values")
-        for axes in grid.flat:
-            axes.spines[["top", "right"]].set_visible(False)
         whole = MaxNLocator(integer=True)
         shown = (edit.layers[0], max(edit.layers[-1], edit.layers[0] + 1))
         figure.colorbar(ScalarMappable(Normalize(*shown), _MAP), ax=grid, label="decoder layer", aspect=40, ticks=whole)
@@ -65,39 +62,34 @@ def spectra(edit: Edit) -> Picture:
 
 def layers(edit: Edit) -> Picture:
     """Ranks kept and dropped, and the signature, over the decoder's depth."""
-    from matplotlib.figure import Figure
-
     signed = bool(edit.recipe.get("signatures"))
     with drawing():
-        figure = Figure(figsize=(9, 4.6 if signed else 2.4), layout="constrained")
-        ranks, *others = figure.subplots(2 if signed else 1, 1, sharex=True, squeeze=False)[:, 0]
+        figure, grid = panels(9, 4.6 if signed else 2.4, 2 if signed else 1, sharex=True, squeeze=False)
+        ranks = grid[0, 0]
         kept, dropped = zip(*edit.ranks.values())
         ranks.bar(edit.layers, kept, color=ROLES["positive"][0], label="k+, kept")
         ranks.bar(edit.layers, [-k for k in dropped], color=ROLES["negative"][0], label="k-, dropped")
         ranks.axhline(0, color="0.5", linewidth=0.8)
         ranks.set(ylabel="directions", title="ranks per layer")
         ranks.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
-        ranks.legend(frameon=False, ncols=2)
-        for axes in others:
-            draw_signatures(axes, edit)
-            axes.set_ylabel("signature")
-        last = [ranks, *others][-1]
-        last.set_xlabel("decoder layer")
-        last.set_xlim(-0.7, edit.base.num_layers - 0.3)
-        last.xaxis.get_major_locator().set_params(integer=True)
-        for axes in (ranks, *others):
-            axes.spines[["top", "right"]].set_visible(False)
+        ranks.legend(ncols=2)
+        if signed:
+            pictures.draw_signatures(grid[1, 0], edit)
+            grid[1, 0].set_ylabel("signature")
+        _by_depth(grid[-1, 0], edit)
     more = " Below: each layer's signature, edited layers in blue, the others in grey." if signed else ""
     return Picture("layers", f"Directions kept (upwards) and dropped (downwards) in each layer.{more}", figure)
 
 
+def _by_depth(axes: Any, edit: Edit) -> None:
+    axes.set(xlabel="decoder layer", xlim=(-0.7, edit.base.num_layers - 0.3))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
 def moves(edit: Edit, found: dict[int, dict[str, Moved]]) -> Picture:
     """Relative change and cosine per layer: the median, and a bar between the quartiles."""
-    from matplotlib.figure import Figure
-
     with drawing():
-        figure = Figure(figsize=(9, 4.8), layout="constrained")
-        above, below = figure.subplots(2, 1, sharex=True)
+        figure, (above, below) = panels(9, 4.8, 2, sharex=True)
         for place, (role, (colour, marker)) in enumerate(ROLES.items()):
             for axes, name, factor in ((above, "relative", 100), (below, "cosine", 1)):
                 low, middle, high = (
@@ -110,12 +102,10 @@ def moves(edit: Edit, found: dict[int, dict[str, Moved]]) -> Picture:
                 )
         above.set(ylabel="‖y - h‖ / ‖h‖ (%)", title="relative change")
         above.set_ylim(0, None)
-        below.set(xlabel="decoder layer", ylabel="cos(h, y)", title="direction")
-        below.set_xlim(-0.7, edit.base.num_layers - 0.3)
-        below.xaxis.get_major_locator().set_params(integer=True)
-        above.legend(frameon=False, ncols=3)
+        below.set(ylabel="cos(h, y)", title="direction")
+        _by_depth(below, edit)
+        above.legend(ncols=3)
         for axes in (above, below):
-            axes.spines[["top", "right"]].set_visible(False)
             axes.grid(axis="y", color=UNEDITED, linewidth=0.5)
     return Picture(
         "movement",
@@ -128,12 +118,10 @@ def moves(edit: Edit, found: dict[int, dict[str, Moved]]) -> Picture:
 
 def plane(found: Sequence[Projected]) -> Picture:
     """Positive, negative and neutral activations before and after, a row per layer."""
-    from matplotlib.figure import Figure
-
     pca = found[0].method == "pca"
     with drawing():
-        figure = Figure(figsize=(9, 0.5 + 3.4 * len(found)), layout="constrained")
-        grid = figure.subplots(len(found), 2, sharex="row", sharey="row", squeeze=False)
+        size = 9, 0.5 + 3.4 * len(found)
+        figure, grid = panels(*size, len(found), 2, sharex="row", sharey="row", squeeze=False)
         outside = 0
         for row, layer in zip(grid, found):
             for axes, name, points in zip(row, ("before", "after"), (layer.before, layer.after)):
@@ -141,7 +129,6 @@ def plane(found: Sequence[Projected]) -> Picture:
                     x, y = points[role].T.tolist()
                     axes.scatter(x, y, s=12, color=colour, marker=marker, alpha=0.55, linewidths=0, label=role)
                 axes.set_title(f"layer {layer.layer}, {name}")
-                axes.spines[["top", "right"]].set_visible(False)
                 if layer.shares is None:
                     axes.set(xticks=[], yticks=[])
             if layer.shares is not None:
@@ -150,7 +137,7 @@ def plane(found: Sequence[Projected]) -> Picture:
                 row[0].set_ylabel(f"PC 2 ({100 * layer.shares[1]:.0f} %)")
                 outside += _framed(row[0], layer)
         handles, labels = grid[0, 0].get_legend_handles_labels()
-        figure.legend(handles[::-1], labels[::-1], loc="outside upper center", ncols=3, frameon=False, markerscale=2)
+        figure.legend(handles[::-1], labels[::-1], loc="outside upper center", ncols=3, markerscale=2)
     told = (
         "Principal axes of the base's activations; the edited ones are shown along the same axes."
         if pca

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sea_bake.artefact.evaluation import Row
 from sea_bake.evaluation.damage import NEUTRAL
 from sea_bake.evaluation.rendering import number
-from sea_bake.io.files import write_json
+from sea_bake.io.files import json_text
 from sea_bake.io.staging import staged_file
 from sea_bake.pages import templates
+from sea_bake.pages.pictures import Picture, drawing, panels
 from sea_bake.pages.text import harmless, p_value
 from sea_bake.tuning.folder import FIGURES, RESULT, SUMMARY
 from sea_bake.tuning.results import CHOSEN_BASE, DEFAULT, RULE, Trial, Tuning
@@ -22,15 +22,8 @@ _GAIN, _COST, _CHOSEN = "#3b6fb6", "0.6", "#c2452d"
 
 def header(tuning: Tuning) -> list[str]:
     """Of the Pareto table."""
-    return [
-        "trial",
-        "k+",
-        "k-",
-        f"gain{_unit(tuning.objective[CHOSEN_BASE])}",
-        "KL",
-        "",
-        "differs from an untuned fit in",
-    ]
+    unit = _unit(tuning.objective[CHOSEN_BASE])
+    return ["trial", "k+", "k-", f"gain{unit}", "KL", "", "differs from an untuned fit in"]
 
 
 def _unit(row: Row) -> str:
@@ -144,32 +137,18 @@ def markdown(tuning: Tuning) -> str:
 
 def write(tuning: Tuning, folder: Path) -> None:
     """JSON, Markdown and the figure, each whole or not at all. Raises OutputError."""
-    _staged(folder / RESULT, lambda stage: write_json(stage, tuning.to_json()))
-    _staged(folder / SUMMARY, lambda stage: stage.write_text(markdown(tuning), "utf-8"))
-    import matplotlib as mpl
-
-    with mpl.rc_context({"svg.hashsalt": "sea_bake", "font.size": 9}):  # the same picture for the same numbers
-        figure = draw(tuning)
-        for name in FIGURES:
-            kind = Path(name).suffix[1:]
-            about = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
-            _staged(
-                folder / name,
-                lambda stage, kind=kind, about=about: figure.savefig(stage, format=kind, dpi=150, metadata=about),  # type: ignore[misc]
-            )
-
-
-def _staged(path: Path, work: Callable[[Path], Any]) -> None:
-    with staged_file(path, overwrite=True) as stage:
-        work(stage)
+    with drawing(plain=True):
+        picture = Picture("pareto", "gain against KL", draw(tuning))
+    texts = (json_text(tuning.to_json()), markdown(tuning))
+    contents = (*(text.encode() for text in texts), picture.png(), picture.svg())
+    for name, content in zip((RESULT, SUMMARY, *FIGURES), contents, strict=True):
+        with staged_file(folder / name, overwrite=True) as stage:
+            stage.write_bytes(content)
 
 
 def draw(tuning: Tuning) -> Any:
     """A dot for every trial; the front as a line, the default and the chosen one marked."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = panels(7, 4.4)
     own = tuning.objective[CHOSEN_BASE].measure
     factor = 100 if own.unit == "%" else 1
     good = [trial for trial in tuning.trials if not trial.failure]
@@ -178,16 +157,8 @@ def draw(tuning: Tuning) -> Any:
         return max(trial.kl, 1e-6), factor * trial.gain.value  # the scale has no zero
 
     front = sorted(map(at, (tuning.trial(n) for n in tuning.front)))
-    axes.scatter([at(t)[0] for t in good], [at(t)[1] for t in good], s=16, color=_COST, label="trials", linewidths=0)
-    axes.plot(
-        [x for x, _ in front],
-        [y for _, y in front],
-        color=_GAIN,
-        marker="o",
-        markersize=4,
-        linewidth=1,
-        label="Pareto front",
-    )
+    axes.scatter(*zip(*map(at, good)), s=16, color=_COST, label="trials", linewidths=0)
+    axes.plot(*zip(*front), color=_GAIN, marker="o", markersize=4, linewidth=1, label="Pareto front")
     marked = {"untuned default": (DEFAULT, "black", "s"), "chosen": (tuning.chosen, _CHOSEN, "*")}
     for name, (place, colour, marker) in marked.items():
         trial = tuning.trial(place)
@@ -204,7 +175,6 @@ def draw(tuning: Tuning) -> Any:
         xscale="log", xlabel="KL from the base (nats per token of neutral text)", ylabel=f"gain: {own.name}{points}"
     )
     title = harmless(f"{tuning.told['objective']} on {tuning.told['base']}, data for selection")
-    axes.set_title(title, fontsize=9, parse_math=False)
-    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title, fontsize=9)
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
