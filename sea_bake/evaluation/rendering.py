@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from sea_bake.artefact.evaluation import Estimate, Evaluation, P, Row
 from sea_bake.evaluation import figures
 from sea_bake.evaluation.keeping import PAPERS
 from sea_bake.evaluation.statistics import FEW, RESAMPLES
+from sea_bake.io.files import json_text
 from sea_bake.io.staging import staged_file
 from sea_bake.pages import templates
 from sea_bake.pages.text import p_value
@@ -41,21 +41,13 @@ def cells(row: Row) -> list[str]:
     """What a table shows of one measure, in the columns of :func:`header`."""
     unit, found = row.measure.unit, row.found
     part = f", {row.measure.part}" if row.measure.part else ""
-    name = row.measure.name + (part if not row.measure.detail else "") + (f" ({unit})" if unit else "")
-    first = row.title + (part if row.measure.detail else "")
+    task, measure = (part, "") if row.measure.detail else ("", part)
+    name = row.measure.name + measure + (f" ({unit})" if unit else "")
+    alone = [row.title + task, name, str(found.n), number(found.base, unit)]
     if found.edited is None or found.difference is None:
-        return [first, name, str(found.n), number(found.base, unit)]
-    p = p_value(found.p or 0.0)
-    return [
-        first,
-        name,
-        str(found.n),
-        number(found.base, unit),
-        number(found.edited, unit),
-        number(found.difference, unit, sign=True),
-        p,
-        verdict(row),
-    ]
+        return alone
+    difference = number(found.difference, unit, sign=True)
+    return [*alone, number(found.edited, unit), difference, p_value(found.p or 0.0), verdict(row)]
 
 
 def header(evaluation: Evaluation) -> list[str]:
@@ -122,21 +114,25 @@ def shown(evaluation: Evaluation) -> dict[str, Any]:
 
 def markdown(evaluation: Evaluation) -> str:
     """The report as Markdown."""
-    about = {**shown(evaluation), "title": f"Evaluation: {title(evaluation)}"}
-    return templates.markdown("evaluation.md.j2", **about, samples=evaluation.samples)
+    return templates.markdown("evaluation.md.j2", **_about(evaluation))
 
 
 def page(evaluation: Evaluation) -> str:
     """The report as HTML: styles and figures inside, nothing fetched."""
-    about = {**shown(evaluation), "title": f"Evaluation: {title(evaluation)}"}
     answers = [list(sample.values()) for sample in evaluation.samples]
-    pictures = figures.draw(evaluation)
-    return templates.html("evaluation.html.j2", **about, pictures=pictures, samples=evaluation.samples, answers=answers)
+    return templates.html(
+        "evaluation.html.j2", **_about(evaluation), pictures=figures.draw(evaluation), answers=answers
+    )
+
+
+def _about(evaluation: Evaluation) -> dict[str, Any]:
+    return shown(evaluation) | {"title": f"Evaluation: {title(evaluation)}", "samples": evaluation.samples}
 
 
 def write(evaluation: Evaluation, folder: Path) -> None:
     """JSON, Markdown and HTML into a folder, each whole or not at all. Raises OutputError."""
-    data = json.dumps(evaluation.to_json(), indent=2, ensure_ascii=False) + "\n"
-    for name, text in zip(PAPERS, (data, markdown(evaluation), page(evaluation)), strict=True):
+    for name, text in zip(
+        PAPERS, (json_text(evaluation.to_json()), markdown(evaluation), page(evaluation)), strict=True
+    ):
         with staged_file(folder / name, overwrite=True) as stage:
             stage.write_text(text, "utf-8")
