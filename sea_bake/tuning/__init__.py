@@ -35,11 +35,10 @@ from sea_bake.fitting import check_layers
 from sea_bake.model.fingerprint import BaseModel
 from sea_bake.tuning import pareto as reporting
 from sea_bake.tuning import splits
-from sea_bake.tuning.confirming import compare
 from sea_bake.tuning.folder import EDIT, LOOKS, Folder
 from sea_bake.tuning.objective import Objective
 from sea_bake.tuning.results import DEFAULT, Trial, Tuning, choose, front
-from sea_bake.tuning.searching import Bench, search
+from sea_bake.tuning.searching import Bench, compare, search
 from sea_bake.tuning.space import Range, Space, untuned
 
 _PACKAGES = {"optuna": "optuna", "lm_eval": "lm-eval", "matplotlib": "matplotlib"}

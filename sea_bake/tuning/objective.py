@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from sea_bake.evaluation import TASKS, Row
 from sea_bake.evaluation.damage import NEUTRAL
 from sea_bake.evaluation.measures import measures, table
 from sea_bake.evaluation.preference import DEMONSTRATIONS
+from sea_bake.evaluation.tasks import near
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Objective:
         task, _, measure = (part.strip() for part in text.partition(":"))
         names = [DEMONSTRATIONS, *TASKS]
         if task not in names:
-            raise EvaluationError(f"unknown objective '{task}': {_near(task, names)}")
+            raise EvaluationError(f"unknown objective '{task}': {near(task, names)}")
         known = [] if task == "bbq" else [m.key for m in measures(task, [])]  # what BBQ has depends on its rows
         if measure and known and measure not in known:
             raise _no_measure(task, measure, known)
@@ -101,9 +101,4 @@ def kl(rows: Sequence[Row]) -> Estimate:
 
 
 def _no_measure(task: str, measure: str, known: Sequence[str]) -> EvaluationError:
-    return EvaluationError(f"{task} has no measure '{measure}': {_near(measure, known)}")
-
-
-def _near(name: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or [n for n in names if name and name in n][:3]
-    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
+    return EvaluationError(f"{task} has no measure '{measure}': {near(measure, known)}")

@@ -14,7 +14,7 @@ better. "beats" is said of the untuned default, "helps" of the base.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sea_bake.artefact.evaluation import Estimate, P, Row
@@ -54,18 +54,9 @@ class Trial:
     failure: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        told: dict[str, Any] = {"number": self.number, "settings": self.settings, "seconds": self.seconds}
-        if self.failure:
-            return told | {"failure": self.failure}
-        return told | {
-            "value": self.value,
-            "base": self.base,
-            "gain": self.gain.value,
-            "interval": [self.gain.low, self.gain.high],
-            "kl": self.kl,
-            "ranks": [list(pair) for pair in self.ranks],
-            "failure": "",
-        }
+        data = asdict(self) | {"gain": self.gain.value, "interval": self.gain.interval}
+        empty = ("value", "base", "gain", "interval", "kl", "ranks") if self.failure else ()
+        return {name: value for name, value in data.items() if name not in empty}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Trial:

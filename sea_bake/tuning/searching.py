@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,11 +20,12 @@ import torch
 from sea_bake.activations import Activations
 from sea_bake.edit import Edit
 from sea_bake.errors import ActivationError, EvaluationError, SettingError
-from sea_bake.evaluation import Judge
+from sea_bake.evaluation import Judge, Row
+from sea_bake.evaluation.damage import NEUTRAL
 from sea_bake.fitting import fit
 from sea_bake.io import progress
 from sea_bake.tuning.objective import Objective, gain, kl
-from sea_bake.tuning.results import DEFAULT, Trial
+from sea_bake.tuning.results import CHOSEN_BASE, CHOSEN_DEFAULT, DEFAULT, DEFAULT_BASE, Trial
 from sea_bake.tuning.space import Settings, Space, starts
 
 if TYPE_CHECKING:
@@ -35,60 +36,40 @@ RECORD = "record"  # the attribute of Optuna's trial that holds ours
 _OWN_FAULTS = (SettingError, ActivationError, EvaluationError, torch.linalg.LinAlgError)  # of one trial's settings
 
 
-@dataclass
+@dataclass(frozen=True)
 class Bench:
     """What a trial needs: activations of every site, the data for selection, and what to read off them."""
 
     activations: Mapping[str, Activations]
     judge: Judge
     objective: Objective
-    _known: dict[str, Trial] = field(default_factory=dict)
 
     def edit(self, settings: Settings) -> Edit:
         """Fitted from the saved activations: no model is run."""
-        return fit(
-            None,
-            activations=self.activations[settings["site"]],
-            **{name: value for name, value in settings.items() if name != "site"},
-        )
+        return fit(None, activations=self.activations[settings["site"]], **settings)
 
     def trial(self, number: int, settings: Settings) -> Trial:
         """Fit and judge. What only these settings can be blamed for is told in the trial, not raised."""
-        key = json.dumps(settings, sort_keys=True)
-        if key not in self._known:
-            self._known[key] = self._judged(number, settings)
-        return replace(self._known[key], number=number)
-
-    def remember(self, trial: Trial) -> None:
-        """Settings that come again are not judged again."""
-        self._known.setdefault(json.dumps(trial.settings, sort_keys=True), trial)
-
-    def _judged(self, number: int, settings: Settings) -> Trial:
         began = time.perf_counter()
         try:
-            edit = self.edit(settings)
-            with progress.bar(f"trial {number}", self.judge.count, "answer") as advance:
-                found = self.judge(edit, advance)
-            rows = self.judge.rows(found)
-            row, cost = self.objective.row(rows), kl(rows).value
-            won = gain(row)
-            if not all(map(math.isfinite, (won.value, won.low, won.high, cost))):
-                raise EvaluationError(f"the gain ({won.value}) or the KL ({cost}) is no finite number")
+            found = self._judged(number, settings)
         except _OWN_FAULTS as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
-            return Trial(number, settings, seconds=_since(began), failure=reason[0])
+            found = Trial(number, settings, failure=reason[0])
+        return replace(found, seconds=round(time.perf_counter() - began, 2))
+
+    def _judged(self, number: int, settings: Settings) -> Trial:
+        edit = self.edit(settings)
+        with progress.bar(f"trial {number}", self.judge.count, "answer") as advance:
+            rows = self.judge.rows(self.judge(edit, advance))
+        row, cost = self.objective.row(rows), kl(rows).value
+        won = gain(row)
+        if not all(map(math.isfinite, (won.value, won.low, won.high, cost))):
+            raise EvaluationError(f"the gain ({won.value}) or the KL ({cost}) is no finite number")
         assert row.found.edited is not None
-        ranks = [sorted(pair[part] for pair in edit.ranks.values()) for part in (0, 1)]
-        return Trial(
-            number,
-            settings,
-            row.found.edited.value,
-            row.found.base.value,
-            won,
-            cost,
-            ((ranks[0][0], ranks[0][-1]), (ranks[1][0], ranks[1][-1])),
-            _since(began),
-        )
+        kept, dropped = zip(*edit.ranks.values())
+        ranks = (min(kept), max(kept)), (min(dropped), max(dropped))
+        return Trial(number, settings, row.found.edited.value, row.found.base.value, won, cost, ranks)
 
 
 def search(
@@ -111,8 +92,6 @@ def search(
     from optuna.trial import TrialState, create_trial
 
     done = finished(study)
-    for trial in done:
-        bench.remember(trial)
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     distributions, first = space.distributions(), starts(space)
     with progress.bar("trials", trials, "trial") as advance:
@@ -125,7 +104,8 @@ def search(
             else:
                 drawn = _proposed(study, distributions, seed, number)
                 settings = space.settings(drawn)
-            found = bench.trial(number, settings)
+            same = next((trial for trial in done if _key(trial.settings) == _key(settings)), None)
+            found = replace(same, number=number) if same else bench.trial(number, settings)
             ended: dict[str, Any] = {
                 "values": [found.gain.value, found.kl],
                 "constraints": {"KL": found.kl - max_kl},
@@ -162,5 +142,28 @@ def finished(study: Study) -> list[Trial]:
     return [Trial.from_json(trial.user_attrs[RECORD]) for trial in study.get_trials(deepcopy=False)]
 
 
-def _since(began: float) -> float:
-    return round(time.perf_counter() - began, 2)
+def _key(settings: Settings) -> str:
+    """By which they are known again: a rank of 1 is not a share of 1.0."""
+    return json.dumps(settings, sort_keys=True)
+
+
+def compare(judge: Judge, edits: Mapping[str, Edit], repeated: Collection[int] = ()) -> dict[str, list[Row]]:
+    """The one look at the held-back data: comparison -> every measure with its paired difference.
+
+    Args:
+        edits: "chosen", and "default" where there is one.
+        repeated: places of rows that do not count.
+    """
+    found = {"base": judge.base}
+    with progress.bar("held-back data", len(edits) * judge.count, "answer") as advance:
+        found |= {name: judge(edit, advance) for name, edit in edits.items()}
+    counted = {
+        name: {unit: [r for r in rows if unit == NEUTRAL or r["id"] not in repeated] for unit, rows in units.items()}
+        for name, units in found.items()
+    }
+    pairs = {CHOSEN_DEFAULT: ("chosen", "default"), CHOSEN_BASE: ("chosen", "base"), DEFAULT_BASE: ("default", "base")}
+    return {
+        name: judge.rows(counted[one], against=counted[other])
+        for name, (one, other) in pairs.items()
+        if one in counted and other in counted
+    }

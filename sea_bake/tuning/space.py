@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from sea_bake.errors import SettingError
-from sea_bake.fitting import check_settings, fit
+from sea_bake.fitting import fit
 from sea_bake.methods.sea import check_share
 from sea_bake.model.anatomy import Site
 from sea_bake.modeling_sea import FEATURES, MERGES, PARTS
@@ -120,9 +120,8 @@ class Space:
 
     def holds(self, settings: Settings) -> bool:
         """Whether a search could propose these."""
-        fixed = {name: axis[0] for name, axis in self.axes.items() if not isinstance(axis, Range) and len(axis) == 1}
-        drawn = self.drawn(settings).keys() == self.distributions().keys()
-        return drawn and all(repr(settings[name]) == repr(value) for name, value in fixed.items())
+        drawn = self.drawn(settings)
+        return drawn.keys() == self.distributions().keys() and repr(self.settings(drawn)) == repr(settings)
 
     def to_json(self) -> dict[str, Any]:
         """Setting -> [values], or {"low", "high"}."""
@@ -180,11 +179,8 @@ def starts(space: Space) -> list[Settings]:
 
 def shown(settings: Settings) -> dict[str, str]:
     """Settings for people."""
-    words = {True: "yes", False: "no"}
-    return {
-        _NAMES.get(name, name): words[value] if isinstance(value, bool) else str(value)
-        for name, value in settings.items()
-    }
+    words = {"True": "yes", "False": "no"}
+    return {_NAMES.get(name, name): words.get(str(value), str(value)) for name, value in settings.items()}
 
 
 def told(settings: Settings) -> str:
@@ -202,7 +198,7 @@ def _parsed(name: str, text: str | Sequence[str]) -> tuple[Any, ...] | Range:
         return tuple(dict.fromkeys([text] if isinstance(text, str) else text))
     assert isinstance(text, str)
     if name in _NUMBERS and ":" in text:
-        low, _, high = text.partition(":")
+        low, high = text.split(":", 1)
         return Range(float(_number(name, low)), float(_number(name, high)))
     words = [word.strip() for word in text.split(",") if word.strip()]
     if name in _NUMBERS:
@@ -242,8 +238,6 @@ def _check_value(name: str, value: Any) -> None:
         near = difflib.get_close_matches(str(value), [str(known) for known in _KNOWN[name]], n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise SettingError(f"unknown {name} {value!r}: {hint}use some of {', '.join(map(str, _KNOWN[name]))}")
-    if name in ("merge", "feature", "parts"):
-        check_settings(**{name: value})
 
 
 def _check_range(name: str, axis: Range) -> None:

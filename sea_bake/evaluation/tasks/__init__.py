@@ -138,9 +138,13 @@ def known(names: Sequence[str]) -> list[str]:
 
 def unknown(name: str, names: Sequence[str]) -> EvaluationError:
     """The error for a task that is not among ``names``."""
-    near = difflib.get_close_matches(name, names, n=4, cutoff=0.5) or [n for n in names if name in n][:4]
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(list(names)[:12])}"
-    return EvaluationError(f"unknown task '{name}': {hint}")
+    return EvaluationError(f"unknown task '{name}': {near(name, names)}")
+
+
+def near(name: str, names: Sequence[str]) -> str:
+    """ "did you mean gsm8k?", or what there is where nothing is like it."""
+    found = difflib.get_close_matches(name, names, n=4, cutoff=0.5) or [n for n in names if name and name in n][:4]
+    return f"did you mean {' or '.join(found)}?" if found else f"there are {', '.join(names[:12])}"
 
 
 def locate(names: Sequence[str], data: str | Path) -> list[Local]:
