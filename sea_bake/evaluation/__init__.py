@@ -21,9 +21,10 @@ from sea_bake.evaluation import rendering as reporting
 from sea_bake.evaluation.doors import Doors
 from sea_bake.evaluation.judge import Judge
 from sea_bake.evaluation.keeping import Keeping
-from sea_bake.evaluation.results import ordered, rows_of, samples_of
+from sea_bake.evaluation.results import kind_of, rows_of, samples_of
 from sea_bake.evaluation.running import run
 from sea_bake.evaluation.tasks import TASKS, export_tasks, locate
+from sea_bake.pages.pictures import need_matplotlib
 
 DEFAULT_TASKS = ("truthfulqa_mc1", "truthfulqa_mc2", "bbq", "hellaswag")
 
@@ -85,9 +86,10 @@ def evaluate(
         OutputError: the output holds something else.
         CheckpointError, EditError, WrongModelError: see ``load_model`` and ``Edit.live``.
     """
-    _need("lm_eval", "lm-eval")
+    if find_spec("lm_eval") is None:
+        raise missing_extra("lm-eval", "eval", "Evaluation")
     if output is not None:
-        _need("matplotlib", "matplotlib")
+        need_matplotlib("eval", "Evaluation")
     for name, value, least in (("limit", limit, 1), ("offset", offset, 0), ("fewshot", fewshot, 0)):
         if value is not None and value < least:
             raise SettingError(f"{name} = {value} is less than {least}")
@@ -120,9 +122,10 @@ def evaluate(
     records = {name: {door: answers[0] for door, answers in by_door.items()} for name, by_door in found.items()}
     harness = {name: {door: answers[1] for door, answers in found[name].items()} for name in names}
     remarks += [text for text in conditions.sentences(harness) if text not in remarks]
+    by_kind = sorted(records, key=lambda name: kind_of(name) != "gain")
     evaluation = Evaluation(
         model=doors.describe(),
-        rows=[row for name in ordered(list(records)) for row in rows_of(name, records[name])],
+        rows=[row for name in by_kind for row in rows_of(name, records[name])],
         harness=harness,
         samples=samples_of(records[damage.GENERATION]) if cost else [],
         settings={"tasks": names, "data": "local" if local is not None else "hub", **settings},
@@ -135,8 +138,3 @@ def evaluate(
     if write and doors.artefact is not None:
         doors.artefact.write(EVALUATION, replace(evaluation, files=sealed).to_json())
     return evaluation
-
-
-def _need(module: str, package: str) -> None:
-    if find_spec(module) is None:
-        raise missing_extra(package, "eval", "Evaluation")

@@ -90,11 +90,6 @@ class Doors:
         """The base first: the other door is measured against it."""
         return [BASE, self.how] if self.how else [BASE]
 
-    @property
-    def title(self) -> str:
-        """What the edited model is called."""
-        return self.artefact.name if self.artefact else self.base.name
-
     def tokenizer(self) -> Any:
         """The base's tokenizer, which every artefact carries unchanged."""
         return load_tokenizer(self.base)
@@ -116,8 +111,15 @@ class Doors:
 
     @cached_property
     def _base_contents(self) -> dict[str, str]:
-        """Read once: two doors stand on the same base."""
-        return _contents(self.base.folder())
+        """Name -> SHA-256 of all of each file, read once for both doors (its ends would not show another weight)."""
+        path = self.base.folder()
+        found = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file() and matters(p.name))
+        with progress.bar("base: which one", len(found), "file") as advance:
+            told = {}
+            for file in found:
+                told[file.name] = file_digest(file)
+                advance(1)
+        return told
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[Any]:
@@ -171,16 +173,6 @@ class Doors:
              "sha256": edit_digest(e)}
             for e in self.all_edits()
         ]  # fmt: skip
-        return {"base": self.base.name, "revision": self.base.revision, "edited": self.how and self.title,
-                "how": self.how, "edits": edits}  # fmt: skip
-
-
-def _contents(path: Path) -> dict[str, str]:
-    """Of a base, a folder or a .gguf file: name -> SHA-256 of all of it (its ends would not show another weight)."""
-    found = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file() and matters(p.name))
-    with progress.bar("base: which one", len(found), "file") as advance:
-        told = {}
-        for file in found:
-            told[file.name] = file_digest(file)
-            advance(1)
-    return told
+        edited = self.how and (self.artefact or self.base).name
+        about = {"base": self.base.name, "revision": self.base.revision, "edited": edited}
+        return about | {"how": self.how, "edits": edits}

@@ -49,7 +49,7 @@ def load_tasks(
     with quiet():
         manager = TaskManager(include_path=[str(p) for p in _folders(names, local)], include_defaults=False)
         for name in names:
-            spec = load_yaml(HERE / f"{name}.yaml") | _absolute(files[name]) if local else _stock_name(name)
+            spec = load_yaml(HERE / f"{name}.yaml") | _absolute(files[name]) if local else _stock(name)[1]
             if isinstance(spec, str) and spec not in manager.all_tasks:
                 manager = TaskManager()  # all of the harness' thousands: a minute
                 if spec not in manager.all_tasks:
@@ -120,13 +120,12 @@ def _folders(names: Sequence[str], local: Sequence[Local] | None) -> list[Path]:
     if local:
         return []
     stock = Path(lm_eval.__file__).parent / "tasks"
-    places = {TASKS[name].stock[0] if TASKS[name].stock else name for name in names if name in TASKS}  # type: ignore[index]
-    return [stock / place for place in sorted(places)]
+    return [stock / place for place in sorted({_stock(name)[0] for name in names if name in TASKS})]
 
 
-def _stock_name(name: str) -> str:
-    stock = TASKS[name].stock if name in TASKS else None
-    return stock[1] if stock else name
+def _stock(name: str) -> tuple[str, str]:
+    """Folder and name of the harness' own task."""
+    return (TASKS[name].stock if name in TASKS else None) or (name, name)
 
 
 def count_requests(tasks: dict[str, Any], limit: int | None, offset: int) -> int:
@@ -145,7 +144,7 @@ def _failed(tasks: dict[str, Any]) -> tuple[str, str]:
 
 
 def _rows(count: int, limit: int | None, offset: int) -> list[int]:
-    return list(range(count))[offset : None if limit is None else offset + limit]
+    return list(range(count)[offset : None if limit is None else offset + limit])
 
 
 def run(

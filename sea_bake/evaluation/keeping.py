@@ -65,20 +65,15 @@ class Keeping:
         try:
             header, *lines = path.read_text("utf-8").splitlines()
             told = json.loads(header)
-            good = told["format"] == _FORM and told["version"] == _VERSION and told["inputs"] == inputs
-            records = [json.loads(line) for line in lines] if good else []
+            wanted = {"format": _FORM, "version": _VERSION, "inputs": inputs, "count": len(lines)}
+            if {key: told[key] for key in wanted} == wanted:
+                return [json.loads(line) for line in lines], told["harness"]
+            problem = "holds the answers of another run (other models, data, limit or versions): choose another output"
         except (OSError, ValueError, KeyError, TypeError) as error:
-            if self.overwrite:
-                return None
-            raise OutputError(f"{path} is damaged ({error}): remove it, or pass --overwrite") from error
-        if not good or len(records) != told["count"]:
-            if self.overwrite:
-                return None
-            raise OutputError(
-                f"{path} holds the answers of another run (other models, data, limit or versions): choose another "
-                "output, or pass --overwrite"
-            )
-        return records, told["harness"]
+            problem = f"is damaged ({error}): remove it"
+        if self.overwrite:
+            return None
+        raise OutputError(f"{path} {problem}, or pass --overwrite")
 
     def put(self, task: str, door: str, inputs: str, records: list[Record], harness: dict[str, Any]) -> None:
         """Whole or not at all."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -67,14 +68,13 @@ class Scorer:
         told = len(asked) - sum(map(len, answers.values()))
         if answers:
             shared = _common(answers)
-            start = self._start(min(answers)[:shared])
-            for group in _by_length(answers):
+            common = min(answers)[:shared]
+            start = self._forward([common], [common], None, 1)[1] if shared else None
+            # The longest first: what does not fit into memory is seen at once.
+            for _, group in groupby(sorted(answers, key=len, reverse=True), key=len):
                 self._in_batches(start, shared, {prompt: sorted(answers[prompt], key=len) for prompt in group})
         self.advance(told)
         return [self._known[pair] for pair in asked]
-
-    def _start(self, ids: Ids) -> Any:
-        return self._forward([ids], [ids], None, 1)[1] if ids else None
 
     def _in_batches(self, start: Any, shared: int, answers: dict[Ids, list[Ids]]) -> None:
         prompts = list(answers)
@@ -105,7 +105,7 @@ class Scorer:
 
     def _score(self, start: Any, shared: int, answers: dict[Ids, list[Ids]]) -> None:
         """All answers to a batch of prompts that have the same length."""
-        begun = _copy(start)
+        begun = copy.deepcopy(start)
         if begun is not None:
             begun.batch_repeat_interleave(len(answers))
         first, after = self._forward([prompt[shared:] for prompt in answers], list(answers), begun, 1)
@@ -121,7 +121,7 @@ class Scorer:
                     longer.append((row, prompt, answer, value, greedy))
         longer.sort(key=lambda item: len(item[2]))
         for piece in _pieces(longer, [len(item[2]) for item in longer], self.batch_size):
-            cache = _copy(after)
+            cache = copy.deepcopy(after)
             cache.batch_select_indices(torch.tensor([row for row, *_ in piece], device=self._device))
             width = len(piece[-1][2]) - 1
             padded = [answer[:-1] + (0,) * (width - len(answer) + 1) for _, _, answer, _, _ in piece]
@@ -187,19 +187,9 @@ def no_memory() -> EvaluationError:
 def _common(prompts: dict[Ids, Any]) -> int:
     """Length of the common beginning of all prompts, at least one token short of each; 0 when it is not worth it."""
     low, high = min(prompts), max(prompts)  # in dictionary order all others lie between these two
-    longest = min(map(len, prompts)) - 1
-    same = next((i for i, (a, b) in enumerate(zip(low, high)) if a != b), min(len(low), len(high)))
-    shared = min(same, longest)
+    shorter = min(map(len, prompts)) - 1
+    shared = next((i for i, (a, b) in enumerate(zip(low[:shorter], high)) if a != b), shorter)
     return shared if len(prompts) > 1 and shared >= _SHORT else 0
-
-
-def _by_length(prompts: dict[Ids, Any]) -> Iterator[list[Ids]]:
-    """Prompts in groups of one length, the longest first: what does not fit into memory is seen at once."""
-    groups: dict[int, list[Ids]] = {}
-    for prompt in prompts:
-        groups.setdefault(len(prompt), []).append(prompt)
-    for length in sorted(groups, reverse=True):
-        yield groups[length]
 
 
 def _pieces(items: list[Any], lengths: list[int], size: int) -> Iterator[list[Any]]:
@@ -209,7 +199,3 @@ def _pieces(items: list[Any], lengths: list[int], size: int) -> Iterator[list[An
         if i == len(items) or i - start == size or (lengths[i] - lengths[i - 1]) * (i - start) > _PASS:
             yield items[start:i]
             start = i
-
-
-def _copy(cache: Any) -> Any:
-    return copy.deepcopy(cache)

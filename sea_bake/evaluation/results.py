@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from operator import itemgetter
 
 from sea_bake.artefact.evaluation import Record, Row
 from sea_bake.errors import EvaluationError
@@ -12,6 +11,8 @@ from sea_bake.evaluation.measures import measures, table
 from sea_bake.evaluation.preference import DEMONSTRATIONS
 from sea_bake.evaluation.statistics import compare
 from sea_bake.evaluation.tasks import TASKS
+
+_example = itemgetter("task", "id", "hash")
 
 
 def rows_of(task: str, doors: dict[str, list[Record]], *, detail: bool = True) -> list[Row]:
@@ -22,7 +23,7 @@ def rows_of(task: str, doors: dict[str, list[Record]], *, detail: bool = True) -
     """
     (base, *others) = doors.values()
     other = others[0] if others else None
-    if other is not None and [_key(r) for r in base] != [_key(r) for r in other]:
+    if other is not None and list(map(_example, base)) != list(map(_example, other)):
         raise EvaluationError(f"the doors {' and '.join(doors)} did not answer the same examples of {task}")
     dataset = _dataset(task)
     found = []
@@ -49,16 +50,12 @@ def _dataset(task: str) -> dict[str, str]:
     benchmark = TASKS.get(task)
     if benchmark is None:
         return {"type": task, "name": damage.TITLES.get(task, task)}
-    return {"type": benchmark.hub, "name": damage.TITLES.get(task) or benchmark.title, "split": benchmark.split}
+    return {"type": benchmark.hub, "name": benchmark.title, "split": benchmark.split}
 
 
 def kind_of(task: str) -> str:
     """ "gain" or "damage"."""
     return TASKS[task].kind if task in TASKS else "gain" if task == DEMONSTRATIONS else "damage"
-
-
-def _key(record: Record) -> tuple[Any, ...]:
-    return record["task"], record["id"], record["hash"]
 
 
 def samples_of(doors: dict[str, list[Record]]) -> list[dict[str, str]]:
@@ -69,8 +66,3 @@ def samples_of(doors: dict[str, list[Record]]) -> list[dict[str, str]]:
         | ({"edited": others[0][i]["response"]} if others else {})
         for i, record in enumerate(base)
     ]
-
-
-def ordered(tasks: Sequence[str]) -> list[str]:
-    """Gain first, then damage, each in the order given."""
-    return sorted(tasks, key=lambda name: kind_of(name) != "gain")
