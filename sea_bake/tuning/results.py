@@ -55,6 +55,7 @@ class Trial:
 
     def to_json(self) -> dict[str, Any]:
         data = asdict(self) | {"gain": self.gain.value, "interval": self.gain.interval}
+        data["ranks"] = list(map(list, self.ranks))
         empty = ("value", "base", "gain", "interval", "kl", "ranks") if self.failure else ()
         return {name: value for name, value in data.items() if name not in empty}
 
