@@ -342,7 +342,6 @@ def read_evaluation(folder: Path, data: bytes) -> None:
     """As ``report`` and ``publish`` take it; what was accepted is put into a page."""
     from sea_bake.artefact import trusted
     from sea_bake.artefact.names import EVALUATION
-    from sea_bake.reporting import measured
     from sea_bake.reporting.page import page
     from sea_bake.reporting.subject import Subject
 
@@ -351,7 +350,7 @@ def read_evaluation(folder: Path, data: bytes) -> None:
     with contextlib.suppress(SeaBakeError):  # each says no for itself
         trusted.evaluation(folder, [], None)
     subject = Subject.open(tiny.edit_file())
-    found = measured.find(subject, folder / EVALUATION)
+    found = subject.evaluation(folder / EVALUATION)
     assert found is not None
     page(subject, [], [], found, [], found.samples)
 

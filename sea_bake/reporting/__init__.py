@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -24,7 +25,7 @@ from sea_bake.io.files import write_json
 from sea_bake.methods import sea
 from sea_bake.model.source import ModelSource
 from sea_bake.pages.pictures import Picture, need_matplotlib
-from sea_bake.reporting import figures, measured
+from sea_bake.reporting import figures
 from sea_bake.reporting.findings import Findings
 from sea_bake.reporting.living import Living, demonstrations_of
 from sea_bake.reporting.movement import belonging
@@ -114,7 +115,7 @@ def report(
         raise SettingError(
             f"{subject} is an edit and no artefact: a report cannot be written into it, so use -o REPORT"
         )
-    told = measured.find(found, evaluation)
+    told = found.evaluation(evaluation)
     vectors = belonging(found.edits, given)
     chosen = [_chosen(edit, layers) for edit in found.edits]
     if layers is not None and not any(chosen):
@@ -133,21 +134,16 @@ def report(
     effects = evaluation_figures.draw(told) if told else []
     html = page(found, findings, pictures, told, effects, samples)
     sealed = found.artefact.seal() if found.artefact and write else None
-    made = ReportPage(
-        found.name,
-        html,
-        [*effects, *(picture for some in pictures for picture in some)],
-        PageRecord(
-            sea_bake=version("sea-bake"),
-            name=found.name,
-            verdict=found.verdict,
-            edits=[one.to_json() for one in findings],
-            evaluation=None if told is None else [row.to_json() for row in told.headlines],
-            samples=samples,
-            page_sha256=hashlib.sha256(html.encode()).hexdigest(),
-        ),
-        [],
+    numbers = PageRecord(
+        sea_bake=version("sea-bake"),
+        name=found.name,
+        verdict=found.verdict,
+        edits=[one.to_json() for one in findings],
+        evaluation=None if told is None else [row.to_json() for row in told.headlines],
+        samples=samples,
+        page_sha256=hashlib.sha256(html.encode()).hexdigest(),
     )
+    made = ReportPage(found.name, html, [*effects, *itertools.chain(*pictures)], numbers, [])
     return replace(made, written=_written(made, found, folder, overwrite=overwrite, sealed=sealed))
 
 

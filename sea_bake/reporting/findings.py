@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -40,19 +40,18 @@ class Findings:
     @classmethod
     def of(cls, edit: Edit, activations: Activations | None, layers: Sequence[int], method: str) -> Findings:
         """Compute them; see :func:`project` for what is raised."""
-        shares = {} if edit.recipe.get("imported") else {layer: _shares(edit, layer) for layer in edit.layers}
-        kept = {layer: (at[0][0], at[1][0]) for layer, at in shares.items()}
-        first = {layer: (at[0][1], at[1][1]) for layer, at in shares.items()}
+        known = () if edit.recipe.get("imported") else edit.layers
+        found = cls(
+            edit, {i: _explained(edit, i, edit.ranks[i]) for i in known}, {i: _explained(edit, i) for i in known}
+        )
         if activations is None:
-            return cls(edit, kept, first)
-        return cls(
-            edit,
-            kept,
-            first,
-            movement(edit, activations),
-            project(edit, activations, layers, method),
-            activations.neutral.shape[1],
-            same_demonstrations(edit, activations),
+            return found
+        return replace(
+            found,
+            moved=movement(edit, activations),
+            projected=project(edit, activations, layers, method),
+            demonstrations=activations.neutral.shape[1],
+            own=same_demonstrations(edit, activations),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -80,10 +79,10 @@ class Findings:
         return [median(getattr(m, quantity)[1] for m in by_role.values()) for by_role in self.moved.values()]
 
 
-def _shares(edit: Edit, layer: int) -> list[tuple[float, float]]:
-    """For Ω+ and Ω-: what the k leading directions explain, and what the first does."""
-    found = []
-    for part, k in zip(("positive", "negative"), edit.ranks[layer]):
-        share = explained(spectrum(edit, layer, part)).nan_to_num(0.0).tolist()
-        found.append((share[min(k, len(share)) - 1] if k and share else 0.0, share[0] if share else 0.0))
-    return found
+def _explained(edit: Edit, layer: int, ranks: tuple[int, int] = (1, 1)) -> tuple[float, float]:
+    """What so many leading directions of Ω+ and of Ω- explain."""
+    plus, minus = (
+        explained(spectrum(edit, layer, part)).nan_to_num(0.0)[:k].tolist()
+        for part, k in zip(("positive", "negative"), ranks)
+    )
+    return plus[-1] if plus else 0.0, minus[-1] if minus else 0.0

@@ -16,8 +16,6 @@ from sea_bake.edit import Edit
 from sea_bake.errors import ActivationError, SeaBakeError
 from sea_bake.fitting import ranges
 
-_QUARTILES = (0.25, 0.5, 0.75)
-
 
 @dataclass(frozen=True)
 class Moved:
@@ -62,7 +60,7 @@ def movement(edit: Edit, activations: Activations) -> dict[int, dict[str, Moved]
 
 
 def _quartiles(values: Tensor) -> tuple[float, float, float]:
-    low, middle, high = values.quantile(torch.tensor(_QUARTILES, dtype=torch.float64)).tolist()
+    low, middle, high = values.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
     return low, middle, high
 
 

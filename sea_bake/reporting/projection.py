@@ -80,17 +80,8 @@ def project(edit: Edit, activations: Activations, layers: Sequence[int], method:
         after = {role: edited(edit, layer, H) for role, H in before.items()}
         stacked = torch.cat([*before.values(), *after.values()])  # [6 n, d]
         points, shares = _pca(stacked) if method == "pca" else (_tsne(stacked), None)
-        parts = points.chunk(2 * len(ROLES))
-        found.append(
-            Projected(
-                layer,
-                method,
-                dict(zip(ROLES, parts[: len(ROLES)])),
-                dict(zip(ROLES, parts[len(ROLES) :])),
-                shares,
-                (separation(before), separation(after)),
-            )
-        )
+        first, second = (dict(zip(ROLES, half.chunk(len(ROLES)))) for half in points.chunk(2))
+        found.append(Projected(layer, method, first, second, shares, (separation(before), separation(after))))
     return found
 
 

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake.artefact import Artefact
+from sea_bake.artefact.evaluation import Evaluation
 from sea_bake.artefact.opened import may_be_artefact
+from sea_bake.artefact.trusted import read_evaluation
 from sea_bake.edit import Edit
-from sea_bake.errors import EditError
+from sea_bake.errors import EditError, EvaluationError
+from sea_bake.evaluation.keeping import REPORT
 from sea_bake.io.files import file_digest
 from sea_bake.pages.text import harmless
 
@@ -52,6 +55,29 @@ class Subject:
     def verdict(self) -> str | None:
         """ "verified", "approximate" or "NOT verified"; None for an edit alone, of which there is nothing to verify."""
         return self.artefact.verdict if self.artefact else None
+
+    def evaluation(self, given: str | Path | None = None) -> Evaluation | None:
+        """The evaluation given (its folder, or its JSON), or the one inside the artefact; None where there is neither.
+
+        Raises:
+            EvaluationError: it cannot be read, is garbled, or speaks of other edits or another state of the artefact.
+        """
+        found, where = self.artefact.evaluation if self.artefact else None, self.name
+        if given is not None:
+            path = Path(os.path.expanduser(given))
+            path = path / REPORT if path.is_dir() else path
+            if not path.is_file():
+                raise EvaluationError(
+                    f"{path} is not there: give the folder that sea-bake eval -o wrote, or its {REPORT}"
+                )
+            found, where = read_evaluation(path), str(path)
+        if found is None:
+            return None
+        if found.model["how"] is None:
+            raise EvaluationError(f"{where}: the evaluation measured the base alone: evaluate it with the edit")
+        if not found.is_of(self.edits):
+            raise EvaluationError(f"{where} was measured on other edits than those of '{self.name}': evaluate these")
+        return found
 
     def provenance(self) -> list[tuple[str, Any]]:
         """Name and value of all that the edits, the bake and the verification record of their making."""
