@@ -194,6 +194,20 @@ def test_a_stopped_run_goes_on(found: Evaluation, data: Path, output: Path) -> N
 
 
 @pytest.mark.slow
+def test_a_resumed_run_equals_a_clean_one_byte_for_byte(data: Path, output: Path, tmp_path: Path) -> None:
+    """Whichever unit was lost: MC2 takes over what MC1 has scored, and what is left is batched by what is there."""
+    tasks = ["truthfulqa_mc1", "truthfulqa_mc2", "bbq"]
+    settings: dict[str, Any] = {"edit": tiny.edit_file(), "tasks": tasks, "data": data, "batch_size": 3}
+    evaluate(tiny.single(), output=tmp_path / "out", **settings)
+    clean = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    for path in clean:
+        path.unlink()
+        evaluate(tiny.single(), output=tmp_path / "out", **settings)
+        different = [p.name for p in clean if p.read_bytes() != clean[p]]
+        assert different == [], f"after {path.name} was lost"
+
+
+@pytest.mark.slow
 def test_answers_of_other_inputs_are_never_taken(found: Evaluation, data: Path, output: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"edit": tiny.edit_file(), "tasks": ["bbq"], "data": data, "cost": False}
     for changes in ({"limit": 2}, {"offset": 1}, {"edit": tiny.edit_file(site="attn")}, {"dtype": "bfloat16"}):

@@ -139,6 +139,12 @@ def count_requests(tasks: dict[str, Any], limit: int | None, offset: int) -> int
     return found
 
 
+def origin(tasks: dict[str, Any]) -> str:
+    """Where the rows of one entry of :func:`load_tasks` come from, as text to compare."""
+    names = ("dataset_path", "dataset_name", "dataset_kwargs")
+    return repr(sorted([repr(task.get_config(name)) for name in names] for task in tasks["tasks"].values()))
+
+
 def _failed(tasks: dict[str, Any]) -> tuple[str, str]:
     return f"the task {next(iter(tasks['groups'] or tasks['tasks']))} failed in lm-evaluation-harness", "check its rows"
 

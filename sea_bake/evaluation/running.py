@@ -31,13 +31,18 @@ class Session:
     def __init__(self, model: Any, tokenizer: Any, batch_size: int, say: Callable[[str], None]) -> None:
         self.model, self.tokenizer = model, tokenizer
         self._lm: SharedPrefixLM | None = None
+        self._data = ""
         self._options: dict[str, Any] = {"batch_size": batch_size, "say": say}
 
-    def lm(self, advance: Advance) -> SharedPrefixLM:
-        """The same for all tasks: answers that two tasks share (MC1's are among MC2's) are scored once."""
+    def lm(self, advance: Advance, data: str) -> SharedPrefixLM:
+        """The same for all tasks of the same data: answers that two share (MC1's are among MC2's) are scored once.
+
+        Not for all tasks together: what was scored before decides how the rest is batched, and so the last bits.
+        """
         from sea_bake.evaluation.harness import SharedPrefixLM, quiet
 
-        if self._lm is None:
+        if self._lm is None or data != self._data:
+            self._data = data
             with quiet():
                 self._lm = SharedPrefixLM(self.model, self.tokenizer, **self._options)
         self._lm.advance = advance
@@ -77,6 +82,7 @@ class Unit:
         answer: does the work.
         count, word: for the progress bar.
         against: measured against what the first door said in this very run.
+        data: a digest of where a task's rows come from: of those with the same, all are answered in one run or none.
     """
 
     name: str
@@ -85,6 +91,7 @@ class Unit:
     count: int
     word: str = "answer"
     against: bool = False
+    data: str = ""
 
 
 def answered(unit: Unit, session: Session, advance: Advance) -> Answers:
@@ -130,7 +137,9 @@ def run(
         if not unit.against or None not in ready.values():
             found[unit.name] = {door: answers for door, answers in ready.items() if answers is not None}
     for door in doors.names:
-        missing = [unit for unit in units if door not in found[unit.name]]
+        lacking = [unit for unit in units if door not in found[unit.name]]
+        begun = {unit.data for unit in lacking} - {""}
+        missing = [unit for unit in units if unit in lacking or unit.data in begun]
         if not missing:
             continue
         with doors.open(door) as model:

@@ -47,7 +47,9 @@ def tasks(
     said: set[str] = set()
 
     def answer(name: str, session: Session, advance: Advance) -> Answers:
-        found = harness.run(session.lm(advance), loaded[name], limit=limit, offset=offset, chat=chat)
+        found = harness.run(
+            session.lm(advance, harness.origin(loaded[name])), loaded[name], limit=limit, offset=offset, chat=chat
+        )
         for sentence in conditions.truncated(name, found[1]):
             if sentence not in said:  # by the other door already
                 said.add(sentence)
@@ -60,6 +62,7 @@ def tasks(
             digest(name, digests.get(name), settings, versions()),
             partial(answer, name),
             harness.count_requests(loaded[name], limit, offset),
+            data=harness.origin(loaded[name]),
         )
         for name in names
     ]
