@@ -54,10 +54,9 @@ def compare(base: Array, edited: Array | None = None, statistic: str = "ratio") 
     doors = np.stack([base] if edited is None else [base, edited])  # [doors, examples, columns]
     n = doors.shape[1]
     values = function(doors.sum(1))  # [doors]
-    rng = np.random.default_rng(_SEED)
-    drawn = np.concatenate(
-        [function(np.einsum("rn,dnc->rdc", _weights(rng, n), doors)) for _ in range(RESAMPLES // _CHUNK)]
-    )
+    rng, even = np.random.default_rng(_SEED), np.full(n, 1 / n)
+    counts = (rng.multinomial(n, even, size=_CHUNK).astype(float) for _ in range(RESAMPLES // _CHUNK))
+    drawn = np.concatenate([function(np.einsum("rn,dnc->rdc", weights, doors)) for weights in counts])
     estimates = [_estimate(float(v), d) for v, d in zip(values, drawn.T)]
     if yes_no(doors, statistic):
         estimates = [_never(e, n) if e.value in (0, 1) else e for e in estimates]
@@ -84,11 +83,6 @@ def _never(found: Estimate, n: int) -> Estimate:
 def yes_no(doors: Array, statistic: str) -> bool:
     """Whether a measure is a share of examples, each of which is a 0 or a 1."""
     return statistic == "ratio" and bool(np.isin(doors[..., 0], (0, 1)).all() and (doors[..., 1] == 1).all())
-
-
-def _weights(rng: np.random.Generator, n: int) -> Array:
-    """[chunk, n]: how often each example is drawn."""
-    return rng.multinomial(n, np.full(n, 1 / n), size=_CHUNK).astype(float)
 
 
 def _estimate(value: float, drawn: Array) -> Estimate:

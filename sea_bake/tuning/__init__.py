@@ -154,19 +154,11 @@ def tune(
     }
     with folder.alone():
         folder.begin(inputs, parts.marks)
-        run = _Run(
-            folder,
-            doors,
-            goal,
-            space,
-            parts,
-            texts,
-            collecting,
-            {"tasks": [goal.task] if goal.needs_data else [], "data": data, "batch_size": batch_size, "say": say},
-        )
+        judging = {"tasks": [goal.task] if goal.needs_data else [], "data": data, "batch_size": batch_size, "say": say}
+        run = _Run(folder, doors, goal, space, parts, texts, collecting, judging)
         tuning = run.go(trials=trials, timeout=timeout, seed=seed, max_kl=max_kl)
-        tuning.told.update({key: inputs[key] for key in ("objective", "space", "seed", "versions")})
-        tuning.told.update({"base": doors.base.name, "splits": parts.to_json()})
+        told = {key: inputs[key] for key in ("objective", "space", "seed", "versions")}
+        tuning.told.update(told, base=doors.base.name, splits=parts.to_json())
         reporting.write(tuning, folder.path)
     return tuning
 

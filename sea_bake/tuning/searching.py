@@ -91,7 +91,7 @@ def search(
     """
     from optuna.trial import TrialState, create_trial
 
-    done = finished(study)
+    done = [Trial.from_json(trial.user_attrs[RECORD]) for trial in study.get_trials(deepcopy=False)]
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     distributions, first = space.distributions(), starts(space)
     with progress.bar("trials", trials, "trial") as advance:
@@ -135,11 +135,6 @@ def _proposed(study: Study, distributions: dict[str, BaseDistribution], seed: in
     copy = optuna.create_study(directions=study.directions, sampler=sampler)
     copy.add_trials(study.get_trials(deepcopy=False))
     return dict(copy.ask(distributions).params)
-
-
-def finished(study: Study) -> list[Trial]:
-    """The trials of a journal, failed ones too, in their order."""
-    return [Trial.from_json(trial.user_attrs[RECORD]) for trial in study.get_trials(deepcopy=False)]
 
 
 def _key(settings: Settings) -> str:

@@ -121,21 +121,6 @@ class Local:
         return found
 
 
-def known(names: Sequence[str]) -> list[str]:
-    """The names, each once, in their order.
-
-    Raises:
-        EvaluationError: none, or one that ``TASKS`` lacks; the message names the near ones.
-    """
-    wanted = [name.strip() for name in names if name.strip()]
-    if not wanted:
-        raise EvaluationError(f"no task was named: use --tasks with some of {', '.join(TASKS)}")
-    for name in wanted:
-        if name not in TASKS:
-            raise unknown(name, list(TASKS))
-    return list(dict.fromkeys(wanted))
-
-
 def unknown(name: str, names: Sequence[str]) -> EvaluationError:
     """The error for a task that is not among ``names``."""
     return EvaluationError(f"unknown task '{name}': {near(name, names)}")
@@ -151,11 +136,16 @@ def locate(names: Sequence[str], data: str | Path) -> list[Local]:
     """Find each task's files below a folder, and check their rows, before anything is loaded.
 
     Raises:
-        EvaluationError: an unknown task, no such folder, a file that is missing or there twice, or a row that
-            the task cannot use.
+        EvaluationError: no task, or an unknown one (the message names the near ones), no such folder, a file that
+            is missing or there twice, or a row that the task cannot use.
     """
     folder = Path(os.path.expanduser(data))
-    chosen = known(names)
+    chosen = list(dict.fromkeys(name.strip() for name in names if name.strip()))
+    if not chosen:
+        raise EvaluationError(f"no task was named: use --tasks with some of {', '.join(TASKS)}")
+    for name in chosen:
+        if name not in TASKS:
+            raise unknown(name, list(TASKS))
     if not folder.is_dir():
         raise EvaluationError(f"no such data folder: {folder}")
     found = []
