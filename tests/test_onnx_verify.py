@@ -19,8 +19,7 @@ from sea_bake.artefact.names import EXPORT
 from sea_bake.artefact.seal import broken
 from sea_bake.errors import CheckpointError, MissingExtraError, SettingError, VerificationError
 from sea_bake.verification.bypass import bypass
-from sea_bake.verification.reduced import effect_correlation, judge_reduced
-from sea_bake.verification.verdict import Comparison
+from sea_bake.verification.verdict import Comparison, effect_correlation, judge_reduced
 
 GRAPH = Path("onnx/model.onnx")
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from sea_bake.activations.prompts import encode, pad_id
 from sea_bake.artefact import Artefact
-from sea_bake.artefact.verification import Verification
 from sea_bake.demonstrations import builtin
 from sea_bake.edit import Edit
 from sea_bake.errors import VerificationError
@@ -52,27 +51,16 @@ class Subject:
         """What the bake of a stand-in promises; None of an exact artefact."""
         return self.artefact.bake.promised_kl if self.artefact.bake else None
 
-    def verification(self, failures: list[str], facts: dict[str, Any], **measured: Any) -> Verification:
-        """The verdict; ``measured`` are its other attributes."""
-        return Verification(
-            passed=not failures,
-            failures=failures,
-            artefact=self.artefact.name,
-            base=self.source.name,
-            how=self.artefact.how,
-            dtype=facts["dtype"],
-            device=self.device,
-            facts=facts,
-            **measured,
-        )
+    @property
+    def stored(self) -> str:
+        """The dtype of its weights; a GGUF base has none of its own, so the artefact's decides for all doors."""
+        config = read_json(self.plain / "config.json")
+        return str(config.get("dtype") or config.get("torch_dtype") or "float32")
 
-
-def dtype_of(artefact: Path, dtype: str) -> str:
-    """Every door has to run in one dtype: a GGUF base has none of its own, so the artefact's decides."""
-    if dtype != "auto":
-        return dtype
-    config = read_json(artefact / "config.json")
-    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    @property
+    def rounded(self) -> bool:
+        """Folded weights were rounded to half precision: that may turn a tie, after which texts go their own ways."""
+        return self.artefact.how == "fold" and self.stored != "float32"
 
 
 def request_for(

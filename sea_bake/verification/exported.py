@@ -5,35 +5,34 @@ from __future__ import annotations
 import importlib.util
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
-from torch import Tensor
 
 from sea_bake.artefact import Artefact
 from sea_bake.artefact.names import GRAPH_FILES, GRAPHS
 from sea_bake.artefact.verification import Variant, Verification
 from sea_bake.errors import SettingError, VerificationError, missing_extra
 from sea_bake.io import progress
-from sea_bake.verification import onnx_answers
 from sea_bake.verification.bypass import bypass
-from sea_bake.verification.doors import Subject, dtype_of, open_door, open_reference
-from sea_bake.verification.reduced import effect_correlation, judge_reduced
+from sea_bake.verification.doors import Subject, open_door, open_reference
 from sea_bake.verification.verdict import (
+    Answers,
     compare,
-    inconsistent,
-    judge,
-    judge_approximate,
-    largest_kl,
+    effect_correlation,
+    judge_reduced,
     largest_logit,
     tolerance,
+    verdict,
 )
 
 # ONNX Runtime fuses and orders the same operations otherwise than torch. Measured on SmolLM2-135M, whose largest logits
 # are 30 to 45: up to 1.3e-4 with linear edits, 4e-3 with Φ edits, whose inverses (atanh, log) amplify every rounding.
 LINEAR, FEATURE = 1e-3, 1e-2
 _LARGEST = 50.0  # larger logits have larger roundings
+_SCRIPT = Path(__file__).with_name("onnx_answers.py")  # never imported here: it needs ONNX Runtime
 _BITS = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
 
 
@@ -61,48 +60,36 @@ def check(artefact: Artefact, dtype: str) -> None:
 def prove(subject: Subject, request: dict[str, Any]) -> Verification:
     """Open the doors on a request, and judge: the float32 graph by equality, others by what is left of the edit."""
     record = subject.artefact.onnx
-    names = record.graphs
     # float32 whatever the checkpoint's own dtype: the export widened its weights, and rounding is judged by itself.
     request |= {"dtype": "float32", "device": subject.device, "bare": True}
+    facts: dict[str, Any] = {}
     with (
         tempfile.TemporaryDirectory(prefix="sea-bake-verify-") as scratch,
-        progress.bar("verify", 1 + len(names), "door") as advance,
+        progress.bar("verify", 1 + len(record.graphs), "door") as advance,
     ):
         folder = Path(scratch)
         open_reference(request, subject, folder)
         advance(1)
-        base, live = (load_file(folder / f"{name}.safetensors") for name in ("base", "live"))
-        facts: dict[str, Any] = {}
-        answers: dict[str, dict[str, Tensor]] = {}
-        unedited: dict[str, dict[str, Tensor]] = {}
-        for name in names:
-            found = _open(subject, name, request, folder)
-            facts = facts or found
-            answers[name] = load_file(folder / f"{name}.safetensors")
-            bare = folder / f"{name}.unedited.safetensors"
-            unedited |= {name: load_file(bare)} if bare.is_file() else {}
+        for name in record.graphs:
+            facts = _open(subject, name, request, folder) | facts
             advance(1)
-    main = names[0]
-    variants = {
-        name: _variant(subject, name, answers[name], unedited.get(name), live, base) for name in names if name != "fp32"
-    }
-    equality, effect = compare(live, answers[main]), compare(base, answers[main])
+        doors = {file.stem: load_file(file) for file in folder.glob("*.safetensors")}
+    base, live, main = doors["base"], doors["live"], record.graphs[0]
     facts |= {
         "class": record.architecture,
         "opset": record.opset,
         "sea_nodes": len(record.sea_nodes),
         "runtimes": ["onnxruntime"],
     }
-    limit = _limit(subject, largest_logit(live))
-    failures, more = _judge_main(subject, answers[main], live, base, facts, limit)
-    if main == "fp32" and main in unedited:
-        facts["strength_0"] = zero = compare(base, base | unedited[main]).max_abs
+    limit, failures = _limit(subject, largest_logit(live)), []
+    if main == "fp32" and f"{main}.unedited" in doors:
+        facts["strength_0"] = zero = compare(base, base | doors[f"{main}.unedited"]).max_abs
         if not zero <= limit:
             failures.append(f"at strength 0 logits differ from the base by {zero:.3g} (tolerance {limit:.3g})")
+    variants = {name: _variant(subject, name, doors) for name in record.graphs if name != "fp32"}
     failures += [f"{name}: {failure}" for name, variant in variants.items() for failure in variant.failures]
-    return subject.verification(
-        failures, facts, tolerance=limit, equality=equality, effect=effect, variants=variants, **more
-    )
+    found = verdict(subject, base, live, doors[main], facts, limit, reduced=main != "fp32")
+    return replace(found, passed=found.passed and not failures, failures=found.failures + failures, variants=variants)
 
 
 def _limit(subject: Subject, scale: float) -> float:
@@ -110,12 +97,7 @@ def _limit(subject: Subject, scale: float) -> float:
     if subject.artefact.onnx.dtype != "fp32":
         return tolerance("float16", scale)
     limit = (LINEAR if subject.linear else FEATURE) * max(1.0, scale / _LARGEST)
-    return max(limit, tolerance(dtype_of(subject.plain, "auto"), scale, folded=True)) if _rounded(subject) else limit
-
-
-def _rounded(subject: Subject) -> bool:
-    """Folded weights were rounded to half precision: that may turn a tie, after which texts go their own ways."""
-    return subject.artefact.how == "fold" and dtype_of(subject.plain, "auto") != "float32"
+    return max(limit, tolerance(subject.stored, scale, folded=True)) if subject.rounded else limit
 
 
 def _open(subject: Subject, name: str, request: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -134,37 +116,11 @@ def _open(subject: Subject, name: str, request: dict[str, Any], folder: Path) ->
         "unedited": bare,
         "unedited_output": str(folder / f"{name}.unedited.safetensors"),
     }
-    return open_door([sys.executable, "-I", onnx_answers.__file__], folder, f"{name} graph's", asked)
+    return open_door([sys.executable, "-I", str(_SCRIPT)], folder, f"{name} graph's", asked)
 
 
-def _judge_main(
-    subject: Subject,
-    answers: dict[str, Tensor],
-    live: dict[str, Tensor],
-    base: dict[str, Tensor],
-    facts: dict[str, Any],
-    limit: float,
-) -> tuple[list[str], dict[str, Any]]:
-    """Failures, and what the report of an approximate graph says besides."""
-    equality, effect, baseline = compare(live, answers), compare(base, answers), compare(live, base)
-    if subject.artefact.onnx.dtype != "fp32":
-        return [], {"approximate": True, "baseline": baseline}  # judged as a variant
-    promise = subject.promised_kl
-    if promise is None:
-        return judge(equality, effect, facts, limit, texts=not _rounded(subject)), {}
-    kl_limit, odd = largest_kl(promise, limit), inconsistent(answers, live, facts["dtype"])
-    failures = judge_approximate(equality, effect, baseline, facts, limit, kl_limit, odd)
-    return failures, {"approximate": True, "kl_limit": kl_limit, "baseline": baseline}
-
-
-def _variant(
-    subject: Subject,
-    name: str,
-    answers: dict[str, Tensor],
-    unedited: dict[str, Tensor] | None,
-    live: dict[str, Tensor],
-    base: dict[str, Tensor],
-) -> Variant:
+def _variant(subject: Subject, name: str, doors: dict[str, Answers]) -> Variant:
+    base, live, answers, unedited = doors["base"], doors["live"], doors[name], doors.get(f"{name}.unedited")
     equality, effect = compare(live, answers), compare(base, answers)
     correlation = None if unedited is None else effect_correlation(answers, unedited, live, base)
     failures = judge_reduced(equality, effect, correlation, _BITS[name])

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sea_bake.artefact.verification import Comparison
+from sea_bake.artefact.verification import Comparison, Verification
+from sea_bake.verification.doors import Subject
+
+Answers = dict[str, Tensor]  # as ``answers.answer`` writes them
 
 # Unit roundoff of the dtype a model runs in. Two doors run the same operations, in the same order, on the same device,
 # so they agree to the last bit here; a tolerance of a few roundings allows for kernels that differ between processes.
@@ -19,10 +22,56 @@ VISIBLE = 10  # an edit moves some logit by at least this many tolerances, or no
 # text's own mean KL scatters by 0.66 of the promise (SmolLM2-135M, mlp, l2, 54 texts; the worst was at 4.3), so the
 # mean of six by 0.27: three times the promise leaves room for texts of another kind. The base itself was at 39 times.
 SCATTER = 3
+# Rounding the weights of a small model to 4 bits changes more than many edits do, so its distance from the edited model
+# says little about the edit. What the edit changes there, against the same rounded weights without it, says it all.
+KEPT = 0.8
 
 
-def compare(reference: dict[str, Tensor], other: dict[str, Tensor]) -> Comparison:
-    """Compare two files of answers, as ``answers.answer`` wrote them."""
+def verdict(
+    subject: Subject,
+    base: Answers,
+    live: Answers,
+    artefact: Answers,
+    facts: dict[str, Any],
+    limit: float,
+    *,
+    reduced: bool = False,
+) -> Verification:
+    """What an artefact answered, held against the hook-edited base and the base.
+
+    Args:
+        facts: how the artefact was loaded.
+        limit: largest admissible |Δlogit|.
+        reduced: it runs in less precision: nothing is judged here, see :func:`judge_reduced`.
+    """
+    equality, effect, baseline = compare(live, artefact), compare(base, artefact), compare(live, base)
+    promise, failures, kl_limit = subject.promised_kl, [], None
+    if promise is not None and not reduced:
+        kl_limit, odd = largest_kl(promise, limit), inconsistent(artefact, live, facts["dtype"])
+        failures = judge_approximate(equality, effect, baseline, facts, limit, kl_limit, odd)
+    elif not reduced:
+        failures = judge(equality, effect, facts, limit, texts=not subject.rounded)
+    approximate = reduced or promise is not None
+    return Verification(
+        passed=not failures,
+        failures=failures,
+        artefact=subject.artefact.name,
+        base=subject.source.name,
+        how=subject.artefact.how,
+        dtype=facts["dtype"],
+        device=subject.device,
+        tolerance=limit,
+        equality=equality,
+        effect=effect,
+        facts=facts,
+        approximate=approximate,
+        kl_limit=kl_limit,
+        baseline=baseline if approximate else None,
+    )
+
+
+def compare(reference: Answers, other: Answers) -> Comparison:
+    """Compare two files of answers."""
     max_abs = scale = kl = same = 0.0
     positions = 0
     prompts = sum(key.startswith("greedy.") for key in reference)
@@ -52,12 +101,12 @@ def compare(reference: dict[str, Tensor], other: dict[str, Tensor]) -> Compariso
     )
 
 
-def largest_logit(answers: dict[str, Tensor]) -> float:
+def largest_logit(answers: Answers) -> float:
     """What tolerances are measured by: max |logit| over all given texts."""
     return max(float(t.abs().max()) for key, t in answers.items() if key.startswith("logits."))
 
 
-def _indices(answers: dict[str, Tensor], kind: str) -> list[str]:
+def _indices(answers: Answers, kind: str) -> list[str]:
     return [key.partition(".")[2] for key in answers if key.startswith(f"{kind}.")]
 
 
@@ -92,18 +141,13 @@ def judge(
             turn a tie, after which two texts go their own ways. The logits of given texts decide there.
     """
     failures = _misloaded(facts)
-    if not equality.max_abs <= limit:
-        failures.append(f"logits differ from the hook-edited base by {equality.max_abs:.3g} (tolerance {limit:.3g})")
-    if not equality.padded_max_abs <= limit:
-        failures.append(
-            f"logits of a left-padded batch differ from the hook-edited base by {equality.padded_max_abs:.3g} "
-            f"(tolerance {limit:.3g})"
-        )
-    if equality.cached_max_abs is not None and not equality.cached_max_abs <= limit:
-        failures.append(
-            f"logits of steps through the cache differ from the hook-edited base by {equality.cached_max_abs:.3g} "
-            f"(tolerance {limit:.3g})"
-        )
+    for what, gap in (
+        ("logits", equality.max_abs),
+        ("logits of a left-padded batch", equality.padded_max_abs),
+        ("logits of steps through the cache", equality.cached_max_abs),
+    ):
+        if gap is not None and not gap <= limit:
+            failures.append(f"{what} differ from the hook-edited base by {gap:.3g} (tolerance {limit:.3g})")
     for kind, equal in (("greedy", equality.greedy_equal), ("left-padded greedy", equality.padded_equal)):
         if texts and equal < equality.prompts:
             failures.append(f"{kind} text differs from the hook-edited base on {equality.prompts - equal} prompts")
@@ -140,6 +184,34 @@ def judge_approximate(
     return failures + _unedited(effect, limit)
 
 
+def judge_reduced(equality: Comparison, effect: Comparison, correlation: float | None, bits: int) -> list[str]:
+    """Every reason why the edit is lost in a graph of less precision; empty when it is there.
+
+    Its effect has to correlate above ``KEPT`` with the same in float32. With 8 bits and more, and where that is not
+    known, it has to be nearer to the hook-edited base than to the base.
+    """
+    failures = []
+    if correlation is not None and not correlation > KEPT:
+        failures.append(
+            f"what the edit changes correlates by {correlation:.2f} with what it changes in float32 (above {KEPT} "
+            "expected)"
+        )
+    if (bits >= 8 or correlation is None) and not equality.mean_kl < effect.mean_kl:
+        failures.append(
+            f"it is no nearer to the hook-edited base (mean KL {equality.mean_kl:.3g}) than to the unedited base "
+            f"({effect.mean_kl:.3g})"
+        )
+    return failures
+
+
+def effect_correlation(edited: Answers, unedited: Answers, live: Answers, base: Answers) -> float:
+    """Pearson correlation of ``edited - unedited`` (one precision) with ``live - base`` (float32), over all logits."""
+    keys = sorted(key for key in live if key.startswith("logits."))
+    ours = torch.cat([(edited[key].double() - unedited[key].double()).flatten() for key in keys])
+    theirs = torch.cat([(live[key].double() - base[key].double()).flatten() for key in keys])
+    return float(torch.corrcoef(torch.stack([ours, theirs]))[0, 1])
+
+
 def largest_kl(promise: float, limit: float) -> float:
     """Largest admissible mean KL(edit ‖ artefact), for a promise made over other texts.
 
@@ -148,7 +220,7 @@ def largest_kl(promise: float, limit: float) -> float:
     return SCATTER * promise + limit**2 / 2
 
 
-def inconsistent(artefact: dict[str, Tensor], live: dict[str, Tensor], dtype: str) -> int:
+def inconsistent(artefact: Answers, live: Answers, dtype: str) -> int:
     """Prompts that an artefact continues otherwise in a left-padded batch, though the hook-edited base does not.
 
     In half precision padding alone flips near-ties, so nothing is said there.
