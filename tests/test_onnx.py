@@ -374,12 +374,15 @@ def test_a_graph_that_answers_otherwise_is_refused(tmp_path: Path) -> None:
     """The look that every export takes: the base is seen, and so is an edited model that lost its padding."""
     folder, (model, edit) = exports.plain(), two_layers()
     graph = folder / "onnx" / "model.onnx"
-    with edit.live(model):
-        asked = checking.probe(model, positions=True)
+    with edit.live(model), torch.no_grad():
+        asked = checking.probe(model)
+        ids, mask = torch.tensor(asked.ids), torch.tensor(asked.mask)
+        places = 2 * (mask.cumsum(-1) - 1).clamp_min(0)
+        elsewhere = model(input_ids=ids, attention_mask=mask, position_ids=places).logits.numpy()
     assert checking.check(graph, asked, "LlamaForCausalLM") < 1e-5
-    bare = checking.probe(model, positions=True)
-    unmasked = checking.Probe(asked.ids, np.ones_like(asked.mask), asked.positions, asked.logits)
-    late = checking.Probe(asked.ids, asked.mask, asked.positions * 2, asked.logits)
+    bare = checking.probe(model)
+    unmasked = checking.Probe(asked.ids, np.ones_like(asked.mask), asked.logits)
+    late = checking.Probe(asked.ids, asked.mask, elsewhere)
     for wrong in (bare, unmasked, late):
         with pytest.raises(FamilyError, match="does not answer like the model"):
             checking.check(graph, wrong, "LlamaForCausalLM")

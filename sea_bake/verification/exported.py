@@ -105,13 +105,12 @@ def _open(subject: Subject, name: str, request: dict[str, Any], folder: Path) ->
     graph = subject.artefact.folder / GRAPHS / GRAPH_FILES[name]
     bare: dict[str, Any] | None = None
     if subject.artefact.onnx.strength:
-        bare = {"graph": str(graph), "weights": None}
+        bare = {}  # the same at strength 0
     elif name != "fp32" and subject.artefact.onnx.sea_nodes:
         (folder / graph.name).write_bytes(bypass(graph, subject.artefact.onnx.sea_nodes))
         bare = {"graph": str(folder / graph.name), "weights": str(graph.parent)}
     asked = request | {
         "graph": str(graph),
-        "weights": None,
         "output": str(folder / f"{name}.safetensors"),
         "unedited": bare,
         "unedited_output": str(folder / f"{name}.unedited.safetensors"),

@@ -22,20 +22,26 @@ class Decoder:
     """A graph with its cache: ids [batch, new] and mask [batch, past + new] -> logits [batch, new, vocabulary], cache.
 
     Args:
-        request: "graph" (file), "weights" (None, or the folder of its external data when that is not its own),
-            "device".
+        request: "graph" (file); and where they are needed "device" ("cpu"), "weights" (the folder of its external data
+            when that is not its own), "mapped" (weights stay where they lie on disk, instead of a copy in the order
+            that the kernels like best), "plain" (nothing is fused).
         strength: of the edit, where the graph has an input for it; None leaves an optional one alone.
     """
 
     def __init__(self, request, strength=None):
         options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
         options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)  # what torch keeps to as well
+        if request.get("mapped"):
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        if request.get("plain"):
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         graph = request["graph"]
-        if request["weights"]:
+        if request.get("weights"):
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", request["weights"])
             graph = Path(graph).read_bytes()
         known = onnxruntime.get_available_providers()
-        wanted = ["CUDAExecutionProvider"] if request["device"].startswith("cuda") else []
+        wanted = ["CUDAExecutionProvider"] if request.get("device", "cpu").startswith("cuda") else []
         self.session = onnxruntime.InferenceSession(
             graph, options, providers=[p for p in (*wanted, "CPUExecutionProvider") if p in known]
         )
@@ -120,10 +126,9 @@ def main(path):
         "providers": decoder.session.get_providers(),
         "has_strength": decoder.has_strength,
     }
-    if request["output"]:
-        answer(decoder, request, request["output"])
+    answer(decoder, request, request["output"])
     del decoder
-    if request["unedited"]:  # the same weights without the edit: a graph of its own, or the strength 0
+    if request["unedited"] is not None:  # the same weights without the edit: a graph of its own, or the strength 0
         bare = Decoder(request | request["unedited"], 0.0 if facts["has_strength"] else None)
         texts = enumerate(request["teacher"])
         found = {f"logits.{i}": np.ascontiguousarray(forced(bare, ids, request["positions"])) for i, ids in texts}

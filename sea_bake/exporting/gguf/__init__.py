@@ -82,12 +82,19 @@ def export_gguf(
     for path in (target, record_of(target)):
         check_apart(path, [source.folder, base, converter], folder=False)
     if adapter_wanted:
-        record = _adapter(source, base, target, edited_type, overwrite)
+        facts = _adapter(source, base, target, edited_type, overwrite)
     elif base is not None:
-        record = _rewritten(source, base, target, edited_type, overwrite)
+        facts = _rewritten(source, base, target, edited_type, overwrite)
     else:
-        record = _converted(source, converter, target, outtype, overwrite)
-    return record.write()
+        facts = _converted(source, converter, target, outtype, overwrite)
+    return GgufRecord(
+        output=target,
+        base=source.base,
+        gguf=None if base is None else Path(base).name,
+        edits=[{"site": edit.site.value, "merge": edit.merge, "layers": list(edit.layers)} for edit in source.edits],
+        bytes_written=target.stat().st_size,
+        **facts,
+    ).write()
 
 
 def _check_settings(edited_type: str, outtype: str, *, base: Any, lora: bool, converter: Any, unedited: bool) -> None:
@@ -110,8 +117,8 @@ def _check_route(edited_type: str, outtype: str, converter: Any, *, base: Any, a
         raise SettingError("--outtype is for a folder that llama.cpp converts: with --base, see --edited-type")
 
 
-def _opened(source: Exportable, base: str | Path, *, lora: bool) -> tuple[GgufFile, list[GgufWriter], int]:
-    """The base's GGUF, the writers of all edits in it, and how many of its weights were recognised."""
+def _opened(source: Exportable, base: str | Path, *, lora: bool) -> tuple[GgufFile, list[GgufWriter], dict[str, Any]]:
+    """The base's GGUF, the writers of all edits in it, and what the record says of how it was recognised."""
     edits = source.edits
     row = known_family(edits[0].base.model_type)
     refuse_inexact(source, row, adapter=lora)
@@ -119,11 +126,12 @@ def _opened(source: Exportable, base: str | Path, *, lora: bool) -> tuple[GgufFi
     compared = check_base(file, row, edits)
     writers = find_writers(file, row, edits, edits[0].base.hidden_size)
     refuse_inexact(source, row, writers, adapter=lora)
-    return file, writers, compared
+    unseen = "the edit was fitted on a quantised model, so the weights of the GGUF could not be held against it"
+    return file, writers, {"weights_compared": compared, "notes": [] if compared else [unseen]}
 
 
-def _rewritten(source: Exportable, base: str | Path, target: Path, wanted: str, overwrite: bool) -> GgufRecord:
-    file, writers, compared = _opened(source, base, lora=False)
+def _rewritten(source: Exportable, base: str | Path, target: Path, wanted: str, overwrite: bool) -> dict[str, Any]:
+    file, writers, facts = _opened(source, base, lora=False)
     changes = linear_edits(source.edits)
     rewrites = {
         w.name: rewriting.Rewrite(change, rewriting.edited_type(w.tensor, wanted, is_bias=w.is_bias), w.is_bias)
@@ -133,22 +141,23 @@ def _rewritten(source: Exportable, base: str | Path, target: Path, wanted: str, 
     need_space(target.parent, rewriting.new_places(file, rewrites)[1])
     with staged_file(target, overwrite=overwrite) as stage:
         changed = rewriting.rewrite(file, rewrites, stage)
-    notes = [*(_unkept(changed) if wanted == "keep" else []), *_coarse(changed)]
-    types = [rewrites[name].type.name if name in rewrites else t.type.name for name, t in file.tensors.items()]
-    return _report(
-        source, target, "rewritten", file, changed, Counter(types), weights_compared=compared,
-        notes=notes + _uncompared(compared),
-    )  # fmt: skip
+    types = Counter(rewrites[name].type.name if name in rewrites else t.type.name for name, t in file.tensors.items())
+    return facts | {
+        "route": "rewritten",
+        "architecture": file.architecture,
+        "changed": changed,
+        "types": dict(types),
+        "notes": [*(_unkept(changed) if wanted == "keep" else []), *_coarse(changed), *facts["notes"]],
+    }
 
 
-def _adapter(source: Exportable, base: str | Path | None, target: Path, kind: str, overwrite: bool) -> GgufRecord:
+def _adapter(source: Exportable, base: str | Path | None, target: Path, kind: str, overwrite: bool) -> dict[str, Any]:
     if kind not in adapter.ADAPTER_TYPES:
         raise SettingError(f"a LoRA is written as f32 or f16, not {kind}")
     row = known_family(source.edits[0].base.model_type)
-    file, compared, notes = None, 0, []
+    facts: dict[str, Any] = {}
     if base is not None:
-        file, writers, compared = _opened(source, base, lora=True)
-        notes = _uncompared(compared)
+        file, writers, facts = _opened(source, base, lora=True)
         pairs = adapter.of_gguf(file, writers, linear_edits(source.edits))
     elif source.how == "adapter":
         assert source.folder is not None
@@ -161,17 +170,18 @@ def _adapter(source: Exportable, base: str | Path | None, target: Path, kind: st
     need_space(target.parent, sum(A.nbytes + B.nbytes for A, B in pairs.values()) + _OWN_BYTES)
     with staged_file(target, overwrite=overwrite) as stage:
         adapter.write(stage, ARCHITECTURES[row.model_type], pairs, kind)
-    shapes = {name: {"lora_a": list(A.shape), "lora_b": list(B.shape)} for name, (A, B) in pairs.items()}
-    name = "F16" if kind == "f16" else "F32"
-    return _report(
-        source, target, "adapter", file, shapes, Counter({name: 2 * len(pairs)}), weights_compared=compared,
-        notes=notes, rank=adapter.rank_of(pairs), architecture=ARCHITECTURES[row.model_type],
-    )  # fmt: skip
+    return facts | {
+        "route": "adapter",
+        "architecture": ARCHITECTURES[row.model_type],
+        "changed": {name: {"lora_a": list(A.shape), "lora_b": list(B.shape)} for name, (A, B) in pairs.items()},
+        "types": {"F16" if kind == "f16" else "F32": 2 * len(pairs)},
+        "rank": adapter.rank_of(pairs),
+    }
 
 
 def _converted(
     source: Exportable, converter: str | Path | None, target: Path, outtype: str, overwrite: bool
-) -> GgufRecord:
+) -> dict[str, Any]:
     if source.folder is None:
         raise SettingError(
             "an edit by itself holds no weights: give the base's GGUF (--base BASE.gguf) to rewrite its edited "
@@ -182,33 +192,13 @@ def _converted(
     need_space(target.parent, weights * (2 if outtype == "f32" else 1))
     with staged_file(target, overwrite=overwrite) as stage:
         file = converting.convert(script, source.folder, stage, outtype)
-    types = Counter(t.type.name for t in file.tensors.values())
-    notes = [] if source.exact else ["a linear stand-in of the edit, as the artefact says"]
-    return _report(source, target, "converted", None, {}, types, notes=notes, architecture=file.architecture)
-
-
-def _report(
-    source: Exportable,
-    target: Path,
-    route: str,
-    file: GgufFile | None,
-    changed: dict[str, dict[str, Any]],
-    types: Counter[str],
-    **more: Any,
-) -> GgufRecord:
-    edits = [{"site": edit.site.value, "merge": edit.merge, "layers": list(edit.layers)} for edit in source.edits]
-    alike: dict[str, Any] = {"architecture": file.architecture} if file else {}
-    return GgufRecord(
-        output=target,
-        route=route,
-        base=source.base,
-        gguf=file.path.name if file else None,
-        edits=edits,
-        changed=changed,
-        types=dict(types),
-        bytes_written=target.stat().st_size,
-        **(alike | more),
-    )
+    return {
+        "route": "converted",
+        "architecture": file.architecture,
+        "changed": {},
+        "types": dict(Counter(t.type.name for t in file.tensors.values())),
+        "notes": [] if source.exact else ["a linear stand-in of the edit, as the artefact says"],
+    }
 
 
 def _unkept(changed: dict[str, dict[str, Any]]) -> list[str]:
@@ -230,9 +220,3 @@ def _coarse(changed: dict[str, dict[str, Any]]) -> list[str]:
         f"{types} is too coarse for {len(coarse)} of {len(changed)} edited tensors: it leaves {min(shares):.0%} to "
         f"{max(shares):.0%} of the edit there. --edited-type q8_0 (or f16), or --lora, keeps all of it."
     ]
-
-
-def _uncompared(compared: int) -> list[str]:
-    if compared:
-        return []
-    return ["the edit was fitted on a quantised model, so the weights of the GGUF could not be held against it"]

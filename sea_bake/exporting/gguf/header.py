@@ -12,7 +12,7 @@ import math
 import mmap
 import os
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,16 +149,18 @@ class _Reader:
         alignment = keys.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
             raise self._damaged(f"general.alignment is {alignment!r}, not a power of two")
-        infos = [self._info() for _ in range(tensor_count)]
+        found = [self._tensor() for _ in range(tensor_count)]
         data = -(-self.at // alignment) * alignment
         tensors: dict[str, GgufTensor] = {}
-        for name, shape, kind, offset, info in infos:
-            tensor = self._tensor(name, shape, kind, data + offset, info)
+        for tensor in found:
+            name, end = tensor.name, data + tensor.start + tensor.size
+            if end > len(self.view):
+                raise CheckpointError(f"{self.path} is truncated: {name} ends behind the end of the file")
             if name in tensors:
                 raise self._damaged(f"it has the tensor {name!r} twice")
-            if offset % alignment:
+            if tensor.start % alignment:
                 raise self._damaged(f"{name} is not aligned")
-            tensors[name] = tensor
+            tensors[name] = replace(tensor, start=data + tensor.start)
         order = sorted(tensors.values(), key=lambda t: t.start)
         for one, other in itertools.pairwise(order):
             if one.start + one.size > other.start:
@@ -187,9 +189,16 @@ class _Reader:
         if not isinstance(keys.get("general.architecture"), str):
             raise self._damaged("it does not name its general.architecture")
 
-    def _tensor(self, name: str, shape: tuple[int, ...], kind: int, start: int, info: int) -> GgufTensor:
+    def _tensor(self) -> GgufTensor:
+        """The next entry of the table; its start counts from where the data begin."""
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
+        name, dims = self._string(_LONGEST_NAME), self._number("I")
+        if not 1 <= dims <= _MAX_DIMS:
+            raise self._damaged(f"{name!r} has {dims} dimensions")
+        shape = tuple(reversed([self._number("Q") for _ in range(dims)]))
+        info = self.at
+        kind, start = self._number("I"), self._number("Q")
         try:
             known = GGMLQuantizationType(kind)
             block, block_size = GGML_QUANT_SIZES[known]
@@ -201,18 +210,7 @@ class _Reader:
         elements = math.prod(shape)
         if not elements or shape[-1] % block:
             raise self._damaged(f"{name} of shape {shape} cannot be {known.name}")
-        size = elements // block * block_size
-        if start + size > len(self.view):
-            raise CheckpointError(f"{self.path} is truncated: {name} ends behind the end of the file")
-        return GgufTensor(name, shape, known, start, size, info)
-
-    def _info(self) -> tuple[str, tuple[int, ...], int, int, int]:
-        name, dims = self._string(_LONGEST_NAME), self._number("I")
-        if not 1 <= dims <= _MAX_DIMS:
-            raise self._damaged(f"{name!r} has {dims} dimensions")
-        shape = tuple(reversed([self._number("Q") for _ in range(dims)]))
-        info = self.at
-        return name, shape, self._number("I"), self._number("Q"), info
+        return GgufTensor(name, shape, known, start, elements // block * block_size, info)
 
     def _value(self, kind: int) -> Any:
         if kind == _STRING:

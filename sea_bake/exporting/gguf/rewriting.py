@@ -78,7 +78,7 @@ def new_places(file: GgufFile, rewrites: Mapping[str, Rewrite]) -> tuple[dict[st
 
 
 def rewrite(file: GgufFile, rewrites: Mapping[str, Rewrite], target: Path) -> dict[str, dict[str, Any]]:
-    """Write the new file; peak memory is one matrix (one expert of a stack) in float32, and a block of it in float64.
+    """Write the new file; peak memory is one matrix (one expert of a stack) in float32, and blocks of it in float64.
 
     Returns:
         Changed tensor -> its types ("from", "type"), ‖W' - W‖ / ‖W‖ ("change"), the new type's own rounding,
@@ -151,52 +151,46 @@ def _edit(file: GgufFile, tensor: GgufTensor, new: Rewrite, out: BinaryIO) -> di
 
     rows = 1 if len(tensor.shape) == 1 else tensor.shape[-2]
     step = max(1, _BLOCK // tensor.shape[-1])
-    totals = dict.fromkeys(("before", "changed", "after", "lost", "left"), 0.0)
+    sums = np.zeros(5)
     moved = new.change is None or new.change.is_identity or new.is_bias  # a bias may be 0
     for first in range(0, math.prod(tensor.shape[:-1]), rows):
         matrix = np.empty((rows, tensor.shape[-1]), np.float32)
         for i in range(0, rows, step):
             matrix[i : i + step] = file.rows(tensor, first + i, min(step, rows - i))
         if new.change is not None:
-            before, changed = _multiply(matrix.T if new.is_bias else matrix, new.change)
-            totals["before"] += before
-            totals["changed"] += changed
+            _multiply(matrix.T if new.is_bias else matrix, new.change)
         for i in range(0, rows, step):
             part = matrix[i : i + step]
+            original = file.rows(tensor, first + i, len(part))
             with np.errstate(over="ignore"):  # told below
                 data = quants.quantize(part, new.type)
+                moved = moved or data.tobytes() != quants.quantize(original, new.type).tobytes()
             back = quants.dequantize(np.ascontiguousarray(data).view(np.uint8), new.type).reshape(part.shape)
             if not np.isfinite(back).all():
                 raise CheckpointError(
                     f"{tensor.name}: the edited weight does not fit into {new.type.name}. Take --edited-type f32."
                 )
-            if not moved:
-                unedited = quants.quantize(file.rows(tensor, first + i, len(part)), new.type)
-                moved = data.tobytes() != unedited.tobytes()
-            if new.change is not None:
-                original = file.rows(tensor, first + i, len(part)).astype(np.float64)
-                totals["left"] += float(((back - original) * (part - original)).sum())
-            totals["after"] += float((part.astype(np.float64) ** 2).sum())
-            totals["lost"] += float(((back.astype(np.float64) - part) ** 2).sum())
             out.write(data.tobytes())
+            old, wanted = original.astype(np.float64), part.astype(np.float64)
+            change, lost = wanted - old, back - wanted
+            products = ((old, old), (change, change), (wanted, wanted), (lost, lost), (change + lost, change))
+            sums += [np.vdot(*pair) for pair in products]
     if not moved:
         raise CheckpointError(
             f"the edit leaves {tensor.name} as it is: it is too weak for {new.type.name}. Take a finer --edited-type."
         )
-    change = math.sqrt(totals["changed"] / totals["before"]) if totals["before"] else 0.0
-    rounding = math.sqrt(totals["lost"] / totals["after"]) if totals["after"] else 0.0
-    kept = totals["left"] / totals["changed"] if totals["changed"] else 1.0
-    return {"from": tensor.type.name, "type": new.type.name, "change": change, "rounding": rounding, "kept": kept}
+    before, changed, after, missed, left = sums.tolist()
+    return {
+        "from": tensor.type.name,
+        "type": new.type.name,
+        "change": math.sqrt(changed / before) if before else 0.0,
+        "rounding": math.sqrt(missed / after) if after else 0.0,
+        "kept": left / changed if changed else 1.0,
+    }
 
 
-def _multiply(matrix: NDArray[np.float32], change: LinearEdit) -> tuple[float, float]:
-    """M W in place, for W [d, columns]; ‖W‖² and ‖W' - W‖²."""
-    before = changed = 0.0
+def _multiply(matrix: NDArray[np.float32], change: LinearEdit) -> None:
+    """M W in place, for W [d, columns]."""
     step = max(1, _BLOCK // len(matrix))
     for i in range(0, matrix.shape[1], step):
-        old = torch.from_numpy(matrix[:, i : i + step].astype(np.float64))
-        new = change(old)
-        matrix[:, i : i + step] = new.numpy()
-        before += float(torch.linalg.vector_norm(old)) ** 2
-        changed += float(torch.linalg.vector_norm(new.sub_(old))) ** 2
-    return before, changed
+        matrix[:, i : i + step] = change(torch.from_numpy(matrix[:, i : i + step].astype(np.float64))).numpy()

@@ -6,6 +6,7 @@ import gc
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,11 +133,11 @@ def _graph(
 ) -> dict[str, Any]:
     """Write the graph and what its readers want beside it; the parts of the report that are known from it."""
     from sea_bake.exporting.onnx import checking, experts, finishing, folder
-    from sea_bake.exporting.onnx.tracing import takes_positions, trace
+    from sea_bake.exporting.onnx.tracing import trace
 
     model = source.load(DTYPES[dtype])
     config = model.config.get_text_config(decoder=True)
-    asked = checking.probe(model, positions=takes_positions(model))
+    asked = checking.probe(model)
     steps.done("load")
     traced = trace(model, opset=opset, strength=strength is not None)
     del model
@@ -169,14 +170,13 @@ def _variants(stage: Path, kinds: list[str], keep: list[str], tokenizer: Any, st
     from sea_bake.exporting.onnx.distance import measure
     from sea_bake.exporting.onnx.quantising import quantise
 
-    graphs = stage / folder.GRAPHS
-    paths = {kind: graphs / folder.FILES[kind] for kind in kinds}
+    main, *paths = (stage / folder.GRAPHS / folder.FILES[kind] for kind in ("fp32", *kinds))
     found = {}
-    for kind, path in paths.items():
-        found[kind] = quantise(graphs / folder.FILES["fp32"], path, kind, keep).to_json()
+    for kind, path in zip(kinds, paths):
+        found[kind] = asdict(quantise(main, path, kind, keep))
         steps.done(kind)
-    distances = measure(graphs / folder.FILES["fp32"], paths, tokenizer)
-    return {kind: {**found[kind], "distance": distances[kind].to_json()} for kind in kinds}
+    distances = measure(main, dict(zip(kinds, paths)), tokenizer)
+    return {kind: {**found[kind], "distance": distances[kind]} for kind in kinds}
 
 
 def _settings(dtype: str, quantize: Sequence[str], opset: int, strength: bool | str) -> list[str]:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from sea_bake.errors import FamilyError
-from sea_bake.exporting.onnx.session import opened
+from sea_bake.exporting.onnx.tracing import takes_positions
+from sea_bake.verification.onnx_answers import Decoder
 
 # Of the norm of all logits. Rounding gives 1e-6 in float32, at most 1e-2 in float16 or behind a Φ⁻¹; a mask, position,
 # expert or cached token in the wrong place changes whole rows, and gives 0.3 or more (tests/test_onnx.py).
@@ -23,27 +24,25 @@ class Probe:
     """Two rows of token ids, the first padded on the left, and what the model says to them.
 
     Attributes:
-        ids, mask, positions: [2, length] int64.
+        ids, mask: [2, length] int64.
         logits: [2, length, vocabulary] float32; those at the padding mean nothing.
     """
 
     ids: np.ndarray
     mask: np.ndarray
-    positions: np.ndarray
     logits: np.ndarray
 
 
-def probe(model: Any, *, positions: bool) -> Probe:
+def probe(model: Any) -> Probe:
     """Ask the living model, without a cache."""
     vocabulary = model.config.get_text_config(decoder=True).vocab_size
     ids = torch.arange(2 * _LENGTH).reshape(2, _LENGTH) * 7919 % vocabulary
     mask = torch.ones_like(ids)
     mask[0, :_PADDING] = 0
-    places = (mask.cumsum(-1) - 1).clamp_min(0)
-    more = {"position_ids": places} if positions else {}
+    more = {"position_ids": (mask.cumsum(-1) - 1).clamp_min(0)} if takes_positions(model) else {}
     with torch.no_grad():
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **more).logits
-    return Probe(ids.numpy(), mask.numpy(), places.numpy(), logits.float().numpy())
+    return Probe(ids.numpy(), mask.numpy(), logits.float().numpy())
 
 
 def check(path: Path, asked: Probe, architecture: str) -> float:
@@ -52,20 +51,11 @@ def check(path: Path, asked: Probe, architecture: str) -> float:
     Raises:
         FamilyError: it is larger than ``LIMIT``, or no number.
     """
-    session, feeds = opened(path, rows=2, mapped=True, optimized=False)
-    names = [output.name for output in session.get_outputs()]
-    wanted = {value.name for value in session.get_inputs()}
-    pieces = []
+    decoder = Decoder({"graph": str(path), "mapped": True, "plain": True})
+    pieces, cache = [], None
     for begin, end in [(0, _PREFILL), *((i, i + 1) for i in range(_PREFILL, _LENGTH))]:
-        tokens = {
-            "input_ids": asked.ids[:, begin:end],
-            "attention_mask": asked.mask[:, :end],
-            "position_ids": asked.positions[:, begin:end],
-        }
-        feeds |= {name: value for name, value in tokens.items() if name in wanted}
-        answer = dict(zip(names, session.run(None, feeds)))
-        feeds |= {name.replace("present", "past_key_values", 1): v for name, v in answer.items() if name != "logits"}
-        pieces.append(answer["logits"].astype(np.float32))
+        logits, cache = decoder(asked.ids[:, begin:end], asked.mask[:, :end], cache)
+        pieces.append(logits)
     real = asked.mask.astype(bool)
     expected = asked.logits[real]
     difference = float(np.linalg.norm(np.concatenate(pieces, axis=1)[real] - expected) / np.linalg.norm(expected))

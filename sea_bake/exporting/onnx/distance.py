@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +10,13 @@ import numpy as np
 
 from sea_bake.activations.prompts import encode
 from sea_bake.demonstrations import builtin
-from sea_bake.exporting.onnx.session import opened
+from sea_bake.verification.onnx_answers import Decoder, forced
 
 TOKENS = 256
 
 
-@dataclass(frozen=True)
-class Distance:
-    """A variant against the float32 graph.
-
-    Attributes:
-        tokens: number of positions of built-in texts that were compared.
-        mean_kl: mean KL(float32 ‖ variant) per token, nats.
-        top1: share of tokens at which both say the same.
-    """
-
-    tokens: int
-    mean_kl: float
-    top1: float
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def measure(
-    reference: Path, variants: Mapping[str, Path], tokenizer: Any, *, tokens: int = TOKENS
-) -> dict[str, Distance]:
-    """Kind -> its distance from ``reference``, over prompts and answers of the built-in demonstrations.
+def measure(reference: Path, variants: Mapping[str, Path], tokenizer: Any) -> dict[str, dict[str, Any]]:
+    """How far variants are from the float32 graph, over prompts and answers of the built-in demonstrations.
 
     One graph is open at a time. What becomes of the *edit* in a variant is another question, which ``verify`` answers.
 
@@ -45,9 +24,13 @@ def measure(
         reference: the float32 graph.
         variants: kind -> graph.
         tokenizer: the model's.
-        tokens: minimum number of tokens, in whole texts.
+
+    Returns:
+        Kind -> "tokens" (number of positions that were compared), "mean_kl" (mean KL(float32 ‖ variant) per token,
+        nats) and "top1" (share of tokens at which both say the same).
     """
-    texts = _texts(tokenizer, tokens)
+    texts = _texts(tokenizer)
+    count = sum(map(len, texts))
     expected = answers(reference, texts, mapped=True)
     found = {}
     for kind, path in variants.items():
@@ -55,8 +38,7 @@ def measure(
         for ours, theirs in zip(answers(path, texts), expected):
             kl += float(divergence(theirs, ours).sum())
             same += float((ours.argmax(-1) == theirs.argmax(-1)).sum())
-        count = sum(map(len, texts))
-        found[kind] = Distance(count, kl / count, same / count)
+        found[kind] = {"tokens": count, "mean_kl": kl / count, "top1": same / count}
     return found
 
 
@@ -73,26 +55,16 @@ def answers(graph: Path, texts: Sequence[Sequence[int]], *, mapped: bool = False
     Args:
         mapped: leave the weights where they lie on disk, instead of a copy in the order that the kernels like best.
     """
-    session, empty = opened(graph, mapped=mapped)
-    names = {value.name for value in session.get_inputs()}
-    found = []
-    for ids in texts:
-        tokens = {
-            "input_ids": np.array([ids], dtype=np.int64),
-            "attention_mask": np.ones((1, len(ids)), dtype=np.int64),
-            "position_ids": np.arange(len(ids), dtype=np.int64)[None],
-        }
-        feeds = empty | {name: value for name, value in tokens.items() if name in names}
-        found.append(session.run(["logits"], feeds)[0][0].astype(np.float32))
-    return found
+    decoder = Decoder({"graph": str(graph), "mapped": mapped})
+    return [forced(decoder, ids, len(ids)) for ids in texts]
 
 
-def _texts(tokenizer: Any, tokens: int) -> list[tuple[int, ...]]:
-    """Whole texts from all over the built-in set, ``tokens`` tokens or a few more."""
+def _texts(tokenizer: Any) -> list[tuple[int, ...]]:
+    """Whole texts from all over the built-in set, ``TOKENS`` tokens or a few more."""
     found: list[tuple[int, ...]] = []
     triples = builtin()
     for i in range(len(triples)):
-        if sum(map(len, found)) >= tokens:
+        if sum(map(len, found)) >= TOKENS:
             break
         triple = triples[i * 37 % len(triples)]  # 37 and 160 share no divisor: every triple once, and never neighbours
         found.append(encode(tokenizer, triple.prompt, triple.positive).ids)

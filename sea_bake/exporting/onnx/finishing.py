@@ -56,24 +56,12 @@ def make_optional(model: Any) -> None:
 
 def strip(model: Any) -> None:
     """Remove metadata and comments: stack traces with the paths of this machine, and 15 of 16 parts of the file."""
-    graph = model.graph
-    values = [*graph.inputs, *graph.initializers.values()]
-    for node in graph.all_nodes():
-        values += node.outputs
-        _bare(node)
-    for thing in (*values, graph, model):
-        _bare(thing)
-    for function in model.functions.values():
-        _bare(function)
-        for node in function.all_nodes():
-            _bare(node)
-            for value in node.outputs:
-                _bare(value)
-
-
-def _bare(thing: Any) -> None:
-    thing.metadata_props.clear()
-    thing.doc_string = None
+    for part in (model.graph, *model.functions.values()):
+        nodes = list(part.all_nodes())
+        values = [*part.inputs, *getattr(part, "initializers", {}).values(), *(v for n in nodes for v in n.outputs)]
+        for thing in (model, part, *nodes, *values):
+            thing.metadata_props.clear()
+            thing.doc_string = None
 
 
 def save(model: Any, path: Path) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +55,6 @@ class QuantisedReport:
     bytes: int
     bytes_float: int
     bytes_before: int
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def quantise(source: Path, target: Path, kind: str, keep: Sequence[str]) -> QuantisedReport:

@@ -152,7 +152,7 @@ def takes_positions(model: Any) -> bool:
     return "position_ids" in inspect.signature(model.forward).parameters
 
 
-def cache_shapes(model: Any) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+def cache_shapes(model: Any) -> list[tuple[tuple[int, int], ...]]:
     """Of each layer, (heads, head size) of keys and of values.
 
     Raises:
@@ -161,15 +161,14 @@ def cache_shapes(model: Any) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     with torch.no_grad():
         cache = model(input_ids=torch.tensor([[0, 1]]), use_cache=True).past_key_values
     try:
-        shapes = [[(t.shape[1], t.shape[3]) for t in (layer.keys, layer.values)] for layer in cache.layers]
+        shapes = [tuple((t.shape[1], t.shape[3]) for t in (layer.keys, layer.values)) for layer in cache.layers]
     except (AttributeError, IndexError, TypeError) as error:
         raise FamilyError(
             f"{type(model).__name__} cannot be exported: its cache is a {type(cache).__name__}"
         ) from error
-    pairs = [(keys, values) for keys, values in shapes]
-    if len({*pairs}) != 1:
+    if len({*shapes}) != 1:
         raise FamilyError(f"{type(model).__name__} cannot be exported: its layers have caches of different shapes")
-    return pairs
+    return shapes
 
 
 def _graph_names(name: str, layers: int) -> list[str]:
