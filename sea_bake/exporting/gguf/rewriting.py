@@ -171,21 +171,20 @@ def _edit(file: GgufFile, tensor: GgufTensor, new: Rewrite, out: BinaryIO) -> di
                     f"{tensor.name}: the edited weight does not fit into {new.type.name}. Take --edited-type f32."
                 )
             out.write(data.tobytes())
-            old, wanted = original.astype(np.float64), part.astype(np.float64)
-            change, lost = wanted - old, back - wanted
-            products = ((old, old), (change, change), (wanted, wanted), (lost, lost), (change + lost, change))
-            sums += [np.vdot(*pair) for pair in products]
+            change, lost = (np.subtract(*pair, dtype=np.float64) for pair in ((part, original), (back, part)))
+            squares = [np.square(values, dtype=np.float64).sum() for values in (original, change, part, lost)]
+            sums += [*squares, np.vdot(lost, change)]
     if not moved:
         raise CheckpointError(
             f"the edit leaves {tensor.name} as it is: it is too weak for {new.type.name}. Take a finer --edited-type."
         )
-    before, changed, after, missed, left = sums.tolist()
+    before, changed, after, missed, pulled = sums.tolist()
     return {
         "from": tensor.type.name,
         "type": new.type.name,
         "change": math.sqrt(changed / before) if before else 0.0,
         "rounding": math.sqrt(missed / after) if after else 0.0,
-        "kept": left / changed if changed else 1.0,
+        "kept": 1 + pulled / changed if changed else 1.0,
     }
 
 
