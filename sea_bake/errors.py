@@ -6,6 +6,8 @@ keeps its traceback.
 
 from __future__ import annotations
 
+import importlib.util
+
 
 class SeaBakeError(Exception):
     """Base of all errors that a user, not a programmer, has to act on."""
@@ -72,3 +74,11 @@ def missing_extra(package: str, extra: str, purpose: str) -> MissingExtraError:
     return MissingExtraError(
         f"{purpose} needs the package '{package}'. Install it with: pip install 'sea-bake[{extra}]'"
     )
+
+
+def need(extra: str, purpose: str, *modules: str) -> None:
+    """Raise MissingExtraError unless the modules of an extra are installed."""
+    for module in modules:
+        package = module.partition(".")[0]
+        if importlib.util.find_spec(package) is None or importlib.util.find_spec(module) is None:
+            raise missing_extra(package, extra, purpose)

@@ -214,3 +214,17 @@ def test_the_walk_sees_what_it_should() -> None:
     }
     assert outside("def f():\n    import torch", lazy=False) == set()
     assert outside("def f():\n    import torch", lazy=True) == {"torch"}
+
+
+@pytest.mark.slow
+def test_every_public_name_is_there_without_the_extras() -> None:
+    """What an extra brings is imported where it is used: ``verify`` of a checkpoint needs no ONNX Runtime."""
+    script = (
+        "import sys\n"
+        "extras = 'datasets gguf onnx onnx_ir onnxruntime onnxscript matplotlib lm_eval optuna sklearn'\n"
+        "sys.modules.update(dict.fromkeys(extras.split()))\n"
+        "import sea_bake\n"
+        "print(len([getattr(sea_bake, name) for name in sea_bake.__all__]) == len(sea_bake.__all__))"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert ran.stdout == "True\n", ran.stderr

@@ -15,7 +15,7 @@ from sea_bake.artefact import Artefact
 from sea_bake.artefact.evaluation import Evaluation, Row
 from sea_bake.artefact.names import EVALUATION
 from sea_bake.edit import Edit
-from sea_bake.errors import EvaluationError, SettingError, missing_extra
+from sea_bake.errors import EvaluationError, SettingError, missing_extra, need
 from sea_bake.evaluation import conditions, damage, units
 from sea_bake.evaluation import rendering as reporting
 from sea_bake.evaluation.doors import Doors
@@ -24,7 +24,6 @@ from sea_bake.evaluation.keeping import Keeping
 from sea_bake.evaluation.results import kind_of, rows_of, samples_of
 from sea_bake.evaluation.running import run
 from sea_bake.evaluation.tasks import TASKS, export_tasks, locate
-from sea_bake.pages.pictures import need_matplotlib
 
 DEFAULT_TASKS = ("truthfulqa_mc1", "truthfulqa_mc2", "bbq", "hellaswag")
 
@@ -89,7 +88,7 @@ def evaluate(
     if find_spec("lm_eval") is None:
         raise missing_extra("lm-eval", "eval", "Evaluation")
     if output is not None:
-        need_matplotlib("eval", "Evaluation")
+        need("eval", "Evaluation", "matplotlib.figure")
     for name, value, least in (("limit", limit, 1), ("offset", offset, 0), ("fewshot", fewshot, 0)):
         if value is not None and value < least:
             raise SettingError(f"{name} = {value} is less than {least}")

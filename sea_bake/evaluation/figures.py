@@ -6,8 +6,9 @@ from textwrap import shorten
 from typing import Any
 
 from sea_bake.artefact.evaluation import Evaluation, Row
+from sea_bake.errors import need
 from sea_bake.evaluation.measures import rates
-from sea_bake.pages.pictures import Picture, drawing, need_matplotlib, panels
+from sea_bake.pages.pictures import Picture, drawing, panels
 from sea_bake.pages.text import harmless
 
 _COLOURS = {"gain": "#3b6fb6", "damage": "0.45", "ambiguous": "#c47f2c", "disambiguated": "#3b6fb6"}
@@ -20,7 +21,7 @@ def draw(evaluation: Evaluation) -> list[Picture]:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    need_matplotlib("eval", "The report's figures")
+    need("eval", "The report's figures", "matplotlib.figure")
     points = "in percentage points"
     found = {
         "differences": (_forest, f"Differences with 95 % intervals, {points}: gain in blue, cost in grey."),

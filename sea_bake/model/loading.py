@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sea_bake.errors import CheckpointError, SettingError, missing_extra
+from sea_bake.errors import CheckpointError, SettingError, need
 from sea_bake.model.lora import merge_into
 from sea_bake.model.source import ModelSource
 
@@ -49,10 +49,7 @@ def default_device() -> str:
 def _arguments(source: ModelSource, trust_remote_code: bool) -> tuple[str, dict[str, Any]]:
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if source.is_gguf:
-        try:
-            import gguf  # noqa: F401
-        except ImportError:
-            raise missing_extra("gguf", "gguf", "Reading a GGUF model") from None
+        need("gguf", "Reading a GGUF model", "gguf")
         assert source.path is not None
         return str(source.path.parent), {**options, "gguf_file": source.path.name}
     if source.path is not None:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from sea_bake.edit import Edit
-from sea_bake.errors import OutputError, missing_extra
+from sea_bake.errors import OutputError, need
 from sea_bake.io.staging import staged_file
 
 EDITED, UNEDITED = "#3b6fb6", "0.8"
@@ -71,14 +71,6 @@ def panels(width: float, height: float, rows: int = 1, columns: int = 1, **optio
     return figure, figure.subplots(rows, columns, **options)
 
 
-def need_matplotlib(extra: str, purpose: str) -> None:
-    """Raises MissingExtraError when it is not installed."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise missing_extra("matplotlib", extra, purpose) from None
-
-
 def plot_edit(edit: Edit, path: str | Path, *, overwrite: bool = False) -> Path:
     """Draw cumulative explained variance per layer, kept ranks, and signatures.
 
@@ -86,7 +78,7 @@ def plot_edit(edit: Edit, path: str | Path, *, overwrite: bool = False) -> Path:
         MissingExtraError: matplotlib is not installed.
         OutputError: the file exists, or has an ending that cannot be drawn.
     """
-    need_matplotlib("plot", "Drawing")
+    need("plot", "Drawing", "matplotlib.figure")
     path = Path(path)
     if path.suffix.lower() not in _FORMATS:
         raise OutputError(f"{path}: give the plot an ending out of {', '.join(_FORMATS)}")

@@ -18,13 +18,13 @@ from sea_bake.artefact.page import PageRecord
 from sea_bake.artefact.trusted import evaluation_digest
 from sea_bake.demonstrations import Loaded
 from sea_bake.edit import Edit
-from sea_bake.errors import DemonstrationError, OutputError, SettingError
+from sea_bake.errors import DemonstrationError, OutputError, SettingError, need
 from sea_bake.evaluation import figures as evaluation_figures
 from sea_bake.io.apart import check_apart
 from sea_bake.io.files import write_json
 from sea_bake.methods import sea
 from sea_bake.model.source import ModelSource
-from sea_bake.pages.pictures import Picture, need_matplotlib
+from sea_bake.pages.pictures import Picture
 from sea_bake.reporting import figures
 from sea_bake.reporting.findings import Findings
 from sea_bake.reporting.living import Living, demonstrations_of
@@ -102,7 +102,7 @@ def report(
         SettingError: an unknown projection, layers that are not edited, nowhere to write to.
         OutputError: the output exists.
     """
-    need_matplotlib("report", "A report")
+    need("report", "A report", "matplotlib.figure")
     check_method(projection)
     found = Subject.open(subject)
     folder = None if output is None else _check_output(output, overwrite=overwrite)

@@ -14,7 +14,6 @@ from typing import Any
 from sea_bake.activations.prompts import encode, pad_id
 from sea_bake.artefact import Artefact
 from sea_bake.demonstrations import builtin
-from sea_bake.edit import Edit
 from sea_bake.errors import VerificationError
 from sea_bake.io.files import read_json
 from sea_bake.model.loading import auto_class, load_tokenizer
@@ -40,16 +39,6 @@ class Subject:
     edits: list[Path]
     plain: Path
     device: str
-
-    @property
-    def linear(self) -> bool:
-        """No edit has a feature function."""
-        return all(Edit.load(path).feature == "identity" for path in self.edits)
-
-    @property
-    def promised_kl(self) -> float | None:
-        """What the bake of a stand-in promises; None of an exact artefact."""
-        return self.artefact.bake.promised_kl if self.artefact.bake else None
 
     @property
     def stored(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import tempfile
 from dataclasses import replace
@@ -14,7 +13,8 @@ from safetensors.torch import load_file
 from sea_bake.artefact import Artefact
 from sea_bake.artefact.names import GRAPH_FILES, GRAPHS
 from sea_bake.artefact.verification import Variant, Verification
-from sea_bake.errors import SettingError, VerificationError, missing_extra
+from sea_bake.edit import Edit
+from sea_bake.errors import SettingError, VerificationError, need
 from sea_bake.io import progress
 from sea_bake.verification.bypass import bypass
 from sea_bake.verification.doors import Subject, open_door, open_reference
@@ -49,9 +49,7 @@ def check(artefact: Artefact, dtype: str) -> None:
         raise VerificationError(f"{folder} is the export of an unedited model: there is no edit in it to verify")
     if dtype != "auto":
         raise SettingError("the graphs of an export have their own dtype: drop --dtype")
-    for package in ("onnx", "onnxruntime"):
-        if importlib.util.find_spec(package) is None:
-            raise missing_extra(package, "onnx", "Verifying an ONNX export")
+    need("onnx", "Verifying an ONNX export", "onnx", "onnxruntime")
     for name in record.graphs:
         if not (folder / GRAPHS / GRAPH_FILES[name]).is_file():
             raise VerificationError(f"{folder} is incomplete: {GRAPHS}/{GRAPH_FILES[name]} is missing")
@@ -96,7 +94,8 @@ def _limit(subject: Subject, scale: float) -> float:
     """Largest admissible |Δlogit| of the main graph, for logits of magnitude ``scale``."""
     if subject.artefact.onnx.dtype != "fp32":
         return tolerance("float16", scale)
-    limit = (LINEAR if subject.linear else FEATURE) * max(1.0, scale / _LARGEST)
+    linear = all(Edit.load(path).feature == "identity" for path in subject.edits)
+    limit = (LINEAR if linear else FEATURE) * max(1.0, scale / _LARGEST)
     return max(limit, tolerance(subject.stored, scale, folded=True)) if subject.rounded else limit
 
 

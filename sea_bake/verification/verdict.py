@@ -45,7 +45,8 @@ def verdict(
         reduced: it runs in less precision: nothing is judged here, see :func:`judge_reduced`.
     """
     equality, effect, baseline = compare(live, artefact), compare(base, artefact), compare(live, base)
-    promise, failures, kl_limit = subject.promised_kl, [], None
+    promise = subject.artefact.bake.promised_kl if subject.artefact.bake else None
+    failures, kl_limit = [], None
     if promise is not None and not reduced:
         kl_limit, odd = largest_kl(promise, limit), inconsistent(artefact, live, facts["dtype"])
         failures = judge_approximate(equality, effect, baseline, facts, limit, kl_limit, odd)

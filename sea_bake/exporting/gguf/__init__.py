@@ -12,10 +12,10 @@ from typing import Any
 
 from sea_bake.artefact.gguf_record import GgufRecord, record_of
 from sea_bake.baking.exactness import linear_edits
-from sea_bake.errors import CheckpointError, SettingError
+from sea_bake.errors import CheckpointError, SettingError, need
 from sea_bake.exporting.gguf import adapter, converting, rewriting
 from sea_bake.exporting.gguf.given import Exportable, Given, exportable, refuse_inexact
-from sea_bake.exporting.gguf.header import GgufFile, need_gguf
+from sea_bake.exporting.gguf.header import GgufFile
 from sea_bake.exporting.gguf.matching import check_base
 from sea_bake.exporting.gguf.names import ARCHITECTURES, GgufWriter, find_writers, known_family
 from sea_bake.io.apart import check_apart
@@ -73,7 +73,7 @@ def export_gguf(
     if target.suffix != ".gguf":
         raise SettingError(f"{target.name} should end in .gguf: llama.cpp's tools look for that")
     check_output(record_of(target), overwrite=overwrite, folder=False)
-    need_gguf("Exporting to GGUF")
+    need("gguf", "Exporting to GGUF", "gguf")
     source = exportable(artefact, unedited=unedited)
     if base is not None and not os.path.exists(os.path.expanduser(base)):
         raise CheckpointError(f"no such GGUF: {base}")
@@ -134,7 +134,7 @@ def _rewritten(source: Exportable, base: str | Path, target: Path, wanted: str, 
     file, writers, facts = _opened(source, base, lora=False)
     changes = linear_edits(source.edits)
     rewrites = {
-        w.name: rewriting.Rewrite(change, rewriting.edited_type(w.tensor, wanted, is_bias=w.is_bias), w.is_bias)
+        w.tensor.name: rewriting.Rewrite(change, rewriting.edited_type(w.tensor, wanted, is_bias=w.is_bias), w.is_bias)
         for w in writers
         if not (change := changes[w.site, w.layer]).is_identity
     }

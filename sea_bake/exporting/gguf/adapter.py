@@ -48,7 +48,7 @@ def of_gguf(
                 for i in range(tensor.shape[0] if len(tensor.shape) == 3 else 1)
             ]
             A, B = (torch.stack(part).numpy() for part in zip(*pairs))
-            found[writer.name] = (A, B) if len(tensor.shape) == 3 else (A[0], B[0])
+            found[tensor.name] = (A, B) if len(tensor.shape) == 3 else (A[0], B[0])
             advance(1)
     return found
 

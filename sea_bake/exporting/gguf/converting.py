@@ -22,21 +22,18 @@ def find_converter(given: str | Path | None) -> Path:
     Raises:
         SettingError: there is none; the message says where to get it, and what needs none.
     """
-    named = given or os.environ.get(HOME)
-    if named:
-        path = Path(os.path.expanduser(named))
-        for place in (path, path / SCRIPT):
-            if place.is_file():
-                return place.absolute()
-        raise SettingError(f"no {SCRIPT} at {path}: name that file, or llama.cpp's own folder")
-    found = shutil.which(SCRIPT)
-    if found is None:
+    named = given or os.environ.get(HOME) or shutil.which(SCRIPT)
+    if not named:
         raise SettingError(
             "give the base's GGUF (--base BASE.gguf), whose edited tensors are then rewritten and nothing else; or "
             f"llama.cpp's converter (--converter PATH/{SCRIPT}, or its folder in {HOME}): it is part of llama.cpp's "
             "sources, also of those that PyPI has of llama-cpp-python"
         )
-    return Path(found).absolute()
+    path = Path(os.path.expanduser(named))
+    for place in (path, path / SCRIPT):
+        if place.is_file():
+            return place.absolute()
+    raise SettingError(f"no {SCRIPT} at {path}: name that file, or llama.cpp's own folder")
 
 
 def convert(converter: Path, folder: Path, target: Path, outtype: str) -> GgufFile:

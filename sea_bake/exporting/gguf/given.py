@@ -113,11 +113,8 @@ def _refusal(edit: Edit, row: Family, found: Exactness) -> str:
     if edit.site is Site.BLOCK:
         cure = "It runs as inserted layers only: bake --how insert, and transformers, vLLM or ONNX run it."
     else:
-        linear = " Or fit a linear edit with --merge sum." if edit.feature == "identity" else ""
-        cure = (
-            "Bake the best linear stand-in (bake --approximate) and let llama.cpp convert that folder (--converter)."
-            + linear
-        )
+        cure = "Bake the best linear stand-in (bake --approximate) and let llama.cpp convert that folder (--converter)."
+        cure += " Or fit a linear edit with --merge sum." if edit.feature == "identity" else ""
     return (
         f"no weight of a GGUF carries this edit exactly: site {edit.site.value}, merge {edit.merge}, feature "
         f"{edit.feature}, family {row.model_type}: {found.why}. {cure}"

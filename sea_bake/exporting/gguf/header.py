@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sea_bake.errors import CheckpointError, missing_extra
+from sea_bake.errors import CheckpointError, need
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,14 +28,6 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _STRING, _ARRAY = 8, 9
 _LONGEST_NAME = 1 << 12
 _MAX_DIMS = 4
-
-
-def need_gguf(purpose: str) -> None:
-    """Raise MissingExtraError unless the package ``gguf`` is installed."""
-    try:
-        import gguf  # noqa: F401
-    except ImportError:
-        raise missing_extra("gguf", "gguf", purpose) from None
 
 
 @dataclass(frozen=True)
@@ -95,7 +87,7 @@ class GgufFile:
                 or tensor type that the installed ``gguf`` does not know.
             MissingExtraError: the package ``gguf`` is not installed.
         """
-        need_gguf("Reading a GGUF")
+        need("gguf", "Reading a GGUF", "gguf")
         path = Path(os.path.expanduser(path))
         if not path.is_file():
             raise CheckpointError(f"no such GGUF: {path}")

@@ -56,10 +56,6 @@ class GgufWriter:
     site: Site
     is_bias: bool = False
 
-    @property
-    def name(self) -> str:
-        return self.tensor.name
-
 
 def known_family(model_type: str) -> Family:
     """The row of a family that this package can find again in a GGUF.
@@ -105,15 +101,12 @@ def find_writers(file: GgufFile, row: Family, edits: Sequence[Edit], width: int)
 def writers_of(file: GgufFile, row: Family, site: Site, layer: int, width: int) -> list[GgufWriter]:
     """The writers of one site; see :func:`find_writers`."""
     stems = [tensor_name(site, layer)]
-    if site is Site.MLP:
-        experts, shared = tensor_name(site, layer, experts=True), tensor_name(site, layer, shared=True)
-        _refuse_company(file, [*stems, experts, shared])
-        if f"{experts}.weight" in file.tensors:
-            if not row.fused:
-                raise WrongModelError(f"{file.path.name} has experts in layer {layer}, and {row.model_type} has none")
-            stems = [experts, *([shared] if row.shared else [])]
-    else:
-        _refuse_company(file, stems)
+    experts, shared = tensor_name(site, layer, experts=True), tensor_name(site, layer, shared=True)
+    _refuse_company(file, [*stems, experts, shared])
+    if site is Site.MLP and f"{experts}.weight" in file.tensors:
+        if not row.fused:
+            raise WrongModelError(f"{file.path.name} has experts in layer {layer}, and {row.model_type} has none")
+        stems = [experts, *([shared] if row.shared else [])]
     found: list[GgufWriter] = []
     for stem in stems:
         weight = file.tensors.get(f"{stem}.weight")
@@ -145,7 +138,7 @@ def _checked(file: GgufFile, writer: GgufWriter, width: int) -> GgufWriter:
     dims, axis = ((1, 2), -1) if writer.is_bias else ((2, 3), -2)
     if len(shape) not in dims or shape[axis] != width:
         raise CheckpointError(
-            f"{writer.name} of {file.path.name} has the unexpected shape {shape}: its output dimension "
+            f"{writer.tensor.name} of {file.path.name} has the unexpected shape {shape}: its output dimension "
             f"should be {width}"
         )
     return writer

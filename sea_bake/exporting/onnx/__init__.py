@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sea_bake.artefact import Artefact, OnnxRecord
 from sea_bake.artefact.output import check_folder, staged
-from sea_bake.errors import SettingError, missing_extra
+from sea_bake.errors import SettingError, need
 from sea_bake.io import progress
 from sea_bake.io.apart import check_apart
 from sea_bake.io.staging import need_space
@@ -25,7 +23,6 @@ QUANTISED = ("int8", "int4")
 OPSETS = range(18, 24)  # 18: what torch's own operators are written for; 23: the first with attention as one operator
 STRENGTHS = ("optional", "required")
 _ROOM = 64 << 20  # graph, tokenizer, edits
-_EXTRA = ("onnx", "onnx_ir", "onnxscript", "onnxruntime")
 
 __all__ = ["DTYPES", "OPSETS", "QUANTISED", "OnnxRecord", "export_onnx"]
 
@@ -68,9 +65,7 @@ def export_onnx(
     """
     kinds = _settings(dtype, quantize, opset, strength)
     target = check_folder(output, overwrite=overwrite)
-    for package in _EXTRA:
-        if importlib.util.find_spec(package) is None:
-            raise missing_extra(package, "onnx", "Exporting to ONNX")
+    need("onnx", "Exporting to ONNX", "onnx", "onnx_ir", "onnxscript", "onnxruntime")
     from sea_bake.exporting.onnx.exportable import exportable
     from sea_bake.model.loading import load_tokenizer
 
@@ -173,7 +168,7 @@ def _variants(stage: Path, kinds: list[str], keep: list[str], tokenizer: Any, st
     main, *paths = (stage / folder.GRAPHS / folder.FILES[kind] for kind in ("fp32", *kinds))
     found = {}
     for kind, path in zip(kinds, paths):
-        found[kind] = asdict(quantise(main, path, kind, keep))
+        found[kind] = quantise(main, path, kind, keep)
         steps.done(kind)
     distances = measure(main, dict(zip(kinds, paths)), tokenizer)
     return {kind: {**found[kind], "distance": distances[kind]} for kind in kinds}

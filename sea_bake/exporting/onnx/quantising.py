@@ -15,8 +15,8 @@ float32, and other roundings mend little of that (zero points 0.73, k-quants 0.7
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,30 +34,7 @@ _BEHIND_HEAD = 32  # nodes between the head and the logits: a cap, a scale, a ca
 _ACCURACY_LEVEL = 4
 
 
-@dataclass(frozen=True)
-class QuantisedReport:
-    """What was done to a graph.
-
-    Attributes:
-        kind: "int8" or "int4".
-        weights: bits -> number of weights that were rounded to them.
-        block_size: number of inputs of a weight that share one scale.
-        kept: number of products with a weight that were left alone as asked.
-        bytes: graph and weights.
-        bytes_float: of these, weights that stay float: embeddings, the edit, and what is no matrix (stacked experts).
-        bytes_before: graph and weights of the graph that was read.
-    """
-
-    kind: str
-    weights: dict[int, int]
-    block_size: int
-    kept: int
-    bytes: int
-    bytes_float: int
-    bytes_before: int
-
-
-def quantise(source: Path, target: Path, kind: str, keep: Sequence[str]) -> QuantisedReport:
+def quantise(source: Path, target: Path, kind: str, keep: Sequence[str]) -> dict[str, Any]:
     """Write ``source`` with its weights in 8 or 4 bits to ``target``, and the weights to ``target`` + "_data".
 
     A weight that several products share is rounded once. Where an embedding serves as the head too, the head gets a
@@ -68,6 +45,12 @@ def quantise(source: Path, target: Path, kind: str, keep: Sequence[str]) -> Quan
         target: the graph to write.
         kind: "int8" or "int4".
         keep: names of nodes to leave as they are, to the bit.
+
+    Returns:
+        "kind"; "weights", bits -> number of weights that were rounded to them; "block_size", number of inputs of a
+        weight that share one scale; "kept", number of products with a weight that were left alone as asked; "bytes" of
+        graph and weights; of these "bytes_float", weights that stay float: embeddings, the edit, and what is no matrix
+        (stacked experts); and "bytes_before", of the graph that was read.
 
     Raises:
         SettingError: another kind.
@@ -100,9 +83,15 @@ def quantise(source: Path, target: Path, kind: str, keep: Sequence[str]) -> Quan
     finishing.save(model, target)
     weights = [value.const_value for value in model.graph.initializers.values()]
     floats = sum(tensor.nbytes for tensor in weights if tensor.dtype.is_floating_point()) - rewriting.scales
-    counts = {bits: sum(b == bits for _, _, b in rewriting.rounded) for bits in sorted({*BITS.values()})}
-    counts = {bits: count for bits, count in counts.items() if count}
-    return QuantisedReport(kind, counts, BLOCK, kept, size(target), floats, size(source))
+    return {
+        "kind": kind,
+        "weights": dict(sorted(Counter(bits for _, _, bits in rewriting.rounded).items())),
+        "block_size": BLOCK,
+        "kept": kept,
+        "bytes": size(target),
+        "bytes_float": floats,
+        "bytes_before": size(source),
+    }
 
 
 def size(graph: Path) -> int:

@@ -12,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -43,16 +44,10 @@ class Traced:
     layers: int
 
 
-class _Slot:
-    """Where the strength of the running call stands."""
-
-    value: Tensor
-
-
 class _Scaled(SEALayer):
     """An SEALayer whose strength is an input of the graph: h + strength (y - h)."""
 
-    slot: _Slot
+    slot: SimpleNamespace  # its ``value`` is the strength of the running call
 
     def forward(self, h: Tensor) -> Tensor:
         x = h.to(torch.promote_types(self.A.dtype, torch.float32))
@@ -63,7 +58,7 @@ class _Scaled(SEALayer):
 class _Decoder(nn.Module):
     """Token ids, mask, positions and a flat cache -> logits and a flat cache."""
 
-    def __init__(self, model: Any, slot: _Slot) -> None:
+    def __init__(self, model: Any, slot: SimpleNamespace) -> None:
         super().__init__()
         self.model, self.slot = model, slot
 
@@ -73,12 +68,12 @@ class _Decoder(nn.Module):
         attention_mask: Tensor,
         past_key_values: list[tuple[Tensor, Tensor]],
         position_ids: Tensor | None = None,
-        strength: Tensor | None = None,
+        sea_strength: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         from transformers import DynamicCache
 
-        if strength is not None:
-            self.slot.value = strength
+        if sea_strength is not None:
+            self.slot.value = sea_strength
         positions = {} if position_ids is None else {"position_ids": position_ids}
         result = self.model(
             input_ids=input_ids,
@@ -102,7 +97,7 @@ def trace(model: Any, *, opset: int, strength: bool) -> Traced:
         FamilyError: the model cannot be traced, or its cache is not one pair of equal shapes per layer.
     """
     shapes = cache_shapes(model)
-    slot = _Slot()
+    slot = SimpleNamespace()
     if strength:
         for layer in model.modules():
             if isinstance(layer, SEALayer):
@@ -124,8 +119,8 @@ def trace(model: Any, *, opset: int, strength: bool) -> Traced:
         inputs["position_ids"] = ((mask.cumsum(-1) - 1).clamp_min(0)[:, -NEW:], {0: batch, 1: new})
     inputs["past_key_values"] = (pairs, [({0: batch, 2: past}, {0: batch, 2: past})] * len(pairs))
     if strength:
-        inputs["strength"] = (torch.ones(1), {})
-    names = [n for name in inputs for n in _graph_names(name, len(pairs))]
+        inputs[STRENGTH] = (torch.ones(1), {})
+    names = [n for name in inputs for n in ([name] if name != "past_key_values" else _pair_names(name, len(pairs)))]
     with torch.no_grad(), _silence():
         try:
             program = torch.onnx.export(
@@ -169,12 +164,6 @@ def cache_shapes(model: Any) -> list[tuple[tuple[int, int], ...]]:
     if len({*shapes}) != 1:
         raise FamilyError(f"{type(model).__name__} cannot be exported: its layers have caches of different shapes")
     return shapes
-
-
-def _graph_names(name: str, layers: int) -> list[str]:
-    if name == "past_key_values":
-        return _pair_names(name, layers)
-    return [STRENGTH if name == "strength" else name]
 
 
 def _pair_names(prefix: str, layers: int) -> list[str]:

@@ -87,15 +87,16 @@ def serve_web(
     target = check_folder(output, overwrite=overwrite)
     check_apart(target, [export, base, offline])
     edited = open_model(export, graphs)
+    record = edited.record
     models: dict[str, WebModel] = {}
     if base is not None:
         models["base"] = _checked_base(edited, open_model(base, edited.graphs))
     models["edited"] = edited
-    if edited.record.how == "unedited":
+    if record.how == "unedited":
         raise SettingError(
             f"{edited.folder} is the export of an unedited model: give the edited one, and this as --base"
         )
-    sides = ["base", "edited"] if edited.strength or base is not None else ["edited"]
+    sides = ["base", "edited"] if record.strength or base is not None else ["edited"]
     addresses = {side: f"models/{side}" for side in models}
     if model_url is not None:
         addresses["edited"] = _checked_url(model_url, edited)
@@ -103,7 +104,7 @@ def serve_web(
     files = None if offline is None else libraries.found(Path(os.path.expanduser(offline)).absolute())
     size = sum((model.folder / name).stat().st_size for model in local.values() for name in model.carried())
     need_space(target.parent, (size if copy else 0) + _ROOM)
-    title = title or f"{edited.record.base.rpartition('/')[2]}, edited"
+    title = title or f"{record.base.rpartition('/')[2]}, edited"
     totals = {graph: sum(model.bytes(graph) for model in models.values()) for graph in edited.graphs}
     with staged(target, overwrite=overwrite) as stage:
         for side, model in local.items():
@@ -116,7 +117,7 @@ def serve_web(
         (stage / "README.md").write_text(pages.card(edited, title=title), "utf-8")
         site = {
             "sides": sides,
-            "strength": STRENGTH if edited.strength else None,
+            "strength": STRENGTH if record.strength else None,
             "graphs": [{"name": name, "dtype": KINDS[name][0], "label": KINDS[name][1]} for name in edited.graphs],
             "models": {
                 side: {"url": addresses[side], "bytes": {graph: model.bytes(graph) for graph in edited.graphs}}
@@ -128,15 +129,14 @@ def serve_web(
         }
         write_json(stage / "site.json", site)
         (stage / EXPORT).parent.mkdir()
-        made = {"format": "web", "base": edited.record.base, "revision": edited.record.revision}
+        made = {"format": "web", "base": record.base, "revision": record.revision}
         write_json(stage / EXPORT, made | {"sides": sides, "sea_bake": version("sea-bake")})
-    return WebReport(
-        target, sides, bool(edited.strength), totals, {name: file["url"] for name, file in placed.items()}, addresses
-    )
+    urls = {name: file["url"] for name, file in placed.items()}
+    return WebReport(target, sides, bool(record.strength), totals, urls, addresses)
 
 
 def _checked_base(edited: WebModel, base: WebModel) -> WebModel:
-    if edited.strength:
+    if edited.record.strength:
         raise SettingError("this export has a variable strength, whose 0 is the base: drop --base")
     if base.record.how != "unedited" or base.record.base != edited.record.base:
         raise SettingError(
@@ -150,7 +150,7 @@ def _checked_url(url: str, edited: WebModel) -> str:
     parts = urlsplit(url)
     if parts.scheme != "https" or not parts.netloc or parts.query or parts.fragment or not parts.path.strip("/"):
         raise SettingError(f"--model-url must be an https address of a folder, not {url!r}")
-    if edited.strength == "optional":
+    if edited.record.strength == "optional":
         raise SettingError(
             "browsers cannot set a strength that has a default in the graph: export with "
             'export_onnx(..., strength="required"), or drop --model-url, and a graph without a default is written'

@@ -9,7 +9,7 @@ from pathlib import Path
 from sea_bake.artefact import Artefact, OnnxRecord
 from sea_bake.artefact.names import EXPORT, GRAPHS
 from sea_bake.artefact.names import GRAPH_FILES as FILES
-from sea_bake.errors import CheckpointError, SettingError, missing_extra
+from sea_bake.errors import CheckpointError, SettingError, need
 from sea_bake.io.files import read_json
 from sea_bake.model.checkpoint import place
 
@@ -44,11 +44,6 @@ class WebModel:
     @property
     def record(self) -> OnnxRecord:
         return self.artefact.onnx
-
-    @property
-    def strength(self) -> str | None:
-        """ "optional" (a default stands in the graph), "required", or None."""
-        return self.record.strength
 
     def files(self, graph: str) -> list[str]:
         """Graph and weights, as paths inside the export."""
@@ -95,7 +90,7 @@ def place_model(model: WebModel, target: Path, *, copy: bool) -> None:
     (target / GRAPHS).mkdir(parents=True)
     graphs = {f"{GRAPHS}/{FILES[name]}" for name in model.graphs}
     for name in model.carried():
-        if name in graphs and model.strength == "optional":
+        if name in graphs and model.record.strength == "optional":
             _require_strength(model.folder / name, target / name)
         else:
             # Whoever edits a small file of the page must not edit the export by it.
@@ -104,10 +99,9 @@ def place_model(model: WebModel, target: Path, *, copy: bool) -> None:
 
 def _require_strength(source: Path, target: Path) -> None:
     """A graph whose strength has no default: ONNX Runtime in JavaScript does not feed an input that has one."""
-    try:
-        import onnx
-    except ImportError:
-        raise missing_extra("onnx", "onnx", "A page with a strength slider") from None
+    need("onnx", "A page with a strength slider", "onnx")
+    import onnx
+
     model = onnx.load(str(source), load_external_data=False)
     default = [value for value in model.graph.initializer if value.name == STRENGTH]
     if len(default) != 1:
