@@ -21,6 +21,7 @@ from sea_bake.activations import (
     collect,
 )
 from sea_bake.activations.contrast import check_directions, check_roles
+from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.demonstrations import Demonstration, builtin
 from sea_bake.edit import Edit
 from sea_bake.errors import SettingError
@@ -62,7 +63,7 @@ def fit(
     position: Position = DEFAULT_POSITION,
     neutral: Neutral = DEFAULT_NEUTRAL,
     max_new_tokens: int = DEFAULT_NEW_TOKENS,
-    system: str | None = None,
+    prompt_format: PromptFormat | None = None,
     seed: int = DEFAULT_SEED,
     batch_size: int = DEFAULT_BATCH_SIZE,
     dtype: str = "auto",
@@ -88,7 +89,8 @@ def fit(
         parts: "both" projections, or "positive" or "negative" alone.
         alpha: strength: h + alpha (y - h). 0 is the base model, 1 the paper's.
         centre: subtract each role's mean first.
-        position, neutral, max_new_tokens, system, seed, batch_size: see :func:`sea_bake.activations.collect_sites`.
+        position, neutral, max_new_tokens, seed, batch_size: see :func:`sea_bake.activations.collect_sites`.
+        prompt_format: see :func:`sea_bake.activations.collect_sites`.
         dtype, device: see :func:`sea_bake.model.loading.load_model`.
         save_activations: also save the activations of all layers, to refit in seconds.
         overwrite: replace an earlier output.
@@ -111,7 +113,7 @@ def fit(
             position=position,
             neutral=neutral,
             max_new_tokens=max_new_tokens,
-            system=system,
+            prompt_format=prompt_format,
             seed=seed,
             batch_size=batch_size,
             dtype=dtype,
@@ -134,7 +136,7 @@ def gather(
     position: Position = DEFAULT_POSITION,
     neutral: Neutral = DEFAULT_NEUTRAL,
     max_new_tokens: int = DEFAULT_NEW_TOKENS,
-    system: str | None = None,
+    prompt_format: PromptFormat | None = None,
     seed: int = DEFAULT_SEED,
     batch_size: int = DEFAULT_BATCH_SIZE,
     dtype: str = "auto",
@@ -166,7 +168,7 @@ def gather(
         position=position,
         neutral=neutral,
         max_new_tokens=max_new_tokens,
-        system=system,
+        prompt_format=prompt_format,
         seed=seed,
         batch_size=batch_size,
     )

@@ -20,6 +20,7 @@ import torch
 from sea_bake import Activations, Demonstration, Edit, Site, collect, fit
 from sea_bake.activations.capture import vectors
 from sea_bake.activations.generating import greedy
+from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.activations.prompts import PLAIN_TEMPLATE, Tokens, encode, render
 from sea_bake.activations.texts import ROLES, sequences
 from sea_bake.demonstrations import load
@@ -375,20 +376,23 @@ def test_a_chat_template_is_used_where_there_is_one() -> None:
         rendered = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
         expected = tokenizer(rendered, add_special_tokens=False)["input_ids"]
         assert expected.count(tokenizer.bos_token_id) == 1  # the template's own, not doubled
-        prompt = encode(tokenizer, "Is it so?", system=system)
+        prompt = encode(tokenizer, "Is it so?", form=PromptFormat(system=system))
         assert list(prompt.ids) == expected
-        whole = encode(tokenizer, "Is it so?", "It is.", system)
+        whole = encode(tokenizer, "Is it so?", "It is.", PromptFormat(system=system))
         assert tokenizer.decode(whole.ids) == rendered + "It is."
         assert tokenizer.decode(whole.ids[whole.start :]).strip() == "It is."
-    assert encode(tokenizer, "Is it so?") != encode(tokenizer, "Is it so?", system="Be brief.")
+    assert encode(tokenizer, "Is it so?") != encode(tokenizer, "Is it so?", form=PromptFormat(system="Be brief."))
 
 
 def test_the_plain_template_else() -> None:
     tokenizer = tiny.tokenizer()
     for system, expected in ((None, "Q: Is it so?\nA:"), ("Be brief.", "Be brief.\n\nQ: Is it so?\nA:")):
-        assert render(tokenizer, "Is it so?", system) == (expected, True)
-        assert list(encode(tokenizer, "Is it so?", system=system).ids) == tokenizer(expected)["input_ids"]
-        whole = encode(tokenizer, "Is it so?", "It is.", system)
+        assert render(tokenizer, "Is it so?", PromptFormat(system=system)) == (expected, True)
+        assert (
+            list(encode(tokenizer, "Is it so?", form=PromptFormat(system=system)).ids)
+            == tokenizer(expected)["input_ids"]
+        )
+        whole = encode(tokenizer, "Is it so?", "It is.", PromptFormat(system=system))
         assert list(whole.ids) == tokenizer(f"{expected} It is.")["input_ids"]
         assert whole.ids[0] == tokenizer.bos_token_id
         assert tokenizer.decode(whole.ids[whole.start :]) == " It is."
@@ -409,7 +413,7 @@ def test_a_template_that_refuses() -> None:
         chat_template="{{ raise_exception('no system prompt here') }}",
     )
     with pytest.raises(SettingError, match=r"chat template refused the prompt.*no system prompt here"):
-        encode(tokenizer, "Is it so?", system="Be brief.")
+        encode(tokenizer, "Is it so?", form=PromptFormat(system="Be brief."))
 
 
 def test_chat_texts_reach_the_fit(tmp_path: Path) -> None:
@@ -419,7 +423,7 @@ def test_chat_texts_reach_the_fit(tmp_path: Path) -> None:
         tiny.demonstrations(4),
         source="chatty",
         neutral="prompt",
-        system="Be brief.",
+        prompt_format=PromptFormat(system="Be brief."),
     )
     assert found.recipe["chat_template"] is True
     assert found.recipe["system"] == "Be brief."

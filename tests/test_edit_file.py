@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sea_bake import Edit, SeaBakeError, Site, fit
+from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.errors import ActivationError, EditError, SettingError, WrongModelError
 from sea_bake.model.fingerprint import BaseModel
 from sea_bake.model.loading import load_model
@@ -66,7 +67,7 @@ def test_what_is_saved_comes_back(tmp_path: Path, site: Site) -> None:
         parts="positive",
         alpha=0.25,
         centre=True,
-        system="Be [/brief].",
+        prompt_format=PromptFormat(system="Be [/brief]."),
     )
     back = Edit.load(edit.save(tmp_path / "edit"), llama())
     for layer in edit.layers:

@@ -26,6 +26,7 @@ from sea_bake.model.loading import load_model, load_tokenizer
 from sea_bake.recipes.sections import SECTIONS
 from sea_bake.recipes.starter import starter
 
+FORMAT = "sea_bake.activations.prompt_format:prompt_format"
 COLLECT = "sea_bake.activations:collect_sites"
 # Values of one name that are different settings.
 OTHERS = {
@@ -43,9 +44,17 @@ OTHERS = {
 }
 # Arguments that no option sets.
 NO_OPTION = {
-    "sea_bake.fitting:fit": {"tokenizer": "of a living model", "source": "of a living model"},
+    "sea_bake.fitting:fit": {
+        "tokenizer": "of a living model",
+        "source": "of a living model",
+        "prompt_format": "an option for each of its parts",
+    },
     "sea_bake.demonstrations:load": {"source": "--demonstrations", "seed": "--seed is that of the fit"},
-    "sea_bake.tuning:tune": {"space": "an option for each of its fields", "say": "the console"},
+    "sea_bake.tuning:tune": {
+        "space": "an option for each of its fields",
+        "prompt_format": "an option for each of its parts",
+        "say": "the console",
+    },
     "sea_bake.evaluation:evaluate": {"say": "the console"},
     "sea_bake.recipes.running:run": {"folder": "of a mapping, in Python", "watch": "the console"},
 }
@@ -175,9 +184,10 @@ def test_every_argument_is_a_key(name: str) -> None:
     row = SECTIONS[name]
     known = {a.name for a in arguments(row.verb).values() if a.is_setting}
     assert known - NO_KEY[name] <= set(row.settings)
-    assert set(row.settings) <= set(arguments(row.verb)) | set(arguments("sea_bake.demonstrations:load")) | {
-        "demonstrations"
-    }
+    made = {"sea_bake.demonstrations:load", FORMAT} if name == "fit" else set()
+    others = {key for verb in made for key in arguments(verb)} | {"demonstrations"}
+    assert set(row.settings) <= set(arguments(row.verb)) | others
+    assert set(arguments(FORMAT)) <= set(row.settings) or name != "fit"
     assert NO_KEY[name] <= set(arguments(row.verb)), "an exception for what is not there"
     for key, setting in row.settings.items():
         if key in arguments(row.verb) and key != "demonstrations":

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from sea_bake import demonstrations as demos
 from sea_bake.activations.capture import DEFAULT_POSITION, DEFAULT_SEED, Position, check_finite, vectors
+from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.activations.prompts import Tokens
+from sea_bake.activations.rendering import pinned, rendered
 from sea_bake.activations.texts import (
     DEFAULT_BATCH_SIZE,
     DEFAULT_NEUTRAL,
@@ -59,8 +61,9 @@ class Activations:
         layers: the decoder layers they belong to, ascending.
         site: the module whose output they are.
         base: the model they were taken from.
-        recipe: how: token position, neutral text (and the digest of its tokens), system prompt, seed, batch size,
-            number and digest of the demonstrations, and where they were loaded from, if they know.
+        recipe: how: token position, neutral text (and the digest of its tokens), how prompts were rendered (and what
+            opened a block of reasoning, if the chat template left one open), seed, batch size, number and digest of the
+            demonstrations, and where they were loaded from, if they know.
     """
 
     neutral: Tensor
@@ -123,7 +126,7 @@ def collect_sites(
     position: Position = DEFAULT_POSITION,
     neutral: Neutral = DEFAULT_NEUTRAL,
     max_new_tokens: int = DEFAULT_NEW_TOKENS,
-    system: str | None = None,
+    prompt_format: PromptFormat | None = None,
     seed: int = DEFAULT_SEED,
     batch_size: int = DEFAULT_BATCH_SIZE,
 ) -> dict[Site, Activations]:
@@ -138,7 +141,7 @@ def collect_sites(
         position: which token of the continuation counts: "last" (the paper's), "mean" (over all) or "random" (one).
         neutral: "generate": the model's own greedy answer (the paper's). "prompt": the prompt alone (fast).
         max_new_tokens: length limit of generated neutral texts.
-        system: system prompt for the chat template.
+        prompt_format: how prompts are rendered; see :func:`sea_bake.activations.prompt_format.prompt_format`.
         seed: of position "random".
         batch_size: sequences in one forward pass.
 
@@ -146,7 +149,8 @@ def collect_sites(
         ActivationError: fewer than two demonstrations, answers that do not differ, a text beyond the model's context
             or with tokens that its embedding lacks, NaN activations.
         FamilyError: a model family that ``anatomy`` does not know.
-        SettingError: an unknown site, position or neutral mode.
+        SettingError: an unknown site, position or neutral mode; a chat template that refuses the prompts or leaves
+            them out.
     """
     check_settings(position=position, neutral=neutral, max_new_tokens=max_new_tokens, batch_size=batch_size)
     if len(demonstrations) < demos.MIN_TRIPLES:
@@ -154,13 +158,14 @@ def collect_sites(
     chosen = list(dict.fromkeys(map(Site.parse, sites)))
     layers = tuple(range(text_config(model).num_hidden_layers)) if layers is None else tuple(layers)
     base = BaseModel.of(model, source)
+    form = pinned(tokenizer, prompt_format)
     roles = sequences(
         model,
         tokenizer,
         demonstrations,
         neutral=neutral,
         max_new_tokens=max_new_tokens,
-        system=system,
+        prompt_format=form,
         batch_size=batch_size,
     )
     found = vectors(
@@ -170,8 +175,8 @@ def collect_sites(
         "position": position,
         "neutral": neutral,
         "max_new_tokens": max_new_tokens if neutral == "generate" else None,
-        "system": system,
-        "chat_template": bool(getattr(tokenizer, "chat_template", None)),
+        **form.to_json(),
+        "reasoning": rendered(tokenizer, demonstrations[0].prompt, form).reasoning,
         "seed": seed,
         "dtype": str(model.dtype).removeprefix("torch."),
         "demonstrations": len(demonstrations),

@@ -48,7 +48,7 @@ def vectors(
     """
     modules = {site: site_modules(model, site, layers) for site in sites}
     wanted = [(role, i, tokens) for role in ROLES for i, tokens in enumerate(roles[role])]
-    picks = [_pick(tokens, position, f"{seed}:{role}:{i}") for role, i, tokens in wanted]
+    picks = [picked(tokens, position, f"{seed}:{role}:{i}") for role, i, tokens in wanted]
     jobs = [(tokens, pick) for (_, _, tokens), pick in zip(wanted, picks)]
     single = list(dict.fromkeys(jobs))  # of one text, one vector: not two that differ by a batch's rounding
     backbone = model.get_decoder()
@@ -107,7 +107,7 @@ def check_finite(stacked: dict[str, Tensor], layers: Sequence[int]) -> None:
             )
 
 
-def _pick(tokens: Tokens, position: Position, seed: str) -> tuple[int, int]:
+def picked(tokens: Tokens, position: Position, seed: str) -> tuple[int, int]:
     """[first, end) of the tokens whose mean is taken: one token, or the whole continuation."""
     length, start = len(tokens.ids), min(tokens.start, len(tokens.ids) - 1)
     if position == "mean":

@@ -10,6 +10,7 @@ from torch import Tensor
 from sea_bake.activations.batches import distributed, input_device, padded
 from sea_bake.activations.prompts import Tokens, pad_id
 from sea_bake.errors import CheckpointError
+from sea_bake.model.source import ModelSource
 
 # Lists of token ids that a model must not say.
 _SUPPRESSED = ("suppress_tokens", "begin_suppress_tokens")
@@ -21,9 +22,32 @@ def decoder_start(model: Any) -> int | None:
     Raises:
         CheckpointError: neither generation_config.json nor config.json names one.
     """
-    if not model.config.is_encoder_decoder:
+    return _start(model.config, model.generation_config)
+
+
+def start_token(source: ModelSource) -> int | None:
+    """The same of a model that is not loaded, from its configuration."""
+    from transformers import AutoConfig, GenerationConfig
+
+    if source.is_gguf:
+        return None  # none of an encoder-decoder is read
+    source = source.base() if source.is_adapter else source
+    name = str(source.path or source.name)
+    where: dict[str, Any] = {"revision": source.revision} if source.path is None and source.revision else {}
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **where)
+    except Exception as error:
+        raise CheckpointError(f"the configuration of '{source.name}' cannot be read: {error}") from error
+    try:
+        return _start(config, GenerationConfig.from_pretrained(name, **where))
+    except OSError:  # it has none
+        return _start(config, config)
+
+
+def _start(config: Any, generation: Any) -> int | None:
+    if not getattr(config, "is_encoder_decoder", False):
         return None
-    places = (model.generation_config, model.config)
+    places = (generation, config)
     for name in ("decoder_start_token_id", "bos_token_id"):
         for place in places:
             if isinstance(start := getattr(place, name, None), int):

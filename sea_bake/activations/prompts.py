@@ -1,13 +1,14 @@
-"""From demonstrations to token ids: the tokenizer's chat template where it has one, else a plain one."""
+"""From prompts to token ids."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from sea_bake.errors import SettingError
+from sea_bake.activations.prompt_format import PromptFormat
+from sea_bake.activations.rendering import PLAIN_TEMPLATE, render, rendered
 
-PLAIN_TEMPLATE = "Q: {prompt}\nA:"
+__all__ = ["PLAIN_TEMPLATE", "Tokens", "encode", "pad_id", "render"]
 
 
 @dataclass(frozen=True)
@@ -22,50 +23,42 @@ class Tokens:
     encoder: tuple[int, ...] | None = None
 
 
-def render(tokenizer: Any, prompt: str, system: str | None = None) -> tuple[str, bool]:
-    """The text a continuation is appended to, and whether special tokens are still to be added by the tokenizer.
-
-    Raises:
-        SettingError: a system prompt that the chat template refuses.
-    """
-    if getattr(tokenizer, "chat_template", None):
-        messages = [{"role": "user", "content": prompt}]
-        if system is not None:
-            messages.insert(0, {"role": "system", "content": system})
-        try:
-            return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True), False
-        except Exception as error:
-            raise SettingError(
-                f"the tokenizer's chat template refused the prompt (system={system!r}): {error}"
-            ) from error
-    text = PLAIN_TEMPLATE.format(prompt=prompt)
-    return (f"{system}\n\n{text}" if system is not None else text), True
-
-
 def encode(
     tokenizer: Any,
     prompt: str,
     continuation: str | None = None,
-    system: str | None = None,
+    form: PromptFormat | None = None,
     *,
     decoder_start: int | None = None,
 ) -> Tokens:
     """Token ids of the rendered prompt, followed by the continuation when there is one.
 
-    ``decoder_start``: of an encoder-decoder, the token that its decoder starts with.
+    Args:
+        form: how the prompt is rendered.
+        decoder_start: of an encoder-decoder, the token that its decoder starts with. The answer's prefix is its too.
+
+    Raises:
+        SettingError: see :func:`sea_bake.activations.rendering.rendered`.
     """
-    text, special = render(tokenizer, prompt, system)
+    found = rendered(tokenizer, prompt, form)
+    text, special = found.whole, found.special
     if decoder_start is not None:  # special tokens as in training: all for the encoder, none before the answer
-        told = tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
-        return Tokens((decoder_start, *_ids(tokenizer, continuation or "", False)), 1, tuple(told))
+        told = tokenizer(found.text, add_special_tokens=special, verbose=False)["input_ids"]
+        begun = _ids(tokenizer, found.prefix, False) if found.prefix else []
+        said = found.prefix if continuation is None else found.prefix + found.before(found.prefix) + continuation
+        said = said if found.prefix else continuation or ""
+        ids = _ids(tokenizer, said, False)
+        return Tokens((decoder_start, *ids), 1 + _parting(begun, ids), tuple(told))
     prompt_ids = _ids(tokenizer, text, special)
     if continuation is None:
         return Tokens(tuple(prompt_ids), len(prompt_ids))
-    separator = "" if text[-1:].isspace() or not special else " "
-    ids = _ids(tokenizer, text + separator + continuation, special)
-    # The join may merge tokens: the continuation starts where the two encodings part.
-    start = next((i for i, (a, b) in enumerate(zip(prompt_ids, ids)) if a != b), min(len(prompt_ids), len(ids)))
-    return Tokens(tuple(ids), min(start, len(ids) - 1))
+    ids = _ids(tokenizer, text + found.before(text) + continuation, special)
+    return Tokens(tuple(ids), min(_parting(prompt_ids, ids), len(ids) - 1))
+
+
+def _parting(prompt: list[int], ids: list[int]) -> int:
+    """Where two encodings part, and so the continuation starts: the join may merge tokens."""
+    return next((i for i, (a, b) in enumerate(zip(prompt, ids)) if a != b), min(len(prompt), len(ids)))
 
 
 def _ids(tokenizer: Any, text: str, special: bool) -> list[int]:

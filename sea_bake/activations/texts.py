@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from sea_bake.activations.generating import decoder_start, greedy, rows_of
+from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.activations.prompts import Tokens, encode
 from sea_bake.demonstrations import Demonstration
 from sea_bake.errors import ActivationError
@@ -26,7 +27,7 @@ def sequences(
     *,
     neutral: Neutral = DEFAULT_NEUTRAL,
     max_new_tokens: int = DEFAULT_NEW_TOKENS,
-    system: str | None = None,
+    prompt_format: PromptFormat | None = None,
     batch_size: int = DEFAULT_BATCH_SIZE,
 ) -> dict[str, list[Tokens]]:
     """Token ids of the three roles of each demonstration, in its order.
@@ -41,7 +42,7 @@ def sequences(
     start = decoder_start(model)
 
     def encoded(prompt: str, continuation: str | None) -> Tokens:
-        return encode(tokenizer, prompt, continuation, system, decoder_start=start)
+        return encode(tokenizer, prompt, continuation, prompt_format, decoder_start=start)
 
     found = {
         "positive": [encoded(d.prompt, d.positive) for d in demonstrations],
@@ -76,7 +77,8 @@ def check_vocabulary(model: Any, tokenizer: Any, roles: dict[str, list[Tokens]])
                         f"the {role} text of demonstration {i + 1} holds the token "
                         f"{tokenizer.convert_ids_to_tokens(bad)!r} (id {bad}), and the model's embedding has {rows} "
                         f"rows (ids 0 to {rows - 1}): the tokenizer has tokens that this model was never given. Take "
-                        "it out of the text, or use the tokenizer that belongs to these weights"
+                        "it out of the text (or, where the chat template adds it, pass --no-chat-template), or use the "
+                        "tokenizer that belongs to these weights"
                     )
 
 

@@ -21,6 +21,7 @@ from statistics import median
 from typing import Any
 
 from sea_bake import demonstrations as demos
+from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.artefact.output import staged
 from sea_bake.artefact.record import BakeRecord
 from sea_bake.baking.calibration import HELD_OUT, Distance, Place, Reference, Text, moments, texts
@@ -80,7 +81,7 @@ def approximate(
 
     folder = base.checkpoint.folder
     model = load_model(folder)
-    found = texts(model, load_tokenizer(folder), given)
+    found = texts(model, load_tokenizer(folder), given, PromptFormat.shared([edit.recipe for edit in edits]))
     changes, layers = _stand_ins(model, edits, ranks, [text for text in found if text.part != HELD_OUT])
     reference = Reference(model, edits, [text for text in found if text.part == HELD_OUT], changes)
     del model

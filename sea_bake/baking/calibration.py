@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from sea_bake.activations.generating import decoder_start
+from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.activations.prompts import Tokens, encode
+from sea_bake.activations.rendering import usable
 from sea_bake.baking.exactness import LinearEdit
 from sea_bake.baking.regression import Moments
 from sea_bake.demonstrations import Demonstration
@@ -49,7 +51,9 @@ class Text:
         return len(self.tokens.ids) - self.fresh
 
 
-def texts(model: Any, tokenizer: Any, demonstrations: Sequence[Demonstration]) -> list[Text]:
+def texts(
+    model: Any, tokenizer: Any, demonstrations: Sequence[Demonstration], form: PromptFormat | None = None
+) -> list[Text]:
     """Prompt + positive and prompt + negative of each demonstration; every second prompt is held out.
 
     Raises:
@@ -61,6 +65,7 @@ def texts(model: Any, tokenizer: Any, demonstrations: Sequence[Demonstration]) -
             f"{len(prompts)} distinct calibration prompts: a stand-in needs at least {_PROMPTS} (it is fitted on one "
             "half and judged on the other), and gets better up to some hundreds"
         )
+    form = usable(tokenizer, form)
     start, limit = decoder_start(model), getattr(text_config(model), "max_position_embeddings", None)
     seen: set[int] = set()
     found = []
@@ -68,7 +73,7 @@ def texts(model: Any, tokenizer: Any, demonstrations: Sequence[Demonstration]) -
         ((0, HELD_OUT, 1, HELD_OUT)[prompts[d.prompt] % 4], i) for i, d in enumerate(demonstrations)
     ):
         for answer in (demonstrations[demo].positive, demonstrations[demo].negative):
-            tokens = encode(tokenizer, demonstrations[demo].prompt, answer, decoder_start=start)
+            tokens = encode(tokenizer, demonstrations[demo].prompt, answer, form, decoder_start=start)
             ids = tokens.ids[:limit]
             key, fresh = hash(tokens.encoder), 0
             for i, token in enumerate(ids):

@@ -7,24 +7,26 @@ from typing import Annotated
 
 import typer
 
-from sea_bake.cli.options import SOURCE, Call, command, spelt
+from sea_bake.cli.options import FORMAT, PROMPTS, SOURCE, Call, command, spelt
 from sea_bake.cli.printing import Revision
 from sea_bake.errors import SettingError
 from sea_bake.pages.text import size
 
 # What saved activations have settled.
 _SETTLED = (
-    *("demonstrations", "format", "limit", "shuffle_seed", "split", "system", "neutral", "max_new_tokens"),
-    *("site", "position", "seed", "save_activations"),
+    *("demonstrations", "format", "limit", "shuffle_seed", "split", "neutral", "max_new_tokens"),
+    *("site", "position", "seed", "save_activations", "show_prompt", *PROMPTS.split()),
 )
 
 
 @command(
     "sea_bake.demonstrations:load",
+    FORMAT,
     "sea_bake.fitting:fit",
-    without="tokenizer source",
+    without="tokenizer source prompt_format",
     panels={
-        "Demonstrations": "demonstrations format limit shuffle_seed split system neutral max_new_tokens",
+        "Demonstrations": "demonstrations format limit shuffle_seed split neutral max_new_tokens",
+        "Prompts": f"{PROMPTS} show_prompt",
         "Edit": "site layers K K_positive K_negative merge feature parts alpha centre",
         "Activations": "position seed batch_size save_activations activations",
     },
@@ -39,6 +41,7 @@ def fit(
     context: typer.Context,
     output: Annotated[Path, typer.Option("--output", "-o", help="Edit file to write.")] = Path("edit.safetensors"),
     revision: Revision = None,
+    show_prompt: Annotated[bool, typer.Option(help="Run nothing: print one triple as the model reads it.")] = False,
 ) -> None:
     """Fit a SEA edit from demonstrations.
 
@@ -74,9 +77,16 @@ def fit(
         check_apart(save_activations, reads, folder=False)
         if save_activations.absolute() == output.absolute():
             raise SettingError(f"--output and --save-activations are one file: {output}")
+    source = None if model is None else ModelSource.parse(model, revision)
+    triples, form = None if activations is not None else call.load(), call(verb=FORMAT)
+    if show_prompt:
+        shown = call.run(source, triples, prompt_format=form, verb="sea_bake.activations.preview:preview")
+        console.print(str(shown), markup=False, highlight=False, soft_wrap=True)
+        return
     edit = call(
-        model=None if model is None else ModelSource.parse(model, revision),
-        demonstrations=None if activations is not None else call.load(),
+        model=source,
+        demonstrations=triples,
+        prompt_format=form,
         activations=None if activations is None else Activations.load(activations),
     )
     if not is_main_process():

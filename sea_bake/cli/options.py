@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origin, get_type_hints
@@ -22,7 +22,10 @@ from sea_bake.recipes.settings import call
 _SHORT = {"output": "-o", "edit": "-e", "demonstrations": "-d", "activations": "-a"}
 SOURCE = arguments("sea_bake.demonstrations:load")["source"].help
 _LAST = ("revision", "dtype", "device", "overwrite", "as_json", "quiet")  # of every command, behind its own
-_TEXT = ("model", "base", "demonstrations", "calibration", "published")  # a Hub id too: no path
+_TEXT = ("model", "base", "demonstrations", "calibration", "published", "primer")  # a name or a Hub id too: no path
+FORMAT = "sea_bake.activations.prompt_format:prompt_format"
+_ARGS = "sea_bake.activations.prompt_format:parse_args"
+PROMPTS = "system chat_template template_args response_prefix primer close_reasoning date"
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,8 @@ def _option(
     if positional:
         info = typer.Argument(**made)
     else:
-        flag = f"--{(name.removesuffix('s') if repeatable and name != 'demonstrations' else name).replace('_', '-')}"
+        own = repeatable and name not in ("demonstrations", "template_args")  # an option's own plural
+        flag = f"--{(name.removesuffix('s') if own else name).replace('_', '-')}"
         if hint is bool and default is True:
             flag = f"{flag}/--no-{flag[2:]}"
         short = [_SHORT[name]] if name in _SHORT else []
@@ -178,7 +182,9 @@ def _plain(name: str, hint: Any) -> tuple[Any, Callable[[Any], Any] | None]:
         return str, None
     members = get_args(hint) if get_origin(hint) is Union else (hint,)
     inner = [one for one in members if one is not type(None)]
-    lists = [one for one in inner if get_origin(one) is Sequence]
+    lists = [one for one in inner if get_origin(one) is Sequence and get_origin(get_args(one)[0]) is not Mapping]
+    if any(get_origin(one) is Mapping for one in inner):
+        return list[str], lambda texts: call(_ARGS, {}, texts)
     if lists and (lists == inner or Path in inner):
         return list[str if get_args(lists[0]) == (str,) or name in _TEXT else Path], None  # type: ignore[misc]
     if float in inner and int in inner:

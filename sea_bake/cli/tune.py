@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from sea_bake.cli.options import SOURCE, Call, command, spelt
+from sea_bake.cli.options import FORMAT, PROMPTS, SOURCE, Call, command, spelt
 from sea_bake.cli.printing import COMPACT, aside, table
 
 if TYPE_CHECKING:
@@ -23,11 +23,13 @@ _PANEL = "Search space: a value, some values (a,b), or a range (low:high)"
 @command(
     "sea_bake.demonstrations:load",
     _SPACE,
+    FORMAT,
     "sea_bake.tuning:tune",
-    without="source space",
+    without="source space prompt_format",
     panels={
         _PANEL: "site layers K_positive K_negative merge feature centre alpha parts",
         "Data": "demonstrations format limit shuffle_seed split data select confirm neutral_text",
+        "Prompts": PROMPTS,
         "Activations": "position neutral max_new_tokens batch_size",
     },
     demonstrations=spelt(hint=str, default="builtin", help=SOURCE),
@@ -54,7 +56,7 @@ def tune(call: Call) -> None:
     """
     console, model, output = call.console, call["model"], call["output"]
     space = call(verb=_SPACE)
-    found = call.run(demonstrations=call.load(), space=space, say=aside(console))
+    found = call.run(demonstrations=call.load(), space=space, prompt_format=call(verb=FORMAT), say=aside(console))
     show(found, console)
     helpful = f"Next: sea-bake bake {model} {output}/edit.safetensors -o OUT"
     console.print(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake.activations import DEFAULT_BATCH_SIZE
+from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.artefact import Artefact
 from sea_bake.artefact.evaluation import Evaluation, Row
 from sea_bake.artefact.names import EVALUATION
@@ -68,7 +69,8 @@ def evaluate(
         limit: maximum examples per task. Default: all.
         offset: skip this many rows of each task first: those that an edit was chosen on.
         fewshot: worked examples, where a task leaves their number open.
-        chat: put prompts through the tokenizer's chat template.
+        chat: put prompts through the tokenizer's chat template, with the arguments, system prompt and date that the
+            edit was fitted with.
         cost: also KL to the base, perplexity and repetition on neutral text; not for encoder-decoders.
         neutral: text file of neutral paragraphs, separated by empty lines. Default: built-in.
         dtype, device: see :func:`sea_bake.model.loading.load_model`.
@@ -114,9 +116,10 @@ def evaluate(
         say(text)
 
     settings: dict[str, Any] = {"limit": limit, "offset": offset, "fewshot": fewshot, "chat": chat, "dtype": dtype}
-    asked = units.tasks(names, local, **settings, say=tell)
+    form = PromptFormat.shared([one.recipe for one in doors.all_edits()])
+    asked = units.tasks(names, local, **settings, form=form, say=tell)
     if cost:
-        asked += [units.neutral_text(tokenizer, texts), units.generation()]
+        asked += [units.neutral_text(tokenizer, texts), units.generation(form)]
     found = run(doors, asked, kept, tokenizer=tokenizer, batch_size=batch_size, cost=cost, say=tell)
     records = {name: {door: answers[0] for door, answers in by_door.items()} for name, by_door in found.items()}
     harness = {name: {door: answers[1] for door, answers in found[name].items()} for name in names}
@@ -127,7 +130,8 @@ def evaluate(
         rows=[row for name in by_kind for row in rows_of(name, records[name])],
         harness=harness,
         samples=samples_of(records[damage.GENERATION]) if cost else [],
-        settings={"tasks": names, "data": "local" if local is not None else "hub", **settings},
+        settings={"tasks": names, "data": "local" if local is not None else "hub", **settings}
+        | {"prompt_format": form.to_json()},
         versions=units.versions(),
         records=records,
         remarks=remarks,

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from sea_bake.activations.generating import generate
-from sea_bake.activations.prompts import render
+from sea_bake.activations.prompt_format import PromptFormat
+from sea_bake.activations.prompts import encode
 from sea_bake.artefact.evaluation import Record
 from sea_bake.errors import EvaluationError
 from sea_bake.evaluation.finite import check_finite, watched
@@ -110,9 +111,10 @@ def generations(
     *,
     prompts: Sequence[str] = PROMPTS,
     max_new_tokens: int = 64,
+    form: PromptFormat | None = None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> list[Record]:
-    """Greedy answers to prompts, one by one, and how much each repeats itself.
+    """Greedy answers to prompts, one by one and rendered in this format, and how much each repeats itself.
 
     Raises:
         EvaluationError: NaN or infinite logits.
@@ -120,8 +122,7 @@ def generations(
     device = model.get_input_embeddings().weight.device
     found: list[Record] = []
     for i, prompt in enumerate(prompts):
-        text, special = render(tokenizer, prompt)
-        ids = torch.tensor([tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]], device=device)
+        ids = torch.tensor([encode(tokenizer, prompt, form=form).ids], device=device)
         mask = torch.ones_like(ids)
         out = generate(
             model,

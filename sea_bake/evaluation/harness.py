@@ -18,6 +18,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
+from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.errors import EvaluationError, SeaBakeError
 from sea_bake.evaluation.language_model import SharedPrefixLM
 from sea_bake.evaluation.prefixes import out_of_memory
@@ -154,7 +155,13 @@ def _rows(count: int, limit: int | None, offset: int) -> list[int]:
 
 
 def run(
-    lm: SharedPrefixLM, tasks: dict[str, Any], *, limit: int | None = None, offset: int = 0, chat: bool = False
+    lm: SharedPrefixLM,
+    tasks: dict[str, Any],
+    *,
+    limit: int | None = None,
+    offset: int = 0,
+    chat: bool = False,
+    form: PromptFormat | None = None,
 ) -> tuple[list[Record], dict[str, dict[str, float]]]:
     """All examples of one entry of :func:`load_tasks`, as records, and the harness' own figures, with what
     :mod:`conditions` says of them.
@@ -174,6 +181,8 @@ def run(
         task.set_fewshot_seed(seed=_FEWSHOT_SEED)  # or the second door would be shown other worked examples
     # Without an offset just as the harness' command line does it, to the same figures.
     which: dict[str, Any] = {"limit": limit} if not offset else {"samples": chosen}
+    lm.form = form or PromptFormat()
+    which |= {"system_instruction": lm.form.system} if chat else {}
     with quiet(), _told(*_failed(tasks)):
         out = evaluate(
             lm, tasks, bootstrap_iters=0, log_samples=True, apply_chat_template=chat, fewshot_as_multiturn=chat, **which

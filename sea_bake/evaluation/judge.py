@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake.activations import DEFAULT_BATCH_SIZE
+from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.artefact.evaluation import Record, Row
 from sea_bake.demonstrations import Demonstration
 from sea_bake.edit import Edit, live
@@ -29,6 +30,7 @@ class Judge:
         data: folder with their files.
         limit, offset: maximum rows per task, after the first ``offset``.
         demonstrations: triples whose positive answer should be preferred ("demonstrations").
+        form: how prompts are rendered.
         texts: neutral ones, for KL and perplexity ("neutral_text"); empty: not measured.
         generation: also greedy answers, and their repetition ("generation").
         batch_size: largest number of rows in a forward pass; halved when memory runs out.
@@ -49,6 +51,7 @@ class Judge:
         limit: int | None = None,
         offset: int = 0,
         demonstrations: Sequence[Demonstration] = (),
+        form: PromptFormat | None = None,
         texts: Sequence[str] = TEXTS,
         generation: bool = False,
         batch_size: int = DEFAULT_BATCH_SIZE,
@@ -59,11 +62,11 @@ class Judge:
         local = locate(tasks, data) if tasks and data is not None else None
         self.units = units.tasks(list(tasks), local, limit=limit, offset=offset, say=say) if tasks else []
         if demonstrations:
-            self.units.append(units.demonstrations(demonstrations))
+            self.units.append(units.demonstrations(demonstrations, form or PromptFormat()))
         if texts:
             self.units.append(units.neutral_text(tokenizer, texts))
         if generation:
-            self.units.append(units.generation())
+            self.units.append(units.generation(form or PromptFormat()))
         if not self.units:
             raise SettingError("nothing to measure: name a task, demonstrations or neutral texts")
         self._base: Found = {}

@@ -10,6 +10,8 @@ import torch
 from lm_eval.models.huggingface import HFLM
 
 from sea_bake.activations import DEFAULT_BATCH_SIZE
+from sea_bake.activations.prompt_format import PromptFormat
+from sea_bake.activations.rendering import complete
 from sea_bake.errors import EvaluationError
 from sea_bake.evaluation.finite import not_finite, watched
 from sea_bake.evaluation.prefixes import Scorer, can_share
@@ -25,6 +27,7 @@ class SharedPrefixLM(HFLM):
 
     Attributes:
         lengths: (context, continuation) -> tokens of the continuation.
+        form: how the chat template is used, where it is.
         cut: (context, continuation), or (context,) of an answer that is written -> tokens cut off the context's
             beginning, where the whole is longer than the model can read.
     """
@@ -45,6 +48,13 @@ class SharedPrefixLM(HFLM):
         self.shares = can_share(model)
         self.lengths: dict[tuple[str, ...], int] = {}
         self.cut: dict[tuple[str, ...], int] = {}
+        self.form = PromptFormat()
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """As fitting does: the same arguments, date, and end of an open block of reasoning."""
+        if not add_generation_prompt:  # the answer is begun by the task itself
+            return str(super().apply_chat_template(chat_history, add_generation_prompt))
+        return complete(self.tokenizer, chat_history, self.form)
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
         return super().loglikelihood(requests, disable_tqdm=True)

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.activations.prompts import encode
 from sea_bake.artefact.evaluation import Record
 from sea_bake.demonstrations import Demonstration
@@ -22,7 +23,7 @@ def records(
     demonstrations: Sequence[Demonstration],
     advance: Callable[[int], None] = lambda count: None,
     *,
-    system: str | None = None,
+    form: PromptFormat | None = None,
 ) -> list[Record]:
     """Per triple, under the template that fitting uses: "positive" and "negative", the log-likelihood per token of
     either answer in nats; "margin", their difference; "right", 1 where the positive one is the likelier (per token).
@@ -33,7 +34,7 @@ def records(
     asked = []
     for triple in demonstrations:
         for continuation in (triple.positive, triple.negative):
-            tokens = encode(session.tokenizer, triple.prompt, continuation, system)
+            tokens = encode(session.tokenizer, triple.prompt, continuation, form)
             asked.append((tokens.ids[: tokens.start], tokens.ids[tokens.start :]))
     scores = session.scorer(advance)(asked)
     rates = [score[0] / len(answer) for score, (_, answer) in zip(scores, asked, strict=True)]

@@ -7,6 +7,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
+from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.demonstrations import Demonstration
 from sea_bake.demonstrations import digest as digest_of
 from sea_bake.evaluation import conditions, damage, preference
@@ -28,12 +29,14 @@ def tasks(
     offset: int = 0,
     fewshot: int | None = None,
     chat: bool = False,
+    form: PromptFormat | None = None,
     dtype: str = "auto",
     say: Callable[[str], None] = lambda text: None,
 ) -> list[Unit]:
     """One per task. The harness is imported here, and the tasks' data loaded, before any model.
 
-    ``say``: told which tasks are without the worked examples asked for, and what was too long for the model.
+    ``form``: how the chat template is used, where it is: its arguments, system prompt and date. ``say``: told which
+    tasks are without the worked examples asked for, and what was too long for the model.
 
     Raises:
         EvaluationError: an unknown task, or data that cannot be had.
@@ -42,14 +45,14 @@ def tasks(
 
     loaded = harness.load_tasks(names, local, fewshot, say)
     digests = {task.name: task.digest for task in local or ()}
-    settings = {"limit": limit, "offset": offset, "fewshot": fewshot, "chat": chat, "dtype": dtype}
+    settings: dict[str, Any] = {"limit": limit, "offset": offset, "fewshot": fewshot, "chat": chat, "dtype": dtype}
+    settings |= {"prompt_format": form.to_json()} if chat and form else {}
 
     said: set[str] = set()
 
     def answer(name: str, session: Session, advance: Advance) -> Answers:
-        found = harness.run(
-            session.lm(advance, harness.origin(loaded[name])), loaded[name], limit=limit, offset=offset, chat=chat
-        )
+        lm = session.lm(advance, harness.origin(loaded[name]))
+        found = harness.run(lm, loaded[name], limit=limit, offset=offset, chat=chat, form=form)
         for sentence in conditions.truncated(name, found[1]):
             if sentence not in said:  # by the other door already
                 said.add(sentence)
@@ -78,19 +81,20 @@ def neutral_text(tokenizer: Any, texts: Sequence[str]) -> Unit:
     return Unit(damage.NEUTRAL, digest(texts, versions()), answer, len(work.ids), "text", against=True)
 
 
-def generation() -> Unit:
+def generation(form: PromptFormat) -> Unit:
     """Greedy answers, and how much they repeat themselves."""
 
     def answer(session: Session, advance: Advance) -> Answers:
-        return damage.generations(session.model, session.tokenizer, advance=advance), {}
+        return damage.generations(session.model, session.tokenizer, form=form, advance=advance), {}
 
-    return Unit(damage.GENERATION, digest(damage.PROMPTS, versions()), answer, len(damage.PROMPTS))
+    return Unit(damage.GENERATION, digest(damage.PROMPTS, form.to_json(), versions()), answer, len(damage.PROMPTS))
 
 
-def demonstrations(triples: Sequence[Demonstration], *, system: str | None = None) -> Unit:
+def demonstrations(triples: Sequence[Demonstration], form: PromptFormat) -> Unit:
     """Whether the positive answers are preferred to the negative ones."""
 
     def answer(session: Session, advance: Advance) -> Answers:
-        return preference.records(session, triples, advance, system=system), {}
+        return preference.records(session, triples, advance, form=form), {}
 
-    return Unit(preference.DEMONSTRATIONS, digest(digest_of(triples), system, versions()), answer, 2 * len(triples))
+    inputs = digest(digest_of(triples), form.to_json(), versions())
+    return Unit(preference.DEMONSTRATIONS, inputs, answer, 2 * len(triples))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sea_bake.activations.rendering import PLAIN_TEMPLATE, said_of_reasoning
 from sea_bake.artefact.verification import Verification
 from sea_bake.edit import Edit
 from sea_bake.fitting import ranges
@@ -21,6 +22,7 @@ def sentence(edit: Edit) -> str:
         f"{_kind(edit)} on {edit.base.name}: {edit.site.value} of layers {ranges(edit.layers)}, merge {_merge(edit)}, "
         f"per layer {_span(kept)} directions kept and {_span(dropped)} dropped"
         + ("" if edit.alpha == 1 else f", alpha {edit.alpha:g}")
+        + (f". {reasoning}" if (reasoning := _reasoning(edit)) else "")
     )
 
 
@@ -43,6 +45,7 @@ def settings(edit: Edit) -> dict[str, str]:
         "K (share of variance, or rank)": unknown if None in K else "/".join(dict.fromkeys(map(str, K))),
         "rank kept, k+": _span(kept),
         "rank dropped, k-": _span(dropped),
+        "prompts": _prompts(edit) or unknown,
         "demonstrations": f"{count} triples{named}"
         if isinstance(count, int)
         else str(recipe.get("imported") or unknown),
@@ -71,6 +74,31 @@ def compared(verification: Verification) -> list[list[str]]:
             ("the unedited base", verification.effect),
         )
     ]
+
+
+def _prompts(edit: Edit) -> str:
+    """How they were rendered; "" where that is not recorded."""
+    recipe = edit.recipe
+    if "chat_template" not in recipe:
+        return ""
+    args = recipe.get("template_args")
+    primer = recipe.get("primer")
+    said = ["chat template" if recipe["chat_template"] else PLAIN_TEMPLATE.format(prompt="...").replace("\n", " ")]
+    said += [f"{name}={value!r}" for name, value in args.items()] if isinstance(args, dict) else []
+    said += ["system prompt"] if recipe.get("system") else []
+    said += [f"primer {primer if isinstance(primer, str) else f'of {len(primer)} pairs'}"] if primer else []
+    said += [f"answers begin with {recipe['response_prefix']!r}"] if recipe.get("response_prefix") else []
+    said += [f"dated {recipe['date']}"] if recipe.get("date") else []
+    said += ["reasoning block closed" if recipe.get("close_reasoning") else "in the reasoning block"] * bool(
+        recipe.get("reasoning")
+    )
+    return ", ".join(said)
+
+
+def _reasoning(edit: Edit) -> str:
+    opened = edit.recipe.get("reasoning")
+    closed = bool(edit.recipe.get("close_reasoning"))
+    return said_of_reasoning(opened, closed=closed) if isinstance(opened, str) else ""
 
 
 def _kind(edit: Edit) -> str:

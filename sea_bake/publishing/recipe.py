@@ -20,6 +20,7 @@ from sea_bake.model.fingerprint import BaseModel
 from sea_bake.publishing.tolerance import MEASURE, Tolerance
 
 SCHEMA = 1
+FORMAT = "sea_bake.activations.prompt_format:prompt_format"
 _HEAD = """\
 # How this model was made, and a recipe to make it again: https://arxiv.org/abs/2405.09719
 #
@@ -36,11 +37,12 @@ _REASON = (
 )
 _FLAGS = {"limit": "--limit", "K": "-K", "demonstrations": "-d"}
 _OF_THE_RECIPE = (
-    *("K_positive", "K_negative", "layers", "centre", "position", "neutral", "max_new_tokens", "system", "seed"),
+    *("K_positive", "K_negative", "layers", "centre", "position", "neutral", "max_new_tokens", "seed"),
     *("batch_size", "dtype"),
+    *arguments(FORMAT),
 )
 _NO_OPTION = ("name", "split")  # the edit's own name; of the library alone
-_NO_SETTING = ("source", "model", "tokenizer", "activations", "save_activations", "overwrite")
+_NO_SETTING = ("source", "model", "tokenizer", "activations", "prompt_format", "save_activations", "overwrite")
 
 
 def describe(artefact: str | Path | Artefact, *, model: str | None = None, output: str | None = None) -> dict[str, Any]:
@@ -133,8 +135,8 @@ def _bake_settings(record: BakeRecord | None) -> dict[str, Any]:
 
 
 def fit_defaults() -> dict[str, Any]:
-    """The settings of a recipe's ``fit:`` with their defaults, in its order: those of ``load`` and of ``fit``."""
-    found = arguments("sea_bake.demonstrations:load") | arguments("sea_bake.fitting:fit")
+    """The settings of a recipe's ``fit:`` with their defaults, in its order: those of three functions."""
+    found = arguments("sea_bake.demonstrations:load") | arguments(FORMAT) | arguments("sea_bake.fitting:fit")
     return {"demonstrations": "builtin"} | {n: one.default for n, one in found.items() if n not in _NO_SETTING}
 
 
@@ -180,9 +182,20 @@ def _options(settings: dict[str, Any], defaults: dict[str, Any]) -> list[str]:
         if value is None or value == defaults.get(key) or key in _NO_OPTION:
             continue
         flag = _FLAGS.get(key, "--" + key.replace("_", "-"))
-        shown = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-        words += [flag] if value is True else [flag, shown]
+        if isinstance(value, bool):
+            words += [flag if value else f"--no-{flag[2:]}"]
+        else:
+            words += [flag, _spelt(value)]
     return words
+
+
+def _spelt(value: Any) -> str:
+    """A value as the command line reads it."""
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, list) and any(isinstance(one, dict) for one in value):
+        return "PRIMER.jsonl"  # a user's own question-answer pairs, which the recipe above holds
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _plain(value: Any) -> Any:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.artefact.names import EDIT, EXPORT, RECIPE, RECORD
 from sea_bake.demonstrations import Demonstration, digest
 from sea_bake.edit import Edit
@@ -24,7 +25,7 @@ from sea_bake.recipes.comparing import LayerComparison, compare
 from sea_bake.recipes.reading import read_yaml
 from sea_bake.recipes.schema import read
 from sea_bake.recipes.sections import FIT
-from sea_bake.recipes.steps import load_demonstrations, settings_for
+from sea_bake.recipes.steps import load_demonstrations, prompt_format_of, settings_for
 
 _FILES = [RECIPE, RECORD, EXPORT, EDIT.format("*")]  # nothing else is fetched: no weights, no code
 
@@ -218,7 +219,15 @@ def _refit(edit: Edit, source: ModelSource, triples: list[Demonstration], settin
         edit.check(living)
     except WrongModelError as error:
         raise WrongModelError(f"{source.name} is not the base of the recipe: {error}") from error
-    return fit(living, triples, tokenizer=load_tokenizer(source), source=source, **settings_for(FIT, settings))
+    given: dict[str, Any] = {"tokenizer": load_tokenizer(source), "source": source}
+    return fit(living, triples, prompt_format=_prompt_format(edit, settings), **given, **settings_for(FIT, settings))
+
+
+def _prompt_format(edit: Edit, settings: dict[str, Any]) -> PromptFormat:
+    """As the recipe says; what an edit of older versions does not record was not done then."""
+    form = prompt_format_of(settings)
+    recorded = PromptFormat.from_json(edit.recipe)
+    return form if "close_reasoning" in edit.recipe else replace(form, close_reasoning=recorded.close_reasoning)
 
 
 def _compared(name: str, edit: Edit, again: Edit, tolerance: Tolerance) -> EditReproduction:

@@ -12,6 +12,7 @@ from sea_bake.io.signatures import Argument, exists
 from sea_bake.recipes.settings import settings_of
 
 LOAD, GATHER, FIT = "sea_bake.demonstrations:load", "sea_bake.fitting:gather", "sea_bake.fitting:fit"
+FORMAT = "sea_bake.activations.prompt_format:prompt_format"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Section:
         if self.verb != FIT:
             return own
         loading = settings_of(LOAD, ["seed"])  # ``fit:`` says which demonstrations too; ``seed`` is that of the fit
-        return {"demonstrations": replace(loading.pop("source"), default="builtin"), **loading, **own}
+        source = replace(loading.pop("source"), default="builtin")
+        return {"demonstrations": source, **loading, **settings_of(FORMAT, []), **own}  # and how prompts are rendered
 
     def require(self, name: str, where: str) -> None:
         """Raises RecipeError where this version cannot do the step, MissingExtraError where this machine cannot."""
@@ -56,8 +58,8 @@ class Section:
 SECTIONS: dict[str, Section] = {
     "fit": Section(
         FIT,
-        "model demonstrations tokenizer source activations save_activations overwrite",
-        checks=("sea_bake.fitting:check_settings", "sea_bake.activations:check_settings"),
+        "model demonstrations tokenizer source activations prompt_format save_activations overwrite",
+        checks=("sea_bake.fitting:check_settings", "sea_bake.activations:check_settings", FORMAT),
     ),
     "bake": Section(
         "sea_bake.baking:bake",

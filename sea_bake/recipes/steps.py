@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake.activations import Activations
+from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.demonstrations import Demonstration, digest
 from sea_bake.errors import RecipeError
 from sea_bake.fitting import check_layers, fit, gather
 from sea_bake.io.signatures import arguments
 from sea_bake.model.source import ModelSource
 from sea_bake.recipes.schema import ONLY_EDIT, Recipe
-from sea_bake.recipes.sections import FIT, GATHER, LOAD, SECTIONS
+from sea_bake.recipes.sections import FIT, FORMAT, GATHER, LOAD, SECTIONS
 from sea_bake.recipes.settings import call, function, is_path
 from sea_bake.recipes.state import footprint
 
@@ -81,9 +82,10 @@ def _fit_steps(
     check_layers(source, settings["layers"])
     gathering, fitting = (settings_for(verb, settings) for verb in (GATHER, FIT))
     gathering.pop("layers")
+    form = prompt_format_of(settings)
 
     def collected(overwrite: bool) -> Any:
-        return gather(source, triples, **gathering).save(activations, overwrite=overwrite)
+        return gather(source, triples, **gathering, prompt_format=form).save(activations, overwrite=overwrite)
 
     def fitted(overwrite: bool) -> Any:
         made = fit(None, activations=Activations.load(activations), **fitting)
@@ -91,7 +93,7 @@ def _fit_steps(
         return {"ranks": made.ranks}
 
     reads = {"model": base, "demonstrations": digest(triples)}
-    first = Step(f"collect{suffix}", gathering, reads, (), activations, collected)
+    first = Step(f"collect{suffix}", gathering | form.to_json(), reads, (), activations, collected)
     own = {key: value for key, value in fitting.items() if key not in gathering}
     return first, Step(f"fit{suffix}", own, {}, (first.name,), edit, fitted)
 
@@ -106,6 +108,12 @@ def load_demonstrations(settings: dict[str, Any]) -> list[Demonstration]:
     """The demonstrations that the settings of a fit name."""
     own = {key: value for key, value in settings.items() if key != "seed"}  # which is that of the fit
     return call(LOAD, own, settings["demonstrations"])
+
+
+def prompt_format_of(settings: dict[str, Any]) -> PromptFormat:
+    """How the settings of a fit say that prompts are rendered."""
+    found: PromptFormat = call(FORMAT, settings)
+    return found
 
 
 def settings_for(verb: str, settings: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sea_bake import demonstrations as demos
 from sea_bake.activations import Activations
+from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.demonstrations import Demonstration, Loaded
 from sea_bake.edit import Edit, live
 from sea_bake.errors import DemonstrationError
@@ -47,10 +48,17 @@ class Living:
 
     def activations(self, edit: Edit, known: Sequence[Demonstration]) -> Activations:
         """Of the demonstrations that an edit was fitted on, at all layers."""
-        settings = ("position", "neutral", "max_new_tokens", "system", "seed")
+        settings = ("position", "neutral", "max_new_tokens", "seed")
         told: dict[str, Any] = {key: edit.recipe[key] for key in settings if edit.recipe.get(key) is not None}
         return gather(
-            self.model, known, tokenizer=self.tokenizer, source=self.source, site=edit.site, layers=None, **told
+            self.model,
+            known,
+            tokenizer=self.tokenizer,
+            source=self.source,
+            site=edit.site,
+            layers=None,
+            prompt_format=PromptFormat.from_json(edit.recipe),
+            **told,
         )
 
     def samples(self, prompts: Sequence[str] = QUESTIONS) -> list[dict[str, str]]:
@@ -59,6 +67,7 @@ class Living:
             return []
         with progress.bar("answers", 2 * len(prompts), "answer") as advance:
             told: dict[str, Any] = {"prompts": prompts, "max_new_tokens": _TOKENS, "advance": advance}
+            told["form"] = PromptFormat.shared([edit.recipe for edit in self.edits])
             base = generations(self.model, self.tokenizer, **told)
             with live(self.edits, self.model):
                 edited = generations(self.model, self.tokenizer, **told)

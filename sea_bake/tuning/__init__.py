@@ -26,6 +26,7 @@ from sea_bake.activations import (
     check_settings,
     collect_sites,
 )
+from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.artefact import is_artefact
 from sea_bake.demonstrations import Demonstration
 from sea_bake.errors import EvaluationError, SettingError, missing_extra
@@ -64,6 +65,7 @@ def tune(
     position: str = DEFAULT_POSITION,
     neutral: str = DEFAULT_NEUTRAL,
     max_new_tokens: int = DEFAULT_NEW_TOKENS,
+    prompt_format: PromptFormat | None = None,
     revision: str | None = None,
     dtype: str = "auto",
     device: str | None = None,
@@ -100,6 +102,7 @@ def tune(
         neutral_text: file of neutral paragraphs for KL, separated by empty lines; half are held back.
             Default: built-in.
         position, neutral, max_new_tokens, batch_size: see :func:`sea_bake.activations.collect_sites`.
+        prompt_format: see :func:`sea_bake.activations.collect_sites`.
         revision: see :func:`sea_bake.model.loading.load_model`.
         dtype, device: see :func:`sea_bake.model.loading.load_model`.
         overwrite: replace what a search of other data or settings has left in the output.
@@ -140,6 +143,7 @@ def tune(
         parts = splits.by_question(triples, select, confirm, seed)
     collecting: dict[str, Any] = {"position": position, "neutral": neutral, "max_new_tokens": max_new_tokens}
     collecting |= {"seed": seed, "batch_size": batch_size}
+    form = prompt_format or PromptFormat()
     inputs: dict[str, Any] = {
         "model": doors.identity(BASE),
         "objective": goal.name,
@@ -149,13 +153,13 @@ def tune(
         "seed": seed,
         "max_kl": max_kl,
         "neutral_text": texts,
-        "activations": collecting,
+        "activations": collecting | form.to_json(),
         "versions": {name: version(name) for name in ("sea-bake", "optuna", "lm-eval", "transformers", "torch")},
     }
     with folder.alone():
         folder.begin(inputs, parts.marks)
         judging = {"tasks": [goal.task] if goal.needs_data else [], "data": data, "batch_size": batch_size, "say": say}
-        run = _Run(folder, doors, goal, space, parts, texts, collecting, judging)
+        run = _Run(folder, doors, goal, space, parts, texts, collecting, form, judging)
         tuning = run.go(trials=trials, timeout=timeout, seed=seed, max_kl=max_kl)
         told = {key: inputs[key] for key in ("objective", "space", "seed", "versions")}
         tuning.told.update(told, base=doors.base.name, splits=parts.to_json())
@@ -174,6 +178,7 @@ class _Run:
     parts: splits.Splits
     texts: tuple[list[str], list[str]]
     collecting: dict[str, Any]
+    form: PromptFormat
     judging: dict[str, Any]
 
     def go(self, *, trials: int, timeout: float | None, seed: int, max_kl: float) -> Tuning:
@@ -182,7 +187,9 @@ class _Run:
             if getattr(model.config, "is_encoder_decoder", False):
                 raise EvaluationError("KL on running text is not measured on encoder-decoders, so they are not tuned")
             tokenizer = self.doors.tokenizer()
-            bench = Bench(self._activations(model, tokenizer), self._judge(model, tokenizer, 0), self.goal)
+            collected = self._activations(model, tokenizer)
+            self.form = PromptFormat.shared([found.recipe for found in collected.values()])  # with the day it shows
+            bench = Bench(collected, self._judge(model, tokenizer, 0), self.goal)
             self.goal.row(bench.judge.rows(bench.judge.base))  # what ails the model ends it here
             ended = search(study, bench, self.space, trials=trials, seed=seed, max_kl=max_kl, timeout=timeout)
             numbers = front(ended)
@@ -210,10 +217,12 @@ class _Run:
         """Of every site that is searched, all layers: from an earlier run where there was one."""
         base, triples = BaseModel.of(model, self.doors.base), self.folder.triples(self.parts.fit)
         sites = list(dict.fromkeys([untuned()["site"], *self.space.site]))
-        kept = {site: self.folder.activations(site, base, triples, self.collecting) for site in sites}
+        kept = {site: self.folder.activations(site, base, triples, self.collecting, self.form) for site in sites}
+        self.form = next((PromptFormat.from_json(one.recipe) for one in kept.values() if one), self.form)
         missing = [site for site in sites if kept[site] is None]
         if missing:  # all from the same passes, and the same generated texts
-            found = collect_sites(model, tokenizer, triples, source=self.doors.base, sites=missing, **self.collecting)
+            how: dict[str, Any] = {"source": self.doors.base, "prompt_format": self.form, **self.collecting}
+            found = collect_sites(model, tokenizer, triples, sites=missing, **how)
             for site, activations in found.items():
                 self.folder.keep(site.value, activations)
                 kept[site.value] = activations
@@ -224,7 +233,8 @@ class _Run:
         rows = (self.parts.rows or (None, None))[part]
         limits: dict[str, Any] = {} if rows is None else {"offset": rows[0], "limit": rows[1] - rows[0]}
         triples = (self.parts.selection, self.parts.held_back)[part]
-        return Judge(model, tokenizer, demonstrations=triples, texts=self.texts[part], **limits, **self.judging)
+        more = {"texts": self.texts[part], **self.judging}
+        return Judge(model, tokenizer, demonstrations=triples, form=self.form, **limits, **more)
 
 
 def _check_numbers(trials: int, timeout: float | None, max_kl: float, seed: int) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sea_bake import demonstrations as demos
 from sea_bake.activations import Activations
+from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.demonstrations import Demonstration
 from sea_bake.errors import ActivationError, CheckpointError, OutputError
 from sea_bake.io.files import read_json, write_json
@@ -170,7 +171,12 @@ class Folder:
         return demos.load(path, format="triples")
 
     def activations(
-        self, site: str, base: BaseModel, triples: Sequence[Demonstration], settings: dict[str, Any]
+        self,
+        site: str,
+        base: BaseModel,
+        triples: Sequence[Demonstration],
+        settings: dict[str, Any],
+        form: PromptFormat,
     ) -> Activations | None:
         """Those of an earlier run on the same model and demonstrations, taken in the same way; else None."""
         path = self.path / f"activations-{site}.safetensors"
@@ -183,6 +189,9 @@ class Folder:
         wanted = {**settings, "demonstrations_sha256": demos.digest(triples)}
         if settings["neutral"] != "generate":
             wanted["max_new_tokens"] = None  # nothing is generated
+        wanted |= {name: value for name, value in form.to_json().items() if name not in ("chat_template", "date")}
+        if form.date is not None:  # else that of the day on which they were collected
+            wanted["date"] = form.to_json()["date"]
         same = all(found.recipe.get(name) == value for name, value in wanted.items())
         return found if same and found.site.value == site and found.base == base else None
 

@@ -86,7 +86,7 @@ def verify(
         source.folder() if is_adapter else subject_artefact.folder,
         device or default_device(),
     )
-    request = request_for(subject.plain, source, prompts, max_new_tokens, positions)
+    request = request_for(subject.plain, source, prompts, max_new_tokens, positions, subject.form)
     write = write and subject_artefact.hub_id is None
     sealed = subject_artefact.seal() if write else {}
     found = exported.prove(subject, request) if exported_graph else checkpoint.prove(subject, request, dtype)

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.activations.prompts import encode, pad_id
+from sea_bake.activations.rendering import usable
 from sea_bake.artefact import Artefact
 from sea_bake.demonstrations import builtin
+from sea_bake.edit import Edit
 from sea_bake.errors import VerificationError
 from sea_bake.io.files import read_json
 from sea_bake.model.loading import auto_class, load_tokenizer
@@ -41,6 +44,11 @@ class Subject:
     device: str
 
     @property
+    def form(self) -> PromptFormat:
+        """How the edits' prompts were rendered."""
+        return PromptFormat.shared([Edit.load(path).recipe for path in self.edits])
+
+    @property
     def stored(self) -> str:
         """The dtype of its weights; a GGUF base has none of its own, so the artefact's decides for all doors."""
         config = read_json(self.plain / "config.json")
@@ -53,15 +61,22 @@ class Subject:
 
 
 def request_for(
-    artefact: Path, source: ModelSource, prompts: Sequence[str] | None, max_new_tokens: int, positions: int
+    artefact: Path,
+    source: ModelSource,
+    prompts: Sequence[str] | None,
+    max_new_tokens: int,
+    positions: int,
+    form: PromptFormat | None = None,
 ) -> dict[str, Any]:
-    """Token ids for all doors, from the artefact's own tokenizer, which must agree with the base's."""
+    """Token ids for all doors, from the artefact's own tokenizer, which must agree with the base's, rendered as the
+    edits were fitted.
+    """
     tokenizer, reference = load_tokenizer(artefact), load_tokenizer(source)
     triples = builtin()[:: max(1, len(builtin()) // _PROMPTS)][:_PROMPTS]
     texts = [(p, None) for p in prompts] if prompts else [(d.prompt, d.positive) for d in triples]
-    start = decoder_start(artefact)
-    teacher = [encode(tokenizer, p, c, decoder_start=start) for p, c in texts]
-    if teacher != [encode(reference, p, c, decoder_start=start) for p, c in texts]:
+    start, form = decoder_start(artefact), usable(tokenizer, form)
+    teacher = [encode(tokenizer, p, c, form, decoder_start=start) for p, c in texts]
+    if teacher != [encode(reference, p, c, form, decoder_start=start) for p, c in texts]:
         raise VerificationError(
             "the artefact's tokenizer does not encode like the base's: its files are not the base's"
         )
@@ -69,7 +84,7 @@ def request_for(
         "auto_class": auto_class(read_json(artefact / "config.json")),
         "decoder_start": start,
         "teacher": [list(t.ids) for t in teacher],
-        "prompts": [list(t.encoder or encode(tokenizer, p).ids) for t, (p, _) in zip(teacher, texts)],
+        "prompts": [list(t.encoder or encode(tokenizer, p, form=form).ids) for t, (p, _) in zip(teacher, texts)],
         "max_new_tokens": max_new_tokens,
         "positions": positions,
         "pad": pad_id(tokenizer),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sea_bake.activations.prompts import encode
+from sea_bake.activations.rendering import usable
 from sea_bake.demonstrations import builtin
 from sea_bake.verification.onnx_answers import Decoder, forced
 
@@ -62,10 +63,10 @@ def answers(graph: Path, texts: Sequence[Sequence[int]], *, mapped: bool = False
 def _texts(tokenizer: Any) -> list[tuple[int, ...]]:
     """Whole texts from all over the built-in set, ``TOKENS`` tokens or a few more."""
     found: list[tuple[int, ...]] = []
-    triples = builtin()
+    triples, form = builtin(), usable(tokenizer)
     for i in range(len(triples)):
         if sum(map(len, found)) >= TOKENS:
             break
         triple = triples[i * 37 % len(triples)]  # 37 and 160 share no divisor: every triple once, and never neighbours
-        found.append(encode(tokenizer, triple.prompt, triple.positive).ids)
+        found.append(encode(tokenizer, triple.prompt, triple.positive, form).ids)
     return found
