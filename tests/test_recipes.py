@@ -314,8 +314,8 @@ def test_a_lost_or_spoiled_output_is_made_again_and_nobody_elses_is_touched(tmp_
 
 @pytest.mark.slow
 def test_a_failed_verification_stops_the_run(tmp_path: Path) -> None:
-    """An edit of strength 0 is the base: nothing may be exported or published as edited."""
-    made = recipe(fit={"alpha": 0.0}, export={"onnx": True})
+    """An edit too weak for the numbers to hold it is the base: nothing may be exported or published as edited."""
+    made = recipe(fit={"alpha": 1e-12}, export={"onnx": True})
     file = tmp_path / "sea_bake.yaml"
     file.write_text(yaml.safe_dump(made), "utf-8")
     ran = tiny.run("run", file)

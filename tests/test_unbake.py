@@ -129,6 +129,23 @@ def test_an_artefact_is_not_replaced_by_its_base(tmp_path: Path) -> None:
             unbake(place, place, overwrite=True, base=furnished("sharded"))
 
 
+@pytest.mark.parametrize("how", ["insert", "fold"])
+@pytest.mark.parametrize("base", ["sharded", "single"])
+def test_its_own_earlier_output_is_replaced(base: str, how: str, tmp_path: Path) -> None:
+    """It carries no mark of ours, and is known by its files; with one more, or another one, it is somebody's own."""
+    made, out = artefact(base, how), tmp_path / "out"
+    options = ["--base", furnished(base)] if how == "fold" else []
+    for overwrite in ([], ["--overwrite"], ["--overwrite"]):
+        assert tiny.run("unbake", made, "-o", out, *options, *overwrite).code == 0
+    assert contents(out).items() <= contents(furnished(base)).items()
+    for name in ("diary.txt", ".git", "config.json"):
+        place = shutil.copytree(out, tmp_path / f"with {name}")
+        (place / name).write_text("mine")
+        with tiny.nothing_happens(tmp_path, place):
+            ran = tiny.run("unbake", made, "-o", place, *options, "--overwrite")
+            tiny.refused(ran, "OutputError", "was not written by sea_bake")
+
+
 @pytest.mark.slow
 def test_a_base_merged_from_an_adapter_is_given_back_merged(tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model

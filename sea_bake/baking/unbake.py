@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 
 from sea_bake.artefact import Artefact
 from sea_bake.artefact.names import CODE, ORIGINALS, RECORD, SHARD, VERIFICATION
-from sea_bake.artefact.output import check_folder, staged
+from sea_bake.artefact.output import check_folder, is_ours, staged
 from sea_bake.artefact.record import BakeRecord
 from sea_bake.baking.open_base import OpenBase, check_edits, opened
 from sea_bake.errors import CheckpointError, WrongModelError
@@ -23,7 +25,9 @@ from sea_bake.io.staging import need_space
 from sea_bake.model.checkpoint import Checkpoint, place
 from sea_bake.model.checkpoint.reader import SINGLE
 from sea_bake.model.checkpoint.writer import NAMED, NOT_CARRIED, linkable, public, public_bytes
+from sea_bake.model.source import ModelSource
 
+Stage = Callable[[], AbstractContextManager[Path]]
 _OWN = {SHARD, CODE, VERIFICATION}  # what we put beside the base's files
 
 
@@ -92,24 +96,48 @@ def unbake(
         )
     if opened_artefact.kind not in ("insert", "fold"):
         raise CheckpointError(f"{folder.name} is an export: unbake the artefact that it was made from")
-    target = check_folder(output, overwrite=overwrite)
+    alone = opened_artefact.kind == "insert" and base is None
+    source = None if alone else opened_artefact.base_source(base, revision)
+
+    def ours(there: Path) -> bool:
+        return is_ours(there) or _is_earlier(there, opened_artefact, source)
+
+    target = check_folder(output, overwrite=overwrite, ours=ours)
     check_apart(target, [folder, base])
-    if opened_artefact.kind == "insert" and base is None:
-        return _rebuild(opened_artefact, None, target, overwrite, copy)
-    with opened(opened_artefact.base_source(base, revision), target) as given:
+    make = partial(staged, target, overwrite=overwrite, ours=ours)
+    if source is None:
+        return _rebuild(opened_artefact, None, target, make, copy)
+    with opened(source, target) as given:
         if opened_artefact.kind == "fold":
-            return _restore(opened_artefact, given, target, overwrite, copy)
-        return _rebuild(opened_artefact, given.checkpoint.folder, target, overwrite, copy)
+            return _restore(opened_artefact, given, target, make, copy)
+        return _rebuild(opened_artefact, given.checkpoint.folder, target, make, copy)
 
 
-def _rebuild(artefact: Artefact, base: Path | None, target: Path, overwrite: bool, copy: bool) -> RestoredBase:
+def _is_earlier(there: Path, artefact: Artefact, base: ModelSource | None) -> bool:
+    """Whether a folder is what an unbake of this artefact gives: it carries no mark, but each of its files is known."""
+    shards = {} if artefact.bake is None else artefact.bake.shards
+    homes = [artefact.folder / ORIGINALS, artefact.folder, *([] if base is None else [base.folder()])]
+    names = [*_files(there)]
+
+    def known(name: str) -> bool:
+        places = [artefact.folder / shards[name]] if name in shards else [home / name for home in homes]
+        return any(place.is_file() and file_digest(there / name) == file_digest(place) for place in places)
+
+    return (
+        "config.json" in names
+        and all(map(known, names))
+        and set(os.listdir(there)) <= {Path(n).parts[0] for n in names}
+    )
+
+
+def _rebuild(artefact: Artefact, base: Path | None, target: Path, make: Stage, copy: bool) -> RestoredBase:
     """The base inside an insert: its shards under their old names, its own small files, nothing of ours."""
     folder, record = artefact.folder, _whole(artefact)
     shards, patched, left_out = record.shards, record.patched, record.left_out
     size = sum((folder / new).stat().st_size for new in shards.values())
     need_space(target.parent, (0 if not copy and linkable(folder, target.parent) else size) + (8 << 20))
     linked = 0
-    with staged(target, overwrite=overwrite) as stage:
+    with make() as stage:
         for old, new in shards.items():
             linked += _place(folder / new, stage / old, copy)
         for name in _files(folder):
@@ -174,7 +202,7 @@ def _hold_against(stage: Path, base: Path) -> int:
     return len(ours)
 
 
-def _restore(artefact: Artefact, base: OpenBase, target: Path, overwrite: bool, copy: bool) -> RestoredBase:
+def _restore(artefact: Artefact, base: OpenBase, target: Path, make: Stage, copy: bool) -> RestoredBase:
     """The base of a fold, once it is proven to be the one that was folded into."""
     record = artefact.record
     assert isinstance(record, BakeRecord)
@@ -190,7 +218,7 @@ def _restore(artefact: Artefact, base: OpenBase, target: Path, overwrite: bool, 
     _prove_fold(artefact.folder, checkpoint, changed)
     need_space(target.parent, (0 if not copy and linkable(folder, target.parent) else checkpoint.size()) + (8 << 20))
     linked = 0
-    with staged(target, overwrite=overwrite) as stage:
+    with make() as stage:
         for name in _files(folder):
             linked += _place(folder / name, stage / name, copy or name not in {*checkpoint.shards, *left_out})
         total = sum(f.stat().st_size for f in stage.rglob("*") if f.is_file())
