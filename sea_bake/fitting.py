@@ -30,7 +30,7 @@ from sea_bake.methods import sea
 from sea_bake.model.anatomy import Site, family
 from sea_bake.model.discovery import family_of
 from sea_bake.model.loading import load_model, load_tokenizer, processes
-from sea_bake.model.sites import decoder_config, text_config
+from sea_bake.model.sites import lacking, layers_with, planned_layers, ranges, text_config
 from sea_bake.model.source import ModelSource
 from sea_bake.modeling_sea import FEATURES, MERGES, PARTS
 
@@ -267,14 +267,3 @@ def check_layers(model: str | Path | ModelSource, layers: str | Sequence[int]) -
 
 def is_main_process() -> bool:
     return bool(processes().is_main_process)
-
-
-def ranges(layers: Sequence[int]) -> str:
-    """(0, 1, 2, 5) -> "0-2, 5"."""
-    groups: list[list[int]] = []
-    for layer in layers:
-        if groups and layer == groups[-1][-1] + 1:
-            groups[-1].append(layer)
-        else:
-            groups.append([layer])
-    return ", ".join(str(g[0]) if len(g) == 1 else f"{g[0]}-{g[-1]}" for g in groups)

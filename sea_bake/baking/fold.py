@@ -120,7 +120,7 @@ def _coverage(
         writer.name
         for layer in layers_of(edits)
         for site in (Site.ATTN, Site.MLP)
-        if (site, layer) not in edited
+        if (site, layer) not in edited and layer in base.layers_with(site)
         for writer in writers_of(base, site, layer)
     ]
     return {"changed": changed, "unchanged_writers": others}

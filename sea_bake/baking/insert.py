@@ -74,11 +74,12 @@ def insert(
 def _refuse_lost(base: OpenBase, edits: Sequence[Edit]) -> None:
     """An edit behind a bare linear (OPT's fc2) moves along only with quantisers that are known to let it."""
     for edit in edits:
-        bare = edit.site is not Site.BLOCK and base.row.module(edit.site) == base.row.writer(edit.site)
+        places = [] if edit.site is Site.BLOCK else [base.place(edit.site, layer) for layer in edit.layers]
+        bare = next((place.module for place in places if place.module == place.writer), None)
         if bare and base.quantisation not in (None, *_MOVED_ALONG):
             raise CheckpointError(
                 f"{base.source.name} is quantised ({base.quantisation}), and its {edit.site.value} site is the linear "
-                f"{base.row.module(edit.site)} itself, which that quantiser may replace together with the edit. "
+                f"{bare} itself, which that quantiser may replace together with the edit. "
                 "Fit the edit at another site (--site attn or block)."
             )
 
@@ -103,7 +104,7 @@ def sea_tensors(edits: Sequence[Edit], base: OpenBase) -> dict[str, torch.Tensor
     taken: dict[str, int] = {}
     for edit in edits:
         for layer in edit.layers:
-            module = base.row.module(edit.site)
+            module = base.place(edit.site, layer).module
             path = ".".join(part for part in (base.stem, str(layer), module, "sea") if part)
             number = taken.get(path, 0)
             taken[path] = number + 1
@@ -119,27 +120,33 @@ def sea_config(base: OpenBase, edits: Sequence[Edit]) -> dict[str, Any]:
     that it is one: the guard makes that fail with a message that says what to do. Our own configuration class puts the
     true value back.
     """
-    config, row, guard = public(base.checkpoint.config), base.row, _guard(base.config)
+    config, guard = public(base.checkpoint.config), _guard(base.config)
     return {
         **modeling_sea.put(config, guard, modeling_sea.GUARD.format),
         "architectures": ["SEA" + base.architecture],
         "model_type": SEA_PREFIX + config["model_type"],
         "auto_map": {auto: f"{Path(CODE).stem}.SEA{name}" for auto, name in base.classes.items()},
         "sea": {
-            "edits": [
-                {
-                    "module": row.module(edit.site),
-                    "merge": edit.merge,
-                    "feature": edit.feature,
-                    "parts": edit.parts,
-                    "alpha": edit.alpha,
-                    "ranks": {str(layer): list(ranks) for layer, ranks in edit.ranks.items()},
-                }
-                for edit in edits
-            ],
+            "edits": [one for edit in edits for one in _config_of(base, edit)],
             "guard": guard,
         },
     }
+
+
+def _config_of(base: OpenBase, edit: Edit) -> list[dict[str, Any]]:
+    """One entry; or one for each module, where the site is called otherwise in layers of another kind."""
+    modules = {layer: base.place(edit.site, layer).module for layer in edit.layers}
+    return [
+        {
+            "module": module,
+            "merge": edit.merge,
+            "feature": edit.feature,
+            "parts": edit.parts,
+            "alpha": edit.alpha,
+            "ranks": {str(i): list(ranks) for i, ranks in edit.ranks.items() if modules[i] == module},
+        }
+        for module in dict.fromkeys(modules.values())
+    ]
 
 
 def _guard(config: Any) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from typing import Any
 from sea_bake.artefact.record import BakeRecord
 from sea_bake.baking.quantised import quantisation
 from sea_bake.edit import Edit
-from sea_bake.errors import CheckpointError, FamilyError
+from sea_bake.errors import CheckpointError, FamilyError, SettingError
 from sea_bake.io.apart import check_apart
 from sea_bake.io.staging import need_space, scratch_folder
-from sea_bake.model.anatomy import SEA_PREFIX, Family, family
+from sea_bake.model.anatomy import SEA_PREFIX, Family, Place, Site, family
 from sea_bake.model.checkpoint import (
     Checkpoint,
     MergedCheckpoint,
@@ -29,7 +29,7 @@ from sea_bake.model.checkpoint.writer import linkable
 from sea_bake.model.discovery import family_of
 from sea_bake.model.fingerprint import BaseModel
 from sea_bake.model.loading import architecture, language_models
-from sea_bake.model.sites import decoder_config
+from sea_bake.model.sites import decoder_config, lacking
 from sea_bake.model.source import ModelSource
 
 
@@ -78,8 +78,35 @@ class OpenBase:
 
     def layer_parts(self, layer: int) -> set[str]:
         """Names of a decoder layer's tensors, inside the layer."""
-        prefix = f"{self.stem}.{layer}."
-        return {name.removeprefix(prefix) for name in self.checkpoint.weight_map if name.startswith(prefix)}
+        return self._parts.get(layer, set())
+
+    @functools.cached_property
+    def _parts(self) -> dict[int, set[str]]:
+        found: dict[int, set[str]] = {}
+        for name in self.checkpoint.weight_map:
+            number, _, part = name.removeprefix(f"{self.stem}.").partition(".")
+            if name.startswith(f"{self.stem}.") and number.isdigit():
+                found.setdefault(int(number), set()).add(part)
+        return found
+
+    def place(self, site: Site, layer: int) -> Place:
+        """Where a site lies in a layer; where the layer has none of its writers, as in the first kind of layers.
+
+        Raises:
+            SettingError: the layer has no such site, and others have.
+        """
+        found = self.row.place(site, self.layer_parts(layer))
+        if found is None:
+            others = self.layers_with(site)
+            if others:
+                raise SettingError(lacking(self.row, site, [layer], others))
+            return self.row.places(site)[0]
+        return found
+
+    def layers_with(self, site: Site) -> list[int]:
+        """The decoder layers that have a site."""
+        layers = range(self.text.num_hidden_layers)
+        return [layer for layer in layers if self.row.place(site, self.layer_parts(layer)) is not None]
 
 
 @contextlib.contextmanager

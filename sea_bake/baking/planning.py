@@ -64,10 +64,9 @@ def plan(model: str | Path | ModelSource, edits: Sequence[Edit] = (), *, revisio
         if not edits:
             for site in Site:
                 for merge in MERGES:
-                    found = exactness(
-                        base.row, site, merge, biased=is_biased(base, site, range(base.text.num_hidden_layers))
-                    )
-                    found = _on_disk(base, site, 0, found)
+                    layers = base.layers_with(site)
+                    found = exactness(base.row, site, merge, biased=is_biased(base, site, layers))
+                    found = _on_disk(base, site, layers[0], found) if layers else found
                     rows.append({"site": site.value, "merge": merge, "feature": "identity", **asdict(found)})
             rows.append(
                 {"site": "any", "merge": "any", "feature": "Φ", **asdict(exactness(base.row, Site.MLP, "sum", "Φ"))}

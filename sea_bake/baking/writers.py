@@ -47,7 +47,7 @@ def writers_of(base: OpenBase, site: Site, layer: int) -> list[Writer]:
     """The writers of one site; see :func:`find_writers`."""
     row, parts = base.row, base.layer_parts(layer)
     experts = row.experts or ""
-    weights = [f"{row.writer(site)}.weight"]
+    weights = [f"{base.place(site, layer).writer}.weight"]
     if site is Site.MLP and row.fused and weights[0] not in parts:
         count = next((n for key in _EXPERT_COUNTS if isinstance(n := getattr(base.text, key, None), int)), 0)
         weights = (

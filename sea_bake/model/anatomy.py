@@ -7,12 +7,15 @@ family" in ``sea_bake/README.md``.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
 from sea_bake.errors import FamilyError, SettingError
 
 SEA_PREFIX = "sea_"  # model_type of an inserted artefact: "sea_llama"
+_NAMED = re.compile(r"(attn|mlp):[A-Za-z_]\w*(\.\w+)*")
 
 
 class Site(str, Enum):
@@ -20,12 +23,28 @@ class Site(str, Enum):
 
     ``mlp``: output of the MLP (or MoE) module. ``attn``: output of the attention module. ``block``: the residual stream
     behind the whole decoder layer. In Gemma 2/3 and OLMo 2 a norm stands between an ``mlp``/``attn`` output and the
-    residual stream.
+    residual stream. Where two such modules stand side by side, the other one is named: ``attn:mamba``.
     """
 
     MLP = "mlp"
     ATTN = "attn"
     BLOCK = "block"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Site | None:
+        """A named site, one object per name, as every member is."""
+        if not isinstance(value, str) or not _NAMED.fullmatch(value):
+            return None
+        named = str.__new__(cls, value)
+        named._name_, named._value_ = value, value
+        found = cls._value2member_map_.setdefault(value, named)
+        assert isinstance(found, Site)
+        return found
+
+    @property
+    def named(self) -> str | None:
+        """The module that a named site names."""
+        return self.value.partition(":")[2] or None
 
     @classmethod
     def parse(cls, value: str | Site) -> Site:
@@ -34,6 +53,19 @@ class Site(str, Enum):
             return cls(value)
         except ValueError:
             raise SettingError(f"unknown site {value!r}: use one of {', '.join(s.value for s in cls)}") from None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a site lies in one decoder layer.
+
+    Attributes:
+        module: path of the edited module; "" is the decoder layer itself.
+        writer: path of the linear that writes its output; the residual stream has none.
+    """
+
+    module: str
+    writer: str
 
 
 @dataclass(frozen=True)
@@ -53,6 +85,9 @@ class Family:
         shared: on-disk name of the shared expert's writer.
         input_first: writers whose tensors are [..., ff, d] instead of [..., d, ff] (GPT-2's Conv1D).
         norm_behind: an RMSNorm stands directly behind the ``attn`` and ``mlp`` outputs, before the residual is added.
+        attn_kinds, mlp_kinds: (module, writer) in layers of other kinds. A layer has the site where it has one of the
+            writers (or the experts), and else it has no such site.
+        named: (site, writer) of modules beside those: ("attn:mamba", "mamba.out_proj").
     """
 
     model_type: str
@@ -67,19 +102,54 @@ class Family:
     shared: str | None = None
     input_first: tuple[str, ...] = ()
     norm_behind: bool = False
+    attn_kinds: tuple[tuple[str, str], ...] = ()
+    mlp_kinds: tuple[tuple[str, str], ...] = ()
+    named: tuple[tuple[str, str], ...] = ()
+
+    def places(self, site: Site) -> tuple[Place, ...]:
+        """Where a site may lie, by the kind of layer.
+
+        Raises:
+            SettingError: a named site that this family does not have.
+        """
+        if site is Site.BLOCK:
+            return (Place("", ""),)
+        if site is Site.ATTN:
+            return tuple(Place(*pair) for pair in ((self.attn, self.attn_writer), *self.attn_kinds))
+        if site is Site.MLP:
+            return tuple(Place(*pair) for pair in ((self.mlp, self.mlp_writer), *self.mlp_kinds))
+        found = dict(self.named).get(site.value)
+        if found is None:
+            known = [s.value for s in Site] + [name for name, _ in self.named]
+            raise SettingError(f"{self.model_type} has no site {site.value!r}: use one of {', '.join(known)}")
+        return (Place(site.named or "", found),)
+
+    def place(self, site: Site, parts: Collection[str]) -> Place | None:
+        """Where a site lies in the layer that has these parameters (names inside the layer); None if it has none."""
+        places = self.places(site)
+        if site is Site.BLOCK:
+            return places[0]
+        for place in places:
+            if any(part == place.writer or part.startswith(f"{place.writer}.") for part in parts):
+                return place
+        stacks = [(self.experts or "").partition("{}")[0], self.fused or ""] if site is Site.MLP else []
+        for stack in filter(None, stacks):
+            if any(part.startswith(stack) for part in parts):
+                return next((place for place in places if stack.startswith(f"{place.module}.")), places[0])
+        return None
 
     def module(self, site: Site) -> str:
-        """Path of the edited module inside a decoder layer; "" is the decoder layer itself."""
-        return {Site.MLP: self.mlp, Site.ATTN: self.attn, Site.BLOCK: ""}[site]
+        """Path of the edited module inside a decoder layer, of the first kind that has it; "" is the layer itself."""
+        return self.places(site)[0].module
 
     def layer(self, index: int) -> str:
         """Path of a decoder layer inside the backbone: ``"layers.3"``."""
         return f"{self.layers}.{index}"
 
     def writer(self, site: Site) -> str:
-        """Path of the linear that writes a site's output, inside a decoder layer; the residual stream has none."""
+        """Path of the linear that writes a site's output, in the same; the residual stream has none."""
         assert site is not Site.BLOCK
-        return self.mlp_writer if site is Site.MLP else self.attn_writer
+        return self.places(site)[0].writer
 
 
 _MOE = "mlp.experts.{}.down_proj.weight"

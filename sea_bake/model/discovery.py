@@ -1,8 +1,10 @@
-"""Find the parts of a decoder that ``anatomy`` has no row for, and prove them: on one layer, with random weights.
+"""Find the parts of a decoder that ``anatomy`` has no row for, and prove them: on small layers, with random weights.
 
-What stands where is not guessed from names. A module that does the same to each token, in whatever order they stand,
-is the MLP, one that does not is the attention; and a tensor on disk is the writer of a site when Q, a cyclic shift
-doubled and with its sign turned, multiplied onto it, comes out of the site. What cannot be proved so is refused.
+What stands where is not guessed from names. A module that does the same to each token, in whatever order they stand, is
+an MLP, one that does not mixes tokens; and a tensor on disk is the writer of a site when Q, a cyclic shift doubled and
+with its sign turned, multiplied onto it, comes out of the site. What cannot be proved so is refused. One layer of each
+kind is looked at, narrower than the real one, with few experts. A name decides one thing alone: of several modules that
+mix tokens, the one called attention is the site ``attn``.
 """
 
 from __future__ import annotations
@@ -10,23 +12,41 @@ from __future__ import annotations
 import functools
 import json
 import re
-import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from itertools import combinations
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sea_bake.errors import FamilyError
 from sea_bake.model.anatomy import SEA_PREFIX, Family, family
-from sea_bake.model.hooks import first_of, hooked
-from sea_bake.model.one_layer import load_state, one_layer_config
+from sea_bake.model.one_layer import quiet
+from sea_bake.model.proving import Writers, proved
+from sea_bake.model.skeleton import build_of, cut, first_layers, kinds_of, skeleton, stack_of
+from sea_bake.model.small import Small
 
-_TOKENS = 6
-_ROOM = 1e-4  # float32: a few roundings; what must be noticed is of the size of the output itself
+_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
+_MOST = 1 << 23  # parameters of a layer that is run: 32 MiB; of all the model, eight times as many
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What one kind of layers has.
+
+    Attributes:
+        layers: their numbers.
+        stem: prefix of the backbone in the tensor names on disk.
+        mixers, mlps: proved modules that mix tokens, and that do not, with their writers; the largest MLP first.
+        attention: the path of the mixer that is called attention.
+        norm_behind: an RMSNorm stands directly behind each site's module.
+    """
+
+    layers: list[int]
+    stem: str
+    mixers: dict[str, Writers]
+    mlps: dict[str, Writers]
+    attention: str | None
+    norm_behind: bool
 
 
 def family_of(text: Any) -> Family:
@@ -48,59 +68,144 @@ def family_of(text: Any) -> Family:
 def _discovered(model_type: str, data: str, kind: Any) -> Family:
     text = kind.from_dict(json.loads(data))
     found: dict[str, str] = {}
+    with quiet():
+        return _looked_at(text, found)
+
+
+def _looked_at(text: Any, found: dict[str, str]) -> Family:
+    model_type = text.model_type
     try:
-        rows = [_discover(text, layer, found) for layer in sorted({0, text.num_hidden_layers - 1})]
+        real = skeleton(text)
+        decoder = real.get_decoder()
+        stack = stack_of(real, text.num_hidden_layers)
+        if stack is None:
+            raise _refusal(model_type, found, f"its decoder has no one stack of {text.num_hidden_layers} layers")
+        stem = next(name for name, module in real.named_modules() if module is decoder)
+        found["stack of layers"] = f"{stem}.{stack[0]}"
+        kinds = kinds_of(text, stack[1])
+        seen = _kinds(text, stack[1], found)
     except FamilyError:
         raise
     except Exception as error:
-        raise _refusal(model_type, found, f"a layer of it does not run by itself ({error})") from error
-    parts = ("stem", "layers", "attn", "mlp", "attn_writer", "input_first", "norm_behind")
-    if any(getattr(row, part) != getattr(rows[0], part) for row in rows for part in parts):
-        raise _refusal(model_type, found, "its layers are not all built alike")
-    dense = next((row for row in rows if row.experts is None and row.fused is None), rows[0])
-    mixed = next((row for row in rows if row is not dense and (row.experts or row.fused)), dense)
-    return replace(dense, experts=mixed.experts, fused=mixed.fused, shared=mixed.shared)
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise _refusal(model_type, found, f"a layer of it does not run by itself ({reason})") from error
+    stems = {kind.stem for kind in seen}
+    if len(stems) != 1:
+        raise _refusal(model_type, found, "its layers are called in several ways on disk")
+    return _row(Family(model_type, stems.pop(), stack[0]), seen, found)
 
 
-def _discover(text: Any, layer: int, found: dict[str, str]) -> Family:
-    from transformers import AutoModelForCausalLM
+def _kinds(text: Any, layers: nn.ModuleList, found: dict[str, str]) -> list[Kind]:
+    """Every kind of layer, looked at in the narrowest model that is built like the real one and runs."""
+    failure: Exception | None = None
+    kinds = kinds_of(text, layers)
+    for config in cut(text):
+        try:
+            small = skeleton(config)
+            stack = stack_of(small, len(layers))
+            if stack is None or any(build_of(stack[1][kind[0]]) != build_of(layers[kind[0]]) for kind in kinds):
+                continue
+            if max(_size(stack[1][kind[0]]) for kind in kinds) > _MOST:
+                break
+            return [_kind(config, layers, kind, found) for kind in kinds]
+        except Exception as error:  # widths that do not go together: less is cut then
+            failure = failure or error
+    raise failure or ValueError("no smaller model is built like it")
 
-    config = one_layer_config(text, layer)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)  # no bias stays 0 and no norm 1
-    decoder = model.get_decoder()
-    stem = next(name for name, module in model.named_modules() if module is decoder)
-    stacks = [n for n, m in decoder.named_children() if isinstance(m, nn.ModuleList) and len(m) == 1]
-    if len(stacks) != 1:
-        raise _refusal(text.model_type, found, f"its decoder has {len(stacks)} stacks of layers, not 1")
-    found["stack of layers"] = f"{stem}.{stacks[0]}"
-    block = getattr(decoder, stacks[0])[0]
-    on_disk = _on_disk(model, f"{stem}.{stacks[0]}.0.")
-    width = config.hidden_size
-    row = Family(text.model_type, stem, stacks[0])
-    done: set[str] = set()
-    taken: set[str] = set()  # writers: what lies inside or behind the attention is not the MLP
-    norms = []
-    for path, mixes in sorted(_candidates(model, block, width), key=lambda candidate: not candidate[1]):
-        site = "attn" if mixes else "mlp"
-        proved = None if site in done else _writers(model, block, path, on_disk, width)
-        if proved is None or taken & {*proved[0]}:
-            continue
-        done.add(site)
-        writers, input_first = proved
-        taken |= {*writers}
-        found[f"{site} module and writers"] = f"{path}: {', '.join(writers)}"
-        row = replace(row, input_first=(*row.input_first, *input_first))
-        row = replace(row, attn=path) if mixes else replace(row, mlp=path)
-        row = _with_writers(row, site, writers, on_disk, model, f"{stem}.{stacks[0]}.0.")
-        norms.append(_is_normed(model, block, path))
-    if done != {"attn", "mlp"}:
-        missing = " and ".join(sorted({"attn", "mlp"} - done))
-        raise _refusal(text.model_type, found, f"no module could be proved to be its {missing}")
-    return replace(row, norm_behind=all(norms))
+
+def _small(config: Any, layer: int, build: object) -> Small:
+    """The layer behind as few others as will do: those before it, or among all."""
+    failure: Exception | None = None
+    for depth in dict.fromkeys((layer + 1, config.num_hidden_layers)):
+        try:
+            first = first_layers(config, depth)
+            model = skeleton(first)
+            stack = stack_of(model, depth)
+            if stack is not None and build_of(stack[1][layer]) == build and _size(model) <= 8 * _MOST:
+                return Small(first, layer)
+        except Exception as error:  # some configurations go together as a whole alone
+            failure = error
+    raise failure or ValueError(f"layer {layer} does not stand alone")
+
+
+def _size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _kind(config: Any, real: nn.ModuleList, layers: list[int], found: dict[str, str]) -> Kind:
+    layer = layers[0]
+    small = _small(config, layer, build_of(real[layer]))
+    mixers, mlps = proved(small)
+    sizes = {path: _size(real[layer].get_submodule(path)) for path in mlps}
+    mlps = {path: mlps[path] for path in sorted(mlps, key=lambda path: -sizes[path])}
+    called = (p for p in mixers if _ATTENTION.search(p) or _ATTENTION.search(type(small.block.get_submodule(p)).__name__))
+    attention = next(called, None)
+    where = f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers[:4]))}{', ...' * (len(layers) > 4)}"
+    for what, modules in (("modules that mix tokens", mixers), ("modules that do not", mlps)):
+        if modules:
+            found[f"{what} in {where}"] = " and ".join(f"{p} (written by {w})" for p, w in modules.items())
+    return Kind(layers, small.stem, mixers, mlps, attention, all(map(small.is_normed, {**mixers, **mlps})))
+
+
+def _row(row: Family, kinds: list[Kind], found: Mapping[str, str]) -> Family:
+    """One row from what the kinds have, or a refusal."""
+    everywhere = {path for kind in kinds for path in kind.mixers}
+    for kind in kinds:  # where keys and values are another layer's, an attention does not mix what it is given
+        for path in everywhere & {*kind.mlps}:
+            kind.mixers[path] = kind.mlps.pop(path)
+    any_attention = any(kind.attention for kind in kinds)
+    attn: dict[str, str] = {}
+    mlp: dict[str, str | None] = {}
+    named: dict[str, str] = {}
+    stacks: set[tuple[str | None, str | None, str | None]] = set()
+    first: dict[str, None] = {}
+    for kind in kinds:
+        chosen = kind.attention if any_attention else next(iter(kind.mixers), None)
+        for path, writers in kind.mixers.items():
+            if writers.plain is None or writers.is_stacked:
+                raise _refusal(row.model_type, found, f"{path} is written by several stacks")
+            if path == chosen:
+                attn[path] = writers.plain
+            else:
+                named[f"attn:{path}"] = writers.plain
+        for i, (path, writers) in enumerate(kind.mlps.items()):
+            if i and not writers.is_stacked and writers.plain and writers.plain != path:
+                named[f"mlp:{path}"] = writers.plain
+            if i:
+                continue
+            if writers.is_stacked:
+                stacks.add((writers.experts, writers.fused, writers.plain and f"{writers.plain}.weight"))
+                mlp.setdefault(path, None)
+            else:
+                mlp[path] = writers.plain
+        for writers in (*kind.mixers.values(), *kind.mlps.values()):
+            first |= dict.fromkeys(writers.input_first)
+    if not attn or not mlp:
+        missing = " and ".join(name for name, has in (("attn", attn), ("mlp", mlp)) if not has)
+        raise _refusal(row.model_type, found, f"no module could be proved to be its {missing}")
+    if len(stacks) > 1:
+        raise _refusal(row.model_type, found, "its layers keep their experts in several ways")
+    experts, fused, shared = next(iter(stacks), (None, None, None))
+    places = [(path, writer) for path, writer in mlp.items() if writer is not None]
+    (attn_path, attn_writer), *attn_kinds = attn.items()
+    if not places:
+        row = replace(row, mlp=next(iter(mlp)))
+    elif next(iter(mlp)) != places[0][0] and mlp[next(iter(mlp))] is None:
+        raise _refusal(row.model_type, found, "its experts and its dense MLPs lie in modules of different names")
+    else:
+        row = replace(row, mlp=places[0][0], mlp_writer=places[0][1], mlp_kinds=tuple(places[1:]))
+    return replace(
+        row,
+        attn=attn_path,
+        attn_writer=attn_writer,
+        attn_kinds=tuple(attn_kinds),
+        experts=experts,
+        fused=fused,
+        shared=shared,
+        input_first=tuple(first),
+        norm_behind=all(kind.norm_behind for kind in kinds),
+        named=tuple(named.items()),
+    )
 
 
 def _refusal(model_type: str, found: Mapping[str, str], why: str) -> FamilyError:
@@ -110,155 +215,3 @@ def _refusal(model_type: str, found: Mapping[str, str], why: str) -> FamilyError
         "A decoder with the same parts needs one row in sea_bake/model/anatomy.py and a tiny config in "
         "tests/families.py ('Add a family' in sea_bake/README.md)."
     )
-
-
-def _on_disk(model: Any, prefix: str) -> dict[str, Tensor]:
-    """The layer's tensors by the names that they have in a checkpoint, relative to the layer."""
-    from safetensors.torch import load_file
-
-    with tempfile.TemporaryDirectory(prefix="sea-bake-discovery-") as folder:
-        model.save_pretrained(folder, max_shard_size="100GB")
-        (file,) = Path(folder).glob("*.safetensors")
-        return {n.removeprefix(prefix): t for n, t in load_file(file).items() if n.startswith(prefix)}
-
-
-def _inputs(model: Any) -> Tensor:
-    width = model.config.get_text_config(decoder=True).hidden_size
-    return torch.randn(1, _TOKENS, width, generator=torch.Generator().manual_seed(1))
-
-
-def _candidates(model: Any, block: nn.Module, width: int) -> list[tuple[str, bool]]:
-    """(path, whether it mixes tokens) of the modules that give [1, tokens, width], outermost first."""
-    calls: dict[str, list[Any]] = {}
-    handles = [
-        module.register_forward_hook(
-            lambda _m, args, kwargs, out, path=path: calls.setdefault(path, []).append((args, kwargs, _copy(out))),
-            with_kwargs=True,
-        )
-        for path, module in block.named_modules()
-        if path
-    ]
-    with torch.inference_mode():
-        model.get_decoder()(inputs_embeds=_inputs(model), use_cache=False)
-    for handle in handles:
-        handle.remove()
-    found = []
-    for path, seen in calls.items():
-        module, output = block.get_submodule(path), seen[0][2]
-        if len(seen) > 1 or not isinstance(output, Tensor) or not any(p.dim() > 1 for p in module.parameters()):
-            continue  # called more than once, or nothing that could hold a writer
-        if output.numel() == _TOKENS * width == output.shape[-1] * _TOKENS:
-            found.append((path, _mixes(module, *seen[0])))
-    return sorted(found, key=lambda item: item[0].count("."))
-
-
-def _copy(output: Any) -> Any:
-    output = first_of(output)
-    return output.clone() if isinstance(output, Tensor) else output  # some blocks add the residual in place
-
-
-def _mixes(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> bool:
-    """Whether a token's output depends on the others: the same call, with the tokens in reverse order."""
-
-    def reverse(value: Any) -> Any:
-        is_tokens = isinstance(value, Tensor) and value.dim() in (2, 3) and value.shape[-2] == _TOKENS
-        return value.flip(-2) if is_tokens and value.is_floating_point() else value
-
-    expected = output.flip(-2)
-    with torch.inference_mode():
-        again = first_of(module(*map(reverse, args), **{k: reverse(v) for k, v in kwargs.items()}))
-    return not torch.allclose(again, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
-
-
-def _groups(on_disk: Mapping[str, Tensor], width: int) -> Iterator[tuple[str, list[str], int]]:
-    """(name with {} for numbers, names, axis) of the matrices that could write into ``width`` dimensions."""
-    names: dict[str, list[str]] = {}
-    for name, tensor in on_disk.items():
-        if tensor.dim() > 1:
-            names.setdefault(re.sub(r"\.\d+\.", ".{}.", name), []).append(name)
-    for axis in (-2, -1):
-        for pattern, members in names.items():
-            if all(on_disk[name].shape[axis] == width for name in members):
-                yield pattern, members, axis
-
-
-def _writers(
-    model: Any, block: nn.Module, path: str, on_disk: Mapping[str, Tensor], width: int
-) -> tuple[list[str], tuple[str, ...]] | None:
-    """Patterns of the tensors that write a module's output, and which are stored input first; None if unproved."""
-    before = _output(model, block.get_submodule(path), {})
-    expected = -2 * before.roll(1, dims=-1)
-    groups = list(_groups(on_disk, width))
-    for size in (1, 2):
-        for chosen in combinations(groups, size):
-            if size == 2 and not any("{}" in pattern or on_disk[names[0]].dim() == 3 for pattern, names, _ in chosen):
-                continue  # two that add up to an output: only experts and the shared one do
-            shifted: dict[str, Tensor] = {}
-            for _, members, axis in chosen:
-                for name in members:
-                    shifted[name] = -2 * on_disk[name].roll(1, dims=axis)
-                    bias = f"{name.removesuffix('.weight')}.bias" if name.endswith(".weight") else f"{name}_bias"
-                    if bias in on_disk:
-                        shifted[bias] = -2 * on_disk[bias].roll(1, dims=-1)
-            after = _output(model, block.get_submodule(path), {**on_disk, **shifted})
-            if float((after - expected).abs().max()) <= _ROOM * float(expected.abs().max()):
-                first = tuple(pattern.removesuffix(".weight") for pattern, _, axis in chosen if axis == -1)
-                return [pattern for pattern, _, _ in chosen], first
-    return None
-
-
-def _output(model: Any, module: nn.Module, layer: Mapping[str, Tensor]) -> Tensor:
-    """A module's output, with the layer's tensors loaded from their on-disk names (none: as it stands)."""
-    caught: list[Tensor] = []
-    if layer:
-        decoder = model.get_decoder()
-        names = {m: n for n, m in model.named_modules()}
-        stem = names[next(m for m in decoder.children() if isinstance(m, nn.ModuleList) and len(m) == 1)]
-        state = {f"{stem}.0.{name}": tensor for name, tensor in layer.items()}
-        outside = {n: p for n, p in model.state_dict().items() if not n.startswith(f"{stem}.0.")}
-        path = names[module]
-        model = load_state(type(model), model.config, {**outside, **state})[0]
-        module = model.get_submodule(path)
-    with hooked({0: module}, lambda _, output: caught.append(output.clone())), torch.inference_mode():
-        model.get_decoder()(inputs_embeds=_inputs(model), use_cache=False)
-    return caught[0].reshape(_TOKENS, -1)
-
-
-def _is_normed(model: Any, block: nn.Module, path: str) -> bool:
-    """Whether the layer's output does not depend on the length of the module's."""
-    outputs: list[Tensor] = []
-    stretches: tuple[Any, ...] = (1.0, torch.linspace(0.5, 2, _TOKENS)[:, None])
-    for stretch in stretches:
-
-        def rescale(_: int, output: Tensor, by: Any = stretch) -> Tensor:
-            return output * by
-
-        with (
-            torch.inference_mode(),
-            hooked({0: block.get_submodule(path)}, rescale),
-            hooked({0: block}, lambda _, output: outputs.append(output.clone())),
-        ):
-            model.get_decoder()(inputs_embeds=_inputs(model), use_cache=False)
-    return torch.allclose(outputs[0], outputs[1], rtol=0, atol=1e-4 * float(outputs[0].abs().max()))
-
-
-def _with_writers(
-    row: Family, site: str, writers: list[str], on_disk: Mapping[str, Tensor], model: Any, prefix: str
-) -> Family:
-    """The row with a site's writers: a dense one, or experts (fused, or each by itself) and a shared one."""
-    plain = [w for w in writers if "{}" not in w and on_disk[w].dim() == 2]
-    experts = [w for w in writers if w not in plain]
-    if not experts:
-        if len(plain) != 1:
-            raise _refusal(row.model_type, {site: ", ".join(writers)}, f"its {site} has {len(plain)} writers")
-        writer = plain[0].removesuffix(".weight")
-        return replace(row, attn_writer=writer) if site == "attn" else replace(row, mlp_writer=writer)
-    if site == "attn" or len(experts) != 1:
-        raise _refusal(row.model_type, {site: ", ".join(writers)}, f"its {site} is written by several stacks")
-    size = sum(on_disk[n].numel() for n in on_disk if re.sub(r"\.\d+\.", ".{}.", n) == experts[0])
-    tail = experts[0].removesuffix(".weight").rpartition(".")[2]
-    stacked = [n for n, p in model.named_parameters() if n.startswith(prefix) and p.dim() == 3 and p.numel() == size]
-    named = [n for n in stacked if n.endswith(tail)] or stacked
-    fused = named[-1].removeprefix(prefix) if named else None
-    shared = plain[0] if plain else None
-    return replace(row, experts=experts[0] if experts[0] != fused else None, fused=fused, shared=shared)

@@ -135,8 +135,9 @@ class BaseModel:
             for site in (Site.ATTN, Site.MLP):
                 # The first expert's writer: alone on disk, the first of the fused tensor in memory.
                 experts = [] if site is Site.ATTN else [row.fused, row.experts and row.experts.format(0)]
-                paths = [f"{row.writer(site)}.weight", *filter(None, experts)]
-                found = next((t for path in paths if (t := tensor(layer, path)) is not None), None)
+                written = {f"{place.writer}.weight": place.writer for place in row.places(site)}
+                written |= dict.fromkeys(filter(None, experts), row.writer(site))
+                path, found = next(((p, t) for p in written if (t := tensor(layer, p)) is not None), ("", None))
                 if found is None or found.dim() not in (2, 3) or not found.is_floating_point():
                     continue  # a quantised weight has no comparable values
                 if found.dtype.itemsize < 2:
@@ -144,7 +145,7 @@ class BaseModel:
                 if found.device.type == "meta":
                     continue  # neither has an offloaded one
                 dtype = str(found.dtype).removeprefix("torch.")
-                samples[f"{layer}.{row.writer(site)}"] = _sample(found)
+                samples[f"{layer}.{written[path]}"] = _sample(found)
         return cls(name, revision, {key: getattr(config, key, None) for key in _SHAPE}, dtype, samples)
 
     def check(self, other: BaseModel, layers: Iterable[int], *, what: str = "this model") -> None:

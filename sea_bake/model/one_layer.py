@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -37,19 +38,25 @@ def load_state(
     Returns:
         The model in evaluation mode, and transformers' loading info. What ``state`` lacks is random, always the same.
     """
+    with quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, info = cls.from_pretrained(
+            None, config=config, state_dict=dict(state), dtype=dtype, output_loading_info=True
+        )
+    return model.eval(), info
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing said by transformers but errors, and no bars of it."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model, info = cls.from_pretrained(
-                None, config=config, state_dict=dict(state), dtype=dtype, output_loading_info=True
-            )
+        yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-    return model.eval(), info

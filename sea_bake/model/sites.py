@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import nn
@@ -11,6 +11,7 @@ from torch import nn
 from sea_bake.errors import FamilyError, SettingError
 from sea_bake.model.anatomy import Family, Site
 from sea_bake.model.discovery import family_of
+from sea_bake.model.skeleton import skeleton
 
 
 def text_config(model: Any) -> Any:
@@ -33,26 +34,95 @@ def model_family(model: Any) -> Family:
     return family_of(text_config(model))
 
 
-def site_modules(model: Any, site: Site, layers: Iterable[int]) -> dict[int, nn.Module]:
-    """Layer index -> the module whose output is the site.
+def layers_with(model: Any, site: Site) -> tuple[int, ...]:
+    """The decoder layers of a living model, or of one without memory, that have a site: all, in most families.
 
     Raises:
         FamilyError: the model's layout is not what its family's row says.
-        SettingError: a layer out of range.
+        SettingError: a named site that the family does not have, or that none of its layers has.
     """
+    row, stack = _stack(model)
+    found = tuple(i for i, layer in enumerate(stack) if row.place(site, _parts(layer)) is not None)
+    if not found:
+        raise SettingError(f"no layer of this {row.model_type} has the site {site.value}")
+    return found
+
+
+def lacking(row: Family, site: Site, layers: Sequence[int], others: Sequence[int]) -> str:
+    """What is said of layers that do not have a site, where others have it."""
+    several = "s" * (len(layers) > 1)
+    return (
+        f"layer{several} {ranges(layers)} of this {row.model_type} ha{'ve' if several else 's'} no site {site.value}: "
+        f"it exists in {ranges(others)}"
+    )
+
+
+def ranges(layers: Sequence[int]) -> str:
+    """(0, 1, 2, 5) -> "0-2, 5"."""
+    groups: list[list[int]] = []
+    for layer in layers:
+        if groups and layer == groups[-1][-1] + 1:
+            groups[-1].append(layer)
+        else:
+            groups.append([layer])
+    return ", ".join(str(g[0]) if len(g) == 1 else f"{g[0]}-{g[-1]}" for g in groups)
+
+
+def planned_layers(config: Any, site: Site) -> tuple[int, ...]:
+    """:func:`layers_with` of a configuration alone.
+
+    Raises:
+        FamilyError: transformers cannot build it; the message says why.
+    """
+    text = decoder_config(config)
+    if text.is_encoder_decoder:
+        return tuple(range(text.num_hidden_layers))
+    try:
+        model = skeleton(text)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise FamilyError(f"transformers cannot build a {text.model_type} of this config.json: {reason}") from error
+    return layers_with(model, site)
+
+
+def _stack(model: Any) -> tuple[Family, nn.ModuleList]:
     row = model_family(model)
     decoder = model.get_decoder()
     stack = getattr(decoder, row.layers, None)
     if not isinstance(stack, nn.ModuleList):
         raise FamilyError(f"{type(decoder).__name__} has no module list '{row.layers}', as {row.model_type} should")
+    return row, stack
+
+
+def _parts(layer: nn.Module) -> list[str]:
+    return [name for name, _ in (*layer.named_parameters(), *layer.named_buffers())]
+
+
+def site_modules(model: Any, site: Site, layers: Iterable[int]) -> dict[int, nn.Module]:
+    """Layer index -> the module whose output is the site.
+
+    Raises:
+        FamilyError: the model's layout is not what its family's row says.
+        SettingError: a layer out of range, or one that has no such site.
+    """
+    row, stack = _stack(model)
     modules: dict[int, nn.Module] = {}
     for layer in layers:
         if not 0 <= layer < len(stack):
             raise SettingError(f"layer {layer} is out of range: the model has layers 0 to {len(stack) - 1}")
+        place = row.place(site, _parts(stack[layer]))
+        if place is None:
+            others = [i for i, other in enumerate(stack) if row.place(site, _parts(other)) is not None]
+            if others:
+                raise SettingError(lacking(row, site, [layer], others))
+            raise FamilyError(
+                f"{type(stack[layer]).__name__} has no '{row.writer(site)}', as {row.model_type} should"
+            )
+        module = place.module
         try:
-            modules[layer] = stack[layer].get_submodule(row.module(site)) if row.module(site) else stack[layer]
+            modules[layer] = stack[layer].get_submodule(module) if module else stack[layer]
         except AttributeError:
             raise FamilyError(
-                f"{type(stack[layer]).__name__} has no module '{row.module(site)}', as {row.model_type} should"
+                f"{type(stack[layer]).__name__} has no module '{module}', as {row.model_type} should"
             ) from None
     return modules

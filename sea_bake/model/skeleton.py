@@ -1,0 +1,112 @@
+"""A model without memory, for the names of its parts; and a small one of the same build, which can be run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+# Widths and counts of heads are divided by one number, so what follows from them does too; a head stays as wide as it is.
+_WIDTH = re.compile(r"(size|dim|width|rank|embd|inner|channels|d_model|d_ff|dff|d_ssm)$")
+_NO_WIDTH = re.compile(r"head|vocab|kernel|window|chunk|patch|image|group|block|conv|state|position|batch|rotary|type|d_kv")
+_HEADS = re.compile(r"(heads|n_head|n_groups)$")  # and Mamba's groups of heads
+_EXPERTS = re.compile(r"experts$")
+_CHOSEN = re.compile(r"experts?_per_tok(en)?$|moe_top_?k$|top_k_experts$|moe_k$")
+_GROUPS = ("n_group", "topk_group")  # of experts; one, where there are but a few
+_DEPTHS = ("num_hidden_layers", "num_layers", "num_decoder_layers", "n_layer")
+_SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id")
+_LEAST_WIDTH, _LEAST_EXPERTS = 48, 4
+_TRIES = 3
+
+
+def skeleton(text: Any) -> Any:
+    """A causal model of a decoder's configuration, on the meta device.
+
+    Raises:
+        Exception: whatever transformers raises for a configuration that it cannot build.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(text, dtype=torch.float32)
+
+
+def stack_of(model: Any, depth: int) -> tuple[str, nn.ModuleList] | None:
+    """Name, inside the decoder, and modules of its one stack of so many layers; None if it has none or several."""
+    stacks = [(n, m) for n, m in model.get_decoder().named_children() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    return stacks[0] if len(stacks) == 1 else None
+
+
+def build_of(layer: nn.Module) -> tuple[Any, ...]:
+    """What two layers of one kind have in common, whatever their widths and their number of experts."""
+    parameters = {(_numberless(name), p.dim()) for name, p in layer.named_parameters()}
+    modules = {(_numberless(name), type(module).__name__) for name, module in layer.named_modules()}
+    return tuple(sorted(parameters)), tuple(sorted(modules))
+
+
+def _numberless(name: str) -> str:
+    return re.sub(r"\.\d+(?=\.|$)", ".{}", name)
+
+
+def kinds_of(text: Any, layers: nn.ModuleList) -> list[list[int]]:
+    """The layers by their kind, each kind in the order of its first layer: built alike, and of one name in the config."""
+    names = getattr(text, "layer_types", None)
+    names = names if isinstance(names, list) and len(names) == len(layers) else [None] * len(layers)
+    kinds: dict[Any, list[int]] = {}
+    for i, layer in enumerate(layers):
+        kinds.setdefault((names[i], build_of(layer)), []).append(i)
+    return list(kinds.values())
+
+
+def cut(text: Any) -> Iterator[Any]:
+    """The configuration with hardly any vocabulary, few experts, and narrower and narrower; the narrowest first."""
+    width, heads = text.hidden_size, getattr(text, "num_attention_heads", None)
+    heads = heads if isinstance(heads, int) and heads > 0 else 0
+    factors = [f for f in range(width // _LEAST_WIDTH, 1, -1) if width % f == 0 and heads % f == 0]
+    step = max(1, -(-len(factors) // _TRIES))
+    for factor in (*factors[::step], 1):
+        yield changed(text, {key: _cut(key, value, factor) for key, value in text.to_dict().items()})
+
+
+def _cut(key: str, value: Any, factor: int) -> Any:
+    if isinstance(value, dict) and key.endswith("_config"):  # of an encoder beside it: as short as can be
+        return {k: 1 if k in (*_DEPTHS, "num_blocks", "depth") and v else v for k, v in value.items()}
+    if isinstance(value, list) and _WIDTH.search(key):
+        return [_cut(key, one, factor) for one in value]
+    if isinstance(value, bool) or not isinstance(value, int):
+        return value
+    if key.startswith("vocab_size"):
+        return 8
+    if key in _GROUPS:
+        return 1
+    if _CHOSEN.search(key):
+        return min(value, 2)
+    if _EXPERTS.search(key):
+        return min(value, _LEAST_EXPERTS)
+    if _HEADS.search(key) or (_WIDTH.search(key) and not _NO_WIDTH.search(key)):
+        return max(1, value // factor)
+    return value
+
+
+def first_layers(text: Any, count: int) -> Any:
+    """The configuration cut to its first layers."""
+    depth, data = text.num_hidden_layers, {}
+    for key, value in text.to_dict().items():
+        if isinstance(value, list) and len(value) == depth:
+            data[key] = value[:count]
+        if isinstance(value, dict) and value and all(str(k).isdigit() for k in value):  # by the number of a layer
+            data[key] = {k: v for k, v in value.items() if int(k) < count}
+    return changed(text, data | dict.fromkeys(_DEPTHS, count))
+
+
+def changed(text: Any, changes: dict[str, Any]) -> Any:
+    """A configuration with other values, where it knows their keys; no token has a special part in it."""
+    data, known = text.to_dict(), {*text.to_dict(), *text.attribute_map}
+    data |= {key: value for key, value in changes.items() if key in known}
+    data |= {key: 0 for key in _SPECIAL if data.get(key) is not None}
+    config = type(text).from_dict(data)
+    config._attn_implementation = "eager"
+    return config
