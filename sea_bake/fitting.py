@@ -30,7 +30,7 @@ from sea_bake.methods import sea
 from sea_bake.model.anatomy import Site, family
 from sea_bake.model.discovery import family_of
 from sea_bake.model.loading import load_model, load_tokenizer, processes
-from sea_bake.model.sites import lacking, layers_with, planned_layers, ranges, text_config
+from sea_bake.model.sites import decoder_config, lacking, planned_layers, ranges, text_config
 from sea_bake.model.source import ModelSource
 from sea_bake.modeling_sea import FEATURES, MERGES, PARTS
 
@@ -102,7 +102,7 @@ def fit(
     if activations is None:
         everything = save_activations is not None or (isinstance(layers, str) and layers.startswith("signature"))
         if isinstance(model, str | Path | ModelSource):
-            check_layers(model, layers)
+            check_layers(model, layers, site)
         activations = gather(
             model,
             demonstrations,
@@ -212,6 +212,8 @@ def _project(
     row = {layer: i for i, layer in enumerate(found.layers)}
     signatures = {layer: sea.signature(found.positive[i], found.negative[i]) for layer, i in row.items()}
     chosen = sea.select_layers(layers, found.base.num_layers, signatures)
+    without = found.recipe.get("without_site", ())
+    chosen = tuple(layer for layer in chosen if layer not in without)
     check_roles(found)
     absent = [layer for layer in chosen if layer not in row]
     if absent:
@@ -243,8 +245,12 @@ def _project(
     return Edit(projectors, found.site, found.base, merge, feature, parts, alpha, recipe)
 
 
-def check_layers(model: str | Path | ModelSource, layers: str | Sequence[int]) -> None:
-    """Refuse an unknown family or a layer out of range before any weight is read. Raises FamilyError, SettingError."""
+def check_layers(model: str | Path | ModelSource, layers: str | Sequence[int], site: Site | str | None = None) -> None:
+    """Refuse an unknown family, or layers out of range or without the site, before any weight is read.
+
+    Raises:
+        FamilyError, SettingError: the same.
+    """
     from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
     source = ModelSource.parse(model)
@@ -260,9 +266,13 @@ def check_layers(model: str | Path | ModelSource, layers: str | Sequence[int]) -
             family(kind)  # edited already, or unknown to transformers too
         return  # loading the model tells it better
     text = decoder_config(config)
-    family_of(text)
+    row = family_of(text)
+    wanted = None if site is None else Site.parse(site)
+    having = () if wanted is None else planned_layers(config, wanted)
     if not (isinstance(layers, str) and layers.startswith("signature")):
-        sea.select_layers(layers, text.num_hidden_layers)
+        chosen = sea.select_layers(layers, text.num_hidden_layers)
+        if wanted is not None and not set(chosen) & set(having):
+            raise SettingError(lacking(row, wanted, chosen, having))
 
 
 def is_main_process() -> bool:

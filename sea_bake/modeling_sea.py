@@ -172,6 +172,13 @@ class _EditedModel:
         self._keep_in_fp32_modules_strict = {*(self._keep_in_fp32_modules_strict or ()), "sea"}
         self.post_init()
 
+    @classmethod
+    def is_custom_code(cls):
+        """Its tensors are set up as transformers does its own: of custom code, buffers that no checkpoint holds stay
+        unset, where the module that fills them has no tensors itself (Falcon-H1).
+        """
+        return False
+
     def set_submodule(self, target, module, *args, **kwargs):
         """Quantisers put a linear of their own in the place of one: its edit moves along."""
         sea = getattr(self.get_submodule(target), "sea", None)
@@ -208,6 +215,8 @@ def _attach(decoder, config):
 
 def _edit(module, sea):
     module.sea = sea
+    if isinstance(module, nn.Sequential):
+        return  # it calls its children in their order, and this one is the last now
     if "weight" in module._parameters:  # a linear (OPT's fc2) keeps its type, or quantisers would not know it
         module.register_forward_hook(_edited_output)
     else:  # a subclass, not a wrapper: every parameter keeps its name

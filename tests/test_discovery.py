@@ -10,16 +10,19 @@ from typing import Any
 
 import families
 import pytest
+import tiny
 import torch
 import transformers
 from conftest import Workshop
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sea_bake import Edit, bake, collect, fit
-from sea_bake.errors import FamilyError, NotExactError
+from sea_bake import Edit, Site, bake, collect, fit, plan
+from sea_bake.errors import CheckpointError, FamilyError, NotExactError
 from sea_bake.model.anatomy import FAMILIES
 from sea_bake.model.discovery import _discovered, family_of
 from sea_bake.model.fingerprint import BaseModel
+from sea_bake.model.skeleton import skeleton, stack_of
 
 # Not in ``anatomy``; what makes each of them special is said beside it.
 UNKNOWN: dict[str, Callable[[], Any]] = {
@@ -43,6 +46,67 @@ UNKNOWN: dict[str, Callable[[], Any]] = {
     "granitemoe": lambda: transformers.GraniteMoeConfig(  # all experts in one tensor on disk
         **families.GROUPED, num_local_experts=4, num_experts_per_tok=2
     ),
+    # A Sequential of numbered linears, and projections inside the attention that are as wide as the residual stream.
+    "ctrl": lambda: transformers.CTRLConfig(
+        vocab_size=128, n_positions=64, n_embd=48, dff=96, n_layer=4, n_head=4, initializer_range=families.SPREAD
+    ),
+    "xglm": lambda: transformers.XGLMConfig(  # linears of the MLP side by side in the layer, of one width
+        vocab_size=128, d_model=48, ffn_dim=48, num_layers=4, attention_heads=4, init_std=families.SPREAD
+    ),
+    "lfm2": lambda: transformers.Lfm2Config(  # convolutions first and last, attention in layer 1 alone
+        **families.GROUPED,
+        layer_types=["conv", "full_attention", "conv", "conv"],
+        block_auto_adjust_ff_dim=False,
+    ),
+    "falcon_h1": lambda: transformers.FalconH1Config(  # attention and Mamba side by side
+        **families.GROUPED, mamba_d_ssm=96, mamba_n_heads=6, mamba_d_head=16, mamba_d_state=16, mamba_chunk_size=8
+    ),
+    "qwen3_next": lambda: transformers.Qwen3NextConfig(  # two kinds of attention; experts and a shared one
+        **families.GROUPED,
+        **families.EXPERTS,
+        head_dim=16,
+        shared_expert_intermediate_size=40,
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        linear_key_head_dim=16,
+        linear_value_head_dim=16,
+        layer_types=["linear_attention", "full_attention", "linear_attention", "full_attention"],
+    ),
+    "olmo_hybrid": lambda: transformers.OlmoHybridConfig(  # refuses to be cut to layers without attention
+        **{**families.GROUPED, "num_key_value_heads": 4},
+        linear_num_key_heads=4,
+        linear_num_value_heads=4,
+        linear_key_head_dim=16,
+        linear_value_head_dim=16,
+        layer_types=["linear_attention", "full_attention", "linear_attention", "full_attention"],
+    ),
+}
+# Site -> (module, writers) in the layers that have it: what is edited, by name.
+PLACES: dict[str, dict[str, dict[int, tuple[str, str]]]] = {
+    "phi": {"mlp": {3: ("mlp", "mlp.fc2")}, "attn": {3: ("self_attn", "self_attn.dense")}},
+    "olmo3": {"mlp": {3: ("mlp", "mlp.down_proj")}, "attn": {3: ("self_attn", "self_attn.o_proj")}},
+    "deepseek_v3": {"mlp": {0: ("mlp", "mlp.down_proj"), 3: ("mlp", "mlp.experts.0.down_proj")}},
+    "granitemoe": {"mlp": {3: ("block_sparse_moe", "block_sparse_moe.output_linear")}},
+    "ctrl": {"mlp": {3: ("ffn", "ffn.2")}, "attn": {3: ("multi_head_attention", "multi_head_attention.dense")}},
+    "xglm": {"mlp": {3: ("fc2", "fc2")}, "attn": {3: ("self_attn", "self_attn.out_proj")}},
+    "lfm2": {
+        "mlp": {0: ("feed_forward", "feed_forward.w2"), 1: ("feed_forward", "feed_forward.w2")},
+        "attn": {1: ("self_attn", "self_attn.out_proj")},
+        "attn:conv": {0: ("conv", "conv.out_proj"), 2: ("conv", "conv.out_proj"), 3: ("conv", "conv.out_proj")},
+    },
+    "falcon_h1": {
+        "mlp": {3: ("feed_forward", "feed_forward.down_proj")},
+        "attn": {3: ("self_attn", "self_attn.o_proj")},
+        "attn:mamba": {3: ("mamba", "mamba.out_proj")},
+    },
+    "qwen3_next": {
+        "mlp": {0: ("mlp", "mlp.experts.0.down_proj"), 1: ("mlp", "mlp.experts.0.down_proj")},
+        "attn": {0: ("linear_attn", "linear_attn.out_proj"), 1: ("self_attn", "self_attn.o_proj")},
+    },
+    "olmo_hybrid": {
+        "mlp": {0: ("mlp", "mlp.down_proj"), 1: ("mlp", "mlp.down_proj")},
+        "attn": {0: ("linear_attn", "linear_attn.o_proj"), 1: ("self_attn", "self_attn.o_proj")},
+    },
 }
 # Bloom adds the residual inside its modules; Mamba has no attention and MLP side by side.
 UNPROVABLE: dict[str, Callable[[], Any]] = {
@@ -83,7 +147,7 @@ def test_an_unknown_family_is_fitted_inserted_and_folded(tmp_path: Path, name: s
     base = made(name, tmp_path / name)
     model = transformers.AutoModelForCausalLM.from_pretrained(base).eval()
     assert name not in FAMILIES
-    for site in ("mlp", "attn"):
+    for site in {"mlp": 1, "attn": 1, **PLACES[name]}:
         saved = collect(
             model, families.tokenizer(), families.demonstrations(), source=name, site=site, neutral="prompt"
         )
@@ -98,6 +162,191 @@ def test_an_unknown_family_is_fitted_inserted_and_folded(tmp_path: Path, name: s
             found = transformers.AutoModelForCausalLM.from_pretrained(folder, **trusted).eval()
             # As in test_folds: 1e-5 of the largest logit, for sums in another order.
             assert float((logits(found) - expected).abs().max()) < 1e-5 * scale, (site, how)
+            if how == "insert":
+                edited = {n.removesuffix(".sea.0.A") for n, _ in found.named_parameters() if n.endswith(".sea.0.A")}
+                wanted = PLACES[name].get(site, {})
+                seen = {int(path.split(".")[-2]): path.split(".")[-1] for path in edited}
+                assert seen.keys() == set(edit.layers)
+                assert all(seen[layer] == wanted[layer][0] for layer in wanted if layer in seen)
+            else:
+                changed = [
+                    n
+                    for n in load_file(base / "model.safetensors")
+                    if not torch.equal(
+                        load_file(base / "model.safetensors")[n], load_file(folder / "model.safetensors")[n]
+                    )
+                ]
+                for layer, (_, writer) in PLACES[name].get(site, {}).items():
+                    assert layer not in edit.layers or any(f".{layer}.{writer}" in n for n in changed), (site, layer)
+
+
+def wide(name: str) -> Any:
+    """The published width of a layout, with as many experts."""
+    return {
+        "deepseek_v3": lambda: transformers.DeepseekV3Config(),  # 256 experts: 45 GB a layer in float32
+        "qwen3_moe": lambda: transformers.Qwen3MoeConfig(
+            hidden_size=4096, num_attention_heads=64, num_key_value_heads=4, head_dim=128, num_hidden_layers=94
+        ),
+        "llama": lambda: transformers.LlamaConfig(
+            hidden_size=8192,
+            intermediate_size=28672,
+            num_attention_heads=64,
+            num_key_value_heads=8,
+            num_hidden_layers=80,
+        ),
+        "falcon": lambda: transformers.FalconConfig(
+            hidden_size=4544, num_attention_heads=71
+        ),  # a prime number of heads
+        "gpt_oss": lambda: transformers.GptOssConfig(),
+    }[name]()
+
+
+@pytest.mark.parametrize("name", ["deepseek_v3", "qwen3_moe", "llama", "falcon", "gpt_oss"])
+def test_a_layer_of_any_width_is_looked_at_in_little_memory(name: str):
+    """The same row as of the tiny one, and no tensor as large as the real ones."""
+    text, largest = wide(name), 0
+    small = (UNKNOWN | families.CONFIGS)[name]()
+    expected = _discovered(small.model_type, json.dumps(small.to_dict(), default=str), type(small))
+    original = torch.randn_like
+
+    def counted(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        nonlocal largest
+        largest = max(largest, tensor.numel())
+        return original(tensor, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "randn_like", counted)
+        found = _discovered(text.model_type, json.dumps(text.to_dict(), default=str), type(text))
+    assert found == expected
+    assert 0 < largest < 1 << 23
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_each_site_lies_in_the_module_of_that_name(name: str):
+    """In the layers of each kind, and nowhere inside of another site's."""
+    text = UNKNOWN[name]()
+    row, stack = family_of(text), stack_of(skeleton(text), 4)
+    assert stack is not None
+    parts = [[n for n, _ in layer.named_parameters()] for layer in stack[1]]
+    for site, places in PLACES[name].items():
+        for layer, (module, writer) in places.items():
+            place = row.place(Site(site), parts[layer])
+            assert place is not None
+            assert place.module == module
+            stacked = row.experts and row.experts.format(0).removesuffix(".weight")
+            assert writer in (place.writer, stacked)
+    for own in parts:
+        modules = [
+            p.module
+            for s in (*Site, *(Site(n) for n, _ in row.named))
+            if s.value != "block"
+            if (p := row.place(s, own)) is not None
+        ]
+        assert len(set(modules)) == len(modules)
+        assert not any(a.startswith(f"{b}.") for a in modules for b in modules)
+
+
+def test_layers_without_the_site_are_named(tmp_path: Path):
+    base = made("lfm2", tmp_path / "base")
+    tiny_demos = tiny.demonstrations_file()
+    ran = tiny.run(
+        "fit",
+        base,
+        "-d",
+        tiny_demos,
+        "--layers",
+        "all",
+        "-K",
+        "4",
+        "--neutral",
+        "prompt",
+        "--site",
+        "attn",
+        "-o",
+        tmp_path / "edit",
+    )
+    assert ran.code == 0, ran
+    assert Edit.load(tmp_path / "edit").layers == (1,)
+    assert "not edited, having no site attn: layers 0, 2-3" in " ".join(ran.out.split())
+    for layers, words in (
+        ("2,3", ["layers 2-3", "no site attn", "exists in 1"]),
+        ("0", ["layer 0", "has no site attn"]),
+    ):
+        ran = tiny.run("fit", base, "-d", tiny_demos, "--layers", layers, "--site", "attn", "-o", tmp_path / "no")
+        tiny.refused(ran, "SettingError", *words)
+    ran = tiny.run("fit", base, "-d", tiny_demos, "--site", "attn:mamba", "-o", tmp_path / "no")
+    tiny.refused(ran, "SettingError", "lfm2 has no site 'attn:mamba'", "attn:conv")
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        (
+            "lfm2",
+            [
+                {"layers": "0, 2-3", "mlp": "feed_forward", "attn": None, "attn:conv": "conv"},
+                {"layers": "1", "mlp": "feed_forward", "attn": "self_attn"},
+            ],
+        ),
+        ("falcon_h1", [{"layers": "0-3", "mlp": "feed_forward", "attn": "self_attn", "attn:mamba": "mamba"}]),
+        (
+            "qwen3_next",
+            [
+                {"layers": "0, 2", "mlp": "mlp", "attn": "linear_attn"},
+                {"layers": "1, 3", "mlp": "mlp", "attn": "self_attn"},
+            ],
+        ),
+    ],
+)
+def test_plan_says_what_each_kind_of_layer_has(tmp_path: Path, name: str, kinds: list[dict[str, Any]]):
+    assert plan(made(name, tmp_path / name)).kinds == kinds
+
+
+def test_an_intact_hybrid_is_complete_and_a_damaged_one_is_not(tmp_path: Path):
+    base = made("lfm2", tmp_path / "base")
+    assert plan(base).family == "lfm2"
+    tensors = load_file(base / "model.safetensors")
+    lost = "model.layers.2.conv.out_proj.weight"
+    save_file({n: t for n, t in tensors.items() if n != lost}, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=f"lacks the tensor {lost}"):
+        plan(base)
+
+
+class Inner(nn.Module):
+    """An attention whose own output is no linear's, around modules whose output is."""
+
+    def __init__(self, whole: nn.Module) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        first, *others = self.whole(*args, **kwargs)
+        return (torch.tanh(first), *others)
+
+
+def test_nothing_inside_of_an_unprovable_module_takes_its_place(monkeypatch: Any):
+    """What falls through to a part of the attention, or of the MLP, is refused."""
+    from transformers.models.ctrl.modeling_ctrl import EncoderLayer
+    from transformers.models.phi.modeling_phi import PhiMLP
+
+    original = EncoderLayer.__init__
+
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        self.multi_head_attention = Inner(self.multi_head_attention)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EncoderLayer, "__init__", wrapped)
+        _discovered.cache_clear()
+        with pytest.raises(FamilyError, match="no module could be proved to be its attn"):
+            family_of(UNKNOWN["ctrl"]())
+    forward = PhiMLP.forward
+    with monkeypatch.context() as patch:
+        patch.setattr(PhiMLP, "forward", lambda self, x: torch.tanh(forward(self, x)))
+        _discovered.cache_clear()
+        with pytest.raises(FamilyError, match="no module could be proved to be its mlp"):
+            family_of(UNKNOWN["phi"]())
+    _discovered.cache_clear()
 
 
 @pytest.mark.parametrize("name", UNPROVABLE)

@@ -30,7 +30,7 @@ from sea_bake.errors import ActivationError, SettingError
 from sea_bake.io import store
 from sea_bake.model.anatomy import Site
 from sea_bake.model.fingerprint import BaseModel
-from sea_bake.model.sites import text_config
+from sea_bake.model.sites import layers_with, ranges, text_config
 from sea_bake.model.source import ModelSource
 
 FORMAT = "sea_bake.activations"
@@ -136,8 +136,8 @@ def collect_sites(
         model, tokenizer: a living causal LM and its tokenizer.
         demonstrations: triples, at least two.
         source: what the model was loaded from; recorded in the result.
-        sites: "mlp", "attn", "block".
-        layers: decoder layers. Default: all.
+        sites: "mlp", "attn", "block", or the name of a module beside ("attn:mamba").
+        layers: decoder layers. Default: all. Of these, the ones that have the site.
         position: which token of the continuation counts: "last" (the paper's), "mean" (over all) or "random" (one).
         neutral: "generate": the model's own greedy answer (the paper's). "prompt": the prompt alone (fast).
         max_new_tokens: length limit of generated neutral texts.
@@ -168,9 +168,15 @@ def collect_sites(
         prompt_format=form,
         batch_size=batch_size,
     )
-    found = vectors(
-        model, tokenizer, roles, sites=chosen, layers=layers, position=position, seed=seed, batch_size=batch_size
-    )
+    having = {site: tuple(i for i in layers if i in layers_with(model, site)) for site in chosen}
+    found: dict[Site, dict[str, Tensor]] = {}
+    for own in dict.fromkeys(having.values()):  # one pass, unless layers of several kinds have different sites
+        sites_there = [site for site in chosen if having[site] == own]
+        if not own:
+            raise SettingError(f"none of the layers {ranges(layers)} has the site {sites_there[0].value}")
+        found |= vectors(
+            model, tokenizer, roles, sites=sites_there, layers=own, position=position, seed=seed, batch_size=batch_size
+        )
     recipe = {
         "position": position,
         "neutral": neutral,
@@ -187,9 +193,23 @@ def collect_sites(
         "device": torch.device(model.device).type,
     }
     return {
-        site: Activations(t["neutral"], t["positive"], t["negative"], layers, site, base, dict(recipe))
+        site: Activations(
+            t["neutral"],
+            t["positive"],
+            t["negative"],
+            having[site],
+            site,
+            base,
+            recipe | _without(layers, having[site]),
+        )
         for site, t in found.items()
     }
+
+
+def _without(layers: Sequence[int], having: Sequence[int]) -> dict[str, Any]:
+    """What a recipe says of layers that do not have the site; nothing where all have it."""
+    lacking = [layer for layer in layers if layer not in having]
+    return {"without_site": lacking} if lacking else {}
 
 
 def check_settings(*, position: str, neutral: str, max_new_tokens: int, batch_size: int) -> None:

@@ -106,7 +106,11 @@ class _Names:
         part = writer.name.removeprefix(f"{base.stem}.{writer.layer}.")
         if part == row.fused:
             self.stacks[f"{layer}.{part}"] = factors
-        elif row.experts and row.fused and part not in (row.shared, f"{base.place(writer.site, writer.layer).writer}.weight"):
+        elif (
+            row.experts
+            and row.fused
+            and part not in (row.shared, f"{base.place(writer.site, writer.layer).writer}.weight")
+        ):
             before, braces, after = row.experts.partition("{}")
             if not braces:
                 self.stacks[f"{layer}.{row.fused}"] = factors

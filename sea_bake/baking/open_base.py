@@ -30,6 +30,7 @@ from sea_bake.model.discovery import family_of
 from sea_bake.model.fingerprint import BaseModel
 from sea_bake.model.loading import architecture, language_models
 from sea_bake.model.sites import decoder_config, lacking
+from sea_bake.model.skeleton import build_of, skeleton, stack_of
 from sea_bake.model.source import ModelSource
 
 
@@ -165,7 +166,7 @@ def open_checkpoint(checkpoint: Checkpoint, source: ModelSource) -> OpenBase:
     text = decoder_config(config)
     row = family_of(text)
     stem = layers_stem(checkpoint, row)
-    _check_layers(checkpoint, row, stem, text.num_hidden_layers)
+    _check_layers(checkpoint, stem, text)
     return OpenBase(source, checkpoint, config, row, stem, classes)
 
 
@@ -240,8 +241,9 @@ def _config(checkpoint: Checkpoint) -> Any:
         raise CheckpointError(f"{checkpoint.folder / 'config.json'} cannot be understood: {error}") from error
 
 
-def _check_layers(base: Checkpoint, row: Family, stem: str, count: int) -> None:
-    """Every layer is there, and none lacks a tensor that all others of its kind (with experts, or without) have."""
+def _check_layers(base: Checkpoint, stem: str, text: Any) -> None:
+    """Every layer is there, and none lacks a tensor that all others of its kind have."""
+    count = text.num_hidden_layers
     if not 0 < count <= len(base.weight_map):  # before a row is made for each of 10^9 layers
         raise CheckpointError(
             f"{base.folder} holds {len(base.weight_map)} tensors, and config.json asks for {count} layers: it belongs "
@@ -252,13 +254,30 @@ def _check_layers(base: Checkpoint, row: Family, stem: str, count: int) -> None:
         number, _, part = name.removeprefix(f"{stem}.").partition(".")
         if name.startswith(f"{stem}.") and number.isdigit() and int(number) in parts:
             parts[int(number)].add(part)
-    kinds = {layer: any(".experts." in part for part in own) for layer, own in parts.items()}
+    lost = _first_lost(parts, {layer: any(".experts." in part for part in own) for layer, own in parts.items()})
+    if lost is not None and parts[lost[0]]:
+        lost = _first_lost(parts, _kinds(text, parts))
+    if lost is not None:
+        raise CheckpointError(
+            f"{base.folder} lacks the tensor {stem}.{lost[0]}.{lost[1]}: the checkpoint is incomplete, or shares this "
+            "tensor between layers, where an edit of one would change the others"
+        )
+
+
+def _first_lost(parts: dict[int, set[str]], kinds: dict[int, Any]) -> tuple[int, str] | None:
+    """The first layer that lacks what all others of its kind have, and the first such part."""
     for layer, own in parts.items():
         others = [p for i, p in parts.items() if i != layer and kinds[i] == kinds[layer]]
         absent = set.intersection(*others) - own if others else set()
         if absent or not own:
-            name = f"{stem}.{layer}.{min(absent, default='')}"
-            raise CheckpointError(
-                f"{base.folder} lacks the tensor {name}: the checkpoint is incomplete, or shares this tensor between "
-                "layers, where an edit of one would change the others"
-            )
+            return layer, min(absent, default="")
+    return None
+
+
+def _kinds(text: Any, parts: dict[int, set[str]]) -> dict[int, Any]:
+    """Layer -> its kind as transformers builds it; where it cannot, all are of one."""
+    try:
+        stack = None if text.is_encoder_decoder else stack_of(skeleton(text), len(parts))
+    except Exception:  # said better where it is built in earnest
+        stack = None
+    return dict.fromkeys(parts) if stack is None else {i: build_of(layer) for i, layer in enumerate(stack[1])}

@@ -13,6 +13,7 @@ from sea_bake.baking.writers import writers_of
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, NotExactError
 from sea_bake.model.anatomy import Site
+from sea_bake.model.sites import ranges
 from sea_bake.model.source import ModelSource
 from sea_bake.modeling_sea import MERGES
 
@@ -31,6 +32,7 @@ class Plan:
         why: the reason, for people.
         rank: rank that an adapter of the given edits has; None where there is none.
         rows: one verdict per edit, or per site and merge of a linear edit where no edit was given.
+        kinds: one entry per kind of layers: its layers, and the module of each site that it has (None: it has none).
     """
 
     base: str
@@ -39,6 +41,7 @@ class Plan:
     why: str
     rank: int | None
     rows: list[dict[str, Any]]
+    kinds: list[dict[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -62,9 +65,9 @@ def plan(model: str | Path | ModelSource, edits: Sequence[Edit] = (), *, revisio
         settings = [{"site": edit.site.value, **{name: getattr(edit, name) for name in names}} for edit in edits]
         rows = [one | asdict(verdict(base, edit)) for one, edit in zip(settings, edits)]
         if not edits:
-            for site in Site:
+            for site in sites_of(base):
+                layers = base.layers_with(site)
                 for merge in MERGES:
-                    layers = base.layers_with(site)
                     found = exactness(base.row, site, merge, biased=is_biased(base, site, layers))
                     found = _on_disk(base, site, layers[0], found) if layers else found
                     rows.append({"site": site.value, "merge": merge, "feature": "identity", **asdict(found)})
@@ -74,7 +77,24 @@ def plan(model: str | Path | ModelSource, edits: Sequence[Edit] = (), *, revisio
         how, why = choose(base, edits) if edits else (None, "")
         adapters = bool(edits) and all(row["adapter"] for row in rows)
         rank = max(m.rank for m in linear_edits(edits).values()) if adapters else None
-        return Plan(base.source.name, base.row.model_type, how, why, rank, rows)
+        return Plan(base.source.name, base.row.model_type, how, why, rank, rows, _kinds(base))
+
+
+def sites_of(base: OpenBase) -> list[Site]:
+    """What can be edited in some layer of a base, named modules behind the usual three."""
+    named = [site for name, _ in base.row.named if base.layers_with(site := Site(name))]
+    return [*Site, *named]
+
+
+def _kinds(base: OpenBase) -> list[dict[str, Any]]:
+    kinds: dict[tuple[tuple[str, str | None], ...], list[int]] = {}
+    for layer in range(base.text.num_hidden_layers):
+        parts = base.layer_parts(layer)
+        places = {site.value: base.row.place(site, parts) for site in sites_of(base) if site is not Site.BLOCK}
+        modules = {site: place.module if place else None for site, place in places.items()}
+        key = tuple((site, module) for site, module in modules.items() if module or ":" not in site)
+        kinds.setdefault(key, []).append(layer)
+    return [{"layers": ranges(layers), **dict(key)} for key, layers in kinds.items()]
 
 
 def by_settings(base: OpenBase, edit: Edit) -> Exactness:

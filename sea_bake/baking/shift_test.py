@@ -19,8 +19,8 @@ from sea_bake.edit import Edit
 from sea_bake.errors import NotExactError
 from sea_bake.model.anatomy import FAMILIES, Site
 from sea_bake.model.hooks import hooked
-from sea_bake.model.one_layer import load_state, one_layer_config
-from sea_bake.model.sites import site_modules
+from sea_bake.model.one_layer import Shifted, alone, decoder_depth, load_state
+from sea_bake.model.skeleton import stack_of, with_little
 
 _TOKENS = 8
 # A few roundings of the largest entry; what must be noticed (a lost writer, a norm) changes it by the size of itself.
@@ -91,50 +91,72 @@ def _run(
     base: OpenBase, site: Site, layer: int, writers: Sequence[Writer], *, rescale: bool = False
 ) -> tuple[Tensor, Tensor]:
     """The site's output and the layer's, for random inputs; ``writers`` are multiplied by Q first."""
-    caught: dict[str, Tensor] = {}
+    width, module = base.text.hidden_size, base.place(site, layer).module
+    for tuples in (False, True):
+        caught: dict[str, Tensor] = {}
 
-    def look(_: int, output: Tensor) -> Tensor | None:
-        caught["site"] = output.clone()
-        return output * torch.linspace(0.5, 2, _TOKENS).to(output.dtype)[:, None] if rescale else None
+        def look(_: int, output: Tensor, caught: dict[str, Tensor] = caught) -> Tensor | None:
+            caught["site"] = output.clone()
+            return output * torch.linspace(0.5, 2, _TOKENS).to(output.dtype)[:, None] if rescale else None
 
-    model, width = one_layer(base, layer, writers), base.text.hidden_size
-    inputs = torch.randn(1, _TOKENS, width, generator=torch.Generator().manual_seed(0)).to(model.dtype)
-    with (
-        hooked(site_modules(model, site, [0]), look),
-        hooked(site_modules(model, Site.BLOCK, [0]), lambda _, output: caught.update(layer=output.clone())),
-    ):
-        model.get_decoder()(inputs_embeds=inputs, use_cache=False)
-    return caught["site"].reshape(-1, width), caught["layer"].reshape(-1, width)
+        def see(_: int, output: Tensor, caught: dict[str, Tensor] = caught) -> None:
+            caught["layer"] = output.clone()
+
+        model, block = one_layer(base, layer, writers, site=site, tuples=tuples)
+        inputs = torch.randn(1, _TOKENS, width, generator=torch.Generator().manual_seed(0)).to(model.dtype)
+        with hooked({0: block.get_submodule(module)}, look), hooked({0: block}, see):
+            try:
+                model.get_decoder()(inputs_embeds=inputs, use_cache=False)
+            except Exception as error:
+                failure = error
+        if caught.keys() == {"site", "layer"} and caught["layer"].numel() == width * _TOKENS:
+            return caught["site"].reshape(-1, width), caught["layer"].reshape(-1, width)
+    reason = " ".join(str(failure).split())[:300] or type(failure).__name__
+    raise NotExactError(f"layer {layer} of {base.source.name} cannot be measured: {reason}. {_cure(base)}")
 
 
-def one_layer(base: OpenBase, layer: int, shifted: Sequence[Writer]) -> Any:
+def one_layer(
+    base: OpenBase, layer: int, shifted: Sequence[Writer], *, site: Site = Site.BLOCK, tuples: bool = False
+) -> tuple[Any, Any]:
     """A living model of one decoder layer, with the real weights of ``layer`` in their own dtype, ``shifted`` by Q.
 
-    transformers itself loads it, with all its conversions of checkpoints (fused experts and the like).
+    transformers itself loads it, with all its conversions of checkpoints (fused experts and the like). For a site
+    outside of them, a layer's experts are few and random.
+
+    Returns:
+        The model, and its layer.
 
     Raises:
         NotExactError: its tensors are not those that transformers expects of such a layer.
     """
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    config = one_layer_config(base.text, layer)
-    mapping = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    cls = mapping._model_mapping[type(config)]
+    mapping = AutoModelForSeq2SeqLM if base.text.is_encoder_decoder else AutoModelForCausalLM
+    cls = mapping._model_mapping[type(base.text)]
     cls = cls[0] if isinstance(cls, tuple) else cls
     axes = {writer.name: writer.axis for writer in shifted}
-    prefix, stem = f"{base.stem}.{layer}.", f"{base.row.stem}.{base.row.layers}.0."
-    state: dict[str, Tensor] = {}
+    prefix, stem = f"{base.stem}.{layer}.", f"{base.row.stem}.{base.row.layers}.{layer}."
+    experts = _experts(base) if site.value.startswith("attn") else ()
+    state: dict[str, Any] = {}
     for part in sorted(base.layer_parts(layer)):
-        tensor = base.checkpoint.tensor(prefix + part).read()  # type: ignore[union-attr]
-        axis = axes.get(prefix + part)
-        state[stem + part] = tensor if axis is None else -2 * tensor.roll(1, dims=axis)
-    dtype = next(t.dtype for t in state.values() if t.is_floating_point())
-    model, info = load_state(cls, config, state, dtype)
-    wrong = [k for k in info["missing_keys"] if k.startswith(stem) and "relative_attention_bias" not in k]
+        if not part.startswith(experts):
+            state[stem + part] = Shifted(base.checkpoint.tensor(prefix + part), axes.get(prefix + part))
+    dtype = next(t.dtype for one in state.values() if (t := one.tensor).is_floating_point())
+    config = with_little(base.text, experts=bool(experts))
+    model, info = load_state(alone(cls, layer, tuples=tuples), config, state, dtype)
+    block = stack_of(model, decoder_depth(config))[1][layer]  # type: ignore[index]
+    path = next(name for name, module in model.named_modules() if module is block)
+    spared = tuple(f"{path}.{place.module}." for place in base.row.places(Site.MLP)) if experts else ()
+    wrong = [k for k in info["missing_keys"] if k.startswith(f"{path}.") and not k.startswith(spared)]
     wrong += [*info["unexpected_keys"], *map(str, info["mismatched_keys"])]
     if wrong:
         raise NotExactError(
             f"layer {layer} of {base.source.name} cannot be measured: transformers misses or does not expect "
             f"{wrong[0]} in it. {_cure(base)}"
         )
-    return model
+    return model, block
+
+
+def _experts(base: OpenBase) -> tuple[str, ...]:
+    """What the tensors of a module with experts begin with, in memory or on disk."""
+    return tuple(f"{path.partition('.')[0]}." for path in (base.row.experts, base.row.fused) if path)

@@ -60,6 +60,7 @@ def fit(
     from sea_bake.fitting import is_main_process
     from sea_bake.io.apart import check_apart
     from sea_bake.io.staging import check_output
+    from sea_bake.model.sites import ranges
     from sea_bake.model.source import ModelSource
 
     console, model, activations = call.console, call["model"], call["activations"]
@@ -96,6 +97,9 @@ def fit(
 
     call.emit({"output": str(output), **edit.describe()})
     console.print(sentence(edit), markup=False)
+    without = edit.recipe.get("without_site")
+    if without:
+        console.print(f"not edited, having no site {edit.site.value}: layers {ranges(without)}", markup=False)
     console.print(
         f"wrote {output} ({size(output.stat().st_size)}). Next: sea-bake bake {model or 'MODEL'} {output} -o OUT",
         markup=False,

@@ -32,6 +32,9 @@ def plan(
     console = call.console
     found = call.run(edits=[Edit.load(path) for path in [*call["edits"], *(more or [])]])
     console.print(f"[bold]{escape(found.base)}[/] ({found.family})")
+    for kind in found.kinds:
+        places = ", ".join(f"{site} is {module or 'not there'}" for site, module in kind.items() if site != "layers")
+        console.print(f"layers {kind['layers']}: {places}", markup=False)
     rank = f" (rank {found.rank})" if found.rank else ""
     rows = [
         [row["site"], row["merge"], row["feature"], "exact" if row["fold"] else "no",

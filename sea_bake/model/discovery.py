@@ -82,7 +82,6 @@ def _looked_at(text: Any, found: dict[str, str]) -> Family:
             raise _refusal(model_type, found, f"its decoder has no one stack of {text.num_hidden_layers} layers")
         stem = next(name for name, module in real.named_modules() if module is decoder)
         found["stack of layers"] = f"{stem}.{stack[0]}"
-        kinds = kinds_of(text, stack[1])
         seen = _kinds(text, stack[1], found)
     except FamilyError:
         raise
@@ -138,7 +137,9 @@ def _kind(config: Any, real: nn.ModuleList, layers: list[int], found: dict[str, 
     mixers, mlps = proved(small)
     sizes = {path: _size(real[layer].get_submodule(path)) for path in mlps}
     mlps = {path: mlps[path] for path in sorted(mlps, key=lambda path: -sizes[path])}
-    called = (p for p in mixers if _ATTENTION.search(p) or _ATTENTION.search(type(small.block.get_submodule(p)).__name__))
+    called = (
+        p for p in mixers if _ATTENTION.search(p) or _ATTENTION.search(type(small.block.get_submodule(p)).__name__)
+    )
     attention = next(called, None)
     where = f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers[:4]))}{', ...' * (len(layers) > 4)}"
     for what, modules in (("modules that mix tokens", mixers), ("modules that do not", mlps)):

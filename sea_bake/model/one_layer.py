@@ -3,47 +3,84 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from sea_bake.model.skeleton import stack_of
 
 
-def one_layer_config(text: Any, layer: int) -> Any:
-    """A decoder's configuration, cut to the kind of one of its layers, with hardly any vocabulary."""
-    known = {*text.to_dict(), *text.attribute_map}
-    data = text.to_dict()
-    for key, value in data.items():
-        if isinstance(value, list) and len(value) == text.num_hidden_layers:
-            data[key] = [value[layer]]  # layer_types, no_rope_layers, ...
-    step = data.get("decoder_sparse_step") or 1
-    dense = layer in (data.get("mlp_only_layers") or []) or (layer + 1) % step
-    data |= {"mlp_only_layers": [0] if dense else [], "decoder_sparse_step": 1}
-    if isinstance(data.get("first_k_dense_replace"), int):
-        data["first_k_dense_replace"] = int(layer < data["first_k_dense_replace"])
-    data |= {"num_hidden_layers": 1, "num_layers": 1, "num_decoder_layers": 1, "n_layer": 1, "vocab_size": 8}
-    data = {key: value for key, value in data.items() if key in known}
-    data |= {key: None for key in ("pad_token_id", "bos_token_id", "eos_token_id") if key in data}
-    config = type(text).from_dict(data)
-    config._attn_implementation = "eager"
-    return config
+def alone(cls: Any, layer: int, *, tuples: bool = False) -> Any:
+    """A class of transformers with one decoder layer that is whole, at its own place; the others pass on what they get.
+
+    Args:
+        tuples: they pass it on in a tuple, as the layers of some families do.
+    """
+
+    def init(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+        cls.__init__(self, config, *args, **kwargs)
+        stack = stack_of(self, decoder_depth(config))
+        if stack is None:
+            raise ValueError(f"{cls.__name__} has no one stack of {decoder_depth(config)} layers")
+        encoder = self.get_encoder().children() if config.is_encoder_decoder else ()
+        others = [module for i, module in enumerate(stack[1]) if i != layer]
+        for module in (*others, *(m for part in encoder if isinstance(part, nn.ModuleList) for m in part)):
+            module.forward = _pass_in_tuple if tuples else _pass
+            inner: Any
+            for inner in module.modules():  # which stay: some models reach into all of their layers
+                inner._is_hf_initialized = True
+                for name in (name for name, p in inner._parameters.items() if p is not None):
+                    inner._parameters[name] = nn.Parameter(torch.empty(0), requires_grad=False)
+
+    return type(cls.__name__, (cls,), {"__init__": init, "__module__": cls.__module__})
 
 
-def load_state(
-    cls: Any, config: Any, state: Mapping[str, Tensor], dtype: torch.dtype = torch.float32
-) -> tuple[Any, Any]:
+def decoder_depth(config: Any) -> int:
+    """The number of decoder layers; T5's two stacks may differ."""
+    return int(getattr(config, "num_decoder_layers", None) or config.num_hidden_layers)
+
+
+def _pass(*args: Any, **kwargs: Any) -> Any:
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def _pass_in_tuple(*args: Any, **kwargs: Any) -> Any:
+    return _pass(*args, **kwargs), None, None
+
+
+def load_state(cls: Any, config: Any, state: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
     """A model from tensors under their on-disk names, through transformers' own loader and its conversions.
+
+    Args:
+        state: tensors, or what gives one for ``[...]``: each is then read when its turn comes, and not kept.
 
     Returns:
         The model in evaluation mode, and transformers' loading info. What ``state`` lacks is random, always the same.
     """
-    with quiet(), torch.random.fork_rng(devices=[]):
+    with quiet(), _one_by_one(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model, info = cls.from_pretrained(
             None, config=config, state_dict=dict(state), dtype=dtype, output_loading_info=True
         )
     return model.eval(), info
+
+
+@contextlib.contextmanager
+def _one_by_one() -> Iterator[None]:
+    """transformers reads ahead with several threads, and then holds a layer twice."""
+    key = "HF_DEACTIVATE_ASYNC_LOAD"
+    before = os.environ.get(key)
+    os.environ[key] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[key]
+        else:
+            os.environ[key] = before
 
 
 @contextlib.contextmanager
@@ -60,3 +97,17 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+class Shifted:
+    """A tensor that is read when transformers asks for it, and multiplied by Q, where an axis is given."""
+
+    def __init__(self, tensor: Any, axis: int | None) -> None:
+        self.tensor, self._axis = tensor, axis
+
+    def __getitem__(self, _: object) -> Tensor:
+        read: Tensor = self.tensor.read()
+        return read if self._axis is None else read.roll(1, dims=self._axis).mul_(-2)
+
+    def get_shape(self) -> list[int]:
+        return list(self.tensor.shape)

@@ -7,6 +7,7 @@ lies in another one.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -131,20 +132,17 @@ def _writers(small: Small, path: str) -> Writers | None:
     return None if chosen is None else _named(small, path, chosen, before)
 
 
-class _put:
+@contextlib.contextmanager
+def _put(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> Iterator[None]:
     """Other values in parameters, for as long as the context lasts."""
-
-    def __init__(self, parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
-        self.parameters, self.values = parameters, values
-
-    def __enter__(self) -> None:
-        self.before = {name: self.parameters[name].data for name in self.values}
-        for name, value in self.values.items():
-            self.parameters[name].data = value
-
-    def __exit__(self, *_: object) -> None:
-        for name, value in self.before.items():
-            self.parameters[name].data = value
+    before = {name: parameters[name].data for name in values}
+    try:
+        for name, value in values.items():
+            parameters[name].data = value
+        yield
+    finally:
+        for name, value in before.items():
+            parameters[name].data = value
 
 
 def _named(small: Small, path: str, chosen: tuple[_Group, ...], before: Tensor) -> Writers | None:

@@ -115,9 +115,7 @@ def site_modules(model: Any, site: Site, layers: Iterable[int]) -> dict[int, nn.
             others = [i for i, other in enumerate(stack) if row.place(site, _parts(other)) is not None]
             if others:
                 raise SettingError(lacking(row, site, [layer], others))
-            raise FamilyError(
-                f"{type(stack[layer]).__name__} has no '{row.writer(site)}', as {row.model_type} should"
-            )
+            raise FamilyError(f"{type(stack[layer]).__name__} has no '{row.writer(site)}', as {row.model_type} should")
         module = place.module
         try:
             modules[layer] = stack[layer].get_submodule(module) if module else stack[layer]

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-# Widths and counts of heads are divided by one number, so what follows from them does too; a head stays as wide as it is.
+# Widths and counts of heads are divided by one number, so what follows from them does too; heads keep their width.
 _WIDTH = re.compile(r"(size|dim|width|rank|embd|inner|channels|d_model|d_ff|dff|d_ssm)$")
-_NO_WIDTH = re.compile(r"head|vocab|kernel|window|chunk|patch|image|group|block|conv|state|position|batch|rotary|type|d_kv")
+_NO_WIDTH = re.compile(
+    r"head|vocab|kernel|window|chunk|patch|image|group|block|conv|state|position|batch|rotary|type|d_kv"
+)
 _HEADS = re.compile(r"(heads|n_head|n_groups)$")  # and Mamba's groups of heads
 _EXPERTS = re.compile(r"experts$")
 _CHOSEN = re.compile(r"experts?_per_tok(en)?$|moe_top_?k$|top_k_experts$|moe_k$")
@@ -36,7 +38,9 @@ def skeleton(text: Any) -> Any:
 
 def stack_of(model: Any, depth: int) -> tuple[str, nn.ModuleList] | None:
     """Name, inside the decoder, and modules of its one stack of so many layers; None if it has none or several."""
-    stacks = [(n, m) for n, m in model.get_decoder().named_children() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    stacks = [
+        (n, m) for n, m in model.get_decoder().named_children() if isinstance(m, nn.ModuleList) and len(m) == depth
+    ]
     return stacks[0] if len(stacks) == 1 else None
 
 
@@ -52,7 +56,7 @@ def _numberless(name: str) -> str:
 
 
 def kinds_of(text: Any, layers: nn.ModuleList) -> list[list[int]]:
-    """The layers by their kind, each kind in the order of its first layer: built alike, and of one name in the config."""
+    """The layers by their kind, in the order of their first layers: built alike, and of one name in the config."""
     names = getattr(text, "layer_types", None)
     names = names if isinstance(names, list) and len(names) == len(layers) else [None] * len(layers)
     kinds: dict[Any, list[int]] = {}
@@ -69,6 +73,13 @@ def cut(text: Any) -> Iterator[Any]:
     step = max(1, -(-len(factors) // _TRIES))
     for factor in (*factors[::step], 1):
         yield changed(text, {key: _cut(key, value, factor) for key, value in text.to_dict().items()})
+
+
+def with_little(text: Any, *, experts: bool) -> Any:
+    """The configuration with hardly any vocabulary; on demand, with few experts too. Nothing else is cut."""
+    data = text.to_dict()
+    few = {k: _cut(k, v, 1) for k, v in data.items() if experts or k.startswith("vocab_size")}
+    return changed(text, few)
 
 
 def _cut(key: str, value: Any, factor: int) -> Any:
@@ -93,7 +104,8 @@ def _cut(key: str, value: Any, factor: int) -> Any:
 
 def first_layers(text: Any, count: int) -> Any:
     """The configuration cut to its first layers."""
-    depth, data = text.num_hidden_layers, {}
+    depth = text.num_hidden_layers
+    data: dict[str, Any] = {}
     for key, value in text.to_dict().items():
         if isinstance(value, list) and len(value) == depth:
             data[key] = value[:count]

@@ -1,4 +1,4 @@
-"""A small living model, and one of its layers called by itself, again and again, with the inputs that it had in there."""
+"""A small living model, and one of its layers called by itself, again and again, with the inputs that it had there."""
 
 from __future__ import annotations
 
@@ -114,9 +114,9 @@ class Small:
         """Whether other tokens' outputs depend on the first one: the same call, with that one's input changed."""
 
         def spoilt(value: Any) -> Any:
-            if isinstance(value, Tensor) and value.dim() in (2, 3) and value.shape[-2] == TOKENS:
-                if value.is_floating_point():
-                    value[..., 0, :] = value[..., 0, :].flip(-1) + 1
+            is_tokens = isinstance(value, Tensor) and value.dim() in (2, 3) and value.shape[-2] == TOKENS
+            if is_tokens and value.is_floating_point():
+                value[..., 0, :] = value[..., 0, :].flip(-1) + 1
             return value
 
         args, kwargs, output = self.calls[path][0]

@@ -79,7 +79,7 @@ def _fit_steps(
     activations = recipe.work / f"{name}.activations.safetensors"
     edit = recipe.work / f"{name}.safetensors"
     triples = load_demonstrations(settings)
-    check_layers(source, settings["layers"])
+    check_layers(source, settings["layers"], settings["site"])
     gathering, fitting = (settings_for(verb, settings) for verb in (GATHER, FIT))
     gathering.pop("layers")
     form = prompt_format_of(settings)
