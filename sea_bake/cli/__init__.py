@@ -28,7 +28,7 @@ from sea_bake.cli import (
     verify,
 )
 from sea_bake.errors import SeaBakeError
-from sea_bake.io import interrupts
+from sea_bake.io import interrupts, leases
 
 app = typer.Typer(
     name="sea-bake",
@@ -97,7 +97,9 @@ def _run() -> None:
         except BaseException as error:
             late = isinstance(error, SystemExit) and not error.code  # it came to nothing, and the work is whole
             if interrupts.interrupted() and not late:  # also where a library has made another error of it
-                print("interrupted: nothing half-written was left behind", file=sys.stderr)
+                left = " and ".join(map(str, leases.left_behind()))
+                rest = f"{left} could not be removed" if left else "nothing half-written was left behind"
+                print(f"interrupted: {rest}", file=sys.stderr)
                 sys.exit(130)
             if not isinstance(error, SeaBakeError | OSError) or isinstance(
                 error, BrokenPipeError

@@ -71,12 +71,12 @@ def fit(
     if activations is not None and given:
         raise SettingError(f"--{given[0].replace('_', '-')} has no effect with --activations, which fix it")
     reads = [model, activations, call["demonstrations"]]
-    check_output(output, overwrite=overwrite, folder=False)
-    check_apart(output, reads, folder=False)
+    place = check_output(output, overwrite=overwrite, folder=False)
+    check_apart(place, reads, folder=False)
     if save_activations is not None:
-        check_output(save_activations, overwrite=overwrite, folder=False)
+        save_activations = check_output(save_activations, overwrite=overwrite, folder=False)
         check_apart(save_activations, reads, folder=False)
-        if save_activations.absolute() == output.absolute():
+        if save_activations == place:
             raise SettingError(f"--output and --save-activations are one file: {output}")
     source = None if model is None else ModelSource.parse(model, revision)
     triples, form = None if activations is not None else call.load(), call(verb=FORMAT)
@@ -89,10 +89,11 @@ def fit(
         demonstrations=triples,
         prompt_format=form,
         activations=None if activations is None else Activations.load(activations),
+        save_activations=save_activations,
     )
     if not is_main_process():
         return
-    edit.save(output, overwrite=overwrite)
+    edit.save(place, overwrite=overwrite)
     from sea_bake.pages.edits import sentence
 
     call.emit({"output": str(output), **edit.describe()})

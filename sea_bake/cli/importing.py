@@ -36,8 +36,8 @@ def import_dense(
     from sea_bake.model.source import ModelSource
     from sea_bake.pages.edits import sentence
 
-    check_output(output, overwrite=overwrite, folder=False)
-    check_apart(output, [positive, negative, model], folder=False)
+    place = check_output(output, overwrite=overwrite, folder=False)
+    check_apart(place, [positive, negative, model], folder=False)
     dense = []
     for path in (positive, negative):
         try:
@@ -50,6 +50,6 @@ def import_dense(
     source = ModelSource.parse(model, revision)
     living = load_model(source, dtype=dtype, device="cpu")
     edit = Edit.from_dense(dense[0], dense[1], living, source=source, layers=layers, site=site, merge=merge)
-    edit.save(output, overwrite=overwrite)
+    edit.save(place, overwrite=overwrite)
     call.emit({"output": str(output), **edit.describe()})
     call.console.print(sentence(edit), markup=False)

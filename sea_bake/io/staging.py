@@ -1,23 +1,38 @@
-"""Write whole or not at all: outputs grow in a sibling temporary and are renamed at the end.
+"""Write whole or not at all: outputs grow in a temporary beside their place, and take their name in one move.
 
-A kill at any point leaves the finished output or nothing under its name; the temporary of a killed run is removed by
-the next run that writes to the same place.
+Whatever stops a run, its output is the old one whole or the new one whole. What a killed run leaves beside it is
+removed, or put back, by the next one that writes to the same place.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal
 
 from sea_bake.errors import OutputError
-from sea_bake.io import interrupts
+from sea_bake.io import interrupts, leases, replacing
 
-_MARK = ".sea-bake-"
+if TYPE_CHECKING:
+    _Path = Path
+else:
+    _Path = type(Path())  # Path itself cannot be derived from before Python 3.12
+
+
+class Checked(_Path):
+    """An output path, and what lay there when it was checked: nothing else will be replaced.
+
+    Attributes:
+        was: None where nothing did; False of a path that was not checked (one that was made from this one).
+    """
+
+    was: replacing.Identity | Literal[False] | None = False
 
 
 def is_empty(folder: Path) -> bool:
@@ -26,18 +41,31 @@ def is_empty(folder: Path) -> bool:
 
 def check_output(
     path: str | Path, *, overwrite: bool = False, folder: bool, ours: Callable[[Path], bool] = is_empty
-) -> Path:
+) -> Checked:
     """The output path, made absolute, after every check that can be made before heavy work.
+
+    What a killed run had set aside there is put back. Give the result to :func:`staged_folder` or :func:`staged_file`:
+    what appears there from now on will not be replaced.
 
     Args:
         ours: whether a folder that is there may be replaced when ``overwrite`` is on.
 
     Raises:
-        OutputError: it exists and ``overwrite`` is off; it is of the other kind; its parent cannot be written to.
+        OutputError: it exists and ``overwrite`` is off; it is of the other kind; its name is too long, or its parent
+            cannot be written to.
     """
+    known = path.was if isinstance(path, Checked) else False
     path = Path(os.path.expanduser(path)).absolute()  # of a user that is not there it makes a plain name
-    kind = "folder" if folder else "file"
-    if path.exists() or path.is_symlink():
+    if ".." in path.parts:  # what it leads through need not exist, and is not made
+        path = Path(os.path.realpath(path)) if path.name == ".." else Path(os.path.realpath(path.parent)) / path.name
+    existing = next(p for p in (path.parent, *path.parent.parents) if _exists(p))
+    length, most = len(os.fsencode(path.name)), leases.longest_name(existing)
+    if length > most:
+        raise OutputError(f"{path.name[:40]}... is a name of {length} bytes, and {existing} takes {most}: shorten it")
+    leases.put_back(path)
+    was = replacing.identity(path)
+    if was is not None:
+        kind = "folder" if folder else "file"
         if path.is_dir() != folder or path.is_symlink():
             raise OutputError(f"{path} exists and is not a {kind}: choose another output")
         if not overwrite:
@@ -46,11 +74,20 @@ def check_output(
             raise OutputError(
                 f"{path} was not written by sea_bake, so --overwrite will not replace it: remove it yourself"
             )
-    parent = path.parent
-    existing = next(p for p in (parent, *parent.parents) if p.exists())
+    if known is not False and was is not None and was != known:
+        raise OutputError(f"{path} was made or changed since this run began, so it is not replaced: {replacing.CURE}")
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise OutputError(f"cannot write into {existing}: it is not a folder that this user may write to")
-    return path
+    checked = Checked(path)
+    checked.was = was
+    return checked
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long for the system, which then cannot be there
+        return False
 
 
 def need_space(folder: Path, size: int) -> None:
@@ -68,106 +105,174 @@ def need_space(folder: Path, size: int) -> None:
         )
 
 
-@contextlib.contextmanager
 def staged_folder(
     path: str | Path, *, overwrite: bool = False, ours: Callable[[Path], bool] = is_empty
-) -> Iterator[Path]:
-    """A temporary sibling folder to fill; renamed to ``path`` on success, removed on any exception.
+) -> contextlib.AbstractContextManager[Path]:
+    """A temporary folder beside ``path`` to fill; it becomes ``path`` on success, and is removed on any exception.
 
     Raises:
-        OutputError: see :func:`check_output`; or the disk filled up on the way.
+        OutputError: see :func:`check_output`; something else lies there at the end; the disk filled up on the way.
     """
-    path = check_output(path, overwrite=overwrite, folder=True, ours=ours)
-    with scratch_folder(path) as stage:
-        yield stage
-        stage.chmod(0o777 & ~_umask())
-        for file in stage.rglob("*"):
-            if file.is_file() and file.stat().st_nlink == 1:  # a hard link is the input's own file
-                _settle(file)
-        interrupts.check()
-        _swap_in(stage, path)
+    return _Folder(path, overwrite=overwrite, ours=ours)
 
 
-@contextlib.contextmanager
-def scratch_folder(path: Path) -> Iterator[Path]:
+def staged_file(path: str | Path, *, overwrite: bool = False) -> contextlib.AbstractContextManager[Path]:
+    """A temporary file beside ``path`` to write; it becomes ``path`` on success, and is removed on any exception.
+
+    Raises:
+        OutputError: see :func:`check_output`; something else lies there at the end; the disk filled up on the way.
+    """
+    return _File(path, overwrite=overwrite)
+
+
+def scratch_folder(path: Path) -> contextlib.AbstractContextManager[Path]:
     """A temporary folder beside ``path``, for what is needed only while ``path`` is made; always removed.
 
     Raises:
         OutputError: the disk filled up on the way.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}{_MARK}{os.getpid()}-", dir=path.parent))
-    try:
-        with _disk_errors(path):
-            yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    return _Scratch(path)
 
 
-@contextlib.contextmanager
-def staged_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """A temporary sibling file to write; renamed to ``path`` on success, removed on any exception.
+class _Scratch:
+    """The life of a temporary: made, used, and removed whatever happens, and no Ctrl-C comes in between."""
 
-    Raises:
-        OutputError: see :func:`check_output`; or the disk filled up on the way.
-    """
-    path = check_output(path, overwrite=overwrite, folder=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}{_MARK}{os.getpid()}-", dir=path.parent)
-    os.close(handle)
-    stage = Path(name)
-    try:
-        with _disk_errors(path):
-            yield stage
-            _settle(stage)
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.parents: list[Path] = []
+        self.leases: list[leases.Lease] = []
+        self.made: replacing.Identity | None = None
+
+    @interrupts.guarded
+    def __enter__(self) -> Path:
+        try:
             interrupts.check()
-            os.replace(stage, path)
-    finally:
-        stage.unlink(missing_ok=True)
+            self._check()
+            with interrupts.held():
+                self._make_parents()
+                leases.sweep(self.path)
+                self.leases.append(leases.make(self.path))
+                return self._begin(self.leases[0].path)
+        except BaseException as error:
+            self._end(error)
+            raise
+
+    @interrupts.guarded
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._end(error)
+            return
+        try:
+            interrupts.check()
+            self._finish(self.leases[0].path)
+        except BaseException as problem:
+            self._end(problem)
+            raise
+        with interrupts.held():
+            if left := self._remove():
+                logging.getLogger(__name__).warning("%s could not be removed", left)
+
+    def _check(self) -> None:
+        """Raises OutputError before anything is made."""
+
+    def _begin(self, temporary: Path) -> Path:
+        return temporary
+
+    def _finish(self, temporary: Path) -> None:
+        """What is done with what was made."""
+
+    def _end(self, error: BaseException) -> None:
+        """Raise what an error of the disk is to the user, after the temporary is gone, or known not to be."""
+        with interrupts.held():
+            left = self._remove()
+            for parent in reversed(self.parents):
+                with contextlib.suppress(OSError):  # somebody uses it by now
+                    parent.rmdir()
+        full = ("os error 28", "os error 27")  # safetensors wraps the operating system's error in its own type
+        space = type(error).__name__ == "SafetensorError" and any(text in str(error) for text in full)
+        if not space and not isinstance(error, OSError):
+            return
+        space = space or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+        rest = f"{left} could not be removed either" if left else "nothing was left behind"
+        if replacing.is_at(self.path, self.made):
+            raise OutputError(f"{self.path} is written and whole, but its disk may not keep it ({error})") from error
+        what = f"no space on disk while writing {self.path}" if space else f"{self.path} could not be written"
+        raise OutputError(f"{what}: {rest} ({error})") from error
+
+    def _remove(self) -> str:
+        """Names what could not be."""
+        return " and ".join(str(lease.path) for lease in reversed(self.leases) if not lease.remove())
+
+    def _make_parents(self) -> None:
+        for parent in reversed([p for p in (self.path.parent, *self.path.parent.parents) if not p.exists()]):
+            parent.mkdir(exist_ok=True)
+            self.parents.append(parent)
+            replacing.sync(parent.parent)
 
 
-def _swap_in(stage: Path, path: Path) -> None:
-    if path.exists():  # --overwrite: the old artefact steps aside, so that the name never holds a mixture
-        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}{_MARK}{os.getpid()}-old-", dir=path.parent))
-        os.rename(path, aside / "old")
-        os.rename(stage, path)
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        os.rename(stage, path)
+class _Folder(_Scratch):
+    def __init__(self, path: str | Path, *, overwrite: bool, ours: Callable[[Path], bool]) -> None:
+        super().__init__(path)
+        self.given, self.overwrite, self.ours = path, overwrite, ours
+
+    def _check(self) -> None:
+        self.path = check_output(self.given, overwrite=self.overwrite, folder=True, ours=self.ours)
+
+    def _finish(self, temporary: Path) -> None:
+        temporary.chmod(0o777 & ~_umask())
+        folders = [temporary]
+        for path in temporary.rglob("*"):
+            if path.is_dir() and not path.is_symlink():
+                folders.append(path)
+            elif (
+                path.is_file() and path.lstat().st_nlink == 1 and not path.is_symlink()
+            ):  # a hard link is the input's own file
+                _settle(path)
+            interrupts.check()
+        for folder in reversed(folders):
+            replacing.sync(folder)
+        self._take(temporary)
+
+    def _take(self, made: Path) -> None:
+        assert isinstance(self.path, Checked)
+        self.made = replacing.identity(made)
+        interrupts.check()
+        with interrupts.held():
+            if not self.path.was:
+                replacing.take(made, self.path)
+                return
+            if not self.leases[0].hold(self.path):
+                raise OutputError(f"{self.path} is being replaced by another run just now: {replacing.CURE}")
+            replacing.replace(made, self.path, self.path.was, self._aside, self.ours)
+
+    def _aside(self) -> Path:
+        self.leases.append(leases.make(self.path, old=True))
+        return self.leases[-1].path
 
 
-@contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise OutputError(f"no space on disk while writing {path}: nothing was left behind ({error})") from error
-        raise OutputError(f"{path} could not be written: nothing was left behind ({error})") from error
-    except Exception as error:  # safetensors wraps the operating system's error in its own type
-        if type(error).__name__ == "SafetensorError" and any(s in str(error) for s in ("os error 28", "os error 27")):
-            raise OutputError(f"no space on disk while writing {path}: nothing was left behind ({error})") from error
-        raise
+class _File(_Folder):
+    def __init__(self, path: str | Path, *, overwrite: bool) -> None:
+        super().__init__(path, overwrite=overwrite, ours=lambda _: True)
 
+    def _check(self) -> None:
+        self.path = check_output(self.given, overwrite=self.overwrite, folder=False)
 
-def _sweep(path: Path) -> None:
-    """Remove what killed runs left beside ``path``: temporaries whose process is gone."""
-    for litter in [p for p in path.parent.iterdir() if p.name.startswith(f".{path.name}{_MARK}")]:
-        pid = litter.name.split(_MARK, 1)[1].split("-", 1)[0]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
-            if litter.is_dir():
-                shutil.rmtree(litter, ignore_errors=True)
-            else:
-                litter.unlink(missing_ok=True)
+    def _begin(self, temporary: Path) -> Path:
+        file = temporary / self.path.name
+        file.touch(mode=0o600)
+        return file
+
+    def _finish(self, temporary: Path) -> None:
+        _settle(temporary / self.path.name)
+        self._take(temporary / self.path.name)
 
 
 def _settle(file: Path) -> None:
     """On disk, and readable to whom the umask allows: safetensors and tempfile write files for their owner only."""
     file.chmod(0o666 & ~_umask())
-    with open(file, "rb") as handle:
-        os.fsync(handle.fileno())
+    replacing.sync(file)
 
 
 def _umask() -> int:

@@ -14,6 +14,7 @@ from sea_bake.demonstrations import Demonstration, digest
 from sea_bake.errors import RecipeError
 from sea_bake.fitting import check_layers, fit, gather
 from sea_bake.io.signatures import arguments
+from sea_bake.io.staging import check_output
 from sea_bake.model.source import ModelSource
 from sea_bake.recipes.schema import ONLY_EDIT, Recipe
 from sea_bake.recipes.sections import FIT, FORMAT, GATHER, LOAD, SECTIONS
@@ -85,7 +86,8 @@ def _fit_steps(
     form = prompt_format_of(settings)
 
     def collected(overwrite: bool) -> Any:
-        return gather(source, triples, **gathering, prompt_format=form).save(activations, overwrite=overwrite)
+        place = check_output(activations, overwrite=overwrite, folder=False)
+        return gather(source, triples, **gathering, prompt_format=form).save(place, overwrite=overwrite)
 
     def fitted(overwrite: bool) -> Any:
         made = fit(None, activations=Activations.load(activations), **fitting)
