@@ -638,7 +638,7 @@ def output_inside_the_base(folder: Path) -> Case:
 
 @case
 def output_name_too_long(_: Path) -> Case:
-    return baking(tiny.single(), "-o", Out("x" * 250), kind="OSError", words=("File name too long",))
+    return baking(tiny.single(), "-o", Out("x" * 256), kind="OutputError", words=("a name of 256 bytes",))
 
 
 @case
