@@ -19,7 +19,7 @@ import tiny
 
 from sea_bake.artefact import output
 from sea_bake.errors import OutputError
-from sea_bake.io import interrupts
+from sea_bake.io import interrupts, leases
 from sea_bake.io.staging import check_output, scratch_folder, staged_file, staged_folder
 
 WAYS: dict[str, Any] = {"folder": output.staged, "file": staged_file}
@@ -239,8 +239,6 @@ def test_a_live_run_keeps_its_temporary_though_its_number_is_unknown(
 
 def abandoned(path: Path) -> Path:
     """A temporary whose run was killed, which no lock says anything of."""
-    from sea_bake.io import leases
-
     pid = os.fork()
     if pid == 0:
         leases.make(path)
@@ -253,8 +251,6 @@ def abandoned(path: Path) -> Path:
 @pytest.mark.parametrize("where", ["here", "another machine", "no locks"])
 def test_a_dead_runs_temporary_is_swept(tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At once where the lock tells; elsewhere, of another machine on a shared disk, once it is a day old."""
-    from sea_bake.io import leases
-
     litter = abandoned(tmp_path / "out")
     if where == "another machine":
         monkeypatch.setattr(leases, "_kernel", lambda: "01234567")
@@ -347,6 +343,10 @@ def test_what_could_not_be_removed_is_named(tmp_path: Path, monkeypatch: pytest.
     (other,) = tmp_path.glob(".other*")
     assert f"{other} could not be removed either" in str(raised.value)
     assert "nothing was left behind" not in str(raised.value)
+    monkeypatch.undo()
+    for path in (litter, other):  # what is gone is not named any more
+        shutil.rmtree(path)
+    assert leases.left_behind() == []
 
 
 # ------------------------------------------------------------------------------------------------------------ names
