@@ -95,15 +95,15 @@ def _run() -> None:
         try:
             app()
         except BaseException as error:
+            left = "".join(f"{path} could not be removed\n" for path in leases.left_behind()).strip()
             late = isinstance(error, SystemExit) and not error.code  # it came to nothing, and the work is whole
             if interrupts.interrupted() and not late:  # also where a library has made another error of it
-                left = " and ".join(map(str, leases.left_behind()))
-                rest = f"{left} could not be removed" if left else "nothing half-written was left behind"
-                print(f"interrupted: {rest}", file=sys.stderr)
+                print(f"interrupted: {left or 'nothing half-written was left behind'}", file=sys.stderr)
                 sys.exit(130)
-            if not isinstance(error, SeaBakeError | OSError) or isinstance(
-                error, BrokenPipeError
-            ):  # an OSError says which file, and what is refused
+            if left and left.split()[0] not in str(error):
+                print(left, file=sys.stderr)
+            broken = isinstance(error, BrokenPipeError)
+            if broken or not isinstance(error, SeaBakeError | OSError):  # an OSError says which file
                 raise
             if "--json" in sys.argv:
                 print(json.dumps({"error": {"type": type(error).__name__, "message": str(error)}}))

@@ -58,7 +58,9 @@ class Lease:
 
         An old output that was set aside goes back to its name where that is free.
         """
-        for _ in range(2):  # a disk may refuse once
+        for _ in range(3):  # a disk may refuse once
+            if not os.path.lexists(self.path):
+                break
             if _holds_old(self.path) and not os.path.lexists(self._output):
                 with contextlib.suppress(OSError):
                     replacing.rename_new(self.path / "old", self._output)

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -190,11 +191,10 @@ class _Scratch:
             for parent in reversed(self.parents):
                 with contextlib.suppress(OSError):  # somebody uses it by now
                     parent.rmdir()
-        full = ("os error 28", "os error 27")  # safetensors wraps the operating system's error in its own type
-        space = type(error).__name__ == "SafetensorError" and any(text in str(error) for text in full)
-        if not space and not isinstance(error, OSError):
+        number = _error_number(error)
+        if number is None:
             return
-        space = space or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+        space = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         rest = f"{left} could not be removed either" if left else "nothing was left behind"
         if replacing.is_at(self.path, self.made):
             raise OutputError(f"{self.path} is written and whole, but its disk may not keep it ({error})") from error
@@ -273,6 +273,14 @@ def _settle(file: Path) -> None:
     """On disk, and readable to whom the umask allows: safetensors and tempfile write files for their owner only."""
     file.chmod(0o666 & ~_umask())
     replacing.sync(file)
+
+
+def _error_number(error: BaseException) -> int | None:
+    """The operating system's, which safetensors wraps in an error of its own; None where it is no error of the system."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    found = re.search(r"os error (\d+)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    return int(found[1]) if found else None
 
 
 def _umask() -> int:
