@@ -7,6 +7,8 @@ keeps its traceback.
 from __future__ import annotations
 
 import importlib.util
+import shlex
+from pathlib import Path
 
 
 class SeaBakeError(Exception):
@@ -67,6 +69,12 @@ class PublishError(SeaBakeError):
 
 class EvaluationError(SeaBakeError):
     """An evaluation that cannot be carried out: unknown tasks, missing data, NaN logits, no memory."""
+
+
+def command(*words: object) -> str:
+    """A command that a message names, as a shell reads it: it can be copied, and run as it stands."""
+    paths = (f"./{w}" if isinstance(w, Path) and str(w).startswith("-") else str(w) for w in words)  # no option
+    return shlex.join(paths)
 
 
 def missing_extra(package: str, extra: str, purpose: str) -> MissingExtraError:

@@ -154,11 +154,16 @@ def named(text: str) -> list[str]:
 
 
 def strings(path: Path) -> Iterator[tuple[int, str]]:
-    """Line and text of every string in a module; what is filled in at run time becomes X."""
+    """Line and text of every string in a module; what is filled in at run time becomes X. A command in words is one."""
     tree = ast.parse(path.read_text("utf-8"))
     inner = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
     inner -= {id(node) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)}
     for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("command", "go_on"):
+            words = [
+                a.value if isinstance(a, ast.Constant) else "X" for a in node.args if not isinstance(a, ast.Starred)
+            ]
+            yield node.lineno, f"Next: {' '.join(map(str, words))}"
         if isinstance(node, ast.JoinedStr):
             parts = (p.value if isinstance(p, ast.Constant) else "X" for p in node.values)
             yield node.lineno, "".join(map(str, parts))

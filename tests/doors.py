@@ -97,6 +97,8 @@ def _live(asked: dict[str, Any], out: int, err: int) -> None:
         os.environ.clear()
         os.environ.update(asked["environment"])
         words = [word for word in asked["command"] if word != "-I"]
+        if words == asked["command"]:  # this process is isolated, and that one would not be
+            sys.path[:0] = filter(None, asked["environment"].get("PYTHONPATH", "").split(os.pathsep))
         module = words[0] == "-m"
         sys.argv = words[module:]
         (runpy.run_module if module else runpy.run_path)(words[module], run_name="__main__")

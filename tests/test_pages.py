@@ -8,8 +8,10 @@ import json
 import re
 import shlex
 from collections import Counter
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -71,15 +73,99 @@ def tune(text: str) -> dict[str, Any]:
     return {**tables, **words, "figure": "pareto.png"}
 
 
-# Template -> what it is filled with; card and report are filled by what makes them (see test_publish and test_report).
-FILLED = {
+def numbers(**more: Any) -> SimpleNamespace:
+    return SimpleNamespace(**{"mean_kl": 0.1, "prompts": 6} | more)
+
+
+def verification(text: str, *, approximate: bool = False) -> SimpleNamespace:
+    limits = {"kl_limit": 0.1 if approximate else None, "tolerance": 1e-4, "approximate": approximate}
+    facts = {"facts": SimpleNamespace(runtimes=[text]), "failures": [text]}
+    return SimpleNamespace(**limits, **facts, equality=numbers(), baseline=numbers() if approximate else None)
+
+
+def an_artefact(text: str, kind: str, *, doubt: bool = False, local: bool = False, **more: Any) -> SimpleNamespace:
+    bake = SimpleNamespace(how=text, why=text, details=SimpleNamespace(rank=3, flags={text: text}))
+    names = {"base": None if local else text, "base_name": text, "auto_class": "AutoModelForCausalLM"}
+    proof = verification(text, approximate=bool(more.get("approximate")))
+    state = {
+        "doubt": text if doubt else None,
+        "verification": proof,
+        "edits": [text],
+        "approximate": False,
+        "revision": text,
+    }
+    return SimpleNamespace(kind=kind, bake=bake, **names | state | more)
+
+
+def card(kind: str, *, bare: bool = False, **state: Any) -> Callable[[str], dict[str, Any]]:
+    """``bare``: without anything that may be there or not."""
+
+    def fill(text: str) -> dict[str, Any]:
+        row, links = [text, text], {"name": text, "link": text}
+        licence = SimpleNamespace(
+            id="unknown" if bare else text, origin=text, **dict.fromkeys(links) if bare else links
+        )
+        tables = {"settings": (row, [row]), "compared": (row, [row]), "ranks": [[1, 2, text, text]]}
+        lists: dict[str, Any] = {"results": [[text] * 7], "variants": [[text] * 4], "missing": row}
+        said = {"title": text, "repo": text, "revision": text, "why": text, "report": text, "recipe": "sea_bake.yaml"}
+        shown = {"conditions": text, "graph": "model.onnx", "licence": licence, **tables, **said, **lists}
+        empty = {"results": [], "variants": [], "missing": [], "revision": None, "why": "", "report": None}
+        return {"artefact": an_artefact(text, kind, **state), **shown, **(empty if bare else {})}
+
+    return fill
+
+
+class Drawn(SimpleNamespace):
+    """A picture with its words."""
+
+    def svg(self) -> bytes:
+        return b"<svg/>"
+
+
+def report(kind: str | None, *, bare: bool = False, **state: Any) -> Callable[[str], dict[str, Any]]:
+    def fill(text: str) -> dict[str, Any]:
+        row, picture = [text, text], Drawn(caption=text, alt=text)
+        shown = evaluation(text) | {"breakdown": [row]}
+        edit: dict[str, Any] = {"stem": "edit-1-", "first": [0.5, 0.995], "signatures": row, "layers": [row * 3]}
+        edit |= {"pictures": dict.fromkeys(("spectra", "layers", "movement", "projection"), picture), "still": text}
+        edit |= {"apart": [row], "moved": (row, [row]), "demonstrations": text, "own": False}
+        edit |= {"moves": [0.1], "turns": [0.9]} | ({"first": [], "moved": None, "apart": []} if bare else {})
+        measured = {"evaluation": SimpleNamespace(samples=[{}]), "measured": SimpleNamespace(**shown), "answers": [row]}
+        return {
+            "title": text, "settings": (row, [row]), "compared": (row, [row]), "effects": [picture], "still": 0.02,
+            "artefact": an_artefact(text, kind, **state) if kind else None, "edits": [edit, edit], "provenance": [row],
+            **({"evaluation": None, "measured": None, "answers": []} if bare else measured),
+        }  # fmt: skip
+
+    return fill
+
+
+def evaluation_page(text: str) -> dict[str, Any]:
+    return evaluation(text) | {"pictures": [Drawn(caption=text, alt=text)]}
+
+
+# A name, template first -> what it is filled with.
+FILLED: dict[str, Callable[[str], dict[str, Any]]] = {
     "web.html.j2": web,
     "web.md.j2": web,
     "evaluation.html.j2": evaluation,
+    "evaluation.html.j2, with a picture": evaluation_page,
     "evaluation.md.j2": evaluation,
     "tune.md.j2": tune,
+    "card.md.j2, insert": card("insert"),
+    "card.md.j2, insert in doubt": card("insert", doubt=True, local=True),
+    "card.md.j2, fold": card("fold"),
+    "card.md.j2, an approximate fold": card("fold", approximate=True),
+    "card.md.j2, adapter": card("adapter"),
+    "card.md.j2, a bare adapter": card("adapter", bare=True, local=True),
+    "card.md.j2, onnx": card("onnx"),
+    "card.md.j2, bare": card("fold", bare=True, edits=[], verification=None, revision=None),
+    "report.html.j2, insert": report("insert"),
+    "report.html.j2, an approximate fold": report("fold", approximate=True),
+    "report.html.j2, in doubt": report("onnx", doubt=True, bare=True),
+    "report.html.j2, unverified": report("fold", bare=True, doubt=True, verification=None),
+    "report.html.j2, an edit": report(None, bare=True),
 }
-BY_THEIR_MAKERS = {"card.md.j2", "report.html.j2"}
 PARTS = {"base.html.j2", "macros.html.j2", "macros.md.j2"}
 
 
@@ -108,6 +194,12 @@ def structure(name: str, page: str) -> Counter[Any]:
     return Counter(t.type for t in [*tokens, *inner] if t.type not in ("text", "text_special", "softbreak"))
 
 
+def addresses(page: str) -> set[str]:
+    """Where the links and pictures of Markdown lead."""
+    inner = [c for t in MarkdownIt("commonmark").enable("table").parse(page) for c in t.children or ()]
+    return {str(child.attrs.get("href", child.attrs.get("src", ""))) for child in inner}
+
+
 BEGINNINGS = (
     "# H",
     "- item",
@@ -126,15 +218,18 @@ BEGINNINGS = (
 
 
 @pytest.mark.parametrize("evil", [EVIL, *BEGINNINGS])
-@pytest.mark.parametrize("name", FILLED)
-def test_nothing_that_is_put_into_a_template_is_more_than_text(name: str, evil: str) -> None:
+@pytest.mark.parametrize("which", FILLED)
+def test_nothing_that_is_put_into_a_template_is_more_than_text(which: str, evil: str) -> None:
+    name = which.partition(",")[0]
     make = templates.html if name.endswith(".html.j2") else templates.markdown
-    page = make(name, **FILLED[name](evil))
-    assert structure(name, page) == structure(name, make(name, **FILLED[name]("quite plain")))
+    page, quiet = (make(name, **FILLED[which](text)) for text in (evil, "quite plain"))
+    assert structure(name, page) == structure(name, quiet)
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", page)
     if name.endswith(".md.j2"):
-        assert "http://evil" not in page  # which some renderers make a link of by itself
-        assert "www.evil" not in page
+        assert not [there for there in addresses(page) - addresses(quiet) if ":" in there.replace("https://hugg", "")]
+        bare = re.sub(r"(`+)[^`].*?\1|\]\(\S*\)", "", page, flags=re.DOTALL)
+        assert "http://evil" not in bare  # which some renderers make a link of by itself
+        assert "www.evil" not in bare
 
 
 @pytest.mark.parametrize(
@@ -164,7 +259,7 @@ def test_the_check_sees_what_was_not_escaped() -> None:
 
 def test_every_template_is_used_and_tested() -> None:
     names = {path.name for path in FOLDER.iterdir()}
-    assert names == {*FILLED, *BY_THEIR_MAKERS, *PARTS}
+    assert names == {*(which.partition(",")[0] for which in FILLED), *PARTS}
     sources = "".join(path.read_text("utf-8") for path in HOUSE.rglob("*.py"))
     sources += "".join(path.read_text("utf-8") for path in FOLDER.iterdir())
     assert [name for name in sorted(names) if f'"{name}"' not in sources] == []

@@ -17,7 +17,7 @@ from sea_bake.artefact.record import BakeRecord, OnnxRecord
 from sea_bake.artefact.seal import seal
 from sea_bake.artefact.verification import Verification
 from sea_bake.edit import Edit
-from sea_bake.errors import CheckpointError, OutputError
+from sea_bake.errors import CheckpointError, OutputError, command
 from sea_bake.io.files import file_digest, json_text, read_json
 from sea_bake.io.regular import check_folder
 from sea_bake.io.staging import staged_file
@@ -112,7 +112,8 @@ class Artefact:
         if isinstance(self.record, OnnxRecord):
             return self.record
         raise CheckpointError(
-            f"{self.folder} is no ONNX export: make one with sea-bake export onnx {self.folder} -o OUT"
+            f"{self.folder} is no ONNX export: make one with "
+            + command("sea-bake", "export", "onnx", self.folder, "-o", "OUT")
         )
 
     @property
@@ -191,6 +192,13 @@ class Artefact:
                 f"({error})"
             ) from error
         return source
+
+    @property
+    def verifying(self) -> list[object]:
+        """The command that verifies it, in words: with --base where the base is not found without."""
+        on_the_hub = "/" in self.record.base or self.record.revision
+        known = on_the_hub or os.path.exists(self.folder.parent / self.record.base)
+        return ["sea-bake", "verify", self.hub_id or self.folder, *([] if known else ["--base", "BASE"])]
 
     # ------------------------------------------------------------------------------------------ what was said of it
 

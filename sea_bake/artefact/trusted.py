@@ -12,7 +12,7 @@ from sea_bake.artefact.page import PageRecord
 from sea_bake.artefact.seal import broken
 from sea_bake.artefact.verification import Verification
 from sea_bake.edit import Edit
-from sea_bake.errors import CheckpointError, EvaluationError, OutputError
+from sea_bake.errors import CheckpointError, EvaluationError, OutputError, command
 from sea_bake.io.files import file_digest, read_json
 
 T = TypeVar("T")
@@ -64,7 +64,7 @@ def evaluation(folder: Path, edits: Sequence[Edit], verified: Verification | Non
     if not path.is_file():
         return None
     found = read_evaluation(path)
-    cure = f"evaluate again (sea-bake eval {folder} --write), or remove it"
+    cure = f"evaluate again ({command('sea-bake', 'eval', folder, '--write')}), or remove it"
     if found.model["how"] is not None and not found.is_of(edits):
         raise EvaluationError(f"{path} was measured on other edits than those of '{folder.name}': {cure}")
     if found.files and (broken(folder, found.files) if verified is None else found.files != verified.files):
@@ -82,7 +82,7 @@ def page(folder: Path, verdict: str, verified: Verification | None) -> PageRecor
     path, numbers = folder / PAGE, folder / PAGE_NUMBERS
     if not path.is_file():
         return None
-    cure = f"write it again (sea-bake report {folder} --write), or remove it"
+    cure = f"write it again ({command('sea-bake', 'report', folder, '--write')}), or remove it"
     if not numbers.is_file():
         raise OutputError(f"{path} was not written by sea-bake report ({PAGE_NUMBERS} is missing): {cure}")
     try:

@@ -43,4 +43,4 @@ def bake(
         console.print(
             f"left out (unedited weights in other forms, or code): {', '.join(report.left_out)}", markup=False
         )
-    console.print(f"Next: sea-bake verify {output} --base {call['model']}", markup=False)
+    call.go_on("sea-bake", "verify", output, "--base", call["model"])

@@ -69,13 +69,11 @@ def demo(
         raise typer.Exit(1)
     trust = ", trust_remote_code=True" if verdict.how == "insert" else ""
     console.print(
-        f'\nLoad it anywhere: AutoModelForCausalLM.from_pretrained("{artefact}"{trust})\n'
-        f"Next: sea-bake inspect {artefact}\n"
-        f"      sea-bake eval {artefact} --base {source.path or source.name} --limit 200     "
-        "(gain and cost on benchmarks, with intervals)",
-        markup=False,
-        soft_wrap=True,
+        f'\nLoad it anywhere: AutoModelForCausalLM.from_pretrained("{artefact}"{trust})', markup=False, soft_wrap=True
     )
+    call.go_on("sea-bake", "inspect", artefact)
+    measured = ("sea-bake", "eval", artefact, "--base", source.path or source.name, "--limit", "200")
+    call.go_on(*measured, done="Gain and cost, on benchmarks. ")
 
 
 def _smollm2() -> Path:

@@ -44,8 +44,8 @@ def evaluate(
             raise SettingError("--export-tasks writes tasks that read the files of --data: say which folder")
         call(names, data, export_tasks, verb="sea_bake.evaluation.tasks:export_tasks")
         call.emit({"output": str(export_tasks), "tasks": names})
-        command = f"lm_eval run --include_path {export_tasks} --tasks {' '.join(names)} --model hf ..."
-        console.print(f"wrote {export_tasks}. Next: {command}", markup=False)
+        words = ("lm_eval", "run", "--include_path", export_tasks, "--tasks", *names, "--model", "hf")
+        call.go_on(*words, "...", done=f"wrote {export_tasks}. ")
         return
     if console.quiet and not call.as_json and output is None and not call["write"]:
         raise SettingError("--quiet would show nothing: add -o FOLDER, --write or --json")

@@ -44,7 +44,9 @@ def onnx(call: Call) -> None:
             markup=False,
         )
     if not call["unedited"]:
-        console.print(f"Next: sea-bake verify {output}", markup=False)
+        from sea_bake.artefact import Artefact
+
+        call.go_on(*Artefact.open(output).verifying)
 
 
 @app.command("gguf")
@@ -83,7 +85,4 @@ def gguf(call: Call) -> None:
         )
     for note in report.notes:
         console.print(f"note: {note}", markup=False)
-    if report.route == "adapter":
-        console.print(f"Next: llama-cli -m {report.gguf or 'BASE.gguf'} --lora {output}", markup=False)
-    else:
-        console.print(f"Next: llama-cli -m {output}", markup=False)
+    call.go_on("llama-cli", "-m", *([call["base"] or "BASE.gguf", "--lora"] * (report.route == "adapter")), output)

@@ -101,7 +101,6 @@ def fit(
     without = edit.recipe.get("without_site")
     if without:
         console.print(f"not edited, having no site {edit.site.value}: layers {ranges(without)}", markup=False)
-    console.print(
-        f"wrote {output} ({size(output.stat().st_size)}). Next: sea-bake bake {model or 'MODEL'} {output} -o OUT",
-        markup=False,
-    )
+    call.values["revision"] = revision
+    done = f"wrote {output} ({size(output.stat().st_size)}). "
+    call.go_on("sea-bake", "bake", model or "MODEL", output, "-o", "OUT", done=done)

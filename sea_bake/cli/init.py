@@ -21,4 +21,4 @@ def init(call: Call) -> None:
     """
     written = call()
     call.emit({"recipe": str(written)})
-    call.console.print(f"wrote {written}. Next: sea-bake run {written} --dry-run", markup=False, soft_wrap=True)
+    call.go_on("sea-bake", "run", written, "--dry-run", done=f"wrote {written}. ")

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from sea_bake import errors
 from sea_bake.cli.printing import Json, Quiet, prepare
 from sea_bake.io.signatures import REQUIRED, Argument, arguments
 from sea_bake.pages.text import harmless
@@ -73,6 +74,11 @@ class Call:
         made = self(*positional, **changes)
         self.emit(made.to_json())
         return made
+
+    def go_on(self, *words: object, done: str = "") -> None:
+        """Print what was done, and the command that goes on from there: one line, that can be copied and run."""
+        again = ["--revision", self["revision"]] if self.values.get("revision") else []  # of the same model
+        self.console.print(f"{done}Next: {errors.command(*words, *again)}", markup=False, soft_wrap=True)
 
     def load(self) -> Any:
         """The demonstrations that the command line names."""

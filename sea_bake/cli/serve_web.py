@@ -46,7 +46,7 @@ def serve_web(
         f"a visitor downloads {told}"
     )
     if not serve:
-        console.print(f"Next: python -m http.server -d {target}, or upload it to any static host", markup=False)
+        call.go_on("python", "-m", "http.server", "-d", target, done="Upload it to any static host. ")
         return
     from threading import Event
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from sea_bake.tuning import Tuning
 
-
 _SPACE = "sea_bake.tuning.space:parse_space"
 _PANEL = "Search space: a value, some values (a,b), or a range (low:high)"
 
@@ -58,12 +57,11 @@ def tune(call: Call) -> None:
     space = call(verb=_SPACE)
     found = call.run(demonstrations=call.load(), space=space, prompt_format=call(verb=FORMAT), say=aside(console))
     show(found, console)
-    helpful = f"Next: sea-bake bake {model} {output}/edit.safetensors -o OUT"
-    console.print(
-        f"wrote {output}: edit.safetensors, tune.json, tune.md, pareto.png, pareto.svg. "
-        + (helpful if found.helps else "Nothing that was found is shown to help on held-back data."),
-        markup=False,
-    )
+    done = f"wrote {output}: edit.safetensors, tune.json, tune.md, pareto.png, pareto.svg. "
+    if not found.helps:
+        console.print(f"{done}Nothing that was found is shown to help on held-back data.", markup=False)
+        return
+    call.go_on("sea-bake", "bake", model, output / "edit.safetensors", "-o", "OUT", done=done)
 
 
 def show(tuning: Tuning, console: Console) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from typing import Any
+from urllib.parse import quote
 
 from markupsafe import Markup
 
@@ -33,6 +34,13 @@ def code(value: Any) -> Markup:
     return Markup(f"{fence}{pad}{text}{pad}{fence}")
 
 
+def address(value: Any) -> Markup:
+    """Where a link leads: over http(s), or to a file beside the page; of any other scheme the colon is quoted."""
+    text = harmless(str(value))
+    is_url = re.match(r"https?://", text)
+    return Markup(quote(text, safe="/:?#=&%+~@," if is_url else "/~+", errors="replace"))
+
+
 def python(value: str) -> Markup:
     """A string literal of Python, for a block of code."""
     return Markup(harmless(json.dumps(value, ensure_ascii=False)))
@@ -40,4 +48,4 @@ def python(value: str) -> Markup:
 
 def shell(value: str) -> Markup:
     """One word of a command, for a block of code."""
-    return Markup(shlex.quote(harmless(value)))
+    return Markup(shlex.quote(harmless(" ".join(value.split()))))

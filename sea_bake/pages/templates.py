@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from sea_bake.pages.markdown import code, plain, python, shell
+from sea_bake.pages.markdown import address, code, plain, python, shell
 from sea_bake.pages.text import harmless
 
 
@@ -41,7 +41,7 @@ def _environment(is_markdown: bool) -> Environment:
         keep_trailing_newline=True,
     )
     made.filters["base64"] = lambda data: base64.b64encode(data).decode()
-    made.filters |= {"code": code, "python": python, "shell": shell}
+    made.filters |= {"address": address, "code": code, "python": python, "shell": shell}
     return made
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from sea_bake.artefact import Artefact
 from sea_bake.artefact.names import CARD, PAGE, RECIPE
-from sea_bake.errors import EvaluationError, OutputError, PublishError
+from sea_bake.errors import EvaluationError, OutputError, PublishError, command
 from sea_bake.publishing.card import render
 from sea_bake.publishing.contents import collect
 from sea_bake.publishing.hub_errors import check_repo_id
@@ -147,8 +147,8 @@ def _check(artefact: Artefact, *, unverified: bool) -> None:
         raise PublishError(f"{folder} is the export of an unedited model: there is no edit in it to publish")
     if artefact.doubt and not unverified:
         raise PublishError(
-            f"{folder} is not verified: {artefact.doubt}. Run sea-bake verify {folder}, or pass --unverified, which "
-            "the model card then says in its first line."
+            f"{folder} is not verified: {artefact.doubt}. Run {command(*artefact.verifying)}, or pass --unverified, "
+            "which the model card then says in its first line."
         )
     if artefact.base is not None:
         check_repo_id(artefact.base, "the base")

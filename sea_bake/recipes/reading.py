@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from sea_bake.errors import RecipeError
+from sea_bake.errors import RecipeError, command
 from sea_bake.io.regular import read_text
 
 MAX_BYTES = 256 << 10  # a recipe with all its comments and the ranks of a hundred layers has a tenth of that
@@ -25,7 +25,8 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Place, int]]:
     try:
         text = read_text(path, limit=MAX_BYTES)
     except FileNotFoundError:
-        raise RecipeError(f"no such recipe: {path}. Write a starter with: sea-bake init {path.name}") from None
+        cure = command("sea-bake", "init", path)
+        raise RecipeError(f"no such recipe: {path}. Write a starter with: {cure}") from None
     except OSError as error:
         raise RecipeError(f"{path} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

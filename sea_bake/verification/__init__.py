@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sea_bake.activations import DEFAULT_NEW_TOKENS
@@ -11,7 +13,10 @@ from sea_bake.artefact.names import VERIFICATION
 from sea_bake.artefact.opened import ONNX
 from sea_bake.artefact.verification import Comparison, Variant, Verification
 from sea_bake.errors import CheckpointError, SettingError, VerificationError
+from sea_bake.io.staging import need_space, scratch_folder
+from sea_bake.model.checkpoint import materialise
 from sea_bake.model.loading import DTYPES, default_device
+from sea_bake.model.source import ModelSource
 from sea_bake.verification import checkpoint, exported
 from sea_bake.verification.doors import Subject, request_for
 
@@ -73,23 +78,32 @@ def verify(
         source = subject_artefact.base_source(base, revision)
     except CheckpointError as error:
         raise VerificationError(str(error)) if base is None else error from error
-    is_adapter = subject_artefact.kind == "adapter"
-    if is_adapter and source.is_gguf:
-        raise VerificationError(
-            f"an adapter is verified on a checkpoint, and {source.path} is a GGUF: name one with --base"
-        )
     given = [edit] if isinstance(edit, str | Path) else edit
-    subject = Subject(
-        subject_artefact,
-        source,
-        [Path(e).absolute() for e in given] if given is not None else subject_artefact.edit_files,
-        source.folder() if is_adapter else subject_artefact.folder,
-        device or default_device(),
-    )
-    request = request_for(subject.plain, source, prompts, max_new_tokens, positions, subject.form)
     write = write and subject_artefact.hub_id is None
     sealed = subject_artefact.seal() if write else {}
-    found = exported.prove(subject, request) if exported_graph else checkpoint.prove(subject, request, dtype)
+    with _as_checkpoint(source, subject_artefact) as plain:
+        subject = Subject(
+            subject_artefact,
+            source if plain is None else ModelSource(source.name, plain),
+            [Path(e).absolute() for e in given] if given is not None else subject_artefact.edit_files,
+            plain or (source.folder() if subject_artefact.kind == "adapter" else subject_artefact.folder),
+            device or default_device(),
+        )
+        request = request_for(subject.plain, subject.source, prompts, max_new_tokens, positions, subject.form)
+        found = exported.prove(subject, request) if exported_graph else checkpoint.prove(subject, request, dtype)
     if write:
         subject_artefact.write(VERIFICATION, found.on(sealed).to_json())
     return found
+
+
+@contextlib.contextmanager
+def _as_checkpoint(source: ModelSource, artefact: Artefact) -> Iterator[Path | None]:
+    """A folder made of a GGUF that is the base of an adapter, for as long as it is needed: PEFT loads onto no GGUF."""
+    if artefact.kind != "adapter" or not source.is_gguf:
+        yield None
+        return
+    beside = artefact.folder if artefact.hub_id is None else Path(tempfile.gettempdir(), artefact.name)
+    need_space(beside.parent, 8 * source.folder().stat().st_size)
+    with scratch_folder(beside) as folder:
+        materialise(source, folder)
+        yield folder

@@ -28,8 +28,10 @@ def main(path: str) -> int:
         wide = request["dtype"] == "float32"
         model = load_model(source, dtype="auto" if wide else request["dtype"], device=request["device"])
         edits = [Edit.load(path, model) for path in request["edits"]]
-        # A GGUF is dequantised to float32 as it is loaded, and transformers refuses to widen it once more.
-        model = model.float() if wide and not source.is_gguf else model
+        if wide and not getattr(model, "is_quantized", False):
+            model = model.float()
+        elif wide and not source.is_gguf:  # transformers widens no quantised model once it is there; a GGUF is wide
+            model = load_model(source, dtype=request["dtype"], device=request["device"])
         if request.get("bare"):  # the other door knows no penalties and no end, only the most likely token
             model.generation_config = GenerationConfig()
         answer(model, request, request["output"])
