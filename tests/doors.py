@@ -100,6 +100,9 @@ def _live(asked: dict[str, Any], out: int, err: int) -> None:
         if words == asked["command"]:  # this process is isolated, and that one would not be
             sys.path[:0] = filter(None, asked["environment"].get("PYTHONPATH", "").split(os.pathsep))
         module = words[0] == "-m"
+        if "-I" not in asked["command"] and not module:  # where a script looks for what it imports
+            paths = asked["environment"].get("PYTHONPATH", "").split(os.pathsep)
+            sys.path[:0] = [os.path.dirname(words[0]), *filter(None, paths)]
         sys.argv = words[module:]
         (runpy.run_module if module else runpy.run_path)(words[module], run_name="__main__")
         code = 0
