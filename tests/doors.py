@@ -1,6 +1,8 @@
 """The processes of ``verify``, forked from one that has imported transformers already: a fork takes a tenth of a second
 where a new process takes four.
 
+Scripts that measure are run so too, under ``--smoke``, and the processes that they start of themselves.
+
 A test that is marked ``own_processes`` gets processes of its own, and so does every process whose environment another
 one has changed in what these libraries read when they are imported. As a script (``python tests/doors.py``) this is the
 process that forks; sea_bake is not imported in it, and in no child that does not ask for it.
@@ -57,7 +59,7 @@ _first: list[dict[str, str]] = []
 
 def run(command: list[str], *, env: dict[str, str], **options: Any) -> subprocess.CompletedProcess[str]:
     """``subprocess.run`` for ``verify``: a fork where that is as good."""
-    torch_inside = not any("onnx" in word for word in command)  # that door has no torch to import
+    torch_inside = not any("onnx_answers" in word for word in command)  # that door has no torch to import
     if not _first:
         _first.append(dict(env))
     if torch_inside and read_at_import(env) == read_at_import(_first[0]):
@@ -75,16 +77,34 @@ def _serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     while line := sys.stdin.readline():
         asked = json.loads(line)
-        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            pid = os.fork()
-            if pid == 0:
-                _live(asked, out.fileno(), err.fileno())
-            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-            texts = []
-            for file in (out, err):
-                file.seek(0)
-                texts.append(file.read().decode("utf-8", "replace"))
-        print(json.dumps({"returncode": code, "stdout": texts[0], "stderr": texts[1]}), file=answers, flush=True)
+        code, out, err = _forked(asked)
+        print(json.dumps({"returncode": code, "stdout": out, "stderr": err}), file=answers, flush=True)
+
+
+def _forked(asked: dict[str, Any]) -> tuple[int, str, str]:
+    """Exit code and what was written, of a command in a fork of this process."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        pid = os.fork()
+        if pid == 0:
+            _live(asked, out.fileno(), err.fileno())
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read().decode("utf-8", "replace"))
+    return code, *texts
+
+
+_start = subprocess.run
+
+
+def _fork_of_script(command: Any, **options: Any) -> Any:
+    """``subprocess.run`` inside a script of ours: a fork where the script starts itself (``--child``)."""
+    if command[0] != sys.executable or "--child" not in command:
+        return _start(command, **options)
+    assert options == {"capture_output": True, "text": True}, options
+    asked = {"command": list(map(str, command[1:])), "environment": dict(os.environ)}
+    return subprocess.CompletedProcess(command, *_forked(asked))
 
 
 def _live(asked: dict[str, Any], out: int, err: int) -> None:
@@ -93,7 +113,7 @@ def _live(asked: dict[str, Any], out: int, err: int) -> None:
     try:
         for number, stream in ((0, os.open(os.devnull, os.O_RDONLY)), (1, out), (2, err)):
             os.dup2(stream, number)
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
         os.environ.clear()
         os.environ.update(asked["environment"])
         words = [word for word in asked["command"] if word != "-I"]
@@ -103,6 +123,7 @@ def _live(asked: dict[str, Any], out: int, err: int) -> None:
         if "-I" not in asked["command"] and not module:  # where a script looks for what it imports
             paths = asked["environment"].get("PYTHONPATH", "").split(os.pathsep)
             sys.path[:0] = [os.path.dirname(words[0]), *filter(None, paths)]
+            subprocess.run = _fork_of_script
         sys.argv = words[module:]
         (runpy.run_module if module else runpy.run_path)(words[module], run_name="__main__")
         code = 0
