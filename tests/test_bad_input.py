@@ -509,15 +509,26 @@ for label, shard in {"list": ["x"], "number": 1, "null": None}.items():
 
 @case
 def baking_shards_called_like_ours(folder: Path) -> Case:
-    """A shard under the name that the single file is renamed to: linked over it, the base itself would be changed."""
-    base = tiny.changeable(tiny.sharded(), folder / "model")
+    """A shard under the name of ours: linked over it, the base itself would be changed."""
+    base = _renamed(folder, {"model-00001-of-00006.safetensors": "model-sea.safetensors"})
+    return baking(base, kind="CheckpointError", words=("called like one of ours", "rename it"))
+
+
+@case
+def baking_a_shard_called_like_the_whole(folder: Path) -> Case:
+    """transformers takes it for all of the model, and an insert would rename it over the other one."""
     names = {"model-00001-of-00006.safetensors": "model.safetensors"}
-    names["model-00002-of-00006.safetensors"] = "model-base.safetensors"
+    base = _renamed(folder, names | {"model-00002-of-00006.safetensors": "model-base.safetensors"})
+    return baking(base, kind="CheckpointError", words=("one of the shards", "rename it"))
+
+
+def _renamed(folder: Path, names: dict[str, str]) -> Path:
+    base = tiny.changeable(tiny.sharded(), folder / "model")
     for old, new in names.items():
         (base / old).rename(base / new)
     weight_map = json.loads((base / INDEX).read_text())["weight_map"]
     tiny.patch_json(base / INDEX, weight_map={k: names.get(v, v) for k, v in weight_map.items()})
-    return baking(base, kind="CheckpointError", words=("called like one of ours", "rename it"))
+    return base
 
 
 @case

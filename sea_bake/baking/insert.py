@@ -55,7 +55,7 @@ def insert(
         shutil.copyfile(modeling_sea.__file__, stage / CODE)
         left_out = carry(folder, stage, written=["config.json", INDEX, CODE], shards=checkpoint.shards)
         _keep_tokenizer_class(stage, checkpoint.config["model_type"])
-        patched = _keep_originals(folder, stage)
+        patched = _keep_originals(checkpoint, stage)
         record = base.record(
             edits,
             target,
@@ -84,15 +84,15 @@ def _refuse_lost(base: OpenBase, edits: Sequence[Edit]) -> None:
             )
 
 
-def _keep_originals(folder: Path, stage: Path) -> list[str]:
+def _keep_originals(base: Checkpoint, stage: Path) -> list[str]:
     """Names of the base's files that are other ones now, or new; what the base had of them is kept."""
     patched = []
     (stage / ORIGINALS).mkdir(parents=True)
     for name in ("config.json", INDEX, "tokenizer_config.json"):
-        source, now = folder / name, stage / name
+        source, now = base.folder / name, stage / name
         if now.is_file() and not (source.is_file() and source.read_bytes() == now.read_bytes()):
             patched.append(name)
-            if source.is_file():
+            if source.is_file() and (name != INDEX or base.index is not None):  # not one that nothing is loaded by
                 original = public_bytes(source) if name in NAMED else source.read_bytes()
                 (stage / ORIGINALS / name).write_bytes(original)
     return patched

@@ -21,10 +21,10 @@ from sea_bake.model.checkpoint import (
     Checkpoint,
     MergedCheckpoint,
     check_references,
-    materialise,
     merge,
     merged,
 )
+from sea_bake.model.checkpoint.gguf import materialise
 from sea_bake.model.checkpoint.writer import linkable
 from sea_bake.model.discovery import family_of
 from sea_bake.model.fingerprint import BaseModel

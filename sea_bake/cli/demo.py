@@ -32,7 +32,7 @@ def demo(
     from sea_bake.edit import Edit
     from sea_bake.fitting import fit
     from sea_bake.io.staging import staged_folder
-    from sea_bake.model.checkpoint import materialise
+    from sea_bake.model.checkpoint.gguf import materialise
     from sea_bake.model.source import ModelSource
     from sea_bake.pages.edits import sentence
     from sea_bake.verification import verify

@@ -58,6 +58,9 @@ def show(report: Verification, console: Console) -> None:
     if "strength_0" in report.facts:
         console.print(f"at strength 0: within {report.facts['strength_0']:.1e} of the base")
     loading = "" if report.variants or "opset" in report.facts else ", no missing or unexpected keys"
+    unused = report.facts.get("unused_by_the_base")
+    if unused:
+        console.print(f"tensors that the base does not use either: {', '.join(unused)}", markup=False)
     if report.passed and report.approximate and report.kl_limit is None:
         console.print(f"[bold yellow]approximate[/]: not equal to the hook-edited base ({report.dtype}), but near it")
     elif report.passed and report.approximate:

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from sea_bake.errors import CheckpointError, SettingError, need
+from sea_bake.io.files import read_json
+from sea_bake.model.checkpoint.reader import Checkpoint, weights_file
+from sea_bake.model.kernels import check_kernels
 from sea_bake.model.lora import merge_into
 from sea_bake.model.source import ModelSource
 
-# transformers takes an "owner/name" in them for a repository of kernels, which it downloads and runs.
-_KERNELS = ("attn_implementation", "experts_implementation")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -57,18 +58,6 @@ def _arguments(source: ModelSource, trust_remote_code: bool) -> tuple[str, dict[
     return source.name, {**options, "revision": source.revision or "main"}
 
 
-def check_kernels(config: dict[str, Any]) -> None:
-    """Raise CheckpointError where a configuration, or a part of it, asks for a kernel from the Hub: that is code."""
-    parts: list[Any] = [config]
-    while parts:
-        part = parts.pop()
-        for key, value in part.items() if isinstance(part, dict) else ():
-            named = [value, *value.values()] if isinstance(value, dict) else [value]
-            if key.lstrip("_").removesuffix("_internal") in _KERNELS and any("/" in str(name) for name in named):
-                raise CheckpointError(f"config.json asks for a kernel from the Hub ({key} = {value!r:.80}): remove it")
-            parts.append(value)
-
-
 def language_models(model_type: str) -> dict[str, str]:
     """Auto class -> class name, of what answers text in a family of transformers; most have one, some several."""
     from transformers.models.auto import modeling_auto as auto
@@ -110,13 +99,25 @@ def load_model(
     Args:
         model: folder, .gguf file or Hub id; or a PEFT adapter, which is then merged into the base that it names.
         revision: branch, tag or commit of a Hub model.
-        dtype: "auto" (the checkpoint's own; float32 for a GGUF), "float32", "bfloat16" or "float16".
+        dtype: "auto" (that of the checkpoint's tensors; float32 for a GGUF), "float32", "bfloat16" or "float16".
         device: "cpu", "cuda", "cuda:1", or "auto" (spread over all, by accelerate). Default: cuda where there is one.
         trust_remote_code: passed on to transformers; never switched on by us.
 
     Raises:
         CheckpointError: it cannot be loaded; the message carries transformers' own reason.
     """
+    return load_reported(model, revision=revision, dtype=dtype, device=device, trust_remote_code=trust_remote_code)[0]
+
+
+def load_reported(
+    model: str | Path | ModelSource,
+    *,
+    revision: str | None = None,
+    dtype: str | torch.dtype | None = "auto",
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[Any, list[str]]:
+    """:func:`load_model`, and the names of the checkpoint's tensors that the model has no use for."""
     import transformers
 
     source = _located(ModelSource.parse(model, revision))
@@ -124,7 +125,7 @@ def load_model(
         return _with_adapter(source, parse_dtype(dtype), device, trust_remote_code)
     name, options = _arguments(source, trust_remote_code)
     wanted = parse_dtype(dtype)
-    options["dtype"] = torch.float32 if wanted == "auto" and source.is_gguf else wanted
+    options["dtype"] = own_dtype(source) if wanted == "auto" else wanted
     options |= {} if source.is_gguf else {"use_safetensors": True}  # pickles are never loaded
     device = device or default_device()
     if device != "cpu":
@@ -139,7 +140,20 @@ def load_model(
     if found["missing_keys"]:  # transformers fills them with random numbers, and goes on
         lost = sorted(found["missing_keys"])
         raise CheckpointError(f"'{source.name}' is incomplete: it lacks {lost[0]} (and {len(lost) - 1} other tensors)")
-    return loaded.eval()
+    return loaded.eval(), sorted(found["unexpected_keys"])
+
+
+def own_dtype(source: ModelSource) -> torch.dtype | str:
+    """The dtype of a source's tensors, whatever its configuration says; "auto" where transformers has to decide.
+
+    Raises:
+        CheckpointError: files that disagree, as :meth:`Checkpoint.open` tells them.
+    """
+    if source.is_gguf:
+        return torch.float32
+    if source.path is None or weights_file(source.path, read_json(source.path / "config.json")) is None:
+        return "auto"
+    return Checkpoint.open(source.path).dtype() or "auto"
 
 
 def _located(source: ModelSource) -> ModelSource:
@@ -153,15 +167,17 @@ def _located(source: ModelSource) -> ModelSource:
     return source.on_disk() if found else source
 
 
-def _with_adapter(source: ModelSource, dtype: torch.dtype | str, device: str | None, trust_remote_code: bool) -> Any:
+def _with_adapter(
+    source: ModelSource, dtype: torch.dtype | str, device: str | None, trust_remote_code: bool
+) -> tuple[Any, list[str]]:
     """Merged in the base's own dtype, as on disk; cast only then, so that the merged checkpoint would be the same."""
-    model = load_model(source.base(), device=device, trust_remote_code=trust_remote_code)
+    model, unused = load_reported(source.base(), device=device, trust_remote_code=trust_remote_code)
     merge_into(model, source)
     for parameter in model.parameters():
         if isinstance(dtype, torch.dtype) and parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
     model.config._commit_hash = source.revision  # the fingerprint's, and not the bare base's
-    return model
+    return model, unused
 
 
 def _config_json(name: str, options: dict[str, Any]) -> dict[str, Any]:

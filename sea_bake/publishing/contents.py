@@ -15,7 +15,7 @@ from sea_bake.artefact.seal import files
 from sea_bake.errors import PublishError
 from sea_bake.io.files import file_digest, read_json
 from sea_bake.model import suffixes
-from sea_bake.model.checkpoint.reader import INDEX, SINGLE
+from sea_bake.model.checkpoint.reader import INDEX, SINGLE, weights_file
 from sea_bake.model.lora import WEIGHTS
 from sea_bake.model.suffixes import ends
 from sea_bake.publishing.parts import known
@@ -117,7 +117,7 @@ def _weights(artefact: Artefact) -> set[str]:
         return found | {WEIGHTS}
     if artefact.kind == ONNX:
         return found
-    if (folder / SINGLE).is_file():
+    if weights_file(folder, read_json(folder / "config.json")) == SINGLE:
         return found | {SINGLE}
     return found | set((read_json(folder / INDEX).get("weight_map") or {}).values())
 

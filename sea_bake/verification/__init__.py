@@ -14,7 +14,7 @@ from sea_bake.artefact.opened import ONNX
 from sea_bake.artefact.verification import Comparison, Variant, Verification
 from sea_bake.errors import CheckpointError, SettingError, VerificationError
 from sea_bake.io.staging import need_space, scratch_folder
-from sea_bake.model.checkpoint import materialise
+from sea_bake.model.checkpoint.gguf import materialise
 from sea_bake.model.loading import DTYPES, default_device
 from sea_bake.model.source import ModelSource
 from sea_bake.verification import checkpoint, exported

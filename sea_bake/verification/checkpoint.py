@@ -31,7 +31,7 @@ def prove(subject: Subject, request: dict[str, Any], dtype: str) -> Verification
         progress.bar("verify", 2, "door") as advance,
     ):
         folder = Path(scratch)
-        open_reference(request, subject, folder)
+        reference = open_reference(request, subject, folder)
         advance(1)
         reloaded = request | {
             "model": str(subject.plain),
@@ -41,6 +41,8 @@ def prove(subject: Subject, request: dict[str, Any], dtype: str) -> Verification
         }
         facts = open_door([sys.executable, "-I", answers.__file__], folder, "artefact", reloaded)
         advance(1)
+        facts["unused_by_the_base"] = [name for name in facts["unexpected_keys"] if name in reference["unused"]]
+        facts["unexpected_keys"] = [name for name in facts["unexpected_keys"] if name not in reference["unused"]]
         base, live, artefact = (load_file(folder / f"{name}.safetensors") for name in ("base", "live", "artefact"))
     ran = subject.stored if subject.rounded else facts["dtype"]
     return verdict(subject, base, live, artefact, facts, tolerance(ran, largest_logit(live), folded=folded))

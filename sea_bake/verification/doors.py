@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.activations.prompts import encode, pad_id
 from sea_bake.activations.rendering import usable
@@ -19,6 +21,7 @@ from sea_bake.demonstrations import builtin
 from sea_bake.edit import Edit
 from sea_bake.errors import VerificationError
 from sea_bake.io.files import read_json
+from sea_bake.model.checkpoint.reader import Checkpoint, weights_file
 from sea_bake.model.loading import auto_class, load_tokenizer
 from sea_bake.model.source import ModelSource
 
@@ -50,9 +53,20 @@ class Subject:
 
     @property
     def stored(self) -> str:
-        """The dtype of its weights; a GGUF base has none of its own, so the artefact's decides for all doors."""
+        """The dtype of its weights, of a fold the coarsest of those that were edited; whatever its configuration says.
+
+        A GGUF base has none of its own, so the artefact's decides for all doors.
+        """
         config = read_json(self.plain / "config.json")
-        return str(config.get("dtype") or config.get("torch_dtype") or "float32")
+        named = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+        if weights_file(self.plain, config) is None:
+            return named
+        checkpoint = Checkpoint.open(self.plain)
+        found = [checkpoint.dtype()]
+        if self.artefact.how == "fold" and self.artefact.bake is not None:
+            found += [t.dtype for name in self.artefact.bake.changed if (t := checkpoint.tensor(name)) is not None]
+        known = [dtype for dtype in found[1:] or found if dtype is not None]
+        return str(max(known, key=lambda dtype: torch.finfo(dtype).eps)).removeprefix("torch.") if known else named
 
     @property
     def rounded(self) -> bool:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
+import torch
 from transformers import GenerationConfig
 
 from sea_bake.edit import Edit, live
 from sea_bake.errors import SeaBakeError
-from sea_bake.model.loading import load_model
+from sea_bake.model.loading import load_reported, own_dtype
 from sea_bake.model.source import ModelSource
 from sea_bake.verification.answers import answer
 
@@ -21,17 +23,19 @@ from sea_bake.verification.answers import answer
 def main(path: str) -> int:
     """Answer as the base into "output", as the hook-edited base into "live_output"; a SeaBakeError goes to "facts"."""
     request = json.loads(Path(path).read_text("utf-8"))
-    facts: dict[str, str] = {}
+    facts: dict[str, Any] = {}
     try:
         source = ModelSource.parse(request["model"], request["revision"])
         # Widened only after the edits were checked: rounded weights are the checkpoint's own, whatever they run in.
         wide = request["dtype"] == "float32"
-        model = load_model(source, dtype="auto" if wide else request["dtype"], device=request["device"])
+        model, facts["unused"] = load_reported(
+            source, dtype=_first(source) if wide else request["dtype"], device=request["device"]
+        )
         edits = [Edit.load(path, model) for path in request["edits"]]
         if wide and not getattr(model, "is_quantized", False):
             model = model.float()
         elif wide and not source.is_gguf:  # transformers widens no quantised model once it is there; a GGUF is wide
-            model = load_model(source, dtype=request["dtype"], device=request["device"])
+            model, _ = load_reported(source, dtype=request["dtype"], device=request["device"])
         if request.get("bare"):  # the other door knows no penalties and no end, only the most likely token
             model.generation_config = GenerationConfig()
         answer(model, request, request["output"])
@@ -42,6 +46,11 @@ def main(path: str) -> int:
         facts["error"] = str(error)
     Path(request["facts"]).write_text(json.dumps(facts), "utf-8")
     return 0
+
+
+def _first(source: ModelSource) -> str:
+    """What a model is loaded in that will run in float32: that, unless a quantiser has to decide."""
+    return "float32" if isinstance(own_dtype(source), torch.dtype) else "auto"
 
 
 if __name__ == "__main__":

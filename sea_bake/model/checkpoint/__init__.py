@@ -1,7 +1,6 @@
 """Checkpoints on disk: read without being loaded, written without being copied."""
 
 from sea_bake.model.checkpoint.foreign import check_references
-from sea_bake.model.checkpoint.gguf import materialise
 from sea_bake.model.checkpoint.merging import MergedCheckpoint, merge, merged
 from sea_bake.model.checkpoint.reader import Checkpoint, LazyTensor
 from sea_bake.model.checkpoint.writer import carry, place
@@ -12,7 +11,6 @@ __all__ = [
     "MergedCheckpoint",
     "carry",
     "check_references",
-    "materialise",
     "merge",
     "merged",
     "place",

@@ -7,7 +7,7 @@ from typing import Any
 
 from sea_bake.errors import CheckpointError
 from sea_bake.io.files import read_json
-from sea_bake.model.loading import check_kernels
+from sea_bake.model.kernels import check_kernels
 
 
 def check_references(folder: Path, config: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import functools
 import json
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,8 @@ class Checkpoint:
         """
         folder = Path(folder)
         config = read_json(folder / "config.json")
-        if (folder / INDEX).is_file():
+        file = weights_file(folder, config)
+        if file == INDEX:
             index = read_json(folder / INDEX)
             weight_map = index.get("weight_map")
             if not isinstance(weight_map, dict) or not weight_map:
@@ -111,7 +112,8 @@ class Checkpoint:
                 raise CheckpointError(f"{folder / INDEX} names a shard that is no string")
             if not isinstance(index.get("metadata") or {}, dict):
                 raise CheckpointError(f"{folder / INDEX} has metadata that is no JSON object: remove that entry")
-        elif (folder / SINGLE).is_file():
+        elif file == SINGLE:
+            _refuse_part(folder)
             index, weight_map = None, dict.fromkeys(_names(folder / SINGLE), SINGLE)
         else:
             pickles = sorted(p.name for p in folder.glob("*.bin"))
@@ -123,11 +125,11 @@ class Checkpoint:
             )
             raise CheckpointError(f"{folder} holds neither {SINGLE} nor {INDEX}. {cure}")
         checkpoint = cls(folder, config, weight_map, index)
-        if index is not None:
-            checkpoint._check_shards()
-        return checkpoint
+        return checkpoint if index is None else replace(checkpoint, weight_map=checkpoint._held())
 
-    def _check_shards(self) -> None:
+    def _held(self) -> dict[str, str]:
+        """Every tensor of the shards that the index names: transformers loads them all, whether listed or not."""
+        held: dict[str, str] = {}
         for shard in self.shards:
             if not isinstance(shard, str) or Path(shard).name != shard or shard.startswith("."):
                 raise CheckpointError(f"{self.folder / INDEX} points outside its folder: {shard!r}")
@@ -136,9 +138,19 @@ class Checkpoint:
             path = self.folder / shard
             if not os.path.isfile(path):  # which no name makes raise
                 raise CheckpointError(f"{path} is missing, and {INDEX} names it: is the download complete?")
-            absent = {name for name, file in self.weight_map.items() if file == shard} - set(_names(path))
+            names = set(_names(path))
+            absent = {name for name, file in self.weight_map.items() if file == shard} - names
             if absent:
                 raise CheckpointError(f"{path} lacks the tensor {sorted(absent)[0]}, which {INDEX} says it holds")
+            twice = sorted(names & held.keys())
+            if twice:
+                raise CheckpointError(
+                    f"{self.folder} holds {twice[0]} twice, in {held[twice[0]]} and in {shard}: {INDEX} names one of "
+                    f"the two, and transformers loads the one in {shard}. Load the model with transformers and save it "
+                    "again (from_pretrained, then save_pretrained): it then holds each tensor once."
+                )
+            held |= dict.fromkeys(names, shard)
+        return held
 
     def tensor(self, name: str) -> LazyTensor | None:
         """A lazy view of a tensor, or None when the checkpoint has none of that name."""
@@ -150,9 +162,47 @@ class Checkpoint:
         entry = entries[name]
         return LazyTensor(self.folder / shard, start + entry["data_offsets"][0], entry["dtype"], entry["shape"])
 
+    def dtype(self) -> torch.dtype | None:
+        """The float dtype of its matrices: that of the configuration, if some of them are in it; else the widest.
+
+        None where there are others than floats among them, which belong to a quantiser.
+        """
+        headers = [_header(path, path.stat().st_mtime_ns)[0] for path in (self.folder / shard for shard in self.shards)]
+        entries = [entry for header in headers for name, entry in header.items() if name != "__metadata__"]
+        kinds = {_DTYPES.get(entry["dtype"], torch.uint8) for entry in entries if len(entry["shape"]) > 1}
+        if not kinds or not all(kind.is_floating_point and kind.itemsize > 1 for kind in kinds):
+            return None
+        named = getattr(torch, str(self.config.get("dtype") or self.config.get("torch_dtype")), None)
+        return named if named in kinds else max(kinds, key=lambda kind: (kind.itemsize, str(kind)))
+
     def size(self) -> int:
         """Bytes of all shards."""
         return sum((self.folder / shard).stat().st_size for shard in self.shards)
+
+
+def weights_file(folder: Path, config: dict[str, Any]) -> str | None:
+    """Which file transformers' loader starts from: the single one before an index; None where there is neither.
+
+    Raises:
+        CheckpointError: the configuration names another file.
+    """
+    found = next((name for name in (SINGLE, INDEX) if (folder / name).is_file()), None)
+    named = config.get("transformers_weights")
+    if named is not None and named != found:
+        raise CheckpointError(
+            f"{folder / 'config.json'} names {named!r} as its weights (transformers_weights), and only {SINGLE} or "
+            f"{INDEX} is read here: rename the file, and remove that line"
+        )
+    return found
+
+
+def _refuse_part(folder: Path) -> None:
+    listed = read_json(folder / INDEX).get("weight_map") if (folder / INDEX).is_file() else None
+    if isinstance(listed, dict) and SINGLE in listed.values():
+        raise CheckpointError(
+            f"{folder / SINGLE} is one of the shards that {INDEX} names, and transformers takes it for the whole: "
+            "rename it, in the index too"
+        )
 
 
 def _names(path: Path) -> list[str]:
