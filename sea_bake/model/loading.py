@@ -147,13 +147,27 @@ def own_dtype(source: ModelSource) -> torch.dtype | str:
     """The dtype of a source's tensors, whatever its configuration says; "auto" where transformers has to decide.
 
     Raises:
-        CheckpointError: files that disagree, as :meth:`Checkpoint.open` tells them.
+        CheckpointError: files that disagree, as :meth:`Checkpoint.open` says them.
     """
     if source.is_gguf:
         return torch.float32
-    if source.path is None or weights_file(source.path, read_json(source.path / "config.json")) is None:
-        return "auto"
-    return Checkpoint.open(source.path).dtype() or "auto"
+    checkpoint = _checkpoint(source)
+    return "auto" if checkpoint is None else checkpoint.dtype() or "auto"
+
+
+def is_mixed(source: ModelSource) -> bool:
+    """Whether a source's matrices are in several float dtypes: in one of them, some are rounded."""
+    checkpoint = _checkpoint(source)
+    return checkpoint is not None and len(checkpoint.dtypes()) > 1
+
+
+def _checkpoint(source: ModelSource) -> Checkpoint | None:
+    """The files of a folder, or of an adapter's base; None of a GGUF, of other forms, or where nothing is on disk."""
+    source = source.base() if source.is_adapter else source
+    if source.path is None or source.is_gguf:
+        return None
+    has_weights = weights_file(source.path, read_json(source.path / "config.json")) is not None
+    return Checkpoint.open(source.path) if has_weights else None
 
 
 def _located(source: ModelSource) -> ModelSource:

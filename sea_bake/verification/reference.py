@@ -10,12 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import GenerationConfig
 
 from sea_bake.edit import Edit, live
 from sea_bake.errors import SeaBakeError
-from sea_bake.model.loading import load_reported, own_dtype
+from sea_bake.model.loading import is_mixed, load_reported
 from sea_bake.model.source import ModelSource
 from sea_bake.verification.answers import answer
 
@@ -29,12 +28,14 @@ def main(path: str) -> int:
         # Widened only after the edits were checked: rounded weights are the checkpoint's own, whatever they run in.
         wide = request["dtype"] == "float32"
         model, facts["unused"] = load_reported(
-            source, dtype=_first(source) if wide else request["dtype"], device=request["device"]
+            source, dtype="auto" if wide else request["dtype"], device=request["device"]
         )
         edits = [Edit.load(path, model) for path in request["edits"]]
-        if wide and not getattr(model, "is_quantized", False):
+        if wide and not getattr(model, "is_quantized", False) and not is_mixed(source):
             model = model.float()
-        elif wide and not source.is_gguf:  # transformers widens no quantised model once it is there; a GGUF is wide
+        elif (
+            wide and not source.is_gguf
+        ):  # no quantised model is widened once it is there, nor what was rounded; a GGUF is wide
             model, _ = load_reported(source, dtype=request["dtype"], device=request["device"])
         if request.get("bare"):  # the other door knows no penalties and no end, only the most likely token
             model.generation_config = GenerationConfig()
@@ -46,11 +47,6 @@ def main(path: str) -> int:
         facts["error"] = str(error)
     Path(request["facts"]).write_text(json.dumps(facts), "utf-8")
     return 0
-
-
-def _first(source: ModelSource) -> str:
-    """What a model is loaded in that will run in float32: that, unless a quantiser has to decide."""
-    return "float32" if isinstance(own_dtype(source), torch.dtype) else "auto"
 
 
 if __name__ == "__main__":

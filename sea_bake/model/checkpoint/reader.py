@@ -162,18 +162,18 @@ class Checkpoint:
         entry = entries[name]
         return LazyTensor(self.folder / shard, start + entry["data_offsets"][0], entry["dtype"], entry["shape"])
 
-    def dtype(self) -> torch.dtype | None:
-        """The float dtype of its matrices: that of the configuration, if some of them are in it; else the widest.
-
-        None where there are others than floats among them, which belong to a quantiser.
-        """
+    def dtypes(self) -> set[torch.dtype]:
+        """The float dtypes of its matrices; none where there are others than floats, which belong to a quantiser."""
         headers = [_header(path, path.stat().st_mtime_ns)[0] for path in (self.folder / shard for shard in self.shards)]
         entries = [entry for header in headers for name, entry in header.items() if name != "__metadata__"]
         kinds = {_DTYPES.get(entry["dtype"], torch.uint8) for entry in entries if len(entry["shape"]) > 1}
-        if not kinds or not all(kind.is_floating_point and kind.itemsize > 1 for kind in kinds):
-            return None
+        return kinds if all(kind.is_floating_point and kind.itemsize > 1 for kind in kinds) else set()
+
+    def dtype(self) -> torch.dtype | None:
+        """The one of :meth:`dtypes` that the configuration names; else the widest; None where there is none."""
+        kinds = self.dtypes()
         named = getattr(torch, str(self.config.get("dtype") or self.config.get("torch_dtype")), None)
-        return named if named in kinds else max(kinds, key=lambda kind: (kind.itemsize, str(kind)))
+        return named if named in kinds else max(kinds, key=lambda kind: (kind.itemsize, str(kind)), default=None)
 
     def size(self) -> int:
         """Bytes of all shards."""
