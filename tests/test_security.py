@@ -326,7 +326,7 @@ def test_a_shard_is_a_file(tmp_path: Path, kind: str) -> None:
 
 
 CONFIGURATIONS: dict[str, tuple[dict[str, Any], str]] = {
-    "a billion layers": ({"num_hidden_layers": 10**9}, "config.json asks for 1000000000 layers"),
+    "a billion layers": ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, which no model has"),
     "no layers": ({"num_hidden_layers": 0}, "0 layers"),
     "a kernel from the Hub": ({"attn_implementation": "evil/kernel"}, "asks for a kernel from the Hub"),
     "a kernel by its inner name": ({"_attn_implementation_internal": "evil/kernel@main:f"}, "kernel from the Hub"),
@@ -734,6 +734,28 @@ def test_no_reader_follows_a_link_out_of_a_folder(name: str, command: str, tmp_p
         (folder / name).symlink_to(secret)
     with tiny.nothing_happens(tmp_path):
         tiny.refused(tiny.run(*READERS[command](base, made)), "Error", f"{name} is a link that leads out")
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"num_hidden_layers": 10**9},
+        {"hidden_size": 10**12},
+        {"vocab_size": 10**30},
+        {"text_config": {"num_hidden_layers": -(10**9)}},
+        {"layer_types": ["full_attention"] * 10**5},
+        {"num_local_experts": 10**7},
+    ],
+)
+def test_numbers_that_no_model_has(numbers: dict[str, Any], tmp_path: Path) -> None:
+    """They would take minutes and gigabytes before a word is said."""
+    base = tiny.changeable(tiny.single(), tmp_path / "base")
+    set_json(base / "config.json", **numbers)
+    for command in ("plan", "bake", "fit", "eval"):
+        ran = tiny.run(*READERS[command](base, base))
+        tiny.refused(
+            ran, "CheckpointError", f"config.json: {'text_config.' if 'text_config' in numbers else ''}", "no model has"
+        )
 
 
 @pytest.mark.parametrize("what", ["pipe", "device", "large"])

@@ -11,6 +11,7 @@ from pathlib import Path
 from sea_bake.errors import CheckpointError
 from sea_bake.io.files import read_json
 from sea_bake.io.regular import check_folder
+from sea_bake.model.sanity import check_numbers
 from sea_bake.model.suffixes import NOT_FETCHED
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -66,6 +67,7 @@ class ModelSource:
                 )
             if path.is_dir():
                 check_folder(path)
+                check_numbers(path)
             return cls(path.name, path, revision)
         text = str(model)
         if text.startswith((".", "/", "~")) or text.count("/") > 1 or text.endswith(".gguf"):
@@ -89,6 +91,7 @@ class ModelSource:
             raise CheckpointError(
                 f"no model '{self.name}': there is no such folder here, and the Hub did not give it either ({reason})"
             ) from error
+        check_numbers(folder)
         return ModelSource(self.name, folder, folder.name)  # a snapshot's folder is named after its commit
 
     def base(self) -> ModelSource:
