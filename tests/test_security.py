@@ -758,6 +758,17 @@ def test_numbers_that_no_model_has(numbers: dict[str, Any], tmp_path: Path) -> N
         )
 
 
+@pytest.mark.parametrize("text", [{}, {"a": 1}, {"model_type": "llama", "hidden_size": 1}, [1], "x", 3])
+@pytest.mark.parametrize("key", ["text_config", "decoder", "text_encoder"])
+def test_a_part_for_text_that_is_none(key: str, text: Any, tmp_path: Path) -> None:
+    base = tiny.changeable(tiny.single(), tmp_path / "base")
+    set_json(base / "config.json", **{key: text})
+    for command in ("plan", "bake", "fit"):
+        ran = tiny.run(*READERS[command](base, base))
+        if ran.code:
+            tiny.refused(ran, "Error", "remove that entry" if key == "text_config" and text else "")
+
+
 @pytest.mark.parametrize("what", ["pipe", "device", "large"])
 def test_no_reader_waits_or_reads_without_end(what: str, tmp_path: Path) -> None:
     """A pipe that nobody writes to, a device that never ends, a file beyond all reason: one sentence, at once."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from sea_bake.errors import FamilyError, SettingError
+from sea_bake.errors import CheckpointError, FamilyError, SettingError
 from sea_bake.model.anatomy import Family, Site
 from sea_bake.model.discovery import family_of
 from sea_bake.model.skeleton import skeleton
@@ -20,8 +20,17 @@ def text_config(model: Any) -> Any:
 
 
 def decoder_config(config: Any) -> Any:
-    """The same from a configuration alone."""
+    """The same from a configuration alone.
+
+    Raises:
+        CheckpointError: the configuration names a part for text that is none: a mere dictionary, or a list.
+    """
     text = config.get_text_config(decoder=True)
+    if not hasattr(text, "model_type"):
+        raise CheckpointError(
+            f"config.json has a part for text (text_config, or its like) that {config.model_type} does not have: "
+            "remove that entry"
+        )
     layers = getattr(text, "num_decoder_layers", None)
     if layers and layers != text.num_hidden_layers:  # T5, whose two stacks may differ
         text = copy.deepcopy(text)
