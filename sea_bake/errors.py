@@ -10,9 +10,19 @@ import importlib.util
 import shlex
 from pathlib import Path
 
+_LONGEST = 3000  # characters
+
 
 class SeaBakeError(Exception):
-    """Base of all errors that a user, not a programmer, has to act on."""
+    """Base of all errors that a user, not a programmer, has to act on.
+
+    Of a message longer than a screen the middle is left out: a stranger's file may say as much as it likes, and what is
+    wrong, and the cure, stand at the ends.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        text = str(message)
+        super().__init__(text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} [...] {text[-_LONGEST // 3 :]}")
 
 
 class DemonstrationError(SeaBakeError):

@@ -1,50 +1,41 @@
-"""Inputs for every reader of files that strangers may have made, and what each reader makes of one.
+"""What each reader of files that strangers may have made does with one: accepts it and uses it, or refuses it; in time,
+and within its limits.
 
-``tests/test_fuzz.py`` draws a few thousand of them in every run, ``scripts/fuzz`` as many as one likes. A valid file is
-taken, and something in it becomes something else: a value anywhere in its JSON, a key, the safetensors header around
-it, single bytes; and some inputs never were such a file.
+``tests/test_fuzz.py`` draws a few thousand inputs in every run (``bending`` makes them), ``scripts/fuzz`` as many as
+one likes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
+import io
 import json
 import re
+import resource
 import shutil
-import struct
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import benchmarks
+import ggufs
 import tiny
 import yaml
+from bending import bent, gguf_files, json_files, safetensors_files
 from hypothesis import strategies as st
 
 from sea_bake.errors import SeaBakeError
 
 INDEX = "model.safetensors.index.json"
-ODD = (
-    *(None, True, False, 0, 1, -1, 2, 3, 4, 31, 32, 33, 2**31, 2**63, 2**64, 10**400, -(10**18), 0.5, 1e308, 1e-320),
-    *(float("nan"), float("inf"), float("-inf"), "", " ", ".", "..", "../x", "../../etc/passwd", "/etc/passwd", "~"),
-    *("~nobody/x", "a/b", "a/b/c", "a\\b", "C:\\x", "a\0b", "\x1b[2J", "\ud800", "‮x", "é" * 90, "x" * 300, "nan"),
-    *("1", "-1", "inf", "layers.0.positive", "model.safetensors", "config.json", "F32", "BF16", "F4", "LORA", "insert"),
-    *([], {}, [[]], [{}], {"": {}}, [1, 2], [0] * 500, {"a": [None]}, ["../x"], {"../x": "../y"}, "[" * 1200),
-)  # fmt: skip
-GRAMMAR = st.recursive(
-    st.sampled_from(ODD) | st.integers() | st.floats() | st.text(max_size=6),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
-    max_leaves=5,
-)
-
-
-def grammar() -> st.SearchStrategy[Any]:
-    """Any JSON value; a copy, so that who changes it further does not change what is drawn next."""
-    return GRAMMAR.map(copy.deepcopy)
+SECONDS = 2.0  # of this process's own time, for one input; all take milliseconds
+READ = 4  # times the bytes of all files in the folder, for one input: some are read twice, as text and as a digest
+ROOM = 8 << 20  # bytes that may be read besides: modules, tokenizers
+MEMORY = 256 << 10  # kB by which one input may raise the peak of this process
+WORDS = 4000  # characters of an error
 
 
 @dataclass(frozen=True)
@@ -62,13 +53,40 @@ class Target:
     share: float = 1.0
 
 
+class OverLimitError(Exception):
+    """An input that took too long, too much memory, or more bytes than there are; or an error as long as a book."""
+
+
 def outcome(target: Target, folder: Path, data: bytes) -> str:
-    """ "accepted", or the name of the SeaBakeError; any other exception is raised: a crash."""
+    """ "accepted", or the name of the SeaBakeError; any other exception is raised: a crash.
+
+    Raises:
+        OverLimitError: over one of the limits above, whatever the reader made of the input.
+    """
+    began, peak, were = time.process_time(), _peak(), _bytes_read()
+    kind, said = "accepted", ""
     try:
         target.read(folder, data)
     except SeaBakeError as error:
-        return type(error).__name__
-    return "accepted"
+        kind, said = type(error).__name__, str(error)
+    took, grew, read = time.process_time() - began, _peak() - peak, _bytes_read() - were
+    there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if read > ROOM else 0
+    if took > SECONDS or grew > MEMORY or read > READ * there + ROOM or len(said) > WORDS:
+        raise OverLimitError(
+            f"{took:.1f} s, {grew >> 10} MB more at its peak, {read:,} bytes read of {there:,}, {len(said)} characters"
+        )
+    return kind
+
+
+def _peak() -> int:
+    """kB that were ever resident in this process."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _bytes_read() -> int:
+    """Bytes that this process has got from ``read`` so far, from wherever."""
+    with open("/proc/self/io", "rb", buffering=0) as file:
+        return int(file.read(64).split()[1])
 
 
 @contextlib.contextmanager
@@ -77,106 +95,6 @@ def scratch() -> Iterator[Path]:
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(prefix="sea-bake-fuzz-", dir=memory if memory.is_dir() else None) as folder:
         yield Path(folder)
-
-
-# ----------------------------------------------------------------------------------------------------------- strategies
-
-
-def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Paths to every value inside a JSON value, but for long lists' tails, which are all alike."""
-    items = value.items() if isinstance(value, dict) else enumerate(value[:3]) if isinstance(value, list) else ()
-    for key, inner in items:
-        yield (*at, key)
-        yield from places(inner, (*at, key))
-
-
-@st.composite
-def changed(draw: Any, valid: Any, most: int = 2) -> Any:
-    """The JSON value with one or a few places in it replaced, removed, renamed, doubled or swapped."""
-    value = copy.deepcopy(valid)
-    for _ in range(draw(st.integers(1, most))):
-        found = list(places(value))
-        if not found:
-            return draw(grammar())
-        *way, key = draw(st.sampled_from(found))
-        parent = functools.reduce(lambda v, k: v[k], way, value)
-        act = draw(st.sampled_from(("put", "put", "put", "grammar", "remove", "rename", "swap", "text")))
-        if act == "put":
-            parent[key] = copy.deepcopy(draw(st.sampled_from(ODD)))
-        elif act == "grammar":
-            parent[key] = draw(grammar())
-        elif act == "remove":
-            del parent[key]
-        elif act == "swap":
-            *other, last = draw(st.sampled_from(found))
-            parent[key] = copy.deepcopy(functools.reduce(lambda v, k: v[k], [*other, last], value))
-        elif act == "text":
-            parent[key] = json.dumps(parent[key])
-        elif isinstance(parent, dict):
-            parent[str(draw(st.sampled_from(ODD)))] = parent.pop(key)
-        else:
-            parent.append(parent[key])
-    return value
-
-
-@st.composite
-def bent(draw: Any, valid: bytes) -> bytes:
-    """The bytes with a few of them changed, or cut off, or more behind them."""
-    data = bytearray(valid)
-    for where, byte in draw(st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), max_size=4)):
-        data[where % len(data)] = byte
-    cut = draw(st.integers(-8, len(data)))
-    return bytes(data[:cut] if cut > 0 and draw(st.booleans()) else data) + draw(st.binary(max_size=4))
-
-
-def as_json(values: st.SearchStrategy[Any]) -> st.SearchStrategy[bytes]:
-    return values.map(lambda value: json.dumps(value).encode())
-
-
-def json_files(valid: Any) -> st.SearchStrategy[bytes]:
-    """A JSON file: changed in its values, in its bytes, doubled keys, or other JSON altogether."""
-    text = json.dumps(valid).encode()
-    doubled = as_json(changed(valid, 1)).map(lambda other: text[:-1] + b", " + other[1:])
-    return st.one_of(
-        as_json(changed(valid)),
-        as_json(changed(valid, 5)),
-        bent(text),
-        doubled,
-        as_json(grammar()),
-        st.binary(max_size=40),
-    )
-
-
-def packed(header: Any, body: bytes, length: int | None = None) -> bytes:
-    """A safetensors file of this header; ``length`` is what its first eight bytes say instead of the truth."""
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text) if length is None else length % (1 << 64)) + text + body
-
-
-def safetensors_files(valid: bytes) -> st.SearchStrategy[bytes]:
-    """A safetensors file: changed in our own header inside, in its table of contents, in its bytes."""
-    size = struct.unpack("<Q", valid[:8])[0]
-    table, body = json.loads(valid[8 : 8 + size]), valid[8 + size :]
-    lengths = st.sampled_from((0, 1, size - 1, size + 1, len(valid), 10**8, 10**9, 2**63, 2**64 - 1))
-    kinds = [
-        changed(table).map(lambda t: packed(t, body)),
-        as_json(changed(table, 1)).map(lambda t: packed(json.dumps(table).encode()[:-1] + b", " + t[1:], body)),
-        lengths.map(lambda length: packed(table, body, length)),
-        bent(valid),
-        st.binary(max_size=80).map(lambda junk: packed(junk, b"")),
-    ]
-    if "sea_bake" in table.get("__metadata__", {}):
-        ours = json.loads(table["__metadata__"]["sea_bake"])
-
-        def around(text: str) -> bytes:
-            return packed(table | {"__metadata__": {"sea_bake": text}}, body)
-
-        inside = json_files(ours).map(lambda data: around(data.decode("utf-8", "replace")))
-        kinds += [inside, changed(ours).map(lambda o: around(json.dumps(o))), inside, inside]
-    return st.one_of(*kinds)
-
-
-# -------------------------------------------------------------------------------------------------------------- readers
 
 
 def read_edit(folder: Path, data: bytes) -> None:
@@ -225,7 +143,8 @@ def read_shard(folder: Path, data: bytes) -> None:
 
 
 def read_config(folder: Path, data: bytes) -> None:
-    """A base's config.json, up to where its weights would be needed."""
+    """A base's config.json, up to where its weights would be needed; and what ``plan`` says of it."""
+    from sea_bake.baking import plan
     from sea_bake.baking.open_base import open_folder
     from sea_bake.model.source import ModelSource
 
@@ -234,6 +153,7 @@ def read_config(folder: Path, data: bytes) -> None:
     (folder / "model" / "config.json").write_bytes(data)
     base = open_folder(folder / "model", ModelSource.parse(folder / "model"))
     assert base.quantisation is None or base.is_quantised
+    assert plan(folder / "model").rows
 
 
 @functools.cache
@@ -364,18 +284,181 @@ def evaluation() -> Any:
     return evaluate(tiny.single(), edit=tiny.edit_file(), tasks=["bbq"], data=data, limit=2, neutral=neutral).to_json()
 
 
+def in_artefact(folder: Path, name: str, data: bytes) -> Path:
+    """A copy of the artefact with this in one of its files."""
+    copied = folder / "artefact"
+    if not copied.exists():
+        shutil.copytree(verified(), copied)
+    (copied / name).parent.mkdir(exist_ok=True)
+    (copied / name).write_bytes(data)
+    return copied
+
+
+def read_verification(folder: Path, data: bytes) -> None:
+    """As ``inspect``, ``report`` and ``publish`` take it; what was accepted is put into a table and a card."""
+    from rich.console import Console
+
+    from sea_bake.artefact import Artefact
+    from sea_bake.artefact.names import VERIFICATION
+    from sea_bake.cli.verify import show
+    from sea_bake.pages.edits import compared
+    from sea_bake.publishing.card import render
+    from sea_bake.publishing.licence import Licence
+
+    found = Artefact.open(in_artefact(folder, VERIFICATION, data))
+    assert found.verdict in ("verified", "approximate", "NOT verified")
+    render(found, "ada/x", licence=Licence("mit", "given by the publisher"), base_card={})
+    verification = found.last_verification
+    assert verification is not None
+    assert len(compared(verification)) == 2
+    show(verification, Console(file=io.StringIO()))
+
+
+def read_page(folder: Path, data: bytes) -> None:
+    """The numbers behind a report, as ``publish`` takes them."""
+    from sea_bake.artefact import Artefact
+    from sea_bake.artefact.names import PAGE_NUMBERS
+
+    assert Artefact.open(in_artefact(folder, PAGE_NUMBERS, data)).page is not None
+
+
+def read_export(folder: Path, data: bytes) -> None:
+    """The record of an ONNX export; the graphs need not be there."""
+    from sea_bake.artefact import Artefact
+    from sea_bake.artefact.names import EXPORT
+
+    (folder / EXPORT).parent.mkdir(exist_ok=True)
+    (folder / EXPORT).write_bytes(data)
+    found = Artefact.open(folder)
+    assert found.doubt
+    assert found.onnx.graphs
+    json.dumps(found.record.to_json())
+
+
+def read_gguf(folder: Path, data: bytes) -> None:
+    """A base's GGUF; what was accepted is exported, and the export is a GGUF again."""
+    from sea_bake import export_gguf
+    from sea_bake.exporting.gguf.header import GgufFile
+
+    (folder / "base.gguf").write_bytes(data)
+    file = GgufFile.open(folder / "base.gguf")
+    for tensor in file.tensors.values():
+        file.rows(tensor, 0, 1)
+    options: dict[str, Any] = {"base": folder / "base.gguf", "overwrite": True}
+    export_gguf(gguf_edit(), folder / "out.gguf", **options)
+    assert GgufFile.open(folder / "out.gguf").tensors.keys() == file.tensors.keys()
+
+
+def read_gguf_record(folder: Path, data: bytes) -> None:
+    """The record beside a GGUF of ours, as ``inspect`` takes it."""
+    if not (folder / "m.gguf").exists():
+        shutil.copyfile(gguf_export(), folder / "m.gguf")
+    (folder / "m.gguf.sea.json").write_bytes(data)
+    ran = tiny.run("inspect", folder / "m.gguf")
+    assert ran.code in (0, 2)
+    from sea_bake.artefact import Artefact
+
+    json.dumps(Artefact.open(folder / "m.gguf").record.to_json())
+
+
+def read_demonstrations(folder: Path, data: bytes) -> None:
+    """The first word is how the file's name ends."""
+    from sea_bake.demonstrations import load
+
+    suffix, _, content = data.partition(b" ")
+    path = folder / f"triples.{suffix.decode()}"
+    path.write_bytes(content)
+    assert all(one.prompt and one.positive for one in load(path))
+
+
+def demonstration_files() -> st.SearchStrategy[bytes]:
+    rows = [{"prompt": d.prompt, "positive": d.positive, "negative": d.negative} for d in tiny.demonstrations(4)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    table = "prompt,positive,negative\n" + "".join(",".join(json.dumps(v) for v in r.values()) + "\n" for r in rows)
+    one = json_files(rows[0]).map(lambda data: lines + data)
+    return st.one_of(
+        bent(lines).map(lambda data: b"jsonl " + data),
+        one.map(lambda data: b"jsonl " + data),
+        json_files(rows).map(lambda data: b"json " + data),
+        bent(table.encode()).map(lambda data: b"csv " + data),
+        bent(table.replace(",", "\t").encode()).map(lambda data: b"tsv " + data),
+    )
+
+
+@functools.cache
+def verified() -> Path:
+    """The artefact with its verification and its report."""
+    from sea_bake import verify
+    from sea_bake.reporting import report
+
+    folder = Path(shutil.copytree(artefact(), tiny.root() / "fuzzed" / "artefact"))
+    verify(folder, base=tiny.single(), prompts=["Why?"], max_new_tokens=2)
+    report(folder, write=True)
+    return folder
+
+
+@functools.cache
+def onnx_record() -> Any:
+    """As an export of the artefact leaves it, without a trace of ten seconds."""
+    from sea_bake.artefact.record import BakeRecord, OnnxRecord
+
+    made = OnnxRecord(
+        base="single-0", how="insert", architecture="LlamaForCausalLM", edits=["sea/edit-0.safetensors"], layers=(0, 1),
+        sea_nodes=["sea.0"], strength="optional", nodes=9, error=1e-7, files={"onnx/model.onnx": 9},
+        variants={"int8": {"weights": {"8": 9}, "bytes": 9, "distance": {"tokens": 9, "mean_kl": 1e-3, "top1": 1.0}}},
+        bake=BakeRecord.from_json(_json(artefact() / "sea" / "bake.json")), versions={"torch": "2.13.0"},
+    )  # fmt: skip
+    found = made.to_json()
+    return {key: value for key, value in found.items() if key not in ("output", "seconds")}
+
+
+@functools.cache
+def gguf_base() -> Path:
+    """Of one layer: most of the file is its header."""
+    folder = tiny.write_llama(tiny.root() / "one-layer", num_hidden_layers=1)
+    return ggufs.llama(tiny.root() / "one-layer.gguf", folder)
+
+
+@functools.cache
+def gguf_edit() -> Any:
+    from sea_bake import fit
+
+    options: dict[str, Any] = {"layers": "all", "neutral": "prompt", "K": 0.9, **tiny.PAPER, "merge": "sum"}
+    return fit(gguf_base(), tiny.demonstrations(), **options)
+
+
+@functools.cache
+def gguf_export() -> Path:
+    from sea_bake import export_gguf
+
+    return export_gguf(gguf_edit(), tiny.root() / "fuzzed.gguf", base=gguf_base()).output
+
+
 def _json(path: Path) -> Any:
     return json.loads(path.read_text("utf-8"))
 
 
+def _sea(name: str) -> Any:
+    return _json(verified() / name)
+
+
+# The first eight are those that a stranger's file meets first.
 TARGETS: dict[str, Target] = {
     "edit": Target(lambda: safetensors_files(tiny.edit_file().read_bytes()), read_edit),
     "index": Target(lambda: json_files(_json(tiny.sharded() / INDEX)), read_index),
+    "config": Target(lambda: json_files(_json(tiny.single() / "config.json")), read_config, 0.3),
+    "record": Target(lambda: json_files(_json(artefact() / "sea" / "bake.json")), read_record, 0.05),
+    "verification": Target(lambda: json_files(_sea("sea_verification.json")), read_verification, 0.1),
+    "evaluation": Target(lambda: json_files(evaluation()), read_evaluation, 0.1),
+    "recipe": Target(recipe_files, read_recipe, 0.1),
+    "gguf": Target(lambda: gguf_files(gguf_base().read_bytes()), read_gguf, 0.2),
     "shard": Target(lambda: safetensors_files(_shard()), read_shard),
     "activations": Target(lambda: safetensors_files(activations_file().read_bytes()), read_activations, 0.1),
-    "config": Target(lambda: json_files(_json(tiny.single() / "config.json")), read_config, 0.1),
     "adapter": Target(lambda: json_files(_json(adapter() / "adapter_config.json")), read_adapter, 0.05),
-    "record": Target(lambda: json_files(_json(artefact() / "sea" / "bake.json")), read_record, 0.05),
-    "recipe": Target(recipe_files, read_recipe, 0.1),
-    "evaluation": Target(lambda: json_files(evaluation()), read_evaluation, 0.1),
+    "export": Target(lambda: json_files(onnx_record()), read_export, 0.1),
+    "gguf-record": Target(
+        lambda: json_files(_json(gguf_export().with_suffix(".gguf.sea.json"))), read_gguf_record, 0.05
+    ),
+    "page": Target(lambda: json_files(_sea("sea/report.json")), read_page, 0.1),
+    "demonstrations": Target(demonstration_files, read_demonstrations, 0.3),
 }

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import struct
+import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fuzzing
 import pytest
@@ -11,7 +16,7 @@ from fuzzing import TARGETS, Target
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sea_bake.errors import EditError
+from sea_bake.errors import EditError, SeaBakeError
 
 EXAMPLES = 600  # for the fastest readers: all of them take some 15 s together
 
@@ -32,6 +37,74 @@ def test_a_reader_accepts_or_refuses(name: str) -> None:
         read()
     assert seen["accepted"] > 0  # the control: inputs are near enough to valid ones to get far
     assert sum(seen.values()) > seen["accepted"]
+
+
+def with_changes(valid: Any, **changes: Any) -> bytes:
+    return json.dumps({**valid, **changes}).encode()
+
+
+ONCE: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "an export of a bake that is a number": ("export", lambda: with_changes(fuzzing.onnx_record(), bake=1)),
+    "an export of a bake that is a text": ("export", lambda: with_changes(fuzzing.onnx_record(), bake="{}")),
+    "an evaluation of an edit by no name": (
+        "evaluation",
+        lambda: with_changes(fuzzing.evaluation(), model={**fuzzing.evaluation()["model"], "how": []}),
+    ),
+    "a GGUF whose name of a tensor is a page long": (
+        "gguf",
+        lambda: b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + 2 * (struct.pack("<Q", 4000) + b"\xff" * 4000 + b"\0\0\0\0\1"),
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ONCE)
+def test_what_crashed_once_is_refused(case: str) -> None:
+    name, make = ONCE[case]
+    with fuzzing.scratch() as folder:
+        assert fuzzing.outcome(TARGETS[name], folder, make()) in ("CheckpointError", "EvaluationError")
+
+
+def over(kind: str, folder: Path) -> None:
+    """What an input must not do: take two seconds, a third of a gigabyte, or more than there is."""
+    if kind == "time":
+        began = time.process_time()
+        while time.process_time() - began < fuzzing.SECONDS + 0.1:
+            pass
+    elif kind == "memory":
+        held = bytearray(3 * fuzzing.MEMORY << 9)
+        held[:: 1 << 12] = b"x" * len(held[:: 1 << 12])
+    elif kind == "bytes":
+        (folder / "file").write_bytes(b"x" * (1 << 20))
+        for _ in range(40):
+            (folder / "file").read_bytes()
+    else:
+        raise RefusedError
+
+
+class RefusedError(SeaBakeError):
+    """Without the limit of its kind."""
+
+    def __str__(self) -> str:
+        return "x" * 5000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["time", "memory", "bytes", "words"])
+def test_what_is_over_a_limit_is_a_crash(tmp_path: Path, kind: str) -> None:
+    """The controls; swallowed by the reader or not."""
+    with pytest.raises(fuzzing.OverLimitError):
+        fuzzing.outcome(Target(st.binary, lambda folder, data: over(kind, folder)), tmp_path, b"")
+    assert fuzzing.outcome(Target(st.binary, lambda folder, data: None), tmp_path, b"") == "accepted"
+
+
+def test_an_error_is_no_longer_than_a_screen() -> None:
+    """Its ends are kept: what is wrong, and the cure."""
+    said = str(EditError(f"wrong: {'x' * 100_000}: cure"))
+    assert len(said) < 3000
+    assert said.startswith("wrong: x")
+    assert said.endswith("x: cure")
+    assert str(EditError("short")) == "short"
 
 
 def test_a_crash_is_not_taken_for_a_refusal(tmp_path: Path) -> None:

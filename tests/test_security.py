@@ -23,7 +23,8 @@ import pytest
 import tiny
 import torch
 import yaml
-from fuzzing import adapter, llama_config, packed
+from bending import packed
+from fuzzing import adapter, llama_config
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 

@@ -246,13 +246,14 @@ class Evaluation:
     @classmethod
     def _read(cls, data: Mapping[str, Any]) -> Evaluation:
         model = dict(data["model"])
-        if not all(isinstance(model[key], str) for key in (("base", "edited", "how") if model["how"] else ("base",))):
+        alone = model["how"] is None
+        if not all(isinstance(model[key], str) for key in (("base",) if alone else ("base", "edited", "how"))):
             raise TypeError("the names of its models")
         if not all(isinstance(edit["sha256"], str) for edit in model["edits"]):
             raise TypeError("the digests of its edits")
         rows = [Row.from_json(entry) for entry in data["results"]]
         rows += [Row.from_json(entry, detail=True) for entry in data["breakdown"]]
-        doors = ("prompt", "base", "edited") if model["how"] else ("prompt", "base")
+        doors = ("prompt", "base") if alone else ("prompt", "base", "edited")
         return cls(
             model=model,
             rows=rows,

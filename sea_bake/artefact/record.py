@@ -98,6 +98,8 @@ class BakeRecord:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> BakeRecord:
         """Raises ValueError for what no bake leaves behind: lacking or garbled fields, names that lead elsewhere."""
+        if not isinstance(data, Mapping):
+            raise ValueError(f"the record of a bake is a {type(data).__name__} and no object")
         lost = [name for name in _WRITTEN if name not in data]
         if lost:
             raise ValueError(f"{lost[0]} is missing")

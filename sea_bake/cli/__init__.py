@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from sea_bake.cli import (
     bake,
@@ -29,9 +32,31 @@ from sea_bake.cli import (
 )
 from sea_bake.errors import SeaBakeError
 from sea_bake.io import interrupts, leases
+from sea_bake.pages.text import harmless
+
+
+class _Group(TyperGroup):
+    """Errors in a command line quote it, and with it the names of strangers' files: they are shown, and not obeyed."""
+
+    def make_context(self, *given: Any, **options: Any) -> Any:
+        return _quoting(super().make_context, *given, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        return _quoting(super().invoke, ctx)
+
+
+def _quoting(act: Callable[..., Any], *given: Any, **options: Any) -> Any:
+    try:
+        return act(*given, **options)
+    except Exception as error:
+        if isinstance(getattr(error, "message", None), str):  # click's own
+            error.message = harmless(error.message)  # type: ignore[attr-defined]
+        raise
+
 
 app = typer.Typer(
     name="sea-bake",
+    cls=_Group,
     help="Turn an activation edit (SEA, arXiv 2405.09719) into an ordinary model: fit it, bake it into a checkpoint, "
     "prove that the checkpoint answers like the edit and unlike its base.",
     epilog="Start with: sea-bake demo",

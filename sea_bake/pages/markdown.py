@@ -8,6 +8,7 @@ import shlex
 from typing import Any
 from urllib.parse import quote
 
+import yaml
 from markupsafe import Markup
 
 from sea_bake.pages.text import harmless
@@ -39,6 +40,26 @@ def address(value: Any) -> Markup:
     text = harmless(str(value))
     is_url = re.match(r"https?://", text)
     return Markup(quote(text, safe="/:?#=&%+~@," if is_url else "/~+", errors="replace"))
+
+
+def front_matter(data: dict[str, Any]) -> str:
+    """YAML in front of a page. A renderer that knows no such thing takes it for text, and so nothing in it is more."""
+    text = yaml.dump(data, Dumper=_FrontMatter, sort_keys=False, allow_unicode=True)
+    for mark in "<>`":  # in strings alone, and these in quotes
+        text = text.replace(mark, f"\\x{ord(mark):02X}")
+    return f"---\n{harmless(text.replace('](', ']' + chr(92) + 'x28'))}---\n"
+
+
+class _FrontMatter(yaml.SafeDumper):
+    """Strings that hold a mark of HTML or a link stand in double quotes, where it can be spelt as an escape."""
+
+
+def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = '"' if re.search(r"[<>`]|\]\(|~~~", text) or harmless(text) != text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_FrontMatter.add_representer(str, _quoted)
 
 
 def python(value: str) -> Markup:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-# Control characters (not tab and newline), bidirectional marks, halves of surrogate pairs, and what is no character.
+# Control characters (not tab and newline), separators of lines, bidirectional and other invisible marks, halves of
+# surrogate pairs, and what is no character.
 _OBEYED = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2060-\u206f\ufff9-\ufffb\ud800-\udfff\ufffe\uffff]"
 )
 
 

@@ -12,6 +12,7 @@ from sea_bake.artefact.names import GRAPH_FILES, RECIPE
 from sea_bake.artefact.opened import ONNX
 from sea_bake.artefact.verification import Verification
 from sea_bake.pages.edits import COMPARED, columns, compared
+from sea_bake.pages.markdown import front_matter
 from sea_bake.pages.templates import Markdown, markdown
 from sea_bake.publishing.licence import Licence
 from sea_bake.publishing.recipe import origin
@@ -67,8 +68,9 @@ def render(
         missing=_missing(artefact),
         graph=next((name for name in GRAPH_FILES.values() if (artefact.folder / ONNX / name).is_file()), ""),
     )
-    text = f"---\n{data.to_yaml()}\n---\n\n{body}"
-    return str(ModelCard(text))  # parsed once: what the Hub's own library cannot read does not leave the house
+    text = f"{front_matter(data.to_dict())}\n{body}"
+    ModelCard(text)  # parsed once: what the Hub's own library cannot read does not leave the house
+    return text
 
 
 def _measured(row: Row) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from sea_bake.exporting.web.models import WebModel
 from sea_bake.pages import templates
 from sea_bake.pages.edits import sentence
+from sea_bake.pages.markdown import front_matter
 
 STATIC = ("style.css", "page.js", "worker.js")
 TEMPLATE = "index.html"
@@ -52,8 +53,6 @@ def facts(model: WebModel) -> list[tuple[str, str]]:
 
 def card(model: WebModel, *, title: str) -> str:
     """README.md: the front matter by which a Hugging Face Space knows a static page, and what it is."""
-    import yaml
-
     matter: dict[str, Any] = {
         "title": title,
         "sdk": "static",
@@ -69,5 +68,4 @@ def card(model: WebModel, *, title: str) -> str:
     base = model.record.base
     if base.count("/") == 1:
         matter["models"] = [base]
-    front = yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)
-    return f"---\n{front}---\n\n" + templates.markdown("web.md.j2", title=title, facts=facts(model))
+    return f"{front_matter(matter)}\n" + templates.markdown("web.md.j2", title=title, facts=facts(model))
