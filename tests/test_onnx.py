@@ -27,6 +27,7 @@ import pytest
 import tiny
 import torch
 from conftest import Workshop
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sea_bake import Edit, bake
@@ -485,13 +486,26 @@ def adapter() -> Path:
     return bake(exports.base(), edit, tiny.root() / "two-adapter", how="adapter").output
 
 
+def in_gptq(folder: Path) -> None:
+    """The mark of a quantiser in every layer, and its name in config.json."""
+    changed(quantization_config={"quant_method": "gptq"})(folder)
+    index = json.loads((folder / "model.safetensors.index.json").read_text("utf-8"))
+    marks = {name.replace(".weight", ".g_idx"): torch.zeros(4, dtype=torch.int32) for name in index["weight_map"]
+             if "o_proj.weight" in name}  # fmt: skip
+    save_file(marks, folder / "marks.safetensors", metadata={"format": "pt"})
+    index["weight_map"] |= dict.fromkeys(marks, "marks.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
+
+
 INPUTS: dict[str, tuple[Callable[[], Path], Callable[[Path], None], list[str], str]] = {
     "a base": (exports.base, lambda folder: None, [], "--unedited"),
     "an artefact as a base": (exports.artefact, lambda folder: None, ["--unedited"], "Drop --unedited"),
     "an export": (exports.plain, lambda folder: None, [], "is an export already"),
     "an adapter": (adapter, lambda folder: None, [], "--how fold"),
-    "quantised": (
-        exports.artefact, changed(quantization_config={"quant_method": "gptq"}), [], "is quantised (gptq)"
+    "quantised": (exports.artefact, in_gptq, [], "is quantised (gptq)"),
+    "quantised by its word alone": (
+        exports.artefact, changed(quantization_config={"quant_method": "gptq"}), [],
+        "names a quantisation (gptq) that no tensor shows",
     ),
     "no guard": (exports.artefact, changed(sea={}), [], "not as sea_bake writes it"),
     "another class": (exports.artefact, changed(architectures=["Elsewhere"]), [], "not as sea_bake writes it"),

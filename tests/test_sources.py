@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GptOssConfig
 
 from sea_bake import Edit, bake, fit, verify
-from sea_bake.baking import plan
+from sea_bake.baking import plan, unbake
 from sea_bake.baking.open_base import opened
 from sea_bake.edit import live
 from sea_bake.errors import CheckpointError
@@ -482,6 +482,11 @@ def test_a_bare_linear_keeps_its_edit_when_it_is_quantised_on_loading(workshop: 
 def test_a_bare_linear_is_refused_where_the_quantiser_is_unknown(workshop: Workshop, tmp_path: Path):
     base = tiny.changeable(workshop.base("opt"), tmp_path / "opt")
     tiny.patch_json(base / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
+    tensors = load_file(base / "model.safetensors")
+    groups = {
+        name.replace(".weight", ".g_idx"): torch.zeros(4, dtype=torch.int32) for name in tensors if ".fc1.w" in name
+    }
+    save_file(tensors | groups, base / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"quantised \(gptq\).*fc2 itself.*--site attn or block"):
         bake(base, workshop.edit("opt", "mlp", "sum"), tmp_path / "out", how="insert")
     assert bake(base, workshop.edit("opt", "attn", "sum"), tmp_path / "out").how == "insert"  # the control
@@ -499,19 +504,29 @@ def renamed(tensors: dict[str, Tensor], *ends: str) -> dict[str, Tensor]:
     return found
 
 
+def narrowed(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {name: t.to(dtype) if "_proj" in name else t for name, t in tensors.items()}
+
+
 SCHEMES: dict[str, tuple[dict[str, Any] | None, Callable[[dict[str, Tensor]], dict[str, Tensor]], str]] = {
     "gptq": ({"quant_method": "gptq"}, lambda t: renamed(t, ".qweight", ".qzeros", ".scales", ".g_idx"), "gptq"),
     "gptq unsaid": (None, lambda t: renamed(t, ".qweight", ".qzeros", ".scales", ".g_idx"), "gptq"),
     "awq": ({"quant_method": "awq"}, lambda t: renamed(t, ".qweight", ".qzeros", ".scales"), "awq"),
     "compressed": ({"quant_method": "compressed-tensors"}, lambda t: renamed(t, ".weight_packed"), "compressed"),
-    "torchao": ({"quant_method": "torchao"}, lambda t: t, "torchao"),
-    "bitsandbytes of old": ({"load_in_4bit": True}, lambda t: t, "bitsandbytes"),
+    "torchao": ({"quant_method": "torchao"}, lambda t: narrowed(t, torch.int8), "torchao"),
+    "bitsandbytes of old": ({"load_in_4bit": True}, lambda t: narrowed(t, torch.uint8), "bitsandbytes"),
+    "bitnet, which quantises as it goes": ({"quant_method": "bitnet"}, lambda t: t, "bitnet"),
+    "of its cache alone": (
+        {"quant_method": "compressed-tensors"},
+        lambda t: t | {"model.layers.0.self_attn.k_scale": torch.ones(1)},
+        "compressed",
+    ),
     "fp8 unsaid": (
         None,
-        lambda t: {n: v.to(torch.float8_e4m3fn) if "_proj" in n else v for n, v in t.items()},
+        lambda t: narrowed(t, torch.float8_e4m3fn),
         "fp8",
     ),
-    "int8 unsaid": (None, lambda t: {n: v.to(torch.int8) if "_proj" in n else v for n, v in t.items()}, "as int8"),
+    "int8 unsaid": (None, lambda t: narrowed(t, torch.int8), "as int8"),
 }
 
 
@@ -560,3 +575,83 @@ def test_the_cure_in_the_message_works(workshop: Workshop, tmp_path: Path, sourc
         expected = logits(plain)
     room = FOLDED if plain.dtype == torch.float32 else 2.0**-5 * float(expected.abs().max())  # weights rounded again
     assert gap(logits(load(report.output)), expected) <= room
+
+
+# --------------------------------------------------------------------- a quantisation that is named, and not there
+
+LEFT_OVER: dict[str, dict[str, Any]] = {
+    "bitsandbytes": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+    "bitsandbytes of old": {"load_in_8bit": True},
+    "gptq": {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True},
+    "awq": {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm"},
+    "fp8": {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"},
+    "mxfp4, dequantised": {"quant_method": "mxfp4", "dequantize": True},
+    "torchao": {"quant_method": "torchao", "quant_type": {"default": "int8_weight_only"}},
+    "a method of the future": {"quant_method": "brand_new"},
+}
+
+
+def left_over(base: Path, folder: Path, entry: dict[str, Any], part: str | None = None) -> Path:
+    """A copy of a plain base whose config.json names a quantisation."""
+    copy = tiny.changeable(base, folder)
+    config = json.loads((copy / "config.json").read_text("utf-8"))
+    changed = {"quantization_config": entry} if part is None else {part: config[part] | {"quantization_config": entry}}
+    tiny.patch_json(copy / "config.json", **changed)
+    return copy
+
+
+@pytest.mark.parametrize("name", LEFT_OVER)
+def test_a_quantisation_that_no_tensor_shows_is_none(
+    workshop: Workshop, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+):
+    """Fitted, folded and inserted like the plain base, to the bit; what is left over is said, and not carried along."""
+    plain, base = workshop.base("llama"), left_over(workshop.base("llama"), tmp_path / "base", LEFT_OVER[name])
+    edit, expected = edit_of(base), edit_of(plain)
+    (said,) = [record.message for record in caplog.records if record.name == "sea_bake"]
+    assert "'base': config.json names a quantisation" in said
+    assert "that no tensor shows: it is left over" in said
+    for layer in edit.layers:
+        assert torch.equal(edit.projectors[layer].positive, expected.projectors[layer].positive)
+    assert plan(base, [edit]).how == plan(plain, [expected]).how == "fold"
+    for how in ("fold", "insert"):
+        report = bake(base, edit, tmp_path / how, how=how)
+        assert "it is left over, and the weights are taken as they are" in report.why
+        assert "quantization_config" not in json.loads((report.output / "config.json").read_text("utf-8"))
+        assert_edited(report.output, edit, load(plain), SAME if how == "insert" else FOLDED)
+        again = unbake(report.output, tmp_path / f"{how}-base", base=base)
+        assert tiny.sha256(again.output / "config.json") == tiny.sha256(base / "config.json")  # the base as it was
+    # An adapter is loaded on the base as it stands. The cure, followed:
+    with pytest.raises(CheckpointError, match=r"take quantization_config out of its config.json first, or .* fold"):
+        bake(base, edit, tmp_path / "adapter", how="adapter")
+    tiny.patch_json(base / "config.json", quantization_config=None)
+    assert bake(base, edit, tmp_path / "adapter", how="adapter").how == "adapter"
+    assert "left over" not in bake(plain, edit, tmp_path / "clean").why  # the control
+
+
+def test_what_is_left_over_in_the_text_part(workshop: Workshop, tmp_path: Path):
+    """A wrapper names it for its decoder; an adapter of such a base is merged as into a plain one."""
+    base = left_over(workshop.base("llava"), tmp_path / "base", LEFT_OVER["gptq"], "text_config")
+    edit = edit_of(base, site="attn")
+    for how in ("fold", "insert"):
+        report = bake(base, edit, tmp_path / how, how=how)
+        assert "gptq" not in (report.output / "config.json").read_text("utf-8")
+        assert_edited(report.output, edit, load(workshop.base("llava")), SAME if how == "insert" else FOLDED)
+
+
+def test_an_adapter_on_such_a_base(workshop: Workshop, tmp_path: Path):
+    adapter = tiny.changeable(adapter_of(workshop, "plain"), tmp_path / "adapter")
+    base = left_over(workshop.base("llama"), tmp_path / "base", LEFT_OVER["bitsandbytes"])
+    tiny.patch_json(adapter / "adapter_config.json", base_model_name_or_path=str(base))
+    edit = edit_of(adapter)
+    report = bake(adapter, edit, tmp_path / "out")
+    assert report.how == "fold"
+    assert "quantization_config" not in json.loads((report.output / "config.json").read_text("utf-8"))
+    assert_edited(report.output, edit, load_model(adapter), FOLDED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["fold", "insert"])
+def test_verify_proves_what_was_baked_of_one(workshop: Workshop, tmp_path: Path, how: str):
+    base = left_over(workshop.base("llama"), tmp_path / "base", LEFT_OVER["bitsandbytes"])
+    report = bake(base, edit_of(base), tmp_path / "out", how=how)
+    assert verify(report.output, base=base).passed

@@ -18,6 +18,7 @@ from sea_bake.demonstrations import Demonstration
 from sea_bake.edit import Edit
 from sea_bake.errors import EditError, SettingError
 from sea_bake.io.apart import check_apart
+from sea_bake.model.checkpoint.leftovers import remark
 from sea_bake.model.source import ModelSource
 
 WAYS = {"insert": insert, "fold": fold, "adapter": adapter}
@@ -81,6 +82,8 @@ def bake(
         why = "asked for"
         if how == "auto":
             how, why = choose(base, edits)
+        if left := base.checkpoint.left_over:
+            why += f"; {remark(left)}, and the output does not name it"
         return WAYS[how](base, edits, target, why=why, overwrite=overwrite, copy=copy)
 
 

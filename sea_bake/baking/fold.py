@@ -22,12 +22,13 @@ from sea_bake.baking.writers import Writer, find_writers, writers_of
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError
 from sea_bake.io import progress
+from sea_bake.io.files import write_json
 from sea_bake.io.staging import need_space
 from sea_bake.model.anatomy import Site
 from sea_bake.model.checkpoint import carry, place
 from sea_bake.model.checkpoint.editing import edit_in_place
 from sea_bake.model.checkpoint.reader import INDEX
-from sea_bake.model.checkpoint.writer import linkable, public_bytes
+from sea_bake.model.checkpoint.writer import linkable, public, public_bytes
 
 _OWN_BYTES = 8 << 20
 
@@ -87,7 +88,10 @@ def write_folded(
                 changed[writer.name] = edit_in_place(stage / shard, writer.name, tensor, change, writer.axis)
                 advance(1)
         index = [INDEX] if checkpoint.index is not None else []
-        (stage / "config.json").write_bytes(public_bytes(folder / "config.json"))
+        if checkpoint.left_over:
+            write_json(stage / "config.json", public(checkpoint.config))
+        else:
+            (stage / "config.json").write_bytes(public_bytes(folder / "config.json"))
         for name in index:
             shutil.copyfile(folder / name, stage / name)
         left_out = carry(folder, stage, written=["config.json", *index], shards=checkpoint.shards)

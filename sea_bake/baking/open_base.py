@@ -25,6 +25,7 @@ from sea_bake.model.checkpoint import (
     merged,
 )
 from sea_bake.model.checkpoint.gguf import materialise
+from sea_bake.model.checkpoint.leftovers import without_claim
 from sea_bake.model.checkpoint.writer import linkable
 from sea_bake.model.discovery import family_of
 from sea_bake.model.fingerprint import BaseModel
@@ -236,9 +237,10 @@ def _config(checkpoint: Checkpoint) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(str(checkpoint.folder), trust_remote_code=False)
+        config = AutoConfig.from_pretrained(str(checkpoint.folder), trust_remote_code=False)
     except Exception as error:
         raise CheckpointError(f"{checkpoint.folder / 'config.json'} cannot be understood: {error}") from error
+    return without_claim(config) if checkpoint.left_over else config
 
 
 def _check_layers(base: Checkpoint, stem: str, text: Any) -> None:

@@ -13,6 +13,7 @@ from sea_bake.baking.writers import writers_of
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, NotExactError
 from sea_bake.model.anatomy import Site
+from sea_bake.model.checkpoint.leftovers import remark
 from sea_bake.model.sites import ranges
 from sea_bake.model.source import ModelSource
 from sea_bake.modeling_sea import MERGES
@@ -132,6 +133,11 @@ def refuse_adapter(base: OpenBase, edits: Sequence[Edit]) -> None:
         found = by_settings(base, edit)
         if not found.adapter:
             raise NotExactError(_refusal("an adapter", base, edit, found.why, ", or --how fold"))
+    if left := base.checkpoint.left_over:
+        raise CheckpointError(
+            f"{base.source.name}: {remark(left)}. Who loads an adapter loads that base as it stands, and transformers "
+            "believes the word: take quantization_config out of its config.json first, or bake with --how fold."
+        )
     if base.source.is_adapter:
         raise CheckpointError(
             f"{base.source.name}: {_MERGED}. Bake with --how fold, which merges both; or merge the base's adapter "

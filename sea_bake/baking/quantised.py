@@ -4,18 +4,8 @@ from __future__ import annotations
 
 from sea_bake.model.checkpoint import Checkpoint
 from sea_bake.model.checkpoint.editing import FLOATS
+from sea_bake.model.checkpoint.leftovers import MARKS, claimed
 
-# Tensor names that only a quantiser writes; in a checkpoint whose config.json forgot to say so.
-_MARKS = {
-    ".weight.absmax": "bitsandbytes",
-    ".SCB": "bitsandbytes",
-    ".g_idx": "gptq",
-    ".qweight": "gptq or awq",
-    ".weight_packed": "compressed-tensors",
-    ".weight_scale_inv": "fp8",
-    ".weight_scale": "fp8",
-    "_blocks": "mxfp4",
-}
 # What transformers undoes, run with 5.23. Without save_original_format=False, save_pretrained turns the weights back:
 # it raises for bitsandbytes, and writes wrong numbers for FP8.
 _SAVE = ".save_pretrained(OUT, save_original_format=False)"
@@ -29,14 +19,11 @@ _UNDO = {
 
 def quantisation(checkpoint: Checkpoint, stem: str) -> str | None:
     """How a checkpoint's layers are quantised: "bitsandbytes", "gptq", "awq", "fp8", ...; None when they are not."""
-    config = checkpoint.config
-    for part in (config, config.get("text_config") or {}):
-        found = part.get("quantization_config") or part.get("compression_config")
-        if isinstance(found, dict):
-            bits = any(found.get(key) for key in ("load_in_4bit", "load_in_8bit"))
-            return str(found.get("quant_method") or ("bitsandbytes" if bits else "by an unnamed method"))
+    method = claimed(checkpoint.config)
+    if method is not None:
+        return method
     for name in sorted(n for n in checkpoint.weight_map if n.startswith(f"{stem}.")):
-        mark = next((method for end, method in _MARKS.items() if name.endswith(end)), None)
+        mark = next((method for end, method in MARKS.items() if name.endswith(end)), None)
         tensor = checkpoint.tensor(name)
         if mark is None and name.endswith(".weight") and tensor is not None and tensor.dtype not in FLOATS:
             mark = "fp8" if tensor.dtype.is_floating_point else f"as {str(tensor.dtype).removeprefix('torch.')}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from sea_bake.errors import CheckpointError, SettingError, need
 from sea_bake.io.files import read_json
+from sea_bake.model.checkpoint.leftovers import claimed, remark, without_claim
 from sea_bake.model.checkpoint.reader import Checkpoint, weights_file
 from sea_bake.model.kernels import check_kernels
 from sea_bake.model.lora import merge_into
@@ -134,6 +136,7 @@ def load_reported(
         config = {} if source.is_gguf else _config_json(name, options)
         check_kernels(config)
         auto = auto_class(config)
+        options |= _plain(source, config, name, options)
         loaded, found = getattr(transformers, auto).from_pretrained(name, output_loading_info=True, **options)
     except Exception as error:
         raise _unloadable("the model", source, error) from error
@@ -168,6 +171,19 @@ def _checkpoint(source: ModelSource) -> Checkpoint | None:
         return None
     has_weights = weights_file(source.path, read_json(source.path / "config.json")) is not None
     return Checkpoint.open(source.path) if has_weights else None
+
+
+def _plain(source: ModelSource, config: dict[str, Any], name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without the quantisation that config.json names and no tensor shows; else nothing."""
+    method = claimed(config)
+    checkpoint = None if method is None else _checkpoint(source.on_disk())
+    if checkpoint is None or checkpoint.left_over is None or method is None:
+        return {}
+    from transformers import AutoConfig
+
+    logging.getLogger("sea_bake").warning("'%s': %s.", source.name, remark(method))
+    known = {key: options[key] for key in ("trust_remote_code", "revision") if key in options}
+    return {"config": without_claim(AutoConfig.from_pretrained(name, **known))}
 
 
 def _located(source: ModelSource) -> ModelSource:

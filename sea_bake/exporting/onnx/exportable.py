@@ -16,6 +16,7 @@ from sea_bake.baking.quantised import quantisation
 from sea_bake.errors import CheckpointError, FamilyError
 from sea_bake.model.anatomy import SEA_PREFIX
 from sea_bake.model.checkpoint import Checkpoint
+from sea_bake.model.checkpoint.leftovers import remark
 from sea_bake.model.loading import DTYPES, load_model
 from sea_bake.model.source import ModelSource
 
@@ -147,6 +148,8 @@ def _check(model: Exportable, checkpoint: Checkpoint) -> None:
     name, config = model.architecture, model.config
     if config.get("auto_map"):
         raise CheckpointError(f"{model.folder} has custom code of its own (auto_map), which is never run here")
+    if left := checkpoint.left_over:
+        raise CheckpointError(f"{model.folder}: {remark(left)}. Take quantization_config out of its config.json first")
     stems = sorted({tensor.partition(".")[0] for tensor in checkpoint.weight_map})
     method = next((found for stem in stems if (found := quantisation(checkpoint, stem))), None)
     if method:

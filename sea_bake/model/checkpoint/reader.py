@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sea_bake.errors import CheckpointError
 from sea_bake.io.files import read_json
+from sea_bake.model.checkpoint.leftovers import claimed, is_left_over, unclaimed
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -78,7 +79,7 @@ class Checkpoint:
 
     Attributes:
         folder: where it lies.
-        config: config.json as it stands there.
+        config: config.json as it stands there, but for a quantisation that no tensor shows.
         weight_map: tensor name -> shard file name.
         index: the index file as it stands there; None for a single-file checkpoint.
     """
@@ -125,7 +126,16 @@ class Checkpoint:
             )
             raise CheckpointError(f"{folder} holds neither {SINGLE} nor {INDEX}. {cure}")
         checkpoint = cls(folder, config, weight_map, index)
-        return checkpoint if index is None else replace(checkpoint, weight_map=checkpoint._held())
+        if index is not None:
+            checkpoint = replace(checkpoint, weight_map=checkpoint._held())
+        if is_left_over(config, checkpoint.weight_map, lambda name: checkpoint._entry(name).dtype):
+            checkpoint = replace(checkpoint, config=unclaimed(config))
+        return checkpoint
+
+    @property
+    def left_over(self) -> str | None:
+        """The quantisation that config.json names and no tensor shows; ``config`` is without it."""
+        return None if claimed(self.config) else claimed(read_json(self.folder / "config.json"))
 
     def _held(self) -> dict[str, str]:
         """Every tensor of the shards that the index names: transformers loads them all, whether listed or not."""
@@ -154,9 +164,10 @@ class Checkpoint:
 
     def tensor(self, name: str) -> LazyTensor | None:
         """A lazy view of a tensor, or None when the checkpoint has none of that name."""
-        shard = self.weight_map.get(name)
-        if shard is None:
-            return None
+        return self._entry(name) if name in self.weight_map else None
+
+    def _entry(self, name: str) -> LazyTensor:
+        shard = self.weight_map[name]
         path = self.folder / shard
         entries, start = _header(path, path.stat().st_mtime_ns)
         entry = entries[name]
