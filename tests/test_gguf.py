@@ -956,18 +956,30 @@ def test_a_gguf_is_an_artefact_too(artefacts: Callable[[str], Path], workshop: W
         GgufRecord.from_json(json.loads((tmp_path / "edited.gguf.sea.json").read_text("utf-8"))).changed == made.changed
     )
     assert str(tmp_path) not in (tmp_path / "edited.gguf.sea.json").read_text("utf-8")
-    assert tiny.run("inspect", made.output).code == 0
+    shown = tiny.run("inspect", made.output)
+    assert shown.code == 0
+    assert f"{made.output}: " in shown.out
+    assert "as it was written" in shown.out
     for command, kind, words in (
         (("verify", made.output), "VerificationError", "is a GGUF"),
         (("publish", made.output, "ada/x", "--dry-run"), "PublishError", "is a GGUF"),
         (("report", made.output, "-o", tmp_path / "out"), "EditError", "holds no copy of its edits"),
-        (("unbake", made.output, "-o", tmp_path / "out"), "CheckpointError", "is an export"),
+        (("unbake", made.output, "-o", tmp_path / "out"), "CheckpointError", "edited.gguf is an export"),
+        (("serve-web", made.output, "-o", tmp_path / "out"), "CheckpointError", "edited.gguf is a GGUF: give the ONNX"),
+        (
+            ("export", "onnx", made.output, "-o", tmp_path / "out"),
+            "CheckpointError",
+            "edited.gguf is an export already",
+        ),
+        (("plan", base), "CheckpointError", "sea-bake bake takes it"),
         (("inspect", base), "CheckpointError", "is not an artefact"),
     ):
         tiny.refused(tiny.run(*command), kind, words)
     with open(made.output, "r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"x")
-    assert "was changed since it was written" in str(Artefact.open(made.output).doubt)
+    assert str(Artefact.open(made.output).doubt) == "changed since it was written"
+    assert ", changed since it was written" in tiny.run("inspect", made.output).out
+    assert json.loads(tiny.run("inspect", made.output, "--json").out)["doubt"] == "changed since it was written"
     with pytest.raises(OutputError, match="exists already"):
         export_gguf(artefacts("fold"), tmp_path / "edited.gguf", base=base)

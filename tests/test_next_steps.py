@@ -288,7 +288,8 @@ def test_exported_tasks_are_named_to_the_harness(tmp_path: Path) -> None:
 
     data = benchmarks.write(tmp_path / "some data")
     folder = tmp_path / "some tasks"
-    said = succeed("eval", "x", "--data", data, "--tasks", "bbq,hellaswag", "--export-tasks", folder)
+    options = ("--data", data, "--tasks", "bbq,hellaswag", "--revision", "main")  # which is no option of the harness
+    said = succeed("eval", "x", *options, "--export-tasks", folder)
     program, *words = following(said)
     assert program == "lm_eval"
     assert words.pop() == "..."

@@ -934,7 +934,7 @@ def test_what_others_wrote_cannot_break_the_card(changed: Path) -> None:
             publish(changed, "ada/x", dry_run=True, license="mit")
     tiny.patch_json(changed / "sea_verification.json", **report)
     os.mkfifo(changed / "pipe")
-    with pytest.raises(PublishError, match="neither a file nor a folder"):
+    with pytest.raises(CheckpointError, match="neither a file nor a folder"):
         publish(changed, "ada/x", dry_run=True, license="mit")
 
 

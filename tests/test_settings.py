@@ -221,3 +221,12 @@ def test_collect_then_fit_is_fit() -> None:
         or not torch.equal(whole.projectors[layer].positive, other.projectors[layer].positive)
         for layer in whole.layers
     )
+
+
+def test_a_value_in_help_is_spelt_as_it_is_taken() -> None:
+    """A capital would be refused; and what Python needs quotes for keeps them."""
+    for argument in (["eval"], ["tune"], ["fit"], ["report"], ["serve-web"], ["export", "onnx"], ["export", "gguf"]):
+        text = " ".join(tiny.run(*argument, "--help").out.split())
+        values = ("Truthfulqa_mc1", "Mlp,", "Identity,", "Both,", "No, yes", "Sum ", "Last ", "Pca,", "Fp32", "Keep ")
+        assert [value for value in values if value in text] == [], argument
+    assert 'strength="required" is for runtimes' in " ".join(tiny.run("export", "onnx", "--help").out.split())

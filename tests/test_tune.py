@@ -679,8 +679,16 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         tune(tiny.single(), output=tmp_path / "out")
 
 
-def test_a_damaged_run_is_told(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text("{")
+RUN = '{"format": "sea_bake.tuning-run", "inputs": {"a": 1}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", '{"format": "x", "inputs": {}}', f'{RUN}, "spent": 5}}', f'{RUN}, "spent": {{"x": "y"}}}}',
+     f'{RUN}, "held_back": 5}}', f'{RUN}, "held_back": [1]}}', RUN.replace('{"a": 1}', "[1]") + "}", RUN[:-18] + "}"],
+)  # fmt: skip
+def test_a_damaged_run_is_told(text: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(text)
     with pytest.raises(OutputError, match="is damaged"):
         tune(tiny.single(), tiny.demonstrations(TRIPLES), output=tmp_path, neutral="prompt", trials=1)
 

@@ -111,6 +111,8 @@ class Artefact:
         """The record of an export. Raises CheckpointError where it is none."""
         if isinstance(self.record, OnnxRecord):
             return self.record
+        if self.file is not None:
+            raise CheckpointError(f"{self.file} is a GGUF: give the ONNX export of the artefact that it was made from")
         raise CheckpointError(
             f"{self.folder} is no ONNX export: make one with "
             + command("sea-bake", "export", "onnx", self.folder, "-o", "OUT")
@@ -234,7 +236,10 @@ class Artefact:
     def _verified(self) -> tuple[Verification | None, str | None]:
         if isinstance(self.record, GgufRecord):
             changed = self.file is not None and file_digest(self.file) != self.record.sha256
-            return None, "it was changed since it was written" if changed else "sea-bake verify runs no GGUF"
+            return (
+                None,
+                "changed since it was written" if changed else "as it was written (sea-bake verify runs no GGUF)",
+            )
         return trusted.verification(self.folder)
 
     @cached_property

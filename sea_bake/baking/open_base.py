@@ -123,7 +123,9 @@ def opened(source: ModelSource, target: Path | None) -> Iterator[OpenBase]:
     source = source.on_disk()
     if source.is_gguf:
         if target is None:
-            raise CheckpointError(f"{source.path} is a GGUF: its layout is known once it is a checkpoint")
+            raise CheckpointError(
+                f"{source.path} is a GGUF, which plan does not read: sea-bake bake takes it, and says what folds"
+            )
         need_space(target.parent, 8 * source.folder().stat().st_size)
         with scratch_folder(target) as plain:
             materialise(source, plain)

@@ -117,18 +117,18 @@ def choose(base: OpenBase, edits: Sequence[Edit]) -> tuple[str, str]:
     return "fold", "; ".join(dict.fromkeys(verdict(base, edit).why for edit in edits))
 
 
-def refuse_fold(base: OpenBase, edits: Sequence[Edit]) -> None:
+def refuse_fold(base: OpenBase, edits: Sequence[Edit], what: str = "a fold") -> None:
     """Raise NotExactError unless every edit folds exactly."""
     for edit in edits:
         found = by_settings(base, edit)
         if not found.fold:
-            stand_in = "" if edit.site is Site.BLOCK else ", or ask for the best stand-in: --approximate"
-            raise NotExactError(_refusal("a fold", base, edit, found.why, stand_in))
+            stand_in = "" if edit.site is Site.BLOCK else ", or fold the best stand-in: --how fold --approximate"
+            raise NotExactError(_refusal(what, base, edit, found.why, stand_in))
 
 
 def refuse_adapter(base: OpenBase, edits: Sequence[Edit]) -> None:
     """Raise NotExactError unless a LoRA adapter carries every edit exactly."""
-    refuse_fold(base, edits)
+    refuse_fold(base, edits, "an adapter")
     for edit in edits:
         found = by_settings(base, edit)
         if not found.adapter:

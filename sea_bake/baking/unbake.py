@@ -95,7 +95,7 @@ def unbake(
             "Load the base without it, or delete the folder."
         )
     if opened_artefact.kind not in ("insert", "fold"):
-        raise CheckpointError(f"{folder.name} is an export: unbake the artefact that it was made from")
+        raise CheckpointError(f"{opened_artefact.name} is an export: unbake the artefact that it was made from")
     alone = opened_artefact.kind == "insert" and base is None
     source = None if alone else opened_artefact.base_source(base, revision)
 

@@ -67,14 +67,21 @@ def _facts(artefact: Artefact) -> dict[str, Any]:
     from sea_bake.artefact.record import portable
 
     found, kind = artefact.last_verification, "export" if artefact.kind in ("onnx", "gguf") else "bake"
-    about = {"bytes": artefact.size, "verification": found and found.to_json(), "verdict": artefact.verdict}
-    return {kind: portable(artefact.record.to_json()), **about}
+    return {
+        kind: portable(artefact.record.to_json()),
+        "bytes": artefact.size,
+        "verification": found and found.to_json(),
+        "verdict": artefact.verdict,
+        "doubt": artefact.doubt,
+    }
 
 
 def _verdict(artefact: Artefact) -> list[str]:
     """What an artefact is, and whether it has been verified."""
     from sea_bake.pages.edits import stand_in
 
+    if artefact.file is not None:
+        return [f"{artefact.file}: {artefact.record.architecture}, {size(artefact.size)}, {artefact.doubt}"]
     bake, found = artefact.bake, artefact.last_verification
     approximation = bake.approximation if bake else None
     good = "verified" if approximation is None else "approximate, as promised"

@@ -77,7 +77,8 @@ class Call:
 
     def go_on(self, *words: object, done: str = "") -> None:
         """Print what was done, and the command that goes on from there: one line, that can be copied and run."""
-        again = ["--revision", self["revision"]] if self.values.get("revision") else []  # of the same model
+        ours = words[0] == "sea-bake"
+        again = ["--revision", self["revision"]] if ours and self.values.get("revision") else []  # of the same model
         self.console.print(f"{done}Next: {errors.command(*words, *again)}", markup=False, soft_wrap=True)
 
     def load(self) -> Any:
@@ -210,4 +211,4 @@ def wording(text: str) -> str:
     """A docstring's entry as help: without its marks, and with a capital where no value comes first."""
     text = text if text.startswith('"') else text[:1].upper() + text[1:]
     text = re.sub(r"``(\w+)``", lambda m: f"--{m[1].replace('_', '-')}", text)
-    return escape(re.sub(r"(?<!\w)\"([\w.:/*-]+)\"", r"\1", text))
+    return escape(re.sub(r"(?<![\w=])\"([\w.:/*-]+)\"", r"\1", text))

@@ -63,8 +63,8 @@ def evaluate(
         edit: edit to act live on the base; several act in the order given.
         base: the base of an artefact. Default: what it records (Hub id, or the folder beside it).
         revision: see :func:`sea_bake.model.loading.load_model`.
-        tasks: truthfulqa_mc1, truthfulqa_mc2, bbq, hellaswag, gsm8k, mathqa, mmlu, nq_open, toxigen, crows_pairs;
-            without ``data`` any task of lm-evaluation-harness.
+        tasks: "truthfulqa_mc1", "truthfulqa_mc2", "bbq", "hellaswag", "gsm8k", "mathqa", "mmlu", "nq_open", "toxigen",
+            "crows_pairs"; without ``data`` any task of lm-evaluation-harness.
         data: folder with the benchmarks' files. Default: the harness' own, from the Hub.
         limit: maximum examples per task. Default: all.
         offset: skip this many rows of each task first: those that an edit was chosen on.

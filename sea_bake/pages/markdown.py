@@ -24,7 +24,7 @@ def plain(value: Any) -> str:
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # inside a word it is text already
     text = re.sub(r"^([#+=-])(?!\d)", r"\\\1", text)
     text = re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", text)
-    return text.replace("://", ":\\//").replace("www.", "www\\.")
+    return text.replace("://", ":\\//").replace("www.", "www\\.").replace("@", "&#64;")
 
 
 def code(value: Any) -> Markup:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from sea_bake.demonstrations import Demonstration
 from sea_bake.errors import ActivationError, CheckpointError, OutputError
 from sea_bake.io.files import read_json, write_json
 from sea_bake.io.staging import check_output, staged_file
+from sea_bake.io.typed import build
 from sea_bake.model.fingerprint import BaseModel
 
 if TYPE_CHECKING:
@@ -30,6 +31,33 @@ EDIT, RESULT, SUMMARY, FIGURES = "edit.safetensors", "tune.json", "tune.md", ("p
 LOOKS = "looks"  # the attribute of Optuna's study that names the trials ever compared on the held-back data
 _FORMAT = "sea_bake.tuning-run"
 _STALE = (JOURNAL, f"{JOURNAL}.lock", FITTED_ON, EDIT, RESULT, SUMMARY, *FIGURES)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a search was asked for, as it is written down.
+
+    Attributes:
+        inputs: name -> what it is known by; empty before the first run.
+        held_back: marks of the questions that are held back.
+        spent: mark -> number of choices that it had decided on before this run.
+    """
+
+    inputs: dict[str, Any] = field(default_factory=dict)
+    held_back: list[str] = field(default_factory=list)
+    spent: dict[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"format": _FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Run:
+        """Raises ValueError where it is not what :meth:`to_json` gives."""
+        if data.get("format") != _FORMAT:
+            raise ValueError(f"its format is {data.get('format')!r:.40}, not '{_FORMAT}'")
+        if "inputs" not in data:
+            raise ValueError("inputs is missing")
+        return build(cls, data)
 
 
 class Folder:
@@ -66,8 +94,8 @@ class Folder:
             OutputError: that was something else, and ``overwrite`` is off.
         """
         inputs = json.loads(json.dumps(inputs))
-        told = self._told()
-        before, spent = told.get("inputs"), told.get("spent", {})
+        run = self._run()
+        before, spent = run.inputs, run.spent
         if before != inputs:
             trials, looks = self._ended()
             if trials and before and not self.overwrite:
@@ -76,28 +104,24 @@ class Folder:
                     f"{self.path} holds the trials of another search (other {', '.join(names).replace('_', ' ')}): "
                     "choose another output, or pass --overwrite"
                 )
-            spent |= {mark: spent.get(mark, 0) + looks for mark in told.get("held_back", ()) if looks}
+            spent |= {mark: spent.get(mark, 0) + looks for mark in run.held_back if looks}
             stale = [self.path / name for name in _STALE]
-            if (before or {}).get("model") != inputs.get("model"):  # their fingerprint is a sample of the weights
+            if before.get("model") != inputs.get("model"):  # their fingerprint is a sample of the weights
                 stale += self.path.glob("activations-*.safetensors")
             for path in stale:
                 path.unlink(missing_ok=True)
             with staged_file(self.path / RUN, overwrite=True) as stage:
-                run = {"format": _FORMAT, "inputs": inputs, "held_back": list(held_back), "spent": spent}
-                write_json(stage, run)
+                write_json(stage, Run(inputs, list(held_back), spent).to_json())
         self.looks_before = max((spent.get(mark, 0) for mark in held_back), default=0)
 
-    def _told(self) -> dict[str, Any]:
+    def _run(self) -> Run:
         if not (self.path / RUN).is_file():
-            return {}
+            return Run()
         try:
-            told = read_json(self.path / RUN)
-            if told["format"] == _FORMAT and isinstance(told["inputs"], dict):
-                return told
-            raise KeyError("format")
-        except (CheckpointError, KeyError, TypeError) as error:
+            return Run.from_json(read_json(self.path / RUN))
+        except (CheckpointError, ValueError) as error:
             if self.overwrite:
-                return {}
+                return Run()
             raise OutputError(f"{self.path / RUN} is damaged ({error}): remove it, or pass --overwrite") from error
 
     def _ended(self) -> tuple[bool, int]:

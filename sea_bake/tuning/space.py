@@ -143,14 +143,14 @@ def parse_space(
     """A search space out of the command line's texts: "mlp", "identity,tanh", "0.25:1".
 
     Args:
-        site: mlp, attn, block. Default: mlp,attn.
+        site: "mlp", "attn", "block". Default: mlp,attn.
         layers: one specification, as of fit. Default: last:0.66, last:0.33, first:0.66, all, signature:0.5.
         K_positive, K_negative: shares (0.9:0.99) or ranks (1,2,4,8). Default: 0.5:0.999.
         merge: merges to try. Default: l2,sum,average.
-        feature: identity, tanh, elu, squared-exponential. Default: identity,tanh.
-        centre: no, yes, or both. Default: no,yes.
+        feature: "identity", "tanh", "elu", "squared-exponential". Default: identity,tanh.
+        centre: "no", "yes", or both. Default: no,yes.
         alpha: strength. Default: 0.05:1.5.
-        parts: both, positive, negative. Default: both, fixed.
+        parts: "both", "positive", "negative". Default: both, fixed.
 
     Raises:
         SettingError: a text that cannot be read; see :meth:`Space.check`.

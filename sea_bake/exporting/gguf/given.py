@@ -82,7 +82,7 @@ def exportable(given: Given | Sequence[Given], *, unedited: bool = False) -> Exp
             "export onnx), or bake the best linear stand-in with --approximate and convert that folder (--converter)."
         )
     if opened.kind not in ("fold", "adapter"):
-        raise CheckpointError(f"{folder} is an export already: give the artefact that it was made from")
+        raise CheckpointError(f"{opened.file or folder} is an export already: give the artefact that it was made from")
     return Exportable(opened.kind, folder, opened.edits, opened.bake)
 
 

@@ -52,7 +52,7 @@ def export_onnx(
         quantize: also write a variant of the fp32 graph: "int8" or "int4". The edit's own nodes stay float.
         opset: 18 to 21 run everywhere; 23 uses native attention operators.
         strength: give the graph one more input, sea_strength (float32, [1]): 1, its default, is the edit, 0 the base.
-            In Python "required" is for runtimes that feed no input with a default.
+            In Python strength="required" is for runtimes that feed no input with a default.
         unedited: export a plain checkpoint: the base, to compare with.
         overwrite: replace an earlier output.
 

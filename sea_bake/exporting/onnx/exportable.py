@@ -81,7 +81,7 @@ def exportable(artefact: str | Path | Artefact, *, unedited: bool = False) -> Ex
     opened = Artefact.open(artefact)
     folder, record = opened.folder, opened.record
     if not isinstance(record, BakeRecord):
-        raise CheckpointError(f"{folder} is an export already: give the artefact that it was made from")
+        raise CheckpointError(f"{opened.file or folder} is an export already: give the artefact that it was made from")
     if record.how == "adapter":
         raise CheckpointError(
             f"{folder} is an adapter, which lives on its base: an ONNX file holds whole weights. "
