@@ -24,7 +24,7 @@ MEASURING = sorted(
 )  # fmt: skip
 # Bash; two with a pool of processes, which multiprocessing starts; and one whose every process is new, as for a user.
 AS_A_SHELL_DOES = ("check_transformers", "study_ablations", "study_defaults", "bench_fit")
-OTHERS = {"check", "demo", "setup", "test", "tree"}
+OTHERS = {"check", "demo", "licences", "lock", "setup", "test", "tree"}
 
 
 def module(name: str, path: Path) -> ModuleType:
