@@ -100,3 +100,9 @@ def need(extra: str, purpose: str, *modules: str) -> None:
         package = module.partition(".")[0]
         if importlib.util.find_spec(package) is None or importlib.util.find_spec(module) is None:
             raise missing_extra(package, extra, purpose)
+
+
+def reason_of(error: BaseException | None) -> str:
+    """What another library says of an error, in one line of at most 300 characters."""
+    said = " ".join(str(error).split())[:300]
+    return f"it does not know {said}" if isinstance(error, KeyError) else said or type(error).__name__

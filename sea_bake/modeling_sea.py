@@ -23,6 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 
 GUARD = "{} (edited by sea_bake: load it with the Auto classes and trust_remote_code=True)"
+CONFIGURED = "_with_"  # SEALlamaForCausalLM_with_ExaoneConfig: one family's class, configured by another's
 EPS = 1e-4  # how near to the ends of its range an inverse feature function is evaluated (the released code's value)
 
 
@@ -227,9 +228,11 @@ def _edited_output(module, args, output):
     return module.sea(output)
 
 
-def _sea_class(base):
-    """The SEA subclass of a transformers class, kept in this module's globals so that it can be pickled."""
-    name = "SEA" + base.__name__
+def _sea_class(base, config=None):
+    """The SEA subclass of a transformers class, kept in this module's globals so that it can be pickled; of a model's
+    also for another configuration class than its own.
+    """
+    name = "SEA" + base.__name__ + (CONFIGURED + config.__name__ if config else "")
     if name in globals():
         return globals()[name]
     body = {"__module__": __name__, "__qualname__": name, "__doc__": f"{base.__name__} with SEA edits."}
@@ -238,8 +241,8 @@ def _sea_class(base):
         body |= {"model_type": "sea_" + base.model_type}
     elif issubclass(base, transformers.PreTrainedModel):
         mixins = (_EditedModel,)
-        body |= {"config_class": _sea_class(base.config_class)}
-        _register_conversion(base, name)
+        body |= {"config_class": _sea_class(config or base.config_class)}
+        _register_conversion(base, name, config or base.config_class)
     else:
         mixins = (_Edited,)
     bases = (*mixins, base)
@@ -250,7 +253,7 @@ def _sea_class(base):
     return globals()[name]
 
 
-def _register_conversion(base, name):
+def _register_conversion(base, name, config):
     """transformers 5 skips its own checkpoint conversions (MoE experts, GPT-NeoX head) of custom code: ask for them."""
     try:
         from transformers.conversion_mapping import (
@@ -259,7 +262,7 @@ def _register_conversion(base, name):
         )
     except ImportError:  # transformers 4 has none
         return
-    model_type = base.config_class.model_type
+    model_type = config.model_type
     for source, target in ((model_type, "sea_" + model_type), (base.__name__, name)):
         mapping = get_checkpoint_conversion_mapping(source)
         if mapping is not None:
@@ -275,7 +278,8 @@ def _register_outputs(cls):
 
 def __getattr__(name):
     """``modeling_sea.SEALlamaForCausalLM`` and its like, from the transformers class of the same name without SEA."""
-    base = getattr(transformers, name[3:], None) if name.startswith("SEA") else None
+    base, _, config = name[3:].partition(CONFIGURED) if name.startswith("SEA") else ("", "", "")
+    base, config = (getattr(transformers, part, None) if part else None for part in (base, config))
     if isinstance(base, type) and issubclass(base, (transformers.PreTrainedConfig, transformers.PreTrainedModel)):
-        return _sea_class(base)
+        return _sea_class(base, config)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

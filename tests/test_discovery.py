@@ -50,6 +50,9 @@ UNKNOWN: dict[str, Callable[[], Any]] = {
     "ctrl": lambda: transformers.CTRLConfig(
         vocab_size=128, n_positions=64, n_embd=48, dff=96, n_layer=4, n_head=4, initializer_range=families.SPREAD
     ),
+    "gptj": lambda: transformers.GPTJConfig(  # a buffer that no checkpoint holds; attention and MLP side by side
+        vocab_size=128, n_positions=64, n_embd=48, n_layer=4, n_head=4, rotary_dim=8, initializer_range=families.SPREAD
+    ),
     "xglm": lambda: transformers.XGLMConfig(  # linears of the MLP side by side in the layer, of one width
         vocab_size=128, d_model=48, ffn_dim=48, num_layers=4, attention_heads=4, init_std=families.SPREAD
     ),
@@ -88,6 +91,7 @@ PLACES: dict[str, dict[str, dict[int, tuple[str, str]]]] = {
     "deepseek_v3": {"mlp": {0: ("mlp", "mlp.down_proj"), 3: ("mlp", "mlp.experts.0.down_proj")}},
     "granitemoe": {"mlp": {3: ("block_sparse_moe", "block_sparse_moe.output_linear")}},
     "ctrl": {"mlp": {3: ("ffn", "ffn.2")}, "attn": {3: ("multi_head_attention", "multi_head_attention.dense")}},
+    "gptj": {"mlp": {3: ("mlp", "mlp.fc_out")}, "attn": {3: ("attn", "attn.out_proj")}},
     "xglm": {"mlp": {3: ("fc2", "fc2")}, "attn": {3: ("self_attn", "self_attn.out_proj")}},
     "lfm2": {
         "mlp": {0: ("feed_forward", "feed_forward.w2"), 1: ("feed_forward", "feed_forward.w2")},

@@ -11,6 +11,7 @@ from sea_bake.baking.adapter import adapter
 from sea_bake.baking.approximate import approximate as fold_approximately
 from sea_bake.baking.fold import fold
 from sea_bake.baking.insert import insert
+from sea_bake.baking.loadable import check_plain
 from sea_bake.baking.open_base import check_edits, opened
 from sea_bake.baking.planning import Plan, choose, plan
 from sea_bake.baking.unbake import RestoredBase, unbake
@@ -76,6 +77,7 @@ def bake(
     with opened(source, target) as base:
         check_edits(base, edits)
         if approximate:
+            check_plain(base)
             return fold_approximately(
                 base, edits, target, calibration=calibration, rank=rank, overwrite=overwrite, copy=copy
             )
@@ -84,6 +86,8 @@ def bake(
             how, why = choose(base, edits)
         if left := base.checkpoint.left_over:
             why += f"; {remark(left)}, and the output does not name it"
+        if how != "insert":
+            check_plain(base)
         return WAYS[how](base, edits, target, why=why, overwrite=overwrite, copy=copy)
 
 

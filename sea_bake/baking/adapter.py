@@ -22,7 +22,7 @@ from sea_bake.baking.planning import refuse_adapter
 from sea_bake.baking.shift_test import measure
 from sea_bake.baking.writers import Writer, find_writers
 from sea_bake.edit import Edit
-from sea_bake.errors import NotExactError
+from sea_bake.errors import NotExactError, reason_of
 from sea_bake.io import progress
 from sea_bake.io.files import write_json
 from sea_bake.io.staging import need_space
@@ -154,7 +154,13 @@ class _Names:
 
         skipped = ("peft_type", "task_type", "base_model_name_or_path", "revision")
         options = {key: value for key, value in config.items() if key not in skipped}
-        model = get_peft_model(self.model, LoraConfig(**options), low_cpu_mem_usage=True)
+        try:
+            model = get_peft_model(self.model, LoraConfig(**options), low_cpu_mem_usage=True)
+        except Exception as error:
+            reason = reason_of(error)
+            raise NotExactError(
+                f"PEFT takes no adapter of {self.base.row.model_type} for this site: {reason} Bake with --how fold."
+            ) from error
         theirs = {n.replace(".default", ""): tuple(p.shape) for n, p in model.named_parameters() if ".lora_" in n}
         ours = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if theirs != ours:

@@ -15,6 +15,7 @@ import sea_bake.modeling_sea as modeling_sea
 from sea_bake.artefact.names import CODE, ORIGINALS, SHARD
 from sea_bake.artefact.output import staged
 from sea_bake.artefact.record import BakeRecord
+from sea_bake.baking.loadable import check_inserted
 from sea_bake.baking.open_base import OpenBase
 from sea_bake.baking.shift_test import measure
 from sea_bake.edit import Edit
@@ -44,6 +45,7 @@ def insert(
     need_space(target.parent, edit_bytes + _OWN_BYTES + (0 if linked else checkpoint.size()))
     shard_names = _shard_names(checkpoint)
     config = sea_config(base, edits)
+    check_inserted(base, config, tensors)
     with staged(target, overwrite=overwrite) as stage:
         linked_bytes = 0
         for old, new in shard_names.items():
@@ -120,17 +122,31 @@ def sea_config(base: OpenBase, edits: Sequence[Edit]) -> dict[str, Any]:
     that it is one: the guard makes that fail with a message that says what to do. Our own configuration class puts the
     true value back.
     """
-    config, guard = public(base.checkpoint.config), _guard(base.config)
+    config, guard, own = public(base.checkpoint.config), _guard(base.config), base.classes["AutoConfig"]
     return {
         **modeling_sea.put(config, guard, modeling_sea.GUARD.format),
-        "architectures": ["SEA" + base.architecture],
+        "architectures": [class_name(base.architecture, own)],
         "model_type": SEA_PREFIX + config["model_type"],
-        "auto_map": {auto: f"{Path(CODE).stem}.SEA{name}" for auto, name in base.classes.items()},
+        "auto_map": {auto: f"{Path(CODE).stem}.{class_name(name, own)}" for auto, name in base.classes.items()},
         "sea": {
             "edits": [one for edit in edits for one in _config_of(base, edit)],
             "guard": guard,
         },
     }
+
+
+def class_name(name: str, own: str) -> str:
+    """Of our class for one of transformers; with the configuration's, where that class belongs to another by itself.
+
+    Args:
+        name: transformers' class.
+        own: the base's configuration class.
+    """
+    import transformers
+
+    theirs = getattr(getattr(transformers, name, None), "config_class", None)
+    is_own = theirs is None or name == own or theirs.__name__ == own
+    return f"SEA{name}" if is_own else f"SEA{name}{modeling_sea.CONFIGURED}{own}"
 
 
 def _config_of(base: OpenBase, edit: Edit) -> list[dict[str, Any]]:

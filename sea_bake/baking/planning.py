@@ -14,7 +14,7 @@ from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, NotExactError
 from sea_bake.model.anatomy import Site
 from sea_bake.model.checkpoint.leftovers import remark
-from sea_bake.model.sites import ranges
+from sea_bake.model.sites import planned_layers, ranges
 from sea_bake.model.source import ModelSource
 from sea_bake.modeling_sea import MERGES
 
@@ -61,6 +61,7 @@ def plan(model: str | Path | ModelSource, edits: Sequence[Edit] = (), *, revisio
     """
     source = ModelSource.parse(model, revision)
     with opened(source, None) as base:
+        planned_layers(base.config, Site.BLOCK)  # or transformers cannot build it
         check_edits(base, edits)
         names = ("merge", "feature", "parts", "alpha")
         settings = [{"site": edit.site.value, **{name: getattr(edit, name) for name in names}} for edit in edits]

@@ -16,7 +16,7 @@ from torch import Tensor
 from sea_bake.baking.open_base import OpenBase
 from sea_bake.baking.writers import Writer, writers_of
 from sea_bake.edit import Edit
-from sea_bake.errors import NotExactError
+from sea_bake.errors import NotExactError, reason_of
 from sea_bake.model.anatomy import FAMILIES, Site
 from sea_bake.model.hooks import hooked
 from sea_bake.model.one_layer import Shifted, alone, decoder_depth, load_state
@@ -103,7 +103,8 @@ def _run(
             caught["layer"] = output.clone()
 
         model, block = one_layer(base, layer, writers, site=site, tuples=tuples)
-        inputs = torch.randn(1, _TOKENS, width, generator=torch.Generator().manual_seed(0)).to(model.dtype)
+        embedded = model.get_input_embeddings().weight.shape[-1]  # OPT-350m's is projected to the width
+        inputs = torch.randn(1, _TOKENS, embedded, generator=torch.Generator().manual_seed(0)).to(model.dtype)
         with hooked({0: block.get_submodule(module)}, look), hooked({0: block}, see):
             try:
                 model.get_decoder()(inputs_embeds=inputs, use_cache=False)
@@ -111,7 +112,7 @@ def _run(
                 failure = error
         if caught.keys() == {"site", "layer"} and caught["layer"].numel() == width * _TOKENS:
             return caught["site"].reshape(-1, width), caught["layer"].reshape(-1, width)
-    reason = " ".join(str(failure).split())[:300] or type(failure).__name__
+    reason = reason_of(failure)
     raise NotExactError(f"layer {layer} of {base.source.name} cannot be measured: {reason}. {_cure(base)}")
 
 

@@ -136,7 +136,14 @@ class Family:
         for stack in filter(None, stacks):
             if any(part.startswith(stack) for part in parts):
                 return next((place for place in places if stack.startswith(f"{place.module}.")), places[0])
+        for place in places:  # some parts are called otherwise in memory than on disk
+            if self._modules().count(place.module) == 1 and any(part.startswith(f"{place.module}.") for part in parts):
+                return place
         return None
+
+    def _modules(self) -> list[str]:
+        sites = (Site.ATTN, Site.MLP, *(Site(name) for name, _ in self.named))
+        return [place.module for site in sites for place in self.places(site)]
 
     def module(self, site: Site) -> str:
         """Path of the edited module inside a decoder layer, of the first kind that has it; "" is the layer itself."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import nn
 
-from sea_bake.errors import FamilyError
+from sea_bake.errors import FamilyError, reason_of
 from sea_bake.model.anatomy import SEA_PREFIX, Family, family
 from sea_bake.model.one_layer import quiet
 from sea_bake.model.proving import Writers, proved
@@ -86,7 +86,7 @@ def _looked_at(text: Any, found: dict[str, str]) -> Family:
     except FamilyError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = reason_of(error)
         raise _refusal(model_type, found, f"a layer of it does not run by itself ({reason})") from error
     stems = {kind.stem for kind in seen}
     if len(stems) != 1:

@@ -136,14 +136,25 @@ def load_reported(
         config = {} if source.is_gguf else _config_json(name, options)
         check_kernels(config)
         auto = auto_class(config)
-        options |= _plain(source, config, name, options)
+        options |= _plain(source, config, name, options) | {"ignore_mismatched_sizes": True}  # said below
         loaded, found = getattr(transformers, auto).from_pretrained(name, output_loading_info=True, **options)
     except Exception as error:
         raise _unloadable("the model", source, error) from error
+    if found["mismatched_keys"]:
+        odd = sorted(map(_shapes, found["mismatched_keys"]))
+        raise CheckpointError(
+            f"'{source.name}' has tensors of other shapes than its config.json says: {odd[0]} (and {len(odd) - 1} "
+            "more). Give the configuration that belongs to these weights."
+        )
     if found["missing_keys"]:  # transformers fills them with random numbers, and goes on
         lost = sorted(found["missing_keys"])
         raise CheckpointError(f"'{source.name}' is incomplete: it lacks {lost[0]} (and {len(lost) - 1} other tensors)")
     return loaded.eval(), sorted(found["unexpected_keys"])
+
+
+def _shapes(mismatch: tuple[str, Any, Any]) -> str:
+    name, there, expected = mismatch
+    return f"{name} is {tuple(there)} and should be {tuple(expected)}"
 
 
 def own_dtype(source: ModelSource) -> torch.dtype | str:

@@ -6,12 +6,13 @@ import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
-from sea_bake.errors import CheckpointError, FamilyError, SettingError
+from sea_bake.errors import CheckpointError, FamilyError, SettingError, reason_of
 from sea_bake.model.anatomy import Family, Site
 from sea_bake.model.discovery import family_of
-from sea_bake.model.skeleton import skeleton
+from sea_bake.model.loading import language_models
 
 
 def text_config(model: Any) -> Any:
@@ -83,15 +84,19 @@ def planned_layers(config: Any, site: Site) -> tuple[int, ...]:
     Raises:
         FamilyError: transformers cannot build it; the message says why.
     """
-    text = decoder_config(config)
-    if text.is_encoder_decoder:
-        return tuple(range(text.num_hidden_layers))
-    try:
-        model = skeleton(text)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise FamilyError(f"transformers cannot build a {text.model_type} of this config.json: {reason}") from error
-    return layers_with(model, site)
+    import transformers
+
+    failure: Exception | None = None
+    for auto in language_models(config.model_type):
+        try:
+            with torch.device("meta"):
+                model = getattr(transformers, auto).from_config(copy.deepcopy(config), dtype=torch.float32)
+        except Exception as error:
+            failure = failure or error
+        else:
+            return layers_with(model, site)
+    reason = reason_of(failure)
+    raise FamilyError(f"transformers cannot build a {config.model_type} of this config.json: {reason}") from failure
 
 
 def _stack(model: Any) -> tuple[Family, nn.ModuleList]:

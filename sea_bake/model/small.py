@@ -57,7 +57,8 @@ class Small:
                 lambda _m, args, kwargs: inputs.append((_copy(args), _copy(kwargs))), with_kwargs=True
             )
         )
-        embeds = torch.randn(1, TOKENS, self.width, generator=torch.Generator().manual_seed(1))
+        embedded = self.model.get_input_embeddings().weight.shape[-1]
+        embeds = torch.randn(1, TOKENS, embedded, generator=torch.Generator().manual_seed(1))
         with torch.inference_mode():
             self.model.get_decoder()(inputs_embeds=embeds, use_cache=False)
         for handle in handles:
