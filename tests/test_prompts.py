@@ -25,7 +25,7 @@ from sea_bake.activations.prompts import encode, render
 from sea_bake.activations.rendering import REASONING, pinned, usable
 from sea_bake.activations.texts import sequences
 from sea_bake.demonstrations.primers import PRIMERS, primer_pairs
-from sea_bake.errors import DemonstrationError, SettingError
+from sea_bake.errors import DemonstrationError, SettingError, VerificationError
 from sea_bake.model.loading import load_model, load_tokenizer
 from sea_bake.pages import edits
 from sea_bake.publishing.recipe import describe
@@ -454,6 +454,41 @@ def test_verify_evaluation_and_report_render_as_the_edit_says(published: Path, m
     found = living.activations(edit, tiny.demonstrations())
     assert found.recipe["neutral_sha256"] == edit.recipe["neutral_sha256"]
     assert {key: found.recipe[key] for key in form.to_json()} == form.to_json()
+
+
+def test_a_proof_pads_and_reads_with_what_the_embedding_has(tmp_path: Path) -> None:
+    from sea_bake.model.source import ModelSource
+
+    base = tiny.changeable(tiny.single(), tmp_path / "model")
+    tokenizer = load_tokenizer(base)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.add_tokens(["<novel>"])
+    tokenizer.save_pretrained(base)
+    asked = (base, ModelSource.parse(base))
+    assert request_for(*asked, ["Is it so?"], 4, 4)["pad"] == 2
+    with pytest.raises(VerificationError, match=r"prompt 2 holds the token '<novel>' \(id 513\).* 512 rows"):
+        request_for(*asked, ["Is it so?", "Is <novel> so?"], 4, 4)
+    families.save("t5", tmp_path / "t5")
+    asked = (tmp_path / "t5", ModelSource.parse(tmp_path / "t5"))
+    assert request_for(*asked, ["Is it so?"], 4, 4)["decoder_start"] == 0
+    for name in ("config.json", "generation_config.json"):
+        tiny.patch_json(tmp_path / "t5" / name, decoder_start_token_id=None, bos_token_id=None)
+    with pytest.raises(VerificationError, match="which token its decoder starts with: write decoder_start_token_id"):
+        request_for(*asked, ["Is it so?"], 4, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("leftover", [{"stop_strings": ["</answer>"]}, {"return_dict_in_generate": True}], ids=str)
+def test_a_proof_takes_token_ids_alone(leftover: dict[str, Any], tmp_path: Path) -> None:
+    """Of generation_config, in all of its processes."""
+    base = tiny.changeable(tiny.single(), tmp_path / "model")
+    tiny.patch_json(base / "generation_config.json", **leftover)
+    data = ("-d", tiny.demonstrations_file(), "--max-new-tokens", 4, "-o", tmp_path / "edit")
+    assert tiny.run("fit", base, *data).code == 0
+    for how in ("fold", "insert"):
+        assert tiny.run("bake", base, tmp_path / "edit", "-o", tmp_path / how, "--how", how).code == 0
+        ran = tiny.run("verify", tmp_path / how, "--base", base)
+        assert ran.code == 0, ran
 
 
 def test_the_harness_renders_as_the_edit_says() -> None:

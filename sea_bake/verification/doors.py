@@ -94,6 +94,14 @@ def request_for(
         raise VerificationError(
             "the artefact's tokenizer does not encode like the base's: its files are not the base's"
         )
+    rows = _rows(artefact)
+    for i, tokens in enumerate(teacher):
+        unknown = next((id for id in (*tokens.ids, *(tokens.encoder or ())) if rows is not None and id >= rows), None)
+        if unknown is not None:
+            raise VerificationError(
+                f"prompt {i + 1} holds the token {tokenizer.convert_ids_to_tokens(unknown)!r} (id {unknown}), and the "
+                f"model's embedding has {rows} rows: take it out of the prompt"
+            )
     return {
         "auto_class": auto_class(read_json(artefact / "config.json")),
         "decoder_start": start,
@@ -101,7 +109,7 @@ def request_for(
         "prompts": [list(t.encoder or encode(tokenizer, p, form=form).ids) for t, (p, _) in zip(teacher, texts)],
         "max_new_tokens": max_new_tokens,
         "positions": positions,
-        "pad": pad_id(tokenizer),
+        "pad": pad_id(tokenizer, rows),
     }
 
 
@@ -112,8 +120,21 @@ def decoder_start(artefact: Path) -> int | None:
         return None
     generation = artefact / "generation_config.json"
     found |= read_json(generation) if generation.is_file() else {}
-    start = found.get("decoder_start_token_id")
-    return int(found["bos_token_id"] if start is None else start)
+    named = (found.get(key) for key in ("decoder_start_token_id", "bos_token_id"))
+    start = next((id for id in named if isinstance(id, int)), None)
+    if start is None:
+        raise VerificationError(
+            f"{artefact} does not say which token its decoder starts with: write decoder_start_token_id into its "
+            "generation_config.json"
+        )
+    return start
+
+
+def _rows(artefact: Path) -> int | None:
+    """Rows of the embedding, by the configuration; None where it does not say."""
+    found = read_json(artefact / "config.json")
+    parts = (found, found.get("text_config") or {})
+    return next((part["vocab_size"] for part in parts if isinstance(part.get("vocab_size"), int)), None)
 
 
 def open_reference(request: dict[str, Any], subject: Subject, folder: Path) -> dict[str, Any]:
