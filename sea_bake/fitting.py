@@ -79,7 +79,7 @@ def fit(
         demonstrations: triples. Default: the built-in truthfulness set.
         tokenizer, source: with a living model: its tokenizer, and the name to record for it.
         activations: refit from saved activations, which fix the site and the demonstrations: no model is run.
-        site: what is edited: "mlp" or "attn" output, or "block" (residual stream).
+        site: what is edited: "mlp" or "attn" output, "block" (residual stream), or what plan names ("attn:mamba").
         layers: decoder layers to edit: last:21, first:8, last:0.66 (a share), all, 10-29, 3,5,7 or signature:0.5.
         K: share of explained variance (such as 0.95, at most 1), or a whole number: a rank (8).
         K_positive: K of the positive projection. Default: K.
