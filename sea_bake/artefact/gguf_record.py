@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sea_bake.io.files import file_digest, json_text
-from sea_bake.io.staging import staged_file
+from sea_bake.errors import CheckpointError
+from sea_bake.io.files import read_json
+from sea_bake.io.pairs import speaking
 from sea_bake.io.typed import build
 
 FORMAT = "sea_bake.gguf"
@@ -18,6 +19,14 @@ VERSION = 1
 def record_of(file: Path) -> Path:
     """Where the record of a GGUF lies: model.gguf.sea.json beside model.gguf."""
     return file.with_name(f"{file.name}.sea.json")
+
+
+def is_record(path: Path) -> bool:
+    """Whether an export to GGUF has written this file."""
+    try:
+        return read_json(path).get("format") == FORMAT
+    except CheckpointError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -74,11 +83,17 @@ class GgufRecord:
             raise ValueError(f"it is no {FORMAT} of version {VERSION}")
         return build(cls, {key: value for key, value in data.items() if key != "output"})
 
-    def write(self) -> GgufRecord:
-        """Leave it beside the file; itself, with the file's digest."""
-        told = replace(self, sha256=file_digest(self.output))
-        data = {"format": FORMAT, "version": VERSION, **told.to_json()}
+    def content(self) -> dict[str, Any]:
+        """What stands in the record."""
+        data = {"format": FORMAT, "version": VERSION, **self.to_json()}
         del data["output"]  # this machine's business
-        with staged_file(record_of(self.output), overwrite=True) as stage:
-            stage.write_text(json_text(data), "utf-8")
-        return told
+        return data
+
+    @classmethod
+    def read(cls, file: Path) -> GgufRecord:
+        """The record of a file. Raises CheckpointError where it is missing or damaged."""
+        path = record_of(file)
+        try:
+            return cls.from_json(speaking(read_json(path), file))
+        except ValueError as error:
+            raise CheckpointError(f"{path} is damaged: {error}") from error

@@ -14,6 +14,7 @@ from sea_bake.artefact.verification import Verification
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, EvaluationError, OutputError, command
 from sea_bake.io.files import file_digest, read_json
+from sea_bake.io.pairs import speaking
 
 T = TypeVar("T")
 
@@ -86,7 +87,7 @@ def page(folder: Path, verdict: str, verified: Verification | None) -> PageRecor
     if not numbers.is_file():
         raise OutputError(f"{path} was not written by sea-bake report ({PAGE_NUMBERS} is missing): {cure}")
     try:
-        found = read(numbers, PageRecord.from_json)
+        found = read(numbers, lambda data: PageRecord.from_json(speaking(data, path, digest="page_sha256")))
     except CheckpointError as error:
         raise OutputError(f"{error}: {cure}") from error
     if found.page_sha256 != file_digest(path):

@@ -12,7 +12,7 @@ from typing import Any
 
 from sea_bake.activations import Activations
 from sea_bake.artefact import Artefact, is_artefact
-from sea_bake.artefact.names import PAGE, PAGE_NUMBERS
+from sea_bake.artefact.names import PAGE_NUMBERS
 from sea_bake.artefact.output import check_folder, staged
 from sea_bake.artefact.page import PageRecord
 from sea_bake.artefact.trusted import evaluation_digest
@@ -192,7 +192,7 @@ def _pictures(found: Findings, stem: str) -> list[Picture]:
 def _written(
     made: ReportPage, subject: Subject, output: Path | None, *, overwrite: bool, sealed: dict[str, str] | None
 ) -> list[Path]:
-    """The folder whole or not at all; inside an artefact, the page and then what speaks for it."""
+    """The folder whole or not at all; inside an artefact, the page and what speaks for it."""
     found: list[Path] = []
     if output is not None:
         with staged(output, overwrite=overwrite) as stage:
@@ -204,8 +204,7 @@ def _written(
             write_json(stage / PAGE_NUMBERS, made.numbers.to_json())
         found.append(output)
     if sealed is not None and subject.artefact is not None:
-        found.append(subject.artefact.write(PAGE, made.html))
         digest = evaluation_digest(subject.artefact.folder)
         numbers = replace(made.numbers, files=sealed, evaluation_sha256=digest)
-        subject.artefact.write(PAGE_NUMBERS, numbers.to_json())
+        found.append(subject.artefact.write_page(made.html, numbers))
     return found

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sea_bake.artefact.gguf_record import GgufRecord, record_of
+from sea_bake.artefact.gguf_record import GgufRecord, is_record, record_of
 from sea_bake.baking.exactness import linear_edits
 from sea_bake.errors import CheckpointError, SettingError, need
 from sea_bake.exporting.gguf import adapter, converting, rewriting
@@ -19,7 +19,9 @@ from sea_bake.exporting.gguf.header import GgufFile
 from sea_bake.exporting.gguf.matching import check_base
 from sea_bake.exporting.gguf.names import ARCHITECTURES, GgufWriter, find_writers, known_family
 from sea_bake.io.apart import check_apart
-from sea_bake.io.staging import check_output, need_space, staged_file
+from sea_bake.io.files import file_digest
+from sea_bake.io.pairs import staged_pair
+from sea_bake.io.staging import check_output, need_space
 
 _OWN_BYTES = 1 << 20  # header of an adapter
 _COARSE = 0.1  # of the edit of one tensor
@@ -72,29 +74,36 @@ def export_gguf(
     target = check_output(output, overwrite=overwrite, folder=False)
     if target.suffix != ".gguf":
         raise SettingError(f"{target.name} should end in .gguf: llama.cpp's tools look for that")
-    check_output(record_of(target), overwrite=overwrite, folder=False)
+    orphan = not target.exists() and is_record(record_of(target))  # whose file never came, or was removed
+    beside = check_output(record_of(target), overwrite=overwrite or orphan, folder=False)
     need("gguf", "Exporting to GGUF", "gguf")
     source = exportable(artefact, unedited=unedited)
     if base is not None and not os.path.exists(os.path.expanduser(base)):
         raise CheckpointError(f"no such GGUF: {base}")
     adapter_wanted = lora or source.how == "adapter"
     _check_route(edited_type, outtype, converter, base=base, adapter=adapter_wanted)
-    for path in (target, record_of(target)):
+    for path in (target, beside):
         check_apart(path, [source.folder, base, converter], folder=False)
-    if adapter_wanted:
-        facts = _adapter(source, base, target, edited_type, overwrite)
-    elif base is not None:
-        facts = _rewritten(source, base, target, edited_type, overwrite)
-    else:
-        facts = _converted(source, converter, target, outtype, overwrite)
-    return GgufRecord(
-        output=target,
-        base=source.base,
-        gguf=None if base is None else Path(base).name,
-        edits=[{"site": edit.site.value, "merge": edit.merge, "layers": list(edit.layers)} for edit in source.edits],
-        bytes_written=target.stat().st_size,
-        **facts,
-    ).write()
+    with staged_pair(target, beside, overwrite=overwrite) as (stage, describe):
+        if adapter_wanted:
+            facts = _adapter(source, base, stage, edited_type)
+        elif base is not None:
+            facts = _rewritten(source, base, stage, edited_type)
+        else:
+            facts = _converted(source, converter, stage, outtype)
+        record = GgufRecord(
+            output=target,
+            base=source.base,
+            gguf=None if base is None else Path(base).name,
+            edits=[
+                {"site": edit.site.value, "merge": edit.merge, "layers": list(edit.layers)} for edit in source.edits
+            ],
+            bytes_written=stage.stat().st_size,
+            sha256=file_digest(stage),
+            **facts,
+        )
+        describe(record.content())
+    return record
 
 
 def _check_settings(edited_type: str, outtype: str, *, base: Any, lora: bool, converter: Any, unedited: bool) -> None:
@@ -130,7 +139,7 @@ def _opened(source: Exportable, base: str | Path, *, lora: bool) -> tuple[GgufFi
     return file, writers, {"weights_compared": compared, "notes": [] if compared else [unseen]}
 
 
-def _rewritten(source: Exportable, base: str | Path, target: Path, wanted: str, overwrite: bool) -> dict[str, Any]:
+def _rewritten(source: Exportable, base: str | Path, stage: Path, wanted: str) -> dict[str, Any]:
     file, writers, facts = _opened(source, base, lora=False)
     changes = linear_edits(source.edits)
     rewrites = {
@@ -138,9 +147,8 @@ def _rewritten(source: Exportable, base: str | Path, target: Path, wanted: str, 
         for w in writers
         if not (change := changes[w.site, w.layer]).is_identity
     }
-    need_space(target.parent, rewriting.new_places(file, rewrites)[1])
-    with staged_file(target, overwrite=overwrite) as stage:
-        changed = rewriting.rewrite(file, rewrites, stage)
+    need_space(stage.parent, rewriting.new_places(file, rewrites)[1])
+    changed = rewriting.rewrite(file, rewrites, stage)
     types = Counter(rewrites[name].type.name if name in rewrites else t.type.name for name, t in file.tensors.items())
     return facts | {
         "route": "rewritten",
@@ -151,7 +159,7 @@ def _rewritten(source: Exportable, base: str | Path, target: Path, wanted: str, 
     }
 
 
-def _adapter(source: Exportable, base: str | Path | None, target: Path, kind: str, overwrite: bool) -> dict[str, Any]:
+def _adapter(source: Exportable, base: str | Path | None, stage: Path, kind: str) -> dict[str, Any]:
     if kind not in adapter.ADAPTER_TYPES:
         raise SettingError(f"a LoRA is written as f32 or f16, not {kind}")
     row = known_family(source.edits[0].base.model_type)
@@ -167,9 +175,8 @@ def _adapter(source: Exportable, base: str | Path | None, target: Path, kind: st
             "a LoRA is made from the base's weights: give the base's GGUF (--base BASE.gguf), or an artefact baked "
             "with --how adapter"
         )
-    need_space(target.parent, sum(A.nbytes + B.nbytes for A, B in pairs.values()) + _OWN_BYTES)
-    with staged_file(target, overwrite=overwrite) as stage:
-        adapter.write(stage, ARCHITECTURES[row.model_type], pairs, kind)
+    need_space(stage.parent, sum(A.nbytes + B.nbytes for A, B in pairs.values()) + _OWN_BYTES)
+    adapter.write(stage, ARCHITECTURES[row.model_type], pairs, kind)
     return facts | {
         "route": "adapter",
         "architecture": ARCHITECTURES[row.model_type],
@@ -179,9 +186,7 @@ def _adapter(source: Exportable, base: str | Path | None, target: Path, kind: st
     }
 
 
-def _converted(
-    source: Exportable, converter: str | Path | None, target: Path, outtype: str, overwrite: bool
-) -> dict[str, Any]:
+def _converted(source: Exportable, converter: str | Path | None, stage: Path, outtype: str) -> dict[str, Any]:
     if source.folder is None:
         raise SettingError(
             "an edit by itself holds no weights: give the base's GGUF (--base BASE.gguf) to rewrite its edited "
@@ -189,9 +194,8 @@ def _converted(
         )
     script = converting.find_converter(converter)
     weights = sum(path.stat().st_size for path in source.folder.glob("*.safetensors"))
-    need_space(target.parent, weights * (2 if outtype == "f32" else 1))
-    with staged_file(target, overwrite=overwrite) as stage:
-        file = converting.convert(script, source.folder, stage, outtype)
+    need_space(stage.parent, weights * (2 if outtype == "f32" else 1))
+    file = converting.convert(script, source.folder, stage, outtype)
     return {
         "route": "converted",
         "architecture": file.architecture,
