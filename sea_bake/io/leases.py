@@ -94,7 +94,9 @@ def make(path: Path, *, old: bool = False) -> Lease:
 
 
 def sweep(path: Path) -> None:
-    """Remove what killed runs left beside an output, but for the old output that one had set aside."""
+    """Remove what killed runs left beside an output, and put back the old output that one had set aside."""
+    if not path.parent.is_dir():
+        return
     put_back(path)
     for litter in _temporaries(path):
         with _dead(litter) as dead:
@@ -104,7 +106,7 @@ def sweep(path: Path) -> None:
 
 def put_back(path: Path) -> None:
     """Give an output its name again that a run had set aside when it was killed; and say so."""
-    if os.path.lexists(path) or not path.parent.is_dir():
+    if os.path.lexists(path):
         return
     for aside in _temporaries(path):
         if _holds_old(aside):

@@ -26,6 +26,9 @@ else:
     _Path = type(Path())  # Path itself cannot be derived from before Python 3.12
 
 
+_CLEAN = "nothing was left behind"
+
+
 class Checked(_Path):
     """An output path, and what lay there when it was checked: nothing else will be replaced.
 
@@ -34,6 +37,9 @@ class Checked(_Path):
     """
 
     was: replacing.Identity | Literal[False] | None = False
+
+    def __repr__(self) -> str:
+        return repr(Path(self))
 
 
 def is_empty(folder: Path) -> bool:
@@ -45,8 +51,8 @@ def check_output(
 ) -> Checked:
     """The output path, made absolute, after every check that can be made before heavy work.
 
-    What a killed run had set aside there is put back. Give the result to :func:`staged_folder` or :func:`staged_file`:
-    what appears there from now on will not be replaced.
+    What a killed run left there is removed, or put back. Give the result to :func:`staged_folder` or
+    :func:`staged_file`: what appears there from now on will not be replaced.
 
     Args:
         ours: whether a folder that is there may be replaced when ``overwrite`` is on.
@@ -63,7 +69,7 @@ def check_output(
     length, most = len(os.fsencode(path.name)), leases.longest_name(existing)
     if length > most:
         raise OutputError(f"{path.name[:40]}... is a name of {length} bytes, and {existing} takes {most}: shorten it")
-    leases.put_back(path)
+    leases.sweep(path)
     was = replacing.identity(path)
     if was is not None:
         kind = "folder" if folder else "file"
@@ -151,7 +157,6 @@ class _Scratch:
             self._check()
             with interrupts.held():
                 self._make_parents()
-                leases.sweep(self.path)
                 self.leases.append(leases.make(self.path))
                 return self._begin(self.leases[0].path)
         except BaseException as error:
@@ -176,7 +181,8 @@ class _Scratch:
                 logging.getLogger(__name__).warning("%s could not be removed", left)
 
     def _check(self) -> None:
-        """Raises OutputError before anything is made."""
+        """Before anything is made. Raises OutputError."""
+        leases.sweep(self.path)
 
     def _begin(self, temporary: Path) -> Path:
         return temporary
@@ -187,15 +193,17 @@ class _Scratch:
     def _end(self, error: BaseException) -> None:
         """Raise what an error of the disk is to the user, after the temporary is gone, or known not to be."""
         with interrupts.held():
-            left = self._remove()
+            self._remove()
             for parent in reversed(self.parents):
                 with contextlib.suppress(OSError):  # somebody uses it by now
                     parent.rmdir()
-        number = _error_number(error)
+        number, left = _error_number(error), " and ".join(map(str, leases.left_behind()))
+        rest = f"{left} could not be removed either" if left else _CLEAN
+        if left and isinstance(error, OutputError) and _CLEAN in str(error):  # of something inside of this one
+            raise OutputError(str(error).replace(_CLEAN, rest)) from error
         if number is None:
             return
         space = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        rest = f"{left} could not be removed either" if left else "nothing was left behind"
         if replacing.is_at(self.path, self.made):
             raise OutputError(f"{self.path} is written and whole, but its disk may not keep it ({error})") from error
         what = f"no space on disk while writing {self.path}" if space else f"{self.path} could not be written"

@@ -1,0 +1,119 @@
+"""Whatever call goes wrong, an output is the old one whole or the new one whole.
+
+``scripts/fault_injection`` tries every call of every command, and these tests some of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fault_commands
+import faults
+import pytest
+import tiny
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(faults.library() is None, reason="no C compiler makes the library that lets calls go wrong"),
+]
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[faults.Machine]:
+    with faults.machine() as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("name", "overwrite", "plain", "step"),
+    [
+        ("init", False, False, 1),
+        ("init", True, False, 1),
+        ("init", True, True, 1),
+        ("bake --how fold", False, False, 11),
+        ("bake --how fold", True, False, 11),
+        ("bake --how fold", True, True, 9),
+        ("export gguf, adapter", False, False, 4),
+        ("export gguf, adapter", True, False, 3),
+        ("report --write", False, False, 4),
+    ],
+)
+def test_the_old_one_whole_or_the_new_one_whole(
+    tmp_path: Path, machine: faults.Machine, name: str, overwrite: bool, plain: bool, step: int
+) -> None:
+    trial = faults.Trial(machine, fault_commands.command(name), tmp_path, overwrite=overwrite, plain=plain)
+    found = trial.all(step=step)
+    assert found.broken == []
+    assert found.calls >= 10
+    assert found.tried >= len(faults.FAULTS) * found.calls // step
+
+
+@pytest.mark.parametrize("call", ["rename", "exchange", "fsync ."])
+@pytest.mark.parametrize("kind", faults.FAULTS)
+def test_at_the_moment_of_the_swap(tmp_path: Path, machine: faults.Machine, call: str, kind: str) -> None:
+    """The calls that matter most, whatever step the test above takes."""
+    overwrite = call == "exchange"
+    command = fault_commands.command("bake --how fold")
+    trial = faults.Trial(machine, command, tmp_path, overwrite=overwrite, plain=False)
+    names = [line.split(" ", 1)[1] for line in trial.calls]
+    at = max(i for i, line in enumerate(names, 1) if line.startswith(call))
+    assert trial.fault(kind, at) == []
+    assert trial.fault(kind, at + 1) == []
+
+
+def test_a_clean_up_that_does_not_clean_is_seen(tmp_path: Path) -> None:
+    """The control: without the sweep, what a kill leaves stays."""
+    with faults.machine() as made:
+        trial = faults.Trial(made, fault_commands.command("init"), tmp_path, overwrite=False, plain=False)
+        made.once(("sea_bake.io.leases:sweep=None",), ["init", tmp_path / "elsewhere"])
+        broken = trial.all(("kill",)).broken
+    assert broken
+    assert all("the next run leaves" in text for text in broken)
+
+
+def bake(alpha: float) -> Callable[[Path], list[object]]:
+    edit = fault_commands.edit(alpha=alpha)
+    return lambda folder: ["bake", tiny.single(), edit, "--how", "fold", "-o", folder / "out"]
+
+
+def init(model: str) -> Callable[[Path], list[object]]:
+    return lambda folder: ["init", folder / "out", "--model", model]
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(("make", "names"), [(bake, (0.3, 0.5, 0.7)), (init, ("a", "b", "c"))])
+def test_of_two_runs_to_one_output_one_is_done_and_one_refused(
+    tmp_path: Path, machine: faults.Machine, make: Any, names: tuple[Any, ...], overwrite: bool, plain: bool
+) -> None:
+    runs = tuple(map(make, names))
+    assert faults.race(machine, tmp_path, runs, "out", pairs=2, overwrite=overwrite, plain=plain).broken == []
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["bake --how insert", "init"])
+def test_a_name_is_taken_when_all_is_on_disk_and_is_then_made_to_last(
+    tmp_path: Path, machine: faults.Machine, name: str, overwrite: bool
+) -> None:
+    """Replayed in the order of the calls: a power cut at any moment leaves nothing half-written under a final name."""
+    command = fault_commands.command(name)
+    trial = faults.Trial(machine, command, tmp_path, overwrite=overwrite, plain=False)
+    output = command.outputs[0]
+    calls = [tuple(line.split(" ", 2)[1:]) for line in trial.calls]
+    taken = next(i for i, (call, path) in enumerate(calls) if call in ("rename", "exchange") and path == output)
+    stage = calls[0][1]
+    made = stage if trial.new[output] == "" else f"{stage}/{output}"
+    for path in trial.new:
+        place = made + path.removeprefix(output)
+        if (trial.folder / path).is_file() and (trial.folder / path).stat().st_nlink > 1:
+            continue  # the base's own, which is on disk
+        written = [i for i, (call, at) in enumerate(calls) if at == place and call not in ("fsync", "chmod")]
+        inside = [i for i, (call, at) in enumerate(calls[:taken]) if at.startswith(f"{place}/") and call != "chmod"]
+        flushed = [i for i, (call, at) in enumerate(calls[:taken]) if at == place and call == "fsync"]
+        assert flushed, f"{path} is not flushed before it has its name"
+        folder = trial.new[path] == ""
+        before = inside if folder else [i for i in written if i < taken]
+        assert max(before, default=0) < flushed[-1], f"{path} is written to after it was flushed"
+    assert ("fsync", ".") in calls[taken:], "the new name itself is not flushed"
