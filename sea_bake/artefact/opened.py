@@ -11,7 +11,7 @@ from typing import Any
 from sea_bake.artefact import trusted
 from sea_bake.artefact.evaluation import Evaluation
 from sea_bake.artefact.gguf_record import GgufRecord, record_of
-from sea_bake.artefact.names import EXPORT, PAGE, PAGE_NUMBERS, RECORD
+from sea_bake.artefact.names import EXPORT, RECORD
 from sea_bake.artefact.page import PageRecord
 from sea_bake.artefact.record import BakeRecord, OnnxRecord
 from sea_bake.artefact.seal import seal
@@ -19,7 +19,6 @@ from sea_bake.artefact.verification import Verification
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, OutputError, command
 from sea_bake.io.files import file_digest, json_text, read_json
-from sea_bake.io.pairs import staged_pair
 from sea_bake.io.regular import check_folder
 from sea_bake.io.staging import staged_file
 from sea_bake.model.loading import auto_class
@@ -264,19 +263,12 @@ class Artefact:
 
     def write(self, name: str, content: str | dict[str, Any]) -> Path:
         """Leave a file of ours inside, whole or not at all. Raises OutputError."""
-        with staged_file(self._own() / name, overwrite=True) as stage:
+        with staged_file(self.own_folder / name, overwrite=True) as stage:
             stage.write_text(content if isinstance(content, str) else json_text(content), "utf-8")
         return self.folder / name
 
-    def write_page(self, html: str, numbers: PageRecord) -> Path:
-        """Leave a page inside, and what it was written of, which agree at every moment. Raises OutputError."""
-        path, record = self._own() / PAGE, self.folder / PAGE_NUMBERS
-        with staged_pair(path, record, overwrite=True, digest="page_sha256") as (stage, describe):
-            stage.write_text(html, "utf-8")
-            describe(numbers.to_json())
-        return path
-
-    def _own(self) -> Path:
+    @property
+    def own_folder(self) -> Path:
         """The folder, where it may be written into. Raises OutputError."""
         if self.hub_id is not None:
             raise OutputError(f"{self.hub_id} lies in the Hub's cache, which is not written to: download a copy of it")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+from sea_bake.artefact.names import PAGE, PAGE_NUMBERS
+from sea_bake.io.pairs import staged_pair
 from sea_bake.io.typed import build
 
 FORMAT = "sea_bake.report"
@@ -49,3 +52,12 @@ class PageRecord:
         if data.get("format") != FORMAT or data.get("version") != VERSION:
             raise ValueError(f"it is no {FORMAT} of version {VERSION}")
         return build(cls, data)
+
+
+def write_page(folder: Path, html: str, numbers: PageRecord) -> Path:
+    """Leave a page inside an artefact, and what it was written of, which agree at every moment. Raises OutputError."""
+    path, record = folder / PAGE, folder / PAGE_NUMBERS
+    with staged_pair(path, record, overwrite=True, digest="page_sha256") as (stage, describe):
+        stage.write_text(html, "utf-8")
+        describe(numbers.to_json())
+    return path

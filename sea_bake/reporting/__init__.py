@@ -14,7 +14,7 @@ from sea_bake.activations import Activations
 from sea_bake.artefact import Artefact, is_artefact
 from sea_bake.artefact.names import PAGE_NUMBERS
 from sea_bake.artefact.output import check_folder, staged
-from sea_bake.artefact.page import PageRecord
+from sea_bake.artefact.page import PageRecord, write_page
 from sea_bake.artefact.trusted import evaluation_digest
 from sea_bake.demonstrations import Loaded
 from sea_bake.edit import Edit
@@ -206,5 +206,5 @@ def _written(
     if sealed is not None and subject.artefact is not None:
         digest = evaluation_digest(subject.artefact.folder)
         numbers = replace(made.numbers, files=sealed, evaluation_sha256=digest)
-        found.append(subject.artefact.write_page(made.html, numbers))
+        found.append(write_page(subject.artefact.own_folder, made.html, numbers))
     return found
