@@ -252,11 +252,7 @@ class Artefact:
 
     @property
     def page(self) -> PageRecord | None:
-        """What the page inside was written of; None where there is no page.
-
-        Raises:
-            OutputError: it is not as it was written, or tells of another state: other files, verdict or evaluation.
-        """
+        """What the page inside was written of; None where there is none. Raises OutputError: see ``trusted.page``."""
         return trusted.page(self.folder, self.verdict, self.verification)
 
     # --------------------------------------------------------------------------------------------- what is added to it

@@ -79,7 +79,11 @@ def evaluation_digest(folder: Path) -> str | None:
 
 
 def page(folder: Path, verdict: str, verified: Verification | None) -> PageRecord | None:
-    """What the page inside an artefact was written of. Raises OutputError, as :attr:`Artefact.page` says."""
+    """What the page inside an artefact was written of; None where there is no page.
+
+    Raises:
+        OutputError: it is not as it was written, or tells of another state: other files, verdict or evaluation.
+    """
     path, numbers = folder / PAGE, folder / PAGE_NUMBERS
     if not path.is_file():
         return None
