@@ -7,6 +7,7 @@ stands between writer and output, and where a bias is added behind.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from typing import Any
 
@@ -132,6 +133,7 @@ def one_layer(
     """
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+    gc.collect()  # the model before this one is held by circles of its own
     mapping = AutoModelForSeq2SeqLM if base.text.is_encoder_decoder else AutoModelForCausalLM
     cls = mapping._model_mapping[type(base.text)]
     cls = cls[0] if isinstance(cls, tuple) else cls
