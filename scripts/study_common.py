@@ -123,7 +123,8 @@ def parser(doc: str) -> Any:
 def place(made: Any, args: Any) -> Iterator[Place]:
     """Where the study reads and writes; under --smoke a tiny model and rows made up for the tests, for a while."""
     if args.smoke:
-        args.workers = 1
+        global _begin
+        args.workers, _begin = 1, "fork"  # this process has one thread and has imported all that a worker needs
         with tempfile.TemporaryDirectory(prefix="study-smoke-") as scratch:
             folder = Path(scratch)
             model = smoke.base(folder / "tiny", num_hidden_layers=3)
@@ -277,6 +278,7 @@ class _Worker:
 
 
 _worker: _Worker
+_begin = "spawn"  # how a worker begins
 _ended = contextlib.ExitStack()  # of the study: its workers end with it
 
 
@@ -288,7 +290,7 @@ def _start(place: Place) -> None:
 @functools.cache
 def _pool(place: Place, workers: int) -> Any:
     """The workers of a study, for as long as it runs: each loads its model once."""
-    pool = multiprocessing.get_context("spawn").Pool(workers, _start, (place,))
+    pool = multiprocessing.get_context(_begin).Pool(workers, _start, (place,))
 
     def end(error: type[BaseException] | None, *_: object) -> None:
         pool.close() if error is None else pool.terminate()

@@ -22,8 +22,8 @@ MEASURING = sorted(
     path.name for path in SCRIPTS.iterdir()
     if path.is_file() and not path.suffix and path.name.startswith(("bench_", "study_", "check_", "fuzz", "fault_"))
 )  # fmt: skip
-# Bash; two with a pool of processes, which multiprocessing starts; and one whose every process is new, as for a user.
-AS_A_SHELL_DOES = ("check_transformers", "study_ablations", "study_defaults", "bench_fit")
+# Bash, and one whose every process is new, as for a user.
+AS_A_SHELL_DOES = ("check_transformers", "bench_fit")
 OTHERS = {"check", "demo", "licences", "lock", "setup", "test", "tree"}
 
 
