@@ -11,6 +11,7 @@ process that forks; sea_bake is not imported in it, and in no child that does no
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import json
 import os
@@ -18,14 +19,19 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
+import types
 from typing import Any
 
 READ_AT_IMPORT = ("HF_", "HUGGINGFACE", "TRANSFORMERS", "PYTORCH", "TORCH", "CUDA", "PYTHON", "HOME", "OMP_", "MKL_")
 
 
+SET_AT_IMPORT = ("TORCHINDUCTOR_CACHE_DIR",)  # by torch itself, and nothing is compiled here
+
+
 def read_at_import(environment: Any) -> dict[str, str]:
-    return {key: value for key, value in environment.items() if key.startswith(READ_AT_IMPORT)}
+    return {k: v for k, v in environment.items() if k.startswith(READ_AT_IMPORT) and k not in SET_AT_IMPORT}
 
 
 class Doors:
@@ -39,9 +45,16 @@ class Doors:
         atexit.register(self.close)
 
     def run(self, command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        self.process.stdin.write(json.dumps({"command": command[1:], "environment": environment}) + "\n")
+        number = f"{os.getpid()}.{time.monotonic_ns()}"
+        asked = {"number": number, "command": command[1:], "environment": environment}
+        self.process.stdin.write(json.dumps(asked) + "\n")
         self.process.stdin.flush()
-        return subprocess.CompletedProcess(command, **json.loads(self.process.stdout.readline()))
+        while line := self.process.stdout.readline():
+            with contextlib.suppress(ValueError):  # what is left of an answer whose reader was killed
+                answer = json.loads(line)
+                if answer.pop("number") == number:
+                    return subprocess.CompletedProcess(command, **answer)
+        raise RuntimeError(f"the process that forks has ended: {self.process.wait()}")
 
     def close(self) -> None:
         if self.process.poll() is None:
@@ -55,6 +68,16 @@ def _doors(environment: tuple[tuple[str, str], ...]) -> Doors:
 
 
 _first: list[dict[str, str]] = []
+
+
+def begin() -> None:
+    """``verify`` in this process, and in those that are forked from it, forks its processes: one of them at a time."""
+    from sea_bake.verification import doors as verification
+
+    if not _first:
+        _first.append({**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"})
+        _doors(tuple(_first[0].items()))
+        vars(verification)["subprocess"] = types.SimpleNamespace(run=run, DEVNULL=subprocess.DEVNULL)
 
 
 def run(command: list[str], *, env: dict[str, str], **options: Any) -> subprocess.CompletedProcess[str]:
@@ -78,7 +101,8 @@ def _serve() -> None:
     while line := sys.stdin.readline():
         asked = json.loads(line)
         code, out, err = _forked(asked)
-        print(json.dumps({"returncode": code, "stdout": out, "stderr": err}), file=answers, flush=True)
+        answer = {"number": asked["number"], "returncode": code, "stdout": out, "stderr": err}
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 def _forked(asked: dict[str, Any]) -> tuple[int, str, str]:
