@@ -164,6 +164,8 @@ class _EditedModel:
     def __init__(self, config, *args, **kwargs):
         super().__init__(config, *args, **kwargs)
         decoder = self.get_decoder()
+        if isinstance(getattr(decoder, "lm_head", None), nn.Module):  # Llama 4's is inside of the one with a head
+            decoder = decoder.model
         if not any(isinstance(m, SEALayer) for m in decoder.modules()):
             _attach(decoder, config)
             if decoder is not self:

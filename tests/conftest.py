@@ -112,6 +112,13 @@ class Workshop:
             ),
         )
 
+    def layers(self, family: str, site: str) -> list[int]:
+        """Those that are edited: of ``LAYERS`` those that have the site, which is one alone in Nemotron-H."""
+        from sea_bake.model.sites import Site, layers_with
+
+        found = layers_with(self.model(family), Site(site))
+        return [layer for layer in self.LAYERS if layer in found]
+
     def edit(self, family: str, site: str = "mlp", merge: str = "l2", feature: str = "identity") -> Edit:
         from sea_bake import fit
 
@@ -120,7 +127,7 @@ class Workshop:
             lambda: fit(
                 None,
                 activations=self.activations(family, site),
-                layers=self.LAYERS,
+                layers=self.layers(family, site),
                 K=self.K,
                 merge=merge,
                 feature=feature,

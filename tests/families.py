@@ -14,31 +14,59 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
+    AfmoeConfig,
+    AriaConfig,
+    AriaTextConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoModelForSeq2SeqLM,
+    BambaConfig,
     Cohere2Config,
+    Ernie4_5_MoeConfig,
     FalconConfig,
     Gemma2Config,
     Gemma3Config,
+    Gemma3nTextConfig,
     Gemma3TextConfig,
+    Gemma4Config,
+    Gemma4TextConfig,
+    Glm4vConfig,
+    Glm4vMoeConfig,
     GPT2Config,
     GPTNeoXConfig,
     GptOssConfig,
     GraniteConfig,
+    GraniteMoeHybridConfig,
+    Idefics3Config,
+    JambaConfig,
+    Lfm2Config,
+    Lfm2MoeConfig,
+    Lfm2VlConfig,
+    Llama4TextConfig,
     LlamaConfig,
     LlavaConfig,
     MistralConfig,
     MixtralConfig,
+    NemotronHConfig,
     Olmo2Config,
     OPTConfig,
     Phi3Config,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
     Qwen2Config,
     Qwen2MoeConfig,
+    Qwen2VLConfig,
+    Qwen3_5Config,
+    Qwen3_5MoeConfig,
+    Qwen3_5MoeTextConfig,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3MoeConfig,
+    Qwen3NextConfig,
+    Qwen3VLConfig,
+    Qwen3VLMoeConfig,
     SmolLM3Config,
+    SmolVLMConfig,
     StableLmConfig,
     Starcoder2Config,
     T5Config,
@@ -69,6 +97,27 @@ GEMMA: dict[str, Any] = {
     "sliding_window": WINDOW,
     "layer_types": ["sliding_attention", "full_attention"] * 2,
     "query_pre_attn_scalar": 16,
+}
+
+PLAIN_GEMMA: dict[str, Any] = {key: value for key, value in GEMMA.items() if key != "query_pre_attn_scalar"}
+PER_LAYER: dict[str, Any] = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCAB}
+DENSE_FIRST: dict[str, Any] = {**EXPERTS, "num_dense_layers": 2}
+SHARED: dict[str, Any] = {**EXPERTS, "shared_expert_intermediate_size": 40}
+# Of the layers that the tests edit, 1 and 3, the first has linear attention and the second full attention.
+LINEAR: dict[str, Any] = {
+    "head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "layer_types": ["full_attention", "linear_attention", "linear_attention", "full_attention"],
+}
+MAMBA: dict[str, Any] = {
+    "mamba_n_heads": 6,
+    "mamba_d_head": 16,
+    "mamba_d_state": 16,
+    "mamba_n_groups": 1,
+    "mamba_chunk_size": 8,
 }
 
 CONFIGS: dict[str, Callable[[], Any]] = {
@@ -119,6 +168,96 @@ CONFIGS: dict[str, Callable[[], Any]] = {
         num_local_experts=4,
         num_experts_per_tok=2,
     ),
+    "qwen3_5_text": lambda: Qwen3_5TextConfig(**GROUPED, **LINEAR),
+    "qwen3_5_moe_text": lambda: Qwen3_5MoeTextConfig(
+        **{key: value for key, value in GROUPED.items() if key != "intermediate_size"}, **SHARED, **LINEAR
+    ),
+    "qwen3_next": lambda: Qwen3NextConfig(**GROUPED, **SHARED, **LINEAR),
+    # The last two layers take keys and values from the first two.
+    "gemma3n_text": lambda: Gemma3nTextConfig(
+        **PLAIN_GEMMA,
+        **PER_LAYER,
+        num_kv_shared_layers=2,
+        laurel_rank=8,
+        altup_num_inputs=2,
+        activation_sparsity_pattern=[0.5, 0.5, 0.0, 0.0],
+    ),
+    "gemma4_text": lambda: Gemma4TextConfig(**PLAIN_GEMMA, **PER_LAYER, global_head_dim=32, num_kv_shared_layers=2),
+    # Experts in layers 1 and 3, dense MLPs in the others; chunked attention, and none of positions in layer 3.
+    "llama4_text": lambda: Llama4TextConfig(
+        **{**GROUPED, "intermediate_size": 32},
+        intermediate_size_mlp=96,
+        head_dim=16,
+        num_local_experts=4,
+        num_experts_per_tok=1,
+        interleave_moe_layer_step=2,
+        attention_chunk_size=WINDOW,
+    ),
+    # Convolutions in layers 0 and 2, as in the following families state spaces.
+    "lfm2": lambda: Lfm2Config(**GROUPED, layer_types=["conv", "full_attention"] * 2, block_auto_adjust_ff_dim=False),
+    "lfm2_moe": lambda: Lfm2MoeConfig(**GROUPED, **DENSE_FIRST, layer_types=["conv", "full_attention"] * 2),
+    "granitemoehybrid": lambda: GraniteMoeHybridConfig(
+        **GROUPED,
+        **MAMBA,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        shared_intermediate_size=40,
+        layer_types=["mamba", "attention"] * 2,
+        embedding_multiplier=2.0,
+        logits_scaling=0.5,
+        residual_multiplier=0.7,
+        attention_multiplier=0.3,
+    ),
+    "jamba": lambda: JambaConfig(  # experts in layer 3 alone
+        **GROUPED,
+        attn_layer_period=2,
+        attn_layer_offset=1,
+        expert_layer_period=4,
+        expert_layer_offset=3,
+        num_experts=4,
+        num_experts_per_tok=2,
+        mamba_d_state=16,
+        mamba_dt_rank=8,
+        use_mamba_kernels=False,
+    ),
+    "bamba": lambda: BambaConfig(**GROUPED, **MAMBA, attn_layer_indices=[1, 3]),
+    "nemotron_h": lambda: NemotronHConfig(  # one module a layer: an attention, a state space, an MLP or experts
+        **{key: value for key, value in GROUPED.items() if key != "num_hidden_layers"},
+        layers_block_type=["mamba", "attention", "mlp", "moe"],
+        head_dim=16,
+        mamba_num_heads=6,
+        mamba_head_dim=16,
+        ssm_state_size=16,
+        chunk_size=8,
+        n_groups=1,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
+        moe_shared_expert_intermediate_size=40,
+        n_shared_experts=1,
+        use_mamba_kernels=False,
+    ),
+    "ernie4_5_moe": lambda: Ernie4_5_MoeConfig(
+        **GROUPED,
+        moe_intermediate_size=32,
+        moe_num_experts=4,
+        moe_k=2,
+        moe_num_shared_experts=1,
+        moe_layer_start_index=2,
+        moe_layer_end_index=3,
+        moe_layer_interval=1,
+    ),
+    "afmoe": lambda: AfmoeConfig(
+        **GROUPED,
+        **DENSE_FIRST,
+        num_shared_experts=1,
+        head_dim=16,
+        sliding_window=WINDOW,
+        layer_types=GEMMA["layer_types"],
+    ),
+    "aria_text": lambda: AriaTextConfig(
+        **{**GROUPED, "intermediate_size": 32}, moe_num_experts=4, moe_topk=2, moe_num_shared_experts=1
+    ),
     # More layers in the encoder: which of the two stacks is edited is seen.
     "t5": lambda: T5Config(
         vocab_size=VOCAB,
@@ -143,7 +282,41 @@ VISION: dict[str, Any] = {
     "image_size": 28,
     "patch_size": 14,
 }
-# Models around a decoder of one of the families above.
+PATCHES: dict[str, Any] = {
+    "depth": 1,
+    "num_heads": 2,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "out_hidden_size": 48,
+}
+PLACES: dict[str, Any] = {**PATCHES, "num_position_embeddings": 16}
+DEEPSTACK: dict[str, Any] = {**PLACES, "deepstack_visual_indexes": [0]}
+QWEN_IDS: dict[str, Any] = {
+    "image_token_id": 6,
+    "video_token_id": 5,
+    "vision_start_token_id": 4,
+    "vision_end_token_id": 3,
+}
+GLM_IDS: dict[str, Any] = {
+    "image_token_id": 6,
+    "video_token_id": 5,
+    "image_start_token_id": 4,
+    "image_end_token_id": 3,
+    "video_start_token_id": 4,
+    "video_end_token_id": 3,
+}
+
+
+def rope(*sections: int, **more: Any) -> dict[str, Any]:
+    """Positions in time, height and width."""
+    parameters = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": list(sections), **more}
+    return {"rope_parameters": parameters}
+
+
+# Models around a decoder: of one of the families above, or one that transformers has no causal model for.
 WRAPPERS: dict[str, Callable[[], Any]] = {
     "gemma3": lambda: Gemma3Config(
         text_config=CONFIGS["gemma3_text"]().to_dict(),
@@ -158,6 +331,76 @@ WRAPPERS: dict[str, Callable[[], Any]] = {
         vision_config={**VISION, "model_type": "clip_vision_model"},
         image_token_index=6,
     ),
+    "qwen2_vl": lambda: Qwen2VLConfig(
+        text_config={**GROUPED, **rope(2, 2, 2)},
+        vision_config={**PATCHES, "embed_dim": 32, "hidden_size": 48, "mlp_ratio": 2},
+        **QWEN_IDS,
+    ),
+    "qwen2_5_vl": lambda: Qwen2_5_VLConfig(
+        text_config={**GROUPED, **rope(2, 2, 2)},
+        vision_config={**PATCHES, "fullatt_block_indexes": [0]},
+        **QWEN_IDS,
+    ),
+    "qwen3_vl": lambda: Qwen3VLConfig(
+        text_config={**GROUPED, "head_dim": 16, **rope(4, 2, 2)}, vision_config=DEEPSTACK, **QWEN_IDS
+    ),
+    "qwen3_vl_moe": lambda: Qwen3VLMoeConfig(
+        text_config={**GROUPED, **EXPERTS, "head_dim": 16, "mlp_only_layers": [0, 1], **rope(4, 2, 2)},
+        vision_config=DEEPSTACK,
+        **QWEN_IDS,
+    ),
+    "glm4v": lambda: Glm4vConfig(
+        text_config={**GROUPED, **rope(2, 2, 2, partial_rotary_factor=1.0)},
+        vision_config={**PATCHES, "image_size": 28},
+        **GLM_IDS,
+    ),
+    "glm4v_moe": lambda: Glm4vMoeConfig(
+        text_config={
+            **GROUPED,
+            "head_dim": 16,
+            "moe_intermediate_size": 32,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "n_shared_experts": 1,
+            "n_group": 1,
+            "topk_group": 1,
+            "first_k_dense_replace": 2,
+            **rope(4, 2, 2, partial_rotary_factor=1.0),
+        },
+        vision_config={**PATCHES, "image_size": 28},
+        **GLM_IDS,
+    ),
+    "qwen3_5": lambda: Qwen3_5Config(text_config=CONFIGS["qwen3_5_text"]().to_dict(), vision_config=PLACES, **QWEN_IDS),
+    "qwen3_5_moe": lambda: Qwen3_5MoeConfig(
+        text_config=CONFIGS["qwen3_5_moe_text"]().to_dict(), vision_config=PLACES, **QWEN_IDS
+    ),
+    "gemma4": lambda: Gemma4Config(
+        text_config=CONFIGS["gemma4_text"]().to_dict(),
+        vision_config={**VISION, "num_key_value_heads": 2, "head_dim": 16, "position_embedding_size": 16},
+        audio_config=None,
+        image_token_id=6,
+        video_token_id=5,
+        boi_token_id=4,
+        eoi_token_id=3,
+    ),
+    "lfm2_vl": lambda: Lfm2VlConfig(
+        text_config=CONFIGS["lfm2"]().to_dict(),
+        vision_config={**VISION, "model_type": "siglip2_vision_model", "num_patches": 16},
+        image_token_id=6,
+        projector_hidden_size=32,
+    ),
+    "smolvlm": lambda: SmolVLMConfig(
+        text_config=CONFIGS["llama"]().to_dict(), vision_config=VISION, image_token_id=6, scale_factor=2, pad_token_id=0
+    ),
+    "idefics3": lambda: Idefics3Config(
+        text_config=CONFIGS["llama"]().to_dict(), vision_config=VISION, image_token_id=6, scale_factor=2, pad_token_id=0
+    ),
+    "aria": lambda: AriaConfig(
+        text_config=CONFIGS["aria_text"]().to_dict(),
+        vision_config={**VISION, "model_type": "idefics3_vision"},
+        image_token_index=6,
+        projector_patch_to_query_dict={4: 4},
+    ),
 }
 ALL = (*CONFIGS, *WRAPPERS)
 # Different in what matters most: a plain one, another layout with Conv1D, norms behind the sites, experts. These are
@@ -165,7 +408,9 @@ ALL = (*CONFIGS, *WRAPPERS)
 DEEP = ("llama", "gpt2", "gemma3_text", "mixtral")
 
 # model_type -> the Auto class that answers, where it is not AutoModelForCausalLM
-AUTO = {"t5": AutoModelForSeq2SeqLM, "llava": AutoModelForImageTextToText}
+AUTO = {"t5": AutoModelForSeq2SeqLM} | dict.fromkeys(
+    (name for name in WRAPPERS if name not in ("gemma3", "gemma4")), AutoModelForImageTextToText
+)
 
 
 def auto(model_type: str) -> Any:
@@ -184,6 +429,11 @@ def config(name: str, layers: int | None = None) -> Any:
         if getattr(made, "mlp_only_layers", None):
             made.mlp_only_layers = [layer for layer in made.mlp_only_layers if layer < layers]
     return made
+
+
+def text_type(name: str) -> str:
+    """The model_type of the decoder, as in ``anatomy``."""
+    return str(config(name).get_text_config(decoder=True).model_type)
 
 
 def tiny(name: str, seed: int = 0, layers: int | None = None) -> Any:

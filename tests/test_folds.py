@@ -34,7 +34,9 @@ from sea_bake.model.checkpoint import Checkpoint
 
 ALL = [*families.CONFIGS, *families.WRAPPERS]
 BIASED = {"gpt2", "gpt_neox", "opt", "starcoder2", "gpt_oss"}  # their writers have biases, which no LoRA can change
-NORMED = {"gemma2", "gemma3_text", "olmo2", "gemma3"}  # an RMSNorm stands behind attention and MLP
+NORMED = {  # an RMSNorm stands behind attention and MLP
+    *("gemma2", "gemma3_text", "olmo2", "gemma3", "gemma3n_text", "gemma4_text", "gemma4", "glm4v", "afmoe"),
+}
 IDS = torch.randint(7, families.VOCAB, (3, 12), generator=torch.Generator().manual_seed(0))
 
 every_family = pytest.mark.parametrize("family", ALL)
@@ -180,7 +182,7 @@ def test_an_adapter_that_lost_a_tensor_is_noticed(workshop: Workshop, tmp_path: 
 @every_family
 def test_the_plan_is_what_baking_obeys(workshop: Workshop, tmp_path: Path, family: str):
     """Every site and merge: what the plan calls exact is baked so, all else is refused with the two ways out."""
-    base, row = workshop.base(family), FAMILIES[{"gemma3": "gemma3_text", "llava": "llama"}.get(family, family)]
+    base, row = workshop.base(family), FAMILIES[families.text_type(family)]
     verdicts = {(r["site"], r["merge"]): r for r in plan(base).rows}
     expected = set(exact_settings(family))
     assert {key for key, r in verdicts.items() if r["fold"]} == expected
@@ -227,7 +229,7 @@ def test_parts_and_strengths_fold_too(workshop: Workshop, tmp_path: Path, merge:
     assert plan(base, [edit]).rows[0]["adapter"] == low_rank
 
 
-@pytest.mark.parametrize("family", sorted(NORMED - {"gemma3"}))
+@pytest.mark.parametrize("family", sorted(NORMED - {*families.WRAPPERS}))
 def test_l2_with_another_strength_is_not_linear(workshop: Workshop, tmp_path: Path, family: str):
     edit = workshop.edit(family, "mlp", "l2", "identity").with_settings(alpha=0.5)
     with pytest.raises(NotExactError, match="alpha"):

@@ -20,6 +20,7 @@ from sea_bake.errors import ActivationError
 from sea_bake.model.anatomy import Site
 from sea_bake.model.hooks import hooked
 from sea_bake.model.sites import site_modules
+from sea_bake.model.skeleton import decoder_of
 
 Position = Literal["last", "mean", "random"]
 DEFAULT_POSITION: Position = "last"
@@ -51,7 +52,7 @@ def vectors(
     picks = [picked(tokens, position, f"{seed}:{role}:{i}") for role, i, tokens in wanted]
     jobs = [(tokens, pick) for (_, _, tokens), pick in zip(wanted, picks)]
     single = list(dict.fromkeys(jobs))  # of one text, one vector: not two that differ by a batch's rounding
-    backbone = model.get_decoder()
+    backbone = decoder_of(model)
     pad = pad_id(tokenizer, rows_of(backbone))
 
     def run(batch: list[tuple[Tokens, tuple[int, int]]]) -> list[Tensor]:

@@ -11,6 +11,7 @@ from sea_bake.activations.prompts import Tokens, encode
 from sea_bake.demonstrations import Demonstration
 from sea_bake.errors import ActivationError
 from sea_bake.model.sites import text_config
+from sea_bake.model.skeleton import decoder_of
 
 Neutral = Literal["generate", "prompt"]
 # One default each, for all who collect activations.
@@ -67,7 +68,7 @@ def sequences(
 
 def check_vocabulary(model: Any, tokenizer: Any, roles: dict[str, list[Tokens]]) -> None:
     """Raise ActivationError where a text holds a token that the model's embedding has no row for."""
-    readers = {"ids": rows_of(model.get_decoder()), "encoder": rows_of(model)}
+    readers = {"ids": rows_of(decoder_of(model)), "encoder": rows_of(model)}
     for role in ("positive", "negative", "neutral"):
         for i, tokens in enumerate(roles.get(role, ())):
             for part, rows in readers.items():

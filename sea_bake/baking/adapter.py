@@ -27,6 +27,7 @@ from sea_bake.io import progress
 from sea_bake.io.files import write_json
 from sea_bake.io.staging import need_space
 from sea_bake.model.lora import WEIGHTS
+from sea_bake.model.skeleton import decoder_of
 from sea_bake.model.source import ADAPTER_CONFIG
 
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank accepts
@@ -94,7 +95,7 @@ class _Names:
     def __init__(self, base: OpenBase) -> None:
         self.base = base
         self.model = _skeleton(base)
-        decoder = self.model.get_decoder()
+        decoder = decoder_of(self.model)
         self.path = next(name for name, module in self.model.named_modules() if module is decoder)
         self.parts: dict[str, tuple[Tensor, Tensor]] = {}
         self.experts: dict[str, dict[int, tuple[Tensor, Tensor]]] = {}

@@ -222,14 +222,15 @@ def layers_stem(base: Checkpoint, row: Family) -> str:
     Raises:
         CheckpointError: no such tensors.
     """
-    parts = f"{row.stem}.{row.layers}".split(".")
-    for stem in (".".join(parts[i:]) for i in range(len(parts))):
+    parts = [part for part in f"{row.stem}.{row.layers}".split(".") if part]
+    stems = [".".join(parts[i:]) for i in range(len(parts))]
+    for stem in (*stems, *([] if row.stem else [f"model.{row.layers}"])):
         if any(name.startswith(f"{stem}.0.") for name in base.weight_map):
             return stem
-    wrapped = re.compile(rf"(.*\blanguage_model\b.*\.{re.escape(row.layers)})\.\d+\.")
-    stems = {found[1] for name in base.weight_map if (found := wrapped.match(name))}
-    if len(stems) == 1:
-        return stems.pop()
+    wrapped = re.compile(rf"(.*\b(language|text)_model\b.*\.{re.escape(row.layers)})\.\d+\.")
+    inside = {found[1] for name in base.weight_map if (found := wrapped.match(name))}
+    if len(inside) == 1:
+        return inside.pop()
     raise CheckpointError(
         f"{base.folder} has no tensors named '{row.stem}.{row.layers}.0....', as {row.model_type} should"
     )

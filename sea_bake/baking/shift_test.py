@@ -21,7 +21,7 @@ from sea_bake.errors import NotExactError, reason_of
 from sea_bake.model.anatomy import FAMILIES, Site
 from sea_bake.model.hooks import hooked
 from sea_bake.model.one_layer import Shifted, alone, decoder_depth, load_state
-from sea_bake.model.skeleton import stack_of, with_little
+from sea_bake.model.skeleton import decoder_class, feed, stack_of, with_little
 
 _TOKENS = 8
 # A few roundings of the largest entry; what must be noticed (a lost writer, a norm) changes it by the size of itself.
@@ -108,7 +108,7 @@ def _run(
         inputs = torch.randn(1, _TOKENS, embedded, generator=torch.Generator().manual_seed(0)).to(model.dtype)
         with hooked({0: block.get_submodule(module)}, look), hooked({0: block}, see):
             try:
-                model.get_decoder()(inputs_embeds=inputs, use_cache=False)
+                feed(model, inputs)
             except Exception as error:
                 failure = error
         if caught.keys() == {"site", "layer"} and caught["layer"].numel() == width * _TOKENS:
@@ -131,14 +131,10 @@ def one_layer(
     Raises:
         NotExactError: its tensors are not those that transformers expects of such a layer.
     """
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
     gc.collect()  # the model before this one is held by circles of its own
-    mapping = AutoModelForSeq2SeqLM if base.text.is_encoder_decoder else AutoModelForCausalLM
-    cls = mapping._model_mapping[type(base.text)]
-    cls = cls[0] if isinstance(cls, tuple) else cls
+    cls = decoder_class(base.text)
     axes = {writer.name: writer.axis for writer in shifted}
-    prefix, stem = f"{base.stem}.{layer}.", f"{base.row.stem}.{base.row.layers}.{layer}."
+    prefix, stem = f"{base.stem}.{layer}.", f"{base.row.stem}.{base.row.layers}.{layer}.".lstrip(".")
     experts = _experts(base) if site.value.startswith("attn") else ()
     state: dict[str, Any] = {}
     for part in sorted(base.layer_parts(layer)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sea_bake.baking.open_base import OpenBase
 from sea_bake.baking.quantised import ways_out
@@ -74,6 +74,8 @@ def _checked(base: OpenBase, writer: Writer) -> Writer:
             f"{base.checkpoint.folder} lacks the tensor {name}: the checkpoint is incomplete, or a writer of "
             f"{base.row.model_type} is called otherwise than its row in sea_bake/model/anatomy.py says"
         )
+    if tensor.dim() == 3 and tensor.shape[writer.axis] != width:  # Qwen3-VL's experts lie both ways on disk
+        writer = replace(writer, axis=-3 - writer.axis)
     dims = (1, 2) if writer.is_bias else (2, 3)
     if tensor.dim() not in dims or tensor.shape[writer.axis] != width:
         raise CheckpointError(

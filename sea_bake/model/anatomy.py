@@ -129,13 +129,13 @@ class Family:
         places = self.places(site)
         if site is Site.BLOCK:
             return places[0]
-        for place in places:
-            if any(part == place.writer or part.startswith(f"{place.writer}.") for part in parts):
-                return place
         stacks = [(self.experts or "").partition("{}")[0], self.fused or ""] if site is Site.MLP else []
         for stack in filter(None, stacks):
             if any(part.startswith(stack) for part in parts):
                 return next((place for place in places if stack.startswith(f"{place.module}.")), places[0])
+        for place in places:
+            if any(part == place.writer or part.startswith(f"{place.writer}.") for part in parts):
+                return place
         for place in places:  # some parts are called otherwise in memory than on disk
             if self._modules().count(place.module) == 1 and any(part.startswith(f"{place.module}.") for part in parts):
                 return place
@@ -161,6 +161,8 @@ class Family:
 
 _MOE = "mlp.experts.{}.down_proj.weight"
 _FUSED = "mlp.experts.down_proj"
+_LINEAR = (("linear_attn", "linear_attn.out_proj"),)
+_MAMBA = ("attn:mamba", "mamba.out_proj")
 
 FAMILIES: dict[str, Family] = {
     row.model_type: row
@@ -189,6 +191,44 @@ FAMILIES: dict[str, Family] = {
         Family("qwen2_moe", experts=_MOE, fused=_FUSED, shared="mlp.shared_expert.down_proj.weight"),
         Family("qwen3_moe", experts=_MOE, fused=_FUSED),
         Family("gpt_oss", fused=_FUSED, input_first=(_FUSED,)),
+        # Decoders that stand inside of a model that reads images, and have no head of their own.
+        Family("qwen2_vl_text", ""),
+        Family("qwen2_5_vl_text", ""),
+        Family("qwen3_vl_text", ""),
+        Family("qwen3_vl_moe_text", "", fused=_FUSED),
+        Family("glm4v_text", "", norm_behind=True),
+        Family("glm4v_moe_text", "", experts=_MOE, fused=_FUSED, shared="mlp.shared_experts.down_proj.weight"),
+        # Layers of several kinds.
+        Family("qwen3_5_text", attn_kinds=_LINEAR),
+        Family("qwen3_5_moe_text", attn_kinds=_LINEAR, experts=_MOE, fused=_FUSED,
+               shared="mlp.shared_expert.down_proj.weight"),
+        Family("qwen3_next", attn_kinds=_LINEAR, experts=_MOE, fused=_FUSED,
+               shared="mlp.shared_expert.down_proj.weight"),
+        Family("gemma3n_text", norm_behind=True),
+        Family("gemma4_text", norm_behind=True),
+        Family("llama4_text", mlp="feed_forward", mlp_writer="feed_forward.down_proj",
+               fused="feed_forward.experts.down_proj", shared="feed_forward.shared_expert.down_proj.weight",
+               input_first=("feed_forward.experts.down_proj",)),
+        Family("lfm2", mlp="feed_forward", attn_writer="self_attn.out_proj", mlp_writer="feed_forward.w2",
+               named=(("attn:conv", "conv.out_proj"),)),
+        Family("lfm2_moe", mlp="feed_forward", attn_writer="self_attn.out_proj", mlp_writer="feed_forward.w2",
+               experts="feed_forward.experts.{}.w2.weight", fused="feed_forward.experts.down_proj",
+               named=(("attn:conv", "conv.out_proj"),)),
+        Family("granitemoehybrid", mlp="block_sparse_moe", mlp_writer="block_sparse_moe.output_linear",
+               experts="block_sparse_moe.output_linear.weight", fused="block_sparse_moe.experts.down_proj",
+               mlp_kinds=(("shared_mlp", "shared_mlp.output_linear"),),
+               named=(_MAMBA, ("mlp:shared_mlp", "shared_mlp.output_linear"))),
+        Family("jamba", mlp="feed_forward", mlp_writer="feed_forward.down_proj",
+               experts="feed_forward.experts.{}.down_proj.weight", fused="feed_forward.experts.down_proj",
+               named=(_MAMBA,)),
+        Family("bamba", mlp="feed_forward", mlp_writer="feed_forward.down_proj", named=(_MAMBA,)),
+        Family("nemotron_h", "backbone", "layers", "mixer", "mixer", "mixer.o_proj", "mixer.down_proj",
+               experts="mixer.experts.{}.down_proj.weight", fused="mixer.experts.down_proj",
+               shared="mixer.shared_experts.down_proj.weight", named=(("attn:mixer", "mixer.out_proj"),)),
+        Family("ernie4_5_moe", experts=_MOE, fused=_FUSED, shared="mlp.shared_experts.down_proj.weight"),
+        Family("afmoe", experts=_MOE, fused=_FUSED, shared="mlp.shared_experts.down_proj.weight", norm_behind=True),
+        Family("aria_text", experts="mlp.experts.fc2.weight", fused=_FUSED,
+               shared="mlp.shared_experts.down_proj.weight", input_first=("mlp.experts.fc2",)),
         Family("t5", "decoder", "block", "layer.0.SelfAttention", "layer.2.DenseReluDense",
                "layer.0.SelfAttention.o", "layer.2.DenseReluDense.wo"),
     )

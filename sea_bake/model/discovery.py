@@ -22,7 +22,7 @@ from sea_bake.errors import FamilyError, reason_of
 from sea_bake.model.anatomy import SEA_PREFIX, Family, family
 from sea_bake.model.one_layer import quiet
 from sea_bake.model.proving import Writers, proved
-from sea_bake.model.skeleton import build_of, cut, first_layers, kinds_of, skeleton, stack_of
+from sea_bake.model.skeleton import build_of, cut, decoder_of, first_layers, kinds_of, skeleton, stack_of
 from sea_bake.model.small import Small
 
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
@@ -39,6 +39,7 @@ class Kind:
         mixers, mlps: proved modules that mix tokens, and that do not, with their writers; the largest MLP first.
         attention: the path of the mixer that is called attention.
         norm_behind: an RMSNorm stands directly behind each site's module.
+        classes: module -> name of its class.
     """
 
     layers: list[int]
@@ -47,6 +48,7 @@ class Kind:
     mlps: dict[str, Writers]
     attention: str | None
     norm_behind: bool
+    classes: dict[str, str]
 
 
 def family_of(text: Any) -> Family:
@@ -76,12 +78,12 @@ def _looked_at(text: Any, found: dict[str, str]) -> Family:
     model_type = text.model_type
     try:
         real = skeleton(text)
-        decoder = real.get_decoder()
+        decoder = decoder_of(real)
         stack = stack_of(real, text.num_hidden_layers)
         if stack is None:
             raise _refusal(model_type, found, f"its decoder has no one stack of {text.num_hidden_layers} layers")
         stem = next(name for name, module in real.named_modules() if module is decoder)
-        found["stack of layers"] = f"{stem}.{stack[0]}"
+        found["stack of layers"] = f"{stem}.{stack[0]}".lstrip(".")
         seen = _kinds(text, stack[1], found)
     except FamilyError:
         raise
@@ -145,23 +147,26 @@ def _kind(config: Any, real: nn.ModuleList, layers: list[int], found: dict[str, 
     for what, modules in (("modules that mix tokens", mixers), ("modules that do not", mlps)):
         if modules:
             found[f"{what} in {where}"] = " and ".join(f"{p} (written by {w})" for p, w in modules.items())
-    return Kind(layers, small.stem, mixers, mlps, attention, all(map(small.is_normed, {**mixers, **mlps})))
+    normed = all(map(small.is_normed, {**mixers, **mlps}))
+    classes = {path: type(small.block.get_submodule(path)).__name__ for path in (*mixers, *mlps)}
+    return Kind(layers, small.stem, mixers, mlps, attention, normed, classes)
 
 
 def _row(row: Family, kinds: list[Kind], found: Mapping[str, str]) -> Family:
     """One row from what the kinds have, or a refusal."""
-    everywhere = {path for kind in kinds for path in kind.mixers}
+    everywhere = {(path, kind.classes[path]) for kind in kinds for path in kind.mixers}
     for kind in kinds:  # where keys and values are another layer's, an attention does not mix what it is given
-        for path in everywhere & {*kind.mlps}:
+        for path in [path for path in kind.mlps if (path, kind.classes[path]) in everywhere]:
             kind.mixers[path] = kind.mlps.pop(path)
-    any_attention = any(kind.attention for kind in kinds)
+    attentions = {(kind.attention, kind.classes[kind.attention]) for kind in kinds if kind.attention}
     attn: dict[str, str] = {}
     mlp: dict[str, str | None] = {}
     named: dict[str, str] = {}
     stacks: set[tuple[str | None, str | None, str | None]] = set()
     first: dict[str, None] = {}
     for kind in kinds:
-        chosen = kind.attention if any_attention else next(iter(kind.mixers), None)
+        called = (path for path in kind.mixers if not attentions or (path, kind.classes[path]) in attentions)
+        chosen = next(called, None)
         for path, writers in kind.mixers.items():
             if writers.plain is None or writers.is_stacked:
                 raise _refusal(row.model_type, found, f"{path} is written by several stacks")

@@ -18,6 +18,7 @@ from sea_bake.io.store import finite
 from sea_bake.model.anatomy import SEA_PREFIX, Family, Site
 from sea_bake.model.discovery import family_of
 from sea_bake.model.sites import decoder_config, text_config
+from sea_bake.model.skeleton import decoder_of
 from sea_bake.model.source import ModelSource
 
 # What makes two checkpoints interchangeable for an edit; read through transformers, so both spellings of a key count.
@@ -94,7 +95,7 @@ class BaseModel:
         """
         config = text_config(model)
         row = family_of(config)
-        stack = getattr(model.get_decoder(), row.layers)
+        stack = getattr(decoder_of(model), row.layers)
 
         def tensor(layer: int, path: str) -> Tensor | None:
             found = stack[layer]

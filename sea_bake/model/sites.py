@@ -13,6 +13,7 @@ from sea_bake.errors import CheckpointError, FamilyError, SettingError, reason_o
 from sea_bake.model.anatomy import Family, Site
 from sea_bake.model.discovery import family_of
 from sea_bake.model.loading import language_models
+from sea_bake.model.skeleton import decoder_of
 
 
 def text_config(model: Any) -> Any:
@@ -101,7 +102,7 @@ def planned_layers(config: Any, site: Site) -> tuple[int, ...]:
 
 def _stack(model: Any) -> tuple[Family, nn.ModuleList]:
     row = model_family(model)
-    decoder = model.get_decoder()
+    decoder = decoder_of(model)
     stack = getattr(decoder, row.layers, None)
     if not isinstance(stack, nn.ModuleList):
         raise FamilyError(f"{type(decoder).__name__} has no module list '{row.layers}', as {row.model_type} should")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -24,23 +25,77 @@ _LEAST_WIDTH, _LEAST_EXPERTS = 48, 4
 _TRIES = 3
 
 
-def skeleton(text: Any) -> Any:
-    """A causal model of a decoder's configuration, on the meta device.
+def decoder_class(text: Any) -> Any:
+    """The class of transformers that is built from a decoder's configuration alone: that of a language model, or of the
+    bare decoder, where transformers knows it only inside of a model that reads images too.
+
+    Raises:
+        ValueError: there is no such class.
+    """
+    import transformers
+
+    mappings = [transformers.AutoModelForCausalLM, transformers.AutoModel]
+    if text.is_encoder_decoder:
+        mappings[0] = transformers.AutoModelForSeq2SeqLM
+    for mapping in mappings:
+        found = mapping._model_mapping.get(type(text), None)
+        if found is not None:
+            found = found[0] if isinstance(found, tuple) else found
+            return found if mapping is mappings[0] else _bare(found, text.model_type)
+    raise ValueError(f"transformers has no class for a {type(text).__name__}")
+
+
+@functools.cache
+def _bare(cls: Any, model_type: str) -> Any:
+    """A bare decoder that reads checkpoints as the model around it does: conversions go by that one's type."""
+    from transformers.conversion_mapping import (
+        get_checkpoint_conversion_mapping,
+        register_checkpoint_conversion_mapping,
+    )
+
+    conversions = get_checkpoint_conversion_mapping(model_type.removesuffix("_text"))
+    if conversions is None or get_checkpoint_conversion_mapping(model_type) is not None:
+        return cls
+    name = f"Bare{cls.__name__}"
+    register_checkpoint_conversion_mapping(name, conversions, overwrite=True)
+    return type(name, (cls,), {"__module__": cls.__module__})
+
+
+def built(text: Any) -> Any:
+    """A model of a decoder's configuration, in float32, with random weights.
 
     Raises:
         Exception: whatever transformers raises for a configuration that it cannot build.
     """
-    from transformers import AutoModelForCausalLM
+    return decoder_class(text)._from_config(text, dtype=torch.float32)
 
+
+def skeleton(text: Any) -> Any:
+    """The same on the meta device."""
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(text, dtype=torch.float32)
+        return built(text)
+
+
+def decoder_of(model: Any) -> Any:
+    """The module with the stack of decoder layers; Llama 4's stands inside of the one that transformers gives."""
+    decoder = model.get_decoder()
+    return decoder.model if isinstance(getattr(decoder, "lm_head", None), nn.Module) else decoder
+
+
+def feed(model: Any, inputs: torch.Tensor) -> None:
+    """Let the decoder read vectors [1, tokens, width], or tokens, where it looks up more than one vector for each."""
+    decoder = decoder_of(model)
+    try:
+        decoder(inputs_embeds=inputs, use_cache=False)
+    except Exception:
+        if not getattr(decoder.config, "hidden_size_per_layer_input", None):
+            raise
+        decoder(torch.arange(inputs.shape[1])[None] % decoder.config.vocab_size, use_cache=False)
 
 
 def stack_of(model: Any, depth: int) -> tuple[str, nn.ModuleList] | None:
     """Name, inside the decoder, and modules of its one stack of so many layers; None if it has none or several."""
-    stacks = [
-        (n, m) for n, m in model.get_decoder().named_children() if isinstance(m, nn.ModuleList) and len(m) == depth
-    ]
+    stacks = [(n, m) for n, m in decoder_of(model).named_children() if isinstance(m, nn.ModuleList) and len(m) == depth]
     return stacks[0] if len(stacks) == 1 else None
 
 

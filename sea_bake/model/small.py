@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sea_bake.model.hooks import first_of, hooked
 from sea_bake.model.one_layer import load_state, quiet
-from sea_bake.model.skeleton import stack_of
+from sea_bake.model.skeleton import built, feed, stack_of
 
 TOKENS = 6
 CLOSE = 1e-4  # float32: a few roundings; what must be noticed is of the size of the output itself
@@ -31,11 +31,9 @@ class Small:
     """
 
     def __init__(self, config: Any, layer: int) -> None:
-        from transformers import AutoModelForCausalLM
-
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0)
-            self.model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+            self.model = built(config).eval()
             for parameter in self.model.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
         self.layer, self.width = layer, config.hidden_size
@@ -60,7 +58,7 @@ class Small:
         embedded = self.model.get_input_embeddings().weight.shape[-1]
         embeds = torch.randn(1, TOKENS, embedded, generator=torch.Generator().manual_seed(1))
         with torch.inference_mode():
-            self.model.get_decoder()(inputs_embeds=embeds, use_cache=False)
+            feed(self.model, embeds)
         for handle in handles:
             handle.remove()
         self._inputs = inputs[0]
