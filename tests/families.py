@@ -403,6 +403,21 @@ WRAPPERS: dict[str, Callable[[], Any]] = {
     ),
 }
 ALL = (*CONFIGS, *WRAPPERS)
+# These compute some of it in float32 whatever the dtype (delta rules, state spaces, rotations, routers), or differ by
+# themselves with a cache: unedited too they answer a little otherwise by each way.
+ROUNDED = (
+    *("qwen3_5_text", "qwen3_5_moe_text", "qwen3_next", "qwen3_5", "qwen3_5_moe", "llama4_text"),
+    *("granitemoehybrid", "jamba", "bamba", "nemotron_h"),
+)
+# Between the layers of Gemma 3n run several residual streams, so it has no site "block".
+STREAMS = ("gemma3n_text",)
+
+
+def sites(name: str) -> tuple[str, ...]:
+    """The family's sites, the widest last."""
+    return ("mlp", "attn") if name in STREAMS else ("mlp", "attn", "block")
+
+
 # Different in what matters most: a plain one, another layout with Conv1D, norms behind the sites, experts. These are
 # tested in every combination; all the others in a few that are different enough.
 DEEP = ("llama", "gpt2", "gemma3_text", "mixtral")

@@ -185,10 +185,11 @@ def test_the_plan_is_what_baking_obeys(workshop: Workshop, tmp_path: Path, famil
     base, row = workshop.base(family), FAMILIES[families.text_type(family)]
     verdicts = {(r["site"], r["merge"]): r for r in plan(base).rows}
     expected = set(exact_settings(family))
+    expected |= {(named, merge) for named, _ in row.named for site, merge in expected if site == "mlp"}
     assert {key for key, r in verdicts.items() if r["fold"]} == expected
     adapters = {key for key in expected if key[1] != "average" and family not in BIASED}
     assert {key for key, r in verdicts.items() if r["adapter"]} == adapters
-    for site in ("mlp", "attn", "block"):
+    for site in families.sites(family):
         for merge in ("sum", "l2", "average"):
             if (site, merge) in expected:
                 continue

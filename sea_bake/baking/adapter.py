@@ -134,6 +134,11 @@ class _Names:
             # PEFT's own layouts differ: A is expert-major (row e * r + i), B is rank-major (column i * E + e).
             path = f"base_model.model.{name.rpartition('.')[0]}"
             count = len(A)
+            if self._is_turned(name, len(B)):
+                A, B = B.T.expand(count, -1, -1), A
+                tensors[f"{path}.lora_A.weight"] = A.reshape(count * rank, -1).contiguous()
+                tensors[f"{path}.lora_B.weight"] = B.permute(2, 1, 0).reshape(B.shape[2], -1).contiguous()
+                continue
             tensors[f"{path}.lora_A.weight"] = A.reshape(count * rank, -1).contiguous()
             tensors[f"{path}.lora_B.weight"] = B[:, :, None].expand(-1, -1, count).reshape(len(B), -1).contiguous()
         if not self.stacks:
@@ -144,6 +149,12 @@ class _Names:
             "target_modules": [],
             "target_parameters": sorted([*self.stacks, *(f"{name}.weight" for name in self.parts)]),
         }
+
+    def _is_turned(self, name: str, width: int) -> bool:
+        """Whether the experts are [ff, d] in memory, in a module that does not tell PEFT so (Llama 4)."""
+        rows, columns = self.model.get_parameter(name).shape[-2:]
+        turned = columns == width if rows != columns else self.base.row.fused in self.base.row.input_first
+        return turned and not getattr(self.model.get_submodule(name.rpartition(".")[0]), "is_transposed", False)
 
     def check(self, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Let PEFT itself look for its targets: a name that it reads otherwise would give the unedited base.
@@ -179,11 +190,11 @@ class _Names:
         wanted = set(self.parts)
         places = [name.removeprefix(f"{self.path}.{self.base.row.layers}.").split(".", 1) for name in wanted]
         suffixes, layers = {suffix for _, suffix in places}, sorted({int(layer) for layer, _ in places})
-        linears = [n for n, m in self.model.named_modules() if isinstance(m, torch.nn.Linear)]
+        modules = [name for name, _ in self.model.named_modules()]
         for short in ({s.rpartition(".")[2] for s in suffixes}, suffixes):
             lines = {"target_modules": sorted(short), "layers_to_transform": layers}
             config = LoraConfig(**lines)
-            if {name for name in linears if check_target_module_exists(config, name)} == wanted:
+            if {name for name in modules if check_target_module_exists(config, name)} == wanted:
                 return lines
         return {"target_modules": sorted(wanted)}
 

@@ -84,8 +84,7 @@ def plan(model: str | Path | ModelSource, edits: Sequence[Edit] = (), *, revisio
 
 def sites_of(base: OpenBase) -> list[Site]:
     """What can be edited in some layer of a base, named modules behind the usual three."""
-    named = [site for name, _ in base.row.named if base.layers_with(site := Site(name))]
-    return [*Site, *named]
+    return [site for site in base.row.sites if site in tuple(Site) or base.layers_with(site)]
 
 
 def _kinds(base: OpenBase) -> list[dict[str, Any]]:

@@ -93,7 +93,7 @@ def _run(
 ) -> tuple[Tensor, Tensor]:
     """The site's output and the layer's, for random inputs; ``writers`` are multiplied by Q first."""
     width, module = base.text.hidden_size, base.place(site, layer).module
-    for tuples in (False, True):
+    for tuples in (0, 3, 2):
         caught: dict[str, Tensor] = {}
 
         def look(_: int, output: Tensor, caught: dict[str, Tensor] = caught) -> Tensor | None:
@@ -111,14 +111,14 @@ def _run(
                 feed(model, inputs)
             except Exception as error:
                 failure = error
-        if caught.keys() == {"site", "layer"} and caught["layer"].numel() == width * _TOKENS:
+        if caught.keys() == {"site", "layer"} and caught["layer"].numel() % (width * _TOKENS) == 0:
             return caught["site"].reshape(-1, width), caught["layer"].reshape(-1, width)
     reason = reason_of(failure)
     raise NotExactError(f"layer {layer} of {base.source.name} cannot be measured: {reason}. {_cure(base)}")
 
 
 def one_layer(
-    base: OpenBase, layer: int, shifted: Sequence[Writer], *, site: Site = Site.BLOCK, tuples: bool = False
+    base: OpenBase, layer: int, shifted: Sequence[Writer], *, site: Site = Site.BLOCK, tuples: int = 0
 ) -> tuple[Any, Any]:
     """A living model of one decoder layer, with the real weights of ``layer`` in their own dtype, ``shifted`` by Q.
 
@@ -135,7 +135,7 @@ def one_layer(
     cls = decoder_class(base.text)
     axes = {writer.name: writer.axis for writer in shifted}
     prefix, stem = f"{base.stem}.{layer}.", f"{base.row.stem}.{base.row.layers}.{layer}.".lstrip(".")
-    experts = _experts(base) if site.value.startswith("attn") else ()
+    experts = _experts(base, layer) if site.value.startswith("attn") else ()
     state: dict[str, Any] = {}
     for part in sorted(base.layer_parts(layer)):
         if not part.startswith(experts):
@@ -156,6 +156,9 @@ def one_layer(
     return model, block
 
 
-def _experts(base: OpenBase) -> tuple[str, ...]:
-    """What the tensors of a module with experts begin with, in memory or on disk."""
-    return tuple(f"{path.partition('.')[0]}." for path in (base.row.experts, base.row.fused) if path)
+def _experts(base: OpenBase, layer: int) -> tuple[str, ...]:
+    """What the tensors of a module with experts begin with, in memory or on disk, where the layer has one."""
+    stacks = [path for path in (base.row.experts, base.row.fused) if path]
+    if not any(part.startswith(path.partition("{}")[0]) for path in stacks for part in base.layer_parts(layer)):
+        return ()
+    return tuple(f"{path.partition('.')[0]}." for path in stacks)

@@ -88,6 +88,7 @@ class Family:
         attn_kinds, mlp_kinds: (module, writer) in layers of other kinds. A layer has the site where it has one of the
             writers (or the experts), and else it has no such site.
         named: (site, writer) of modules beside those: ("attn:mamba", "mamba.out_proj").
+        streams: the residual stream is several ones side by side (Gemma 3n), so ``block`` is no site.
     """
 
     model_type: str
@@ -105,6 +106,12 @@ class Family:
     attn_kinds: tuple[tuple[str, str], ...] = ()
     mlp_kinds: tuple[tuple[str, str], ...] = ()
     named: tuple[tuple[str, str], ...] = ()
+    streams: bool = False
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """All its sites, named ones last."""
+        return (*(s for s in Site if not (self.streams and s is Site.BLOCK)), *(Site(name) for name, _ in self.named))
 
     def places(self, site: Site) -> tuple[Place, ...]:
         """Where a site may lie, by the kind of layer.
@@ -113,6 +120,11 @@ class Family:
             SettingError: a named site that this family does not have.
         """
         if site is Site.BLOCK:
+            if self.streams:
+                raise SettingError(
+                    f"{self.model_type} has no site 'block': between its layers run several residual streams side by "
+                    "side, not one. Use mlp or attn (--site mlp)"
+                )
             return (Place("", ""),)
         if site is Site.ATTN:
             return tuple(Place(*pair) for pair in ((self.attn, self.attn_writer), *self.attn_kinds))
@@ -120,8 +132,8 @@ class Family:
             return tuple(Place(*pair) for pair in ((self.mlp, self.mlp_writer), *self.mlp_kinds))
         found = dict(self.named).get(site.value)
         if found is None:
-            known = [s.value for s in Site] + [name for name, _ in self.named]
-            raise SettingError(f"{self.model_type} has no site {site.value!r}: use one of {', '.join(known)}")
+            known = ", ".join(s.value for s in self.sites)
+            raise SettingError(f"{self.model_type} has no site {site.value!r}: use one of {known}")
         return (Place(site.named or "", found),)
 
     def place(self, site: Site, parts: Collection[str]) -> Place | None:
@@ -204,7 +216,7 @@ FAMILIES: dict[str, Family] = {
                shared="mlp.shared_expert.down_proj.weight"),
         Family("qwen3_next", attn_kinds=_LINEAR, experts=_MOE, fused=_FUSED,
                shared="mlp.shared_expert.down_proj.weight"),
-        Family("gemma3n_text", norm_behind=True),
+        Family("gemma3n_text", norm_behind=True, streams=True),
         Family("gemma4_text", norm_behind=True),
         Family("llama4_text", mlp="feed_forward", mlp_writer="feed_forward.down_proj",
                fused="feed_forward.experts.down_proj", shared="feed_forward.shared_expert.down_proj.weight",
@@ -214,7 +226,7 @@ FAMILIES: dict[str, Family] = {
         Family("lfm2_moe", mlp="feed_forward", attn_writer="self_attn.out_proj", mlp_writer="feed_forward.w2",
                experts="feed_forward.experts.{}.w2.weight", fused="feed_forward.experts.down_proj",
                named=(("attn:conv", "conv.out_proj"),)),
-        Family("granitemoehybrid", mlp="block_sparse_moe", mlp_writer="block_sparse_moe.output_linear",
+        Family("granitemoehybrid", mlp="block_sparse_moe",
                experts="block_sparse_moe.output_linear.weight", fused="block_sparse_moe.experts.down_proj",
                mlp_kinds=(("shared_mlp", "shared_mlp.output_linear"),),
                named=(_MAMBA, ("mlp:shared_mlp", "shared_mlp.output_linear"))),

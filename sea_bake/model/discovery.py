@@ -40,6 +40,7 @@ class Kind:
         attention: the path of the mixer that is called attention.
         norm_behind: an RMSNorm stands directly behind each site's module.
         classes: module -> name of its class.
+        streams: its output is several residual streams.
     """
 
     layers: list[int]
@@ -49,6 +50,7 @@ class Kind:
     attention: str | None
     norm_behind: bool
     classes: dict[str, str]
+    streams: bool
 
 
 def family_of(text: Any) -> Family:
@@ -149,7 +151,7 @@ def _kind(config: Any, real: nn.ModuleList, layers: list[int], found: dict[str, 
             found[f"{what} in {where}"] = " and ".join(f"{p} (written by {w})" for p, w in modules.items())
     normed = all(map(small.is_normed, {**mixers, **mlps}))
     classes = {path: type(small.block.get_submodule(path)).__name__ for path in (*mixers, *mlps)}
-    return Kind(layers, small.stem, mixers, mlps, attention, normed, classes)
+    return Kind(layers, small.stem, mixers, mlps, attention, normed, classes, small.streams)
 
 
 def _row(row: Family, kinds: list[Kind], found: Mapping[str, str]) -> Family:
@@ -211,6 +213,7 @@ def _row(row: Family, kinds: list[Kind], found: Mapping[str, str]) -> Family:
         input_first=tuple(first),
         norm_behind=all(kind.norm_behind for kind in kinds),
         named=tuple(named.items()),
+        streams=any(kind.streams for kind in kinds),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,11 +14,11 @@ from torch import Tensor, nn
 from sea_bake.model.skeleton import stack_of
 
 
-def alone(cls: Any, layer: int, *, tuples: bool = False) -> Any:
+def alone(cls: Any, layer: int, *, tuples: int = 0) -> Any:
     """A class of transformers with one decoder layer that is whole, at its own place; the others pass on what they get.
 
     Args:
-        tuples: they pass it on in a tuple, as the layers of some families do.
+        tuples: they pass it on in a tuple of so many, as the layers of some families do; 0: by itself.
     """
 
     def init(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
@@ -27,8 +28,9 @@ def alone(cls: Any, layer: int, *, tuples: bool = False) -> Any:
             raise ValueError(f"{cls.__name__} has no one stack of {decoder_depth(config)} layers")
         encoder = self.get_encoder().children() if config.is_encoder_decoder else ()
         others = [module for i, module in enumerate(stack[1]) if i != layer]
+        others = [module for module in others if not _lends(module, stack[1][layer])]
         for module in (*others, *(m for part in encoder if isinstance(part, nn.ModuleList) for m in part)):
-            module.forward = _pass_in_tuple if tuples else _pass
+            module.forward = functools.partial(_pass_in_tuple, tuples) if tuples else _pass
             inner: Any
             for inner in module.modules():  # which stay: some models reach into all of their layers
                 inner._is_hf_initialized = True
@@ -47,8 +49,15 @@ def _pass(*args: Any, **kwargs: Any) -> Any:
     return args[0] if args else kwargs["hidden_states"]
 
 
-def _pass_in_tuple(*args: Any, **kwargs: Any) -> Any:
-    return _pass(*args, **kwargs), None, None
+def _pass_in_tuple(count: int, *args: Any, **kwargs: Any) -> Any:
+    return (_pass(*args, **kwargs), *[None] * (count - 1))
+
+
+def _lends(module: nn.Module, layer: nn.Module) -> bool:
+    """Whether a layer's attention has no keys and values but another layer's (Gemma 3n and 4)."""
+    if not any(getattr(m, "is_kv_shared_layer", False) for m in layer.modules()):
+        return False
+    return any(getattr(m, "store_full_length_kv", False) for m in module.modules())
 
 
 def load_state(cls: Any, config: Any, state: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:

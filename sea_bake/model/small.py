@@ -82,6 +82,11 @@ class Small:
             caught["layer"] = first_of(block(*args, **kwargs)).clone()
         return caught["module"].reshape(TOKENS, -1), caught["layer"].reshape(TOKENS, -1)
 
+    @functools.cached_property
+    def streams(self) -> bool:
+        """Whether the layer gives several residual streams."""
+        return self.run(next(iter(self.calls)))[1].shape[1] != self.width
+
     def passes(self, path: str, container: str) -> bool:
         """Whether a module's output goes straight into that of a module around it ("": the layer): added, perhaps
         scaled, or behind a norm.
