@@ -12,7 +12,7 @@ from sea_bake.errors import CheckpointError
 from sea_bake.model.anatomy import Site
 from sea_bake.model.checkpoint.editing import FLOATS
 
-_EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
+_EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
 @dataclass(frozen=True)
