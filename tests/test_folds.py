@@ -424,6 +424,28 @@ def test_experts_fused_on_disk(workshop: Workshop, tmp_path: Path, family: str, 
         assert changed_tensors(base, tmp_path / how) == set(report.coverage["changed"])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["fold", "adapter", "insert"])
+def test_experts_that_lie_the_other_way_on_disk(workshop: Workshop, tmp_path: Path, how: str):
+    """As Qwen3-VL's are published: [experts, ff, d], where transformers keeps and saves [experts, d, ff]."""
+    family = "qwen3_vl_moe"
+    base = spoiled(
+        workshop.base(family),
+        tmp_path / "base",
+        lambda t: t.update({n: x.transpose(1, 2).contiguous() for n, x in t.items() if ".experts." in n}),
+    )
+    model, edit = workshop.model(family), workshop.edit(family, "mlp", "sum", "identity")
+    bake(base, edit, tmp_path / how, how=how)
+    with edit.live(model):
+        expected = logits(model)
+    if how == "adapter":
+        found = PeftModel.from_pretrained(copy.deepcopy(model), tmp_path / how)
+    else:
+        found = families.auto(family).from_pretrained(tmp_path / how, trust_remote_code=how == "insert").eval()
+    assert difference(logits(found), expected) < EQUAL
+    assert difference(logits(model), expected) > VISIBLE
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
 def test_half_precision_is_rounded_once(workshop: Workshop, tmp_path: Path, family: str, dtype: torch.dtype):
