@@ -184,7 +184,11 @@ COMMANDS = (
         lambda folder: [
             "eval", artefact("insert"), "--base", tiny.single(), "--data", data(), *_EVAL, "-o", folder / "out",
         ],
-        ("out/evaluation.json", "out/evaluation.md", "out/evaluation.html", "out/examples"),
+        (
+            *("out/evaluation.json", "out/evaluation.md", "out/evaluation.html"),
+            *(f"out/examples/truthfulqa_mc1.{door}.jsonl" for door in ("base", "insert")),
+        ),
+        growing=("out", "out/examples"),
         once=("sea_bake.evaluation.running:answered@(args[0].name, type(args[1].model).__name__)",
               "sea_bake.evaluation.rendering:page"),
     ),
@@ -214,7 +218,8 @@ COMMANDS = (
     Command(
         "run",
         lambda folder: ["run", folder / "sea_bake.yaml"],
-        ("out", "out-work"),
+        ("out", "out/sea_verification.json", "out-work/edit.activations.safetensors", "out-work/edit.safetensors"),
+        growing=("out-work",),
         prepare=recipe,
         before=other_recipe_s_output,
         once=_VERIFY,

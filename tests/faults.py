@@ -67,6 +67,7 @@ class Command:
         once: functions ("module:name") that compute and write nothing: done once, and their result taken from then on.
         after: what has to hold of the outputs together, whatever happened.
         moving: files whose content is another one in each run.
+        growing: folders that hold outputs and are none: they are there as soon as the first output needs them.
     """
 
     name: str
@@ -77,6 +78,18 @@ class Command:
     once: tuple[str, ...] = ()
     after: Callable[[Path], None] = lambda folder: None
     moving: tuple[str, ...] = ()
+    growing: tuple[str, ...] = ()
+
+    def part(self, state: dict[str, str], name: str) -> dict[str, str]:
+        """Of what is there, that which is this one output: without litter, and without other outputs inside of it."""
+        inner = [other for other in self.outputs if other != name and Path(other).is_relative_to(name)]
+        return {
+            path: digest
+            for path, digest in state.items()
+            if Path(path).is_relative_to(name)
+            and not any(Path(path).is_relative_to(other) for other in inner)
+            and not any(map(LITTER.fullmatch, Path(path).parts))
+        }
 
 
 @dataclass
@@ -206,7 +219,8 @@ class Trial:
         return {
             name: digest
             for name, digest in found.items()
-            if name not in mine and not any(LITTER.fullmatch(part) for part in Path(name).parts)
+            if name not in (*mine, *self.command.growing)
+            and not any(LITTER.fullmatch(part) for part in Path(name).parts)
         }
 
     def run(self, kind: str = "nothing", at: int = 0) -> Any:
@@ -220,14 +234,7 @@ class Trial:
         wrong = []
         # Each output by itself: the old one whole or the new one whole.
         for name in self.command.outputs:
-            part, old, new = (
-                {
-                    p: d
-                    for p, d in state.items()
-                    if Path(p).is_relative_to(name) and not any(map(LITTER.fullmatch, Path(p).parts))
-                }
-                for state in (now, self.old, self.new)
-            )
+            part, old, new = (self.command.part(state, name) for state in (now, self.old, self.new))
             if part not in (old, new):
                 wrong.append(f"{name} is neither the old one nor the new one")
         if self.others() != self.rest:
