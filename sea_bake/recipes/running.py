@@ -12,6 +12,7 @@ from typing import Any
 
 from sea_bake.errors import OutputError, RecipeError, SettingError
 from sea_bake.io.apart import check_apart
+from sea_bake.io.leases import sweep
 from sea_bake.io.staging import check_output
 from sea_bake.recipes.schema import Recipe, read
 from sea_bake.recipes.settings import unknown
@@ -158,6 +159,8 @@ class _Run:
                 f"another run is at work in {work}: wait until it ends, or give this one another 'work' and 'output'"
             ) from None
         try:
+            for path in (self.state.path, *(step.output for step in self.steps)):
+                sweep(path)  # what is kept is not written again, and would keep a killed run's temporaries
             self.state = State(work)  # another run may have ended since it was read
             yield
         finally:
