@@ -674,7 +674,7 @@ def test_artefacts_that_are_none_of_these(artefacts: Callable[[str], Path], work
             ran = tiny.run("export", "gguf", fold, "--base", base, "-o", place)
             tiny.refused(ran, "SettingError" if place.suffix == ".bin" else "OutputError", words)
         ran = tiny.run("export", "gguf", fold, "--base", base, "-o", base, "--overwrite")
-        tiny.refused(ran, "OutputError", "never written to")
+        tiny.refused(ran, "OutputError", "is read, and lies in the output")
 
 
 def test_a_missing_extra(artefacts: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
