@@ -134,18 +134,24 @@ def look(model: Any, inputs: Mapping[str, Tensor], layer: str, width: int) -> Se
     finally:
         for handle in handles:
             handle.remove()
-    mixing, other, crossing = [], [], []
+    kinds: dict[str, str] = {}
+    added: dict[str, str] = {}  # what a module adds to what it is given: BLOOM's last linear of an attention
     for path, found in calls.items():
         module = block.get_submodule(path)
         if len(found) != 1 or not _is_stream(found[0][2], width) or not any(p.dim() > 1 for p in module.parameters()):
-            continue
-        if _adds_up(path, calls):
             continue
         try:
             kind = _kind(module, *found[0])
         except Exception:
             continue
-        {"mixes": mixing, "crosses": crossing, "": other}[kind].append(path)
+        inner = _adds_up(path, calls)
+        if inner is not None:
+            added[inner] = kind
+        kinds[path] = kind
+    for path in {p for p in kinds if _adds_up(p, calls) is not None}:
+        kinds.pop(path)
+    kinds |= {path: kind for path, kind in added.items() if kind and path in kinds}
+    mixing, crossing, other = ([p for p in calls if kinds.get(p) == kind] for kind in ("mixes", "crosses", ""))
 
     def outermost(paths: list[str]) -> list[str]:
         return [p for p in paths if not any(p.startswith(f"{o}.") for o in paths)]
@@ -159,13 +165,13 @@ def look(model: Any, inputs: Mapping[str, Tensor], layer: str, width: int) -> Se
     return Seen(layer, attn, several or mlps[-1:])
 
 
-def _adds_up(path: str, calls: Mapping[str, list[tuple[Any, Any, Any]]]) -> bool:
-    """Whether a module adds what it is given to what one inside of it says (T5, BLOOM): then that one counts."""
+def _adds_up(path: str, calls: Mapping[str, list[tuple[Any, Any, Any]]]) -> str | None:
+    """The module inside of one that adds what it is given to what that one says (T5, BLOOM): then that one counts."""
     args, kwargs, output = calls[path][0]
     given = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.shape == output.shape]
-    inside = [c[0][2] for q, c in calls.items() if q.startswith(f"{path}.") and len(c) == 1]
-    inside = [v for v in inside if isinstance(v, Tensor) and v.shape == output.shape]
-    return any(not _apart(output, x + y) for x in given for y in inside)
+    inside = {q: c[0][2] for q, c in calls.items() if q.startswith(f"{path}.") and len(c) == 1}
+    inside = {q: v for q, v in inside.items() if isinstance(v, Tensor) and v.shape == output.shape}
+    return next((q for q, y in inside.items() if any(not _apart(output, x + y) for x in given)), None)
 
 
 @torch.inference_mode()

@@ -182,5 +182,5 @@ def tiny_model(cls: Any, config: Any) -> Any:
 
 def _parameters(model: Any) -> Iterator[tuple[str, Any]]:
     for name, parameter in model.named_parameters():
-        if parameter.is_floating_point():
+        if parameter.is_floating_point() and parameter.requires_grad:
             yield name, parameter

@@ -42,7 +42,8 @@ def alone(cls: Any, layer: int, *, tuples: int = 0) -> Any:
 
 def decoder_depth(config: Any) -> int:
     """The number of decoder layers; T5's two stacks may differ."""
-    return int(getattr(config, "num_decoder_layers", None) or config.num_hidden_layers)
+    depths = (getattr(config, key, None) for key in ("num_decoder_layers", "decoder_layers", "num_hidden_layers"))
+    return int(next(filter(None, depths)))
 
 
 def _pass(*args: Any, **kwargs: Any) -> Any:

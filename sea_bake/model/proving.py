@@ -59,7 +59,9 @@ def proved(small: Small) -> tuple[dict[str, Writers], dict[str, Writers]]:
         if any(other in mixers or other in mlps for other in around):
             continue
         if not mixes and any(mixing[other] for other in around):
-            continue  # a projection inside of an attention
+            if not all(small.is_added(path, other) for other in around):
+                continue  # a projection inside of an attention; but not the last one, where that adds the residual
+            mixes = True
         if not all(small.passes(path, other) for other in around):
             continue
         matrices = sum(p.dim() > 1 for p in small.block.get_submodule(path).parameters())

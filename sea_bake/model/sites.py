@@ -33,10 +33,19 @@ def decoder_config(config: Any) -> Any:
             f"config.json has a part for text (text_config, or its like) that {config.model_type} does not have: "
             "remove that entry"
         )
+    if text.attribute_map.get("num_hidden_layers") == "encoder_layers":
+        text = _of_decoder(config if type(text) is type(config) else text)
     layers = getattr(text, "num_decoder_layers", None)
     if layers and layers != text.num_hidden_layers:  # T5, whose two stacks may differ
         text = copy.deepcopy(text)
         text.num_hidden_layers = layers
+    return text
+
+
+def _of_decoder(config: Any) -> Any:
+    """Of BART and its kind: transformers' own part for text has lost the decoder's numbers."""
+    text = copy.deepcopy(config)
+    text.num_hidden_layers, text.num_attention_heads = config.decoder_layers, config.decoder_attention_heads
     return text
 
 

@@ -97,7 +97,38 @@ class Small:
         for times in (0, 1, 2):
             outputs.append(self._outer(container, path, lambda out, t=times: out + t * step.reshape(out.shape)))
         once, twice = outputs[1] - outputs[0], outputs[2] - outputs[0]
-        return _near(twice, 2 * once, once) or self.is_normed(path, container)
+        return _near(twice, 2 * once, once) or self.is_normed(path, container) or self.is_added(path, container)
+
+    def is_added(self, path: str, container: str = "") -> bool:
+        """Whether a module's output is added, as it is, to something else: in the output of the layer, or of a module
+        in it; or in what a module there is given, as a norm behind the sum is.
+        """
+        step = torch.randn(TOKENS, self.width, generator=torch.Generator().manual_seed(2))
+        inside = {p: m for p, m in self.block.named_modules() if not container or p.startswith(f"{container}.")}
+        before, after = (self._sums(path, container, inside, times * step) for times in (0, 1))
+        own = self.run(path)[0]
+        return any(
+            value.shape == step.shape == after[key].shape
+            and _near(after[key] - value, step, step)
+            and not torch.allclose(value, own, rtol=0, atol=CLOSE * float(own.abs().max()))
+            for key, value in before.items()
+        )
+
+    def _sums(self, path: str, container: str, inside: Mapping[str, nn.Module], step: Tensor) -> dict[str, Tensor]:
+        """What modules are given, and the output of the container, where a step is added to a module's output."""
+        caught: dict[str, Tensor] = {}
+
+        def look(key: str, value: Any) -> None:
+            if isinstance(value, Tensor) and value.numel() == step.numel():
+                caught[key] = value.detach().clone().reshape(TOKENS, -1)
+
+        handles = [m.register_forward_pre_hook(lambda _m, a, p=p: look(p, a[0]) if a else None) for p, m in inside.items()]
+        try:
+            caught["."] = self._outer(container, path, lambda out: out + step.reshape(out.shape))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return caught
 
     def is_normed(self, path: str, container: str = "") -> bool:
         """Whether the output of the layer, or of a module in it, does not depend on the length of an inner one's."""
