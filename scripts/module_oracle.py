@@ -85,8 +85,8 @@ def _clone(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else None
 
 
-def layers_of(model: Any, inputs: Mapping[str, Tensor], width: int) -> list[str]:
-    """Paths of the decoder's layers: the stack whose members are called in turn, and whose outputs know the text that
+def layers_of(model: Any, inputs: Mapping[str, Tensor], width: int) -> dict[int, str]:
+    """Number -> path of each of the decoder's layers that text runs through: the stack whose members are called in turn, and whose outputs know the text that
     the decoder reads.
     """
     name = "decoder_input_ids" if "decoder_input_ids" in inputs else "input_ids"
@@ -95,18 +95,26 @@ def layers_of(model: Any, inputs: Mapping[str, Tensor], width: int) -> list[str]
     before, after = recorded(model, inputs), recorded(model, other)
     stacks = []
     for path, stack in model.named_modules():
-        members = [f"{path}.{i}" for i in range(len(stack))] if isinstance(stack, (nn.ModuleList, nn.Sequential)) else []
-        members = [m for m in members if m in before]
-        if len(members) < 2 or not all(len(before[m]) == 1 and _is_stream(before[m][0], width) for m in members):
+        count = len(stack) if isinstance(stack, (nn.ModuleList, nn.Sequential)) else 0
+        members = {i: f"{path}.{i}" for i in range(count) if f"{path}.{i}" in before}
+        streams = all(len(before[m]) == 1 and _is_stream(before[m][0], width, several=True) for m in members.values())
+        if len(members) < 2 or not streams:
             continue
-        if all(_apart(before[m][0], after[m][0]) for m in members):
-            stacks.append(members)
-    outer = [s for s in stacks if not any(s is not o and s[0].startswith(o[0]) for o in stacks)]
-    return max(outer, key=len, default=[])
+        if all(_apart(before[m][0], after[m][0]) for m in members.values()):
+            stacks.append((path, members))
+    outer = [s for s in stacks if not any(s is not o and s[0].startswith(f"{o[0]}.") for o in stacks)]
+    return max((members for _, members in outer), key=lambda m: (len(m), _size(model, m)), default={})
 
 
-def _is_stream(value: Any, width: int) -> bool:
-    return isinstance(value, Tensor) and value.dim() >= 2 and value.shape[-1] == width and value.numel() == 2 * LENGTH * width
+def _size(model: Any, members: Mapping[int, str]) -> int:
+    return sum(p.numel() for path in members.values() for p in model.get_submodule(path).parameters())
+
+
+def _is_stream(value: Any, width: int, *, several: bool = False) -> bool:
+    """One vector for each token; or ``several``, side by side (Gemma 3n)."""
+    if not isinstance(value, Tensor) or value.dim() < 2 or value.shape[-1] != width:
+        return False
+    return value.numel() == 2 * LENGTH * width or (several and value.numel() % (2 * LENGTH * width) == 0)
 
 
 def _apart(a: Any, b: Any, tolerance: float = 1e-5) -> bool:

@@ -210,7 +210,7 @@ def class_names(config: dict[str, Any]) -> dict[str, str]:
         )
     return {
         "AutoConfig": CONFIG_MAPPING_NAMES[model_type],
-        "AutoModel": MODEL_MAPPING_NAMES[model_type],
+        **({"AutoModel": MODEL_MAPPING_NAMES[model_type]} if model_type in MODEL_MAPPING_NAMES else {}),
         **{auto: name for auto, name in heads.items() if name == named},
     }
 
@@ -227,7 +227,7 @@ def layers_stem(base: Checkpoint, row: Family) -> str:
     for stem in (*stems, *([] if row.stem else [f"model.{row.layers}"])):
         if any(name.startswith(f"{stem}.0.") for name in base.weight_map):
             return stem
-    wrapped = re.compile(rf"(.*\b(language|text)_model\b.*\.{re.escape(row.layers)})\.\d+\.")
+    wrapped = re.compile(rf"(.*\b(language_model|text_model|decoder)\b.*\.{re.escape(row.layers)})\.\d+\.")
     inside = {found[1] for name in base.weight_map if (found := wrapped.match(name))}
     if len(inside) == 1:
         return inside.pop()

@@ -48,12 +48,14 @@ class Writers:
 def proved(small: Small) -> tuple[dict[str, Writers], dict[str, Writers]]:
     """The proved modules that mix tokens, and those that do not, outermost first; none lies in another.
 
-    A module inside one that cannot be proved counts only where its output goes straight into that one's; and one linear
+    What looks at an image or an encoder alone is none. A module inside one that cannot be proved counts only where its output goes straight into that one's; and one linear
     by itself (OPT's fc2) only where its output goes straight into the layer's.
     """
     mixers: dict[str, Writers] = {}
     mlps: dict[str, Writers] = {}
     mixing = {path: small.mixes(path) for path in _candidates(small)}
+    beside = [path for path, mixes in mixing.items() if not mixes and small.looks_beside(path)]
+    mixing = {path: mixes for path, mixes in mixing.items() if not any(f"{path}.".startswith(f"{b}.") for b in beside)}
     for path, mixes in sorted(mixing.items(), key=lambda item: item[0].count(".")):
         around = [other for other in mixing if path.startswith(f"{other}.")]
         if any(other in mixers or other in mlps for other in around):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import inspect
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -23,6 +25,7 @@ _DEPTHS = ("num_hidden_layers", "num_layers", "num_decoder_layers", "n_layer", "
 _SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id")
 _LEAST_WIDTH, _LEAST_EXPERTS = 48, 4
 _TRIES = 3
+BESIDE = 5  # tokens beside the text: an image, or what an encoder has read
 
 
 def decoder_class(text: Any) -> Any:
@@ -42,7 +45,21 @@ def decoder_class(text: Any) -> Any:
         if found is not None:
             found = found[0] if isinstance(found, tuple) else found
             return found if mapping is mappings[0] else _bare(found, text.model_type)
-    raise ValueError(f"transformers has no class for a {type(text).__name__}")
+    inner = _inner(type(text))
+    if inner is None:
+        raise ValueError(f"transformers has no class for a {type(text).__name__}")
+    return _bare(inner, text.model_type)
+
+
+def _inner(config: Any) -> Any:
+    """A decoder that no Auto class knows: beside a configuration's own file, under its own name (Mllama, T5Gemma)."""
+    try:
+        module = importlib.import_module(config.__module__.replace(".configuration_", ".modeling_"))
+    except ImportError:
+        return None
+    stem = config.__name__.removesuffix("Config")
+    names = (f"{stem}Model", stem, f"{stem.removesuffix('Module')}Decoder", f"{stem.removesuffix('Text')}Decoder")
+    return next((found for name in names if isinstance(found := getattr(module, name, None), type)), None)
 
 
 @functools.cache
@@ -83,14 +100,23 @@ def decoder_of(model: Any) -> Any:
 
 
 def feed(model: Any, inputs: torch.Tensor) -> None:
-    """Let the decoder read vectors [1, tokens, width], or tokens, where it looks up more than one vector for each."""
+    """Let the decoder read vectors [1, tokens, width], or tokens, where it looks up more than one vector for each; and
+    what stands beside the text, where it cannot do without.
+    """
     decoder = decoder_of(model)
+    generator = torch.Generator().manual_seed(3)
+    beside = torch.randn(1, BESIDE, inputs.shape[-1], generator=generator).to(inputs.dtype)
+    takes = inspect.signature(decoder.forward).parameters
+    given = {"cross_attention_states": beside} if "cross_attention_states" in takes else {}
     try:
-        decoder(inputs_embeds=inputs, use_cache=False)
+        decoder(inputs_embeds=inputs, use_cache=False, **given)
     except Exception:
-        if not getattr(decoder.config, "hidden_size_per_layer_input", None):
+        if getattr(decoder.config, "hidden_size_per_layer_input", None):
+            decoder(torch.arange(inputs.shape[1])[None] % decoder.config.vocab_size, use_cache=False)
+        elif "encoder_hidden_states" in takes:
+            decoder(inputs_embeds=inputs, use_cache=False, encoder_hidden_states=beside)
+        else:
             raise
-        decoder(torch.arange(inputs.shape[1])[None] % decoder.config.vocab_size, use_cache=False)
 
 
 def stack_of(model: Any, depth: int) -> tuple[str, nn.ModuleList] | None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sea_bake.model.hooks import first_of, hooked
 from sea_bake.model.one_layer import load_state, quiet
-from sea_bake.model.skeleton import built, feed, stack_of
+from sea_bake.model.skeleton import BESIDE, built, feed, stack_of
 
 TOKENS = 6
 CLOSE = 1e-4  # float32: a few roundings; what must be noticed is of the size of the output itself
@@ -144,6 +144,12 @@ class Small:
         with hooked({0: self.block.get_submodule(container)}, lambda _, output: caught.append(output.clone())):
             self.run(path, act)
         return caught[0].reshape(TOKENS, -1)
+
+    def looks_beside(self, path: str) -> bool:
+        """Whether a module is given what stands beside the text: an attention to an image, or to an encoder."""
+        args, kwargs, _ = self.calls[path][0]
+        given = (v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.dim() == 3)
+        return any(v.shape[1] == BESIDE for v in given)
 
     def mixes(self, path: str) -> bool:
         """Whether other tokens' outputs depend on the first one: the same call, with that one's input changed."""
