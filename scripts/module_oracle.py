@@ -124,8 +124,7 @@ def _apart(a: Any, b: Any, tolerance: float = 1e-5) -> bool:
 def look(model: Any, inputs: Mapping[str, Tensor], layer: str, width: int) -> Seen:
     """The modules of a layer, by what changes what in a pass of the whole model.
 
-    The layer's own input is replaced at the first token alone: what a module says of the last token changes where it
-    mixes tokens, or stands behind one that does. So a module mixes where its own input at the last token is the same.
+    A module's own input is replaced at the first token alone: it mixes tokens where it says something else of others.
     """
     block = model.get_submodule(layer)
     calls: dict[str, list[tuple[Any, Any, Any]]] = {}
@@ -150,8 +149,8 @@ def look(model: Any, inputs: Mapping[str, Tensor], layer: str, width: int) -> Se
             continue
         try:
             kind = _kind(module, *found[0])
-        except Exception:
-            continue
+        except Exception:  # it says something else when it is called again, or nothing
+            kind = "mixes" if _mixes_in_place(model, inputs, module) else ""
         inner = _adds_up(path, calls)
         if inner is not None:
             added[inner] = kind
@@ -173,6 +172,32 @@ def look(model: Any, inputs: Mapping[str, Tensor], layer: str, width: int) -> Se
     return Seen(layer, attn, several or mlps[-1:])
 
 
+def _mixes_in_place(model: Any, inputs: Mapping[str, Tensor], module: nn.Module) -> bool:
+    """The same in a pass of the whole model."""
+    outputs: list[Tensor] = []
+
+    def spoil(_m: Any, args: Any, kwargs: Any) -> Any:
+        def one(value: Any) -> Any:
+            if isinstance(value, Tensor) and value.is_floating_point() and value.dim() == 3 and value.shape[1] == LENGTH:
+                value = value.clone()
+                value[:, 0] = value[:, 0].flip(-1) + 1
+            return value
+
+        return tuple(map(one, args)), {key: one(value) for key, value in kwargs.items()}
+
+    for hook in (None, spoil):
+        handles = [module.register_forward_hook(lambda _m, _a, out: outputs.append(first_of(out).clone()))]
+        if hook is not None:
+            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        try:
+            logits(model, inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+    before, after = (o.reshape(2, LENGTH, -1)[:, 1:] for o in outputs)
+    return _apart(before, after)
+
+
 def _adds_up(path: str, calls: Mapping[str, list[tuple[Any, Any, Any]]]) -> str | None:
     """The module inside of one that adds what it is given to what that one says (T5, BLOOM): then that one counts."""
     args, kwargs, output = calls[path][0]
@@ -184,7 +209,7 @@ def _adds_up(path: str, calls: Mapping[str, list[tuple[Any, Any, Any]]]) -> str 
 
 @torch.inference_mode()
 def _kind(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> str:
-    """ "mixes": the last token's output knows the first token; "crosses": it knows what the encoder read; or ""."""
+    """ "mixes": other tokens' outputs know the first one; "crosses": it knows what the encoder read; or ""."""
 
     def spoilt(value: Any, length: int) -> Any:
         if isinstance(value, (tuple, list)):
@@ -202,8 +227,8 @@ def _kind(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> str:
     plain = first_of(module(*_deep(args), **_deep(kwargs)))
     if plain.shape != output.shape or _apart(plain, output, 1e-3):
         raise ValueError("it does not say the same again")
-    last = (Ellipsis, slice(-1, None), slice(None))
-    if output.dim() == 3 and _apart(output[last], again(LENGTH)[last]):
+    others = (Ellipsis, slice(1, None), slice(None))
+    if output.dim() == 3 and _apart(output[others], again(LENGTH)[others]):
         return "mixes"
     changed = again(ENCODED)
     return "crosses" if _apart(output, changed) else ""

@@ -66,6 +66,8 @@ def proved(small: Small) -> tuple[dict[str, Writers], dict[str, Writers]]:
             mixes = True
         if not all(small.passes(path, other) for other in around):
             continue
+        if not mixes and not all(_is_whole(small, path, other) for other in around):
+            continue
         matrices = sum(p.dim() > 1 for p in small.block.get_submodule(path).parameters())
         if not mixes and matrices == 1 and not small.passes(path, ""):
             continue
@@ -73,6 +75,12 @@ def proved(small: Small) -> tuple[dict[str, Writers], dict[str, Writers]]:
         if writers is not None:
             (mixers if mixes else mlps)[path] = writers
     return mixers, mlps
+
+
+def _is_whole(small: Small, path: str, container: str) -> bool:
+    """Whether all that a module around another one says comes from that one; experts beside shared ones are a part."""
+    matrices = (name for name, p in small.block.get_submodule(container).named_parameters(container) if p.dim() > 1)
+    return all(name.startswith(f"{path}.") for name in matrices) or small.is_added(path, container)
 
 
 def _candidates(small: Small) -> Iterator[str]:
