@@ -80,7 +80,7 @@ def proved(small: Small) -> tuple[dict[str, Writers], dict[str, Writers]]:
 def _is_whole(small: Small, path: str, container: str) -> bool:
     """Whether all that a module around another one says comes from that one; experts beside shared ones are a part."""
     matrices = (name for name, p in small.block.get_submodule(container).named_parameters(container) if p.dim() > 1)
-    return all(name.startswith(f"{path}.") for name in matrices) or small.is_added(path, container)
+    return all(name.startswith(f"{path}.") for name in matrices) or small.adds_given(path, container)
 
 
 def _candidates(small: Small) -> Iterator[str]:

@@ -114,6 +114,13 @@ class Small:
             for key, value in before.items()
         )
 
+    def adds_given(self, path: str, container: str) -> bool:
+        """Whether a module around another one says what that one says, and adds what it was given itself."""
+        args, kwargs, output = self.calls[container][0]
+        given = (v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.numel() == output.numel())
+        own = self.calls[path][0][2]
+        return any(_near(output.flatten() - own.flatten(), value.flatten(), output) for value in given)
+
     def _sums(self, path: str, container: str, inside: Mapping[str, nn.Module], step: Tensor) -> dict[str, Tensor]:
         """What modules are given, and the output of the container, where a step is added to a module's output."""
         caught: dict[str, Tensor] = {}
