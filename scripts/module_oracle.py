@@ -86,8 +86,8 @@ def _clone(value: Any) -> Any:
 
 
 def layers_of(model: Any, inputs: Mapping[str, Tensor], width: int) -> dict[int, str]:
-    """Number -> path of each of the decoder's layers that text runs through: the stack whose members are called in turn, and whose outputs know the text that
-    the decoder reads.
+    """Number -> path of each of the decoder's layers that text runs through: the stack whose members are called in
+    turn, and whose outputs know the text that the decoder reads.
     """
     name = "decoder_input_ids" if "decoder_input_ids" in inputs else "input_ids"
     other = dict(inputs)
@@ -178,7 +178,12 @@ def _mixes_in_place(model: Any, inputs: Mapping[str, Tensor], module: nn.Module)
 
     def spoil(_m: Any, args: Any, kwargs: Any) -> Any:
         def one(value: Any) -> Any:
-            if isinstance(value, Tensor) and value.is_floating_point() and value.dim() == 3 and value.shape[1] == LENGTH:
+            if (
+                isinstance(value, Tensor)
+                and value.is_floating_point()
+                and value.dim() == 3
+                and value.shape[1] == LENGTH
+            ):
                 value = value.clone()
                 value[:, 0] = value[:, 0].flip(-1) + 1
             return value

@@ -20,7 +20,7 @@ _RULES: tuple[tuple[str, int], ...] = (
     (r"max_\w*position|n_positions|n_ctx|max_seq\w*|context_length|max_length|max_source_positions", 128),
     (r"(num_key_value_heads|num_kv_heads|n_kv_heads|num_key_value_groups|attention_kv_heads|kv_heads)$", 2),
     (r"(mamba_n_heads|mamba_num_heads|n_mamba_heads|ssm_num_heads)$", 8),
-    (r"(mamba_d_head|mamba_head_dim|mamba_headdim|ssm_head_dim|mamba_d_state|ssm_state_size|state_size|d_state)$", HEAD),
+    (r"(mamba_d_head|mamba_head_dim|mamba_headdim|ssm_head_dim|state_size|d_state)$", HEAD),
     (r"(mamba_d_ssm)$", 128),
     (r"(mamba_n_groups|n_groups|n_group|topk_group|mamba_ngroups|ngroups)$", 1),
     (r"(heads|n_head|num_heads|n_heads)$", HEADS),
@@ -36,7 +36,7 @@ _RULES: tuple[tuple[str, int], ...] = (
     (r"((?<!out_)hidden_layers|layers|n_layer|num_blocks|layer_num|depth|decoder_layers|encoder_layers)$", LAYERS),
     (r"(image_size|img_size|input_size)$", 32),
     (r"(patch_size)$", 8),
-    (r"(moe_intermediate_size|expert_hidden_size|moe_ffn_hidden_size|expert_ffn_size|shared_expert_intermediate_size)$", 32),
+    (r"(moe_intermediate_size|expert_hidden_size|moe_ffn_hidden_size|expert_ffn_size|expert_intermediate_size)$", 32),
     (r"(intermediate_size|ffn_dim|d_ff|n_inner|ffn_hidden_size|dff|feedforward_proj_dim|mlp_dim|ffn_size)$", WIDER),
     (r"(hidden_size|d_model|n_embd|d_embed|dim|embed_dim|embedding_size|emb_dim|hidden_dim|width|channels|"
      r"lru_width|d_inner|out_size|output_size|proj_size|mm_hidden_size|units|input_dim|output_dim)$", WIDTH),
@@ -175,7 +175,11 @@ def tiny_model(cls: Any, config: Any) -> Any:
             if parameter.dim() < 2:
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
             else:
-                wide = 1 if "embed" in name or "wte" in name else max(1, parameter[0].numel() // (1 if parameter.dim() == 2 else parameter.shape[1]))
+                wide = (
+                    1
+                    if "embed" in name or "wte" in name
+                    else max(1, parameter[0].numel() // (1 if parameter.dim() == 2 else parameter.shape[1]))
+                )
                 parameter.copy_(torch.randn_like(parameter) / wide**0.5)
     return model.eval()
 

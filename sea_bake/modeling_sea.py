@@ -201,8 +201,11 @@ class _EditedModel:
 
 def _attach(decoder, config):
     text = config.get_text_config(decoder=True)
-    # T5's decoder has a configuration of its own; BART's depth is the decoder's, where that of the text is the encoder's.
-    depths = {getattr(decoder.config, "decoder_layers", None) or decoder.config.num_hidden_layers, text.num_hidden_layers}
+    # T5's decoder has a configuration of its own; BART's has one with both depths, and the other is the encoder's.
+    depths = {
+        getattr(decoder.config, "decoder_layers", None) or decoder.config.num_hidden_layers,
+        text.num_hidden_layers,
+    }
     stacks = [m for m in decoder.children() if isinstance(m, nn.ModuleList) and len(m) in depths]
     if len(stacks) != 1:
         raise ValueError(f"{type(decoder).__name__} has {len(stacks)} stacks of {depths} layers, not 1")

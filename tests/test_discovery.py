@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -83,6 +84,8 @@ UNKNOWN: dict[str, Callable[[], Any]] = {
         linear_value_head_dim=16,
         layer_types=["linear_attention", "full_attention", "linear_attention", "full_attention"],
     ),
+    # The residual is added inside of both modules, behind their last linears.
+    "bloom": lambda: transformers.BloomConfig(vocab_size=128, hidden_size=48, n_layer=4, n_head=4),
 }
 # Site -> (module, writers) in the layers that have it: what is edited, by name.
 PLACES: dict[str, dict[str, dict[int, tuple[str, str]]]] = {
@@ -111,10 +114,55 @@ PLACES: dict[str, dict[str, dict[int, tuple[str, str]]]] = {
         "mlp": {0: ("mlp", "mlp.down_proj"), 1: ("mlp", "mlp.down_proj")},
         "attn": {0: ("linear_attn", "linear_attn.o_proj"), 1: ("self_attn", "self_attn.o_proj")},
     },
+    "bloom": {
+        "mlp": {3: ("mlp.dense_4h_to_h", "mlp.dense_4h_to_h")},
+        "attn": {3: ("self_attention.dense", "self_attention.dense")},
+    },
 }
-# Bloom adds the residual inside its modules; Mamba has no attention and MLP side by side.
+T5 = {
+    "vocab_size": 128,
+    "d_model": 48,
+    "d_kv": 16,
+    "d_ff": 96,
+    "num_layers": 5,
+    "num_decoder_layers": 4,
+    "num_heads": 4,
+}
+BART = {
+    "vocab_size": 128, "d_model": 48, "encoder_layers": 3, "decoder_layers": 4, "encoder_attention_heads": 2,
+    "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 96, "pad_token_id": 0, "bos_token_id": 1,
+    "eos_token_id": 2, "decoder_start_token_id": 1, "forced_eos_token_id": 2, "max_position_embeddings": 128,
+}  # fmt: skip
+GEMMA = {**families.GEMMA, "model_type": "t5_gemma_module"}
+# Decoders beside an encoder, with another number of layers than it; their sites, by name.
+_BLOCKS = ("layer.0.SelfAttention", "layer.2.DenseReluDense")
+ENCODED: dict[str, tuple[Callable[[], Any], str, tuple[str, str]]] = {
+    "mt5": (lambda: transformers.MT5Config(**T5), "decoder.block", _BLOCKS),
+    "umt5": (lambda: transformers.UMT5Config(**T5), "decoder.block", _BLOCKS),
+    "bart": (lambda: transformers.BartConfig(**BART), "model.decoder.layers", ("self_attn", "fc2")),
+    "mbart": (lambda: transformers.MBartConfig(**BART), "model.decoder.layers", ("self_attn", "fc2")),
+    "pegasus": (lambda: transformers.PegasusConfig(**BART), "model.decoder.layers", ("self_attn", "fc2")),
+    "marian": (lambda: transformers.MarianConfig(**BART), "model.decoder.layers", ("self_attn", "fc2")),
+    "m2m_100": (lambda: transformers.M2M100Config(**BART), "model.decoder.layers", ("self_attn", "fc2")),
+    "t5gemma": (
+        lambda: transformers.T5GemmaConfig(
+            encoder={**GEMMA, "num_hidden_layers": 2, "layer_types": ["full_attention"] * 2}, decoder=GEMMA
+        ),
+        "model.decoder.layers",
+        ("self_attn", "mlp"),
+    ),
+}
+# JetMoE's experts are asked for inside of its attention; Mamba has no attention and MLP side by side.
 UNPROVABLE: dict[str, Callable[[], Any]] = {
-    "bloom": lambda: transformers.BloomConfig(vocab_size=128, hidden_size=48, n_layer=4, n_head=4),
+    "jetmoe": lambda: transformers.JetMoeConfig(
+        vocab_size=128,
+        hidden_size=48,
+        num_hidden_layers=4,
+        num_key_value_heads=2,
+        kv_channels=16,
+        intermediate_size=64,
+        num_local_experts=4,
+    ),
     "mamba": lambda: transformers.MambaConfig(vocab_size=128, hidden_size=48, num_hidden_layers=4),
 }
 IDS = torch.randint(7, families.VOCAB, (2, 10), generator=torch.Generator().manual_seed(0))
@@ -178,7 +226,8 @@ def test_an_unknown_family_is_fitted_inserted_and_folded(tmp_path: Path, name: s
             if how == "insert":
                 edited = {n.removesuffix(".sea.0.A") for n, _ in found.named_parameters() if n.endswith(".sea.0.A")}
                 wanted = PLACES[name].get(site, {})
-                seen = {int(path.split(".")[-2]): path.split(".")[-1] for path in edited}
+                inside = [re.split(r"\.(\d+)\.", path, maxsplit=1) for path in edited]
+                    seen = {int(number): module for _, number, module in inside}
                 assert seen.keys() == set(edit.layers)
                 assert all(seen[layer] == wanted[layer][0] for layer in wanted if layer in seen)
             else:
@@ -407,3 +456,46 @@ def test_the_measurement_notices_what_stands_behind_the_writer(workshop: Worksho
             bake(workshop.base("llama"), edit, tmp_path / "no", how="fold")
     assert not (tmp_path / "no").exists()
     assert isinstance(edit, Edit)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENCODED)
+def test_the_decoder_beside_an_encoder_is_edited_and_folded(tmp_path: Path, name: str):
+    """Its own layers, whatever the encoder's number; what is loaded again says what the module does under a hook."""
+    made_of, stem, modules = ENCODED[name]
+    torch.manual_seed(0)
+    base = tmp_path / "base"
+    model = transformers.AutoModelForSeq2SeqLM.from_config(made_of(), dtype=torch.float32).eval()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(base)
+    families.tokenizer().save_pretrained(base)
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(base).eval()
+    told = {"input_ids": IDS[:, :7], "decoder_input_ids": IDS}
+    for site, module in zip(("attn", "mlp"), modules):
+        edit = fit(
+            base, families.demonstrations(), site=site, layers=[1, 3], neutral="prompt", K=0.9, merge="sum", alpha=1
+        )
+        with torch.inference_mode():
+            plain = model(**told, use_cache=False).logits
+            handles = []
+            for layer, projector in edit.projectors.items():
+                P, N = (f.double().T @ f.double() for f in (projector.positive, projector.negative))
+                M = torch.eye(len(P)).double() + P - N
+
+                def act(_m: Any, _a: Any, out: Any, M: Tensor = M) -> Any:
+                    first = out[0] if isinstance(out, tuple) else out
+                    new = (first.double() @ M).float()
+                    return (new, *out[1:]) if isinstance(out, tuple) else new
+
+                handles.append(model.get_submodule(f"{stem}.{layer}.{module}").register_forward_hook(act))
+            expected = model(**told, use_cache=False).logits
+            for handle in handles:
+                handle.remove()
+            for how in ("insert", "fold"):
+                target = bake(base, edit, tmp_path / f"{site}-{how}", how=how).output
+                cls = transformers.AutoModelForSeq2SeqLM
+                baked = cls.from_pretrained(target, trust_remote_code=how == "insert").eval()
+                gap = (baked(**told, use_cache=False).logits - expected).abs().max()
+                assert gap < 1e-4 * expected.abs().max() < (plain - expected).abs().max()

@@ -161,7 +161,7 @@ def _row(row: Family, kinds: list[Kind], found: Mapping[str, str]) -> Family:
         for path in [path for path in kind.mlps if (path, kind.classes[path]) in everywhere]:
             kind.mixers[path] = kind.mlps.pop(path)
     attentions = {(kind.attention, kind.classes[kind.attention]) for kind in kinds if kind.attention}
-    attn: dict[str, str] = {}
+    attn: dict[tuple[str, str], None] = {}
     mlp: dict[str, str | None] = {}
     named: dict[str, str] = {}
     stacks: set[tuple[str | None, str | None, str | None]] = set()
@@ -173,7 +173,7 @@ def _row(row: Family, kinds: list[Kind], found: Mapping[str, str]) -> Family:
             if writers.plain is None or writers.is_stacked:
                 raise _refusal(row.model_type, found, f"{path} is written by several stacks")
             if path == chosen:
-                attn[path] = writers.plain
+                attn[path, writers.plain] = None
             else:
                 named[f"attn:{path}"] = writers.plain
         for i, (path, writers) in enumerate(kind.mlps.items()):
@@ -195,7 +195,7 @@ def _row(row: Family, kinds: list[Kind], found: Mapping[str, str]) -> Family:
         raise _refusal(row.model_type, found, "its layers keep their experts in several ways")
     experts, fused, shared = next(iter(stacks), (None, None, None))
     places = [(path, writer) for path, writer in mlp.items() if writer is not None]
-    (attn_path, attn_writer), *attn_kinds = attn.items()
+    (attn_path, attn_writer), *attn_kinds = attn
     if not places:
         row = replace(row, mlp=next(iter(mlp)))
     elif next(iter(mlp)) != places[0][0] and mlp[next(iter(mlp))] is None:

@@ -48,8 +48,8 @@ class Writers:
 def proved(small: Small) -> tuple[dict[str, Writers], dict[str, Writers]]:
     """The proved modules that mix tokens, and those that do not, outermost first; none lies in another.
 
-    What looks at an image or an encoder alone is none. A module inside one that cannot be proved counts only where its output goes straight into that one's; and one linear
-    by itself (OPT's fc2) only where its output goes straight into the layer's.
+    What looks at an image or an encoder alone is none. A module inside one that cannot be proved counts only where its
+    output goes straight into that one's; and one linear by itself (OPT's fc2) only where it goes into the layer's.
     """
     mixers: dict[str, Writers] = {}
     mlps: dict[str, Writers] = {}

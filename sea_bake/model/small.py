@@ -129,7 +129,9 @@ class Small:
             if isinstance(value, Tensor) and value.numel() == step.numel():
                 caught[key] = value.detach().clone().reshape(TOKENS, -1)
 
-        handles = [m.register_forward_pre_hook(lambda _m, a, p=p: look(p, a[0]) if a else None) for p, m in inside.items()]
+        handles = [
+            m.register_forward_pre_hook(lambda _m, a, p=p: look(p, a[0]) if a else None) for p, m in inside.items()
+        ]
         try:
             caught["."] = self._outer(container, path, lambda out: out + step.reshape(out.shape))
         finally:
