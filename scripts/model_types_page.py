@@ -13,10 +13,12 @@ _HEAD = """# Every type of language model
 Written by `scripts/check_model_types --write`; not by hand. {title}, on {date}.
 
 One tiny random model of each causal or encoder-decoder type, and of each that reads images, sounds or films beside
-text, is edited at `attn`, `mlp` and `block`: inserted, folded, as an adapter. right: what is loaded again answers like
-a dense float64 hook on the module that was seen to be the site, and unlike the base. refused: with the reason below.
-not run: transformers itself does not build, run or load the type at a tiny size, or not on text alone. A type is as bad as
-its worst bake, and right where none is bad and one is right.
+text, is edited at `attn`, `mlp` and `block`: inserted, folded, as an adapter.
+
+- right: what is loaded again answers like a dense float64 hook on the module that was seen to be the site, and unlike
+  the base. A type is right where one of its bakes is and none is wrong.
+- refused: with the reason below.
+- not run: transformers itself does not build, run or load the type at a tiny size, or not on text alone.
 """
 
 

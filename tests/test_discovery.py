@@ -227,7 +227,7 @@ def test_an_unknown_family_is_fitted_inserted_and_folded(tmp_path: Path, name: s
                 edited = {n.removesuffix(".sea.0.A") for n, _ in found.named_parameters() if n.endswith(".sea.0.A")}
                 wanted = PLACES[name].get(site, {})
                 inside = [re.split(r"\.(\d+)\.", path, maxsplit=1) for path in edited]
-                    seen = {int(number): module for _, number, module in inside}
+                seen = {int(number): module for _, number, module in inside}
                 assert seen.keys() == set(edit.layers)
                 assert all(seen[layer] == wanted[layer][0] for layer in wanted if layer in seen)
             else:
