@@ -22,7 +22,7 @@ _RULES: tuple[tuple[str, int], ...] = (
     (r"(mamba_n_heads|mamba_num_heads|n_mamba_heads|ssm_num_heads)$", 8),
     (r"(mamba_d_head|mamba_head_dim|mamba_headdim|ssm_head_dim|state_size|d_state)$", HEAD),
     (r"(mamba_d_ssm)$", 128),
-    (r"(mamba_n_groups|n_groups|n_group|topk_group|mamba_ngroups|ngroups)$", 1),
+    (r"(n_groups|n_group|num_group|topk_group|ngroups)$", 1),
     (r"(heads|n_head|num_heads|n_heads)$", HEADS),
     (r"(qk_rope_head_dim|rotary_dim|partial_rotary_dim)$", 8),
     (r"(head_dim|d_kv|head_size|headdim|query_pre_attn_scalar|attention_head_size)$", HEAD),
@@ -45,6 +45,19 @@ _KEEP = re.compile(r"num_channels|in_channels|conv|kernel|stride|temporal|positi
 _IDS = re.compile(r"(token_id|token_index|_id|token_ids)$")
 # What no rule makes right: model type -> keys of its configuration (a.b is b of a's), set behind the rules.
 ODD: dict[str, dict[str, Any]] = {
+    "chameleon": {"vocabulary_map": {"<image>": 120}},
+    "deepseek_v2": {"num_experts_per_tok": 2, "n_routed_experts": 4},
+    "falcon_h1": {"mamba_d_ssm": 128, "mamba_n_heads": 8, "mamba_d_head": 16},
+    "glm4v_moe": {"text_config.rope_parameters.mrope_section": [2, 1, 1]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
+    "mamba2": {"num_heads": 8, "head_dim": 16},
+    **{
+        name: {"text_config.rope_parameters.mrope_section": [2, 3, 3]}
+        for name in (
+            *("glm46v", "glm4v", "glm_ocr", "glmga", "hunyuan_vl", "paddleocr_vl"),
+            *("qwen2_5_omni_thinker", "qwen2_5_vl", "qwen2_vl"),
+        )
+    },
     "reformer": {"axial_pos_shape": [8, 16], "axial_pos_embds_dim": [32, 32], "is_decoder": True},
 }
 _DECODERS = (
@@ -96,7 +109,9 @@ def shrunk(data: dict[str, Any]) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, dict) and value and all(str(k).isdigit() for k in value):
-            made[key] = {str(new): value.get(str(old), value.get(old)) for new, old in enumerate(kept)}
+            by_layer = {int(layer): one for layer, one in value.items()}
+            chosen = {str(new): by_layer[old] for new, old in enumerate(kept) if old in by_layer}
+            made[key] = {new: shrunk(one) if isinstance(one, dict) else one for new, one in chosen.items()}
         elif isinstance(value, dict):
             made[key] = shrunk(value)
         elif key == "mrope_section" and isinstance(value, list):
@@ -112,6 +127,11 @@ def shrunk(data: dict[str, Any]) -> dict[str, Any]:
     heads = data.get("num_attention_heads")
     if heads and data.get("num_key_value_heads") == heads:
         made["num_key_value_heads"] = made["num_attention_heads"]
+    for key, small in (("head_dim", HEAD), ("num_key_value_heads", made.get("num_attention_heads"))):
+        if key in made and made[key] is None:
+            made[key] = small
+    if isinstance(made.get("qk_rope_head_dim"), int) and "head_dim" in made:
+        made["head_dim"] = made["qk_rope_head_dim"]
     return _ids(made)
 
 
