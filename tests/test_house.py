@@ -140,10 +140,46 @@ def test_one_place_knows_the_records_names() -> None:
         assert there <= {"artefact"}, f"{name} is spelt in {there}"
 
 
+def raw_records(source: str) -> list[str]:
+    """Calls in a module's text that read or write one of the records by hand, by its constant or a name it is given."""
+    tree = ast.parse(source)
+    records = {"RECORD", "EXPORT", "EVALUATION", "VERIFICATION", "PAGE_NUMBERS"}
+    aliases = [
+        alias
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "sea_bake.artefact.names"
+        for alias in node.names
+    ]
+    known = {alias.asname or alias.name for alias in aliases if alias.name in records}
+    json_calls = {"read_json", "write_json", "loads", "load", "read_text", "write_text", "read_bytes", "open"}
+    return [
+        ast.unparse(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and (getattr(node.func, "id", None) or getattr(node.func, "attr", None)) in json_calls
+        and {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} & known
+    ]
+
+
+def test_one_place_reads_and_writes_records() -> None:
+    """Other rooms have them as classes, with the checks of their ``from_json``."""
+    there = {str(p.relative_to(HOUSE)): raw_records(p.read_text("utf-8")) for p in modules() if room(p) != "artefact"}
+    assert {name: calls for name, calls in there.items() if calls} == {}
+    names = "from sea_bake.artefact.names import EXPORT, RECORD as BAKED\n"  # controls
+    assert raw_records(names + "read_json(folder / BAKED)") == ["read_json(folder / BAKED)"]
+    assert len(raw_records(names + "write_json(stage / EXPORT, {})\n(folder / EXPORT).read_text()")) == 2
+    assert raw_records(names + "read_json(folder / 'config.json')\n(folder / BAKED).is_file()") == []
+
+
+def test_one_place_fetches_from_the_hub() -> None:
+    there = {str(p.relative_to(HOUSE)) for p in modules() if "snapshot_download" in p.read_text("utf-8")}
+    assert there == {"io/hub.py"}
+
+
 def test_the_ground_floor_stands_on_python_alone() -> None:
     """Heavy libraries are imported there inside functions only: help and refusals come at once."""
     light = [HOUSE / "errors.py", *(HOUSE / "demonstrations").glob("*.py")]
-    files = ("files", "interrupts", "leases", "progress", "replacing", "staging")
+    files = ("files", "hub", "interrupts", "leases", "progress", "replacing", "staging")
     light += [HOUSE / "io" / f"{name}.py" for name in files]
     light += [HOUSE / "model" / f"{name}.py" for name in ("anatomy", "source")]
     assert {path.name: names for path in light if (names := outside(path.read_text("utf-8"), lazy=False))} == {}

@@ -22,7 +22,6 @@ from sea_bake.demonstrations import load
 from sea_bake.errors import EvaluationError, OutputError, PublishError, SettingError
 from sea_bake.pages import templates
 from sea_bake.publishing import publish
-from sea_bake.publishing.renaming import renamed
 from sea_bake.reporting.projection import project, separation
 
 ROLES = ("positive", "negative", "neutral")
@@ -465,7 +464,7 @@ def test_a_published_copy_can_be_published_again(artefact: Path, fitted: Fitted,
     """Under the base's Hub name the records are other files than were sealed: every seal is set anew."""
     folder = tiny.changeable(artefact, tmp_path / "tiny-sea")
     report(folder, activations=fitted.acts, write=True)
-    for name, text in renamed(Artefact.open(folder), "ada/base").items():
+    for name, text in Artefact.open(folder).renamed("ada/base").items():
         (folder / name).write_text(text, "utf-8")
     made = publish(folder, "ada/x", dry_run=True, license="mit")
     assert made.verdict == "verified"

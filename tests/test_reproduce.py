@@ -318,6 +318,6 @@ def test_another_base_or_nothing_at_all_is_refused(tmp_path: Path) -> None:
         reproduce(published(), model=other, demonstrations=texts())
     with pytest.raises(RecipeError, match=r"has no sea_bake\.yaml"):
         reproduce(other)
-    with pytest.raises(RecipeError, match="no folder 'nobody/nothing' here, and the Hub gave no such model either"):
+    with pytest.raises(RecipeError, match="no model 'nobody/nothing': there is no such folder here"):
         reproduce("nobody/nothing")
     tiny.refused(tiny.run("reproduce", published(), "-d", "builtin"), "DemonstrationError", "SHA-256")

@@ -21,6 +21,7 @@ from javascript import NODE, needs_chromium, needs_node, node
 from sea_bake import Edit
 from sea_bake.activations.prompts import encode
 from sea_bake.artefact.names import EXPORT
+from sea_bake.artefact.web_record import WebRecord
 from sea_bake.errors import CheckpointError, OutputError, SettingError
 from sea_bake.exporting.web import libraries, serve_web
 from sea_bake.exporting.web.local import hosted
@@ -200,7 +201,11 @@ def test_bad_input_is_one_clear_error(tmp_path: Path) -> None:
     site = serve_web(fixed, tmp_path / "far", model_url="https://example.org/a/model/").output
     assert tiny.listing(site) & {"models"} == set()
     assert json.loads((site / "site.json").read_text())["models"]["edited"]["url"] == "https://example.org/a/model"
-    assert json.loads((site / EXPORT).read_text("utf-8"))["format"] == "web"
+    record = json.loads((site / EXPORT).read_text("utf-8"))
+    assert WebRecord.from_json(record).to_json() == record
+    for spoilt in ({"format": "onnx"}, {"sides": ["left"]}, {"sides": []}, {"base": None}):
+        with pytest.raises(ValueError, match=r"it is no record|sides is|base is"):
+            WebRecord.from_json(record | spoilt)
     text = " ".join(tiny.run("serve-web", "--help").out.split())
     for words in ("--strength", "jsDelivr", "Hugging Face Space", "hard-linked"):
         assert words in text

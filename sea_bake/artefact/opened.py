@@ -14,11 +14,13 @@ from sea_bake.artefact.gguf_record import GgufRecord, record_of
 from sea_bake.artefact.names import EXPORT, RECORD
 from sea_bake.artefact.page import PageRecord
 from sea_bake.artefact.record import BakeRecord, OnnxRecord
+from sea_bake.artefact.renaming import renamed
 from sea_bake.artefact.seal import seal
 from sea_bake.artefact.verification import Verification
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, OutputError, command
 from sea_bake.io.files import file_digest, json_text, read_json
+from sea_bake.io.hub import snapshot
 from sea_bake.io.regular import check_folder
 from sea_bake.io.staging import staged_file
 from sea_bake.model.loading import auto_class
@@ -64,7 +66,8 @@ class Artefact:
         folder = Path(os.path.expanduser(path)).absolute()
         hub_id = None
         if not os.path.exists(folder) and _may_be_hub_id(str(path)):
-            folder, hub_id = _fetched(str(path), revision), str(path)
+            but = [f"*{suffix}" for suffix in PICKLES]
+            folder, hub_id = snapshot(str(path), revision, what="artefact", but=but), str(path)
         if folder.is_dir():
             check_folder(folder)
         if (folder / RECORD).is_file():
@@ -257,6 +260,17 @@ class Artefact:
 
     # --------------------------------------------------------------------------------------------- what is added to it
 
+    def renamed(self, base: str | None) -> dict[str, str]:
+        """Path -> new text, of our own files that name the base, where it gets another name (on the Hub).
+
+        The verification goes along, and so do the evaluation and the page: they spoke of these files but for that
+        name, so their seals are set on the new ones.
+
+        Args:
+            base: the new name; None: as recorded, and nothing changes.
+        """
+        return renamed(self, base)
+
     def write(self, name: str, content: str | dict[str, Any]) -> Path:
         """Leave a file of ours inside, whole or not at all. Raises OutputError."""
         with staged_file(self.own_folder / name, overwrite=True) as stage:
@@ -285,15 +299,3 @@ def is_artefact(path: str | Path) -> bool:
 
 def _may_be_hub_id(text: str) -> bool:
     return text.count("/") == 1 and not text.startswith((".", "/", "~")) and not text.endswith("/")
-
-
-def _fetched(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, revision=revision, ignore_patterns=[f"*{suffix}" for suffix in PICKLES]))
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(
-            f"no artefact '{name}': there is no such folder here, and the Hub did not give it either ({reason})"
-        ) from error

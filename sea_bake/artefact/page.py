@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake.artefact.names import PAGE, PAGE_NUMBERS
+from sea_bake.io.files import write_json
 from sea_bake.io.pairs import staged_pair
 from sea_bake.io.typed import build
 
@@ -53,6 +54,10 @@ class PageRecord:
             raise ValueError(f"it is no {FORMAT} of version {VERSION}")
         return build(cls, data)
 
+    def write(self, stage: Path) -> None:
+        """Leave it beside the page, in a folder that is being made."""
+        (stage / PAGE_NUMBERS).parent.mkdir(exist_ok=True)
+        write_json(stage / PAGE_NUMBERS, self.to_json())
 
 def write_page(folder: Path, html: str, numbers: PageRecord) -> Path:
     """Leave a page inside an artefact, and what it was written of, which agree at every moment. Raises OutputError."""

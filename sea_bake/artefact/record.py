@@ -95,6 +95,14 @@ class BakeRecord:
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "output": str(self.output)}
 
+    def stored(self) -> dict[str, Any]:
+        """As it lies in the artefact."""
+        return portable(self.to_json())
+
+    def with_base(self, name: str) -> BakeRecord:
+        """The same of a base of another name, without a commit."""
+        return replace(self, base=name, revision=None)
+
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> BakeRecord:
         """Raises ValueError for what no bake leaves behind: lacking or garbled fields, names that lead elsewhere."""
@@ -134,7 +142,7 @@ class BakeRecord:
         (stage / RECORD).parent.mkdir(exist_ok=True)
         for edit, name in zip(edits, self.edits, strict=True):
             edit.save(stage / name, overwrite=True)
-        write_json(stage / RECORD, portable(self.to_json()))
+        write_json(stage / RECORD, self.stored())
         total = sum(file.stat().st_size for file in stage.rglob("*") if file.is_file())
         return replace(self, bytes_linked=linked, bytes_written=total - linked)
 
@@ -189,8 +197,17 @@ class OnnxRecord:
         return [self.dtype, *(name for name in GRAPH_FILES if name in self.variants)]
 
     def to_json(self) -> dict[str, Any]:
-        bake = None if self.bake is None else portable(self.bake.to_json())
+        bake = None if self.bake is None else self.bake.stored()
         return {"format": "onnx", **asdict(self), "bake": bake, "output": str(self.output)}
+
+    def stored(self) -> dict[str, Any]:
+        """As it lies in the export."""
+        return portable(self.to_json())
+
+    def with_base(self, name: str) -> OnnxRecord:
+        """The same of a base of another name, without a commit."""
+        bake = None if self.bake is None else self.bake.with_base(name)
+        return replace(self, base=name, revision=None, bake=bake)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> OnnxRecord:
@@ -208,7 +225,7 @@ class OnnxRecord:
         """Leave the record inside an export that is being made."""
         versions = {"versions": {name: version(name) for name in _PACKAGES}}
         (stage / EXPORT).parent.mkdir(exist_ok=True)
-        write_json(stage / EXPORT, portable(self.to_json()) | versions)
+        write_json(stage / EXPORT, self.stored() | versions)
 
 
 def layers_of(edits: Sequence[Edit]) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sea_bake.errors import CheckpointError
 from sea_bake.io.files import read_json
+from sea_bake.io.hub import snapshot
 from sea_bake.io.regular import check_folder
 from sea_bake.model.sanity import check_numbers
 from sea_bake.model.suffixes import NOT_FETCHED
@@ -82,15 +83,7 @@ class ModelSource:
         """
         if self.path is not None:
             return self
-        from huggingface_hub import snapshot_download
-
-        try:
-            folder = Path(snapshot_download(self.name, revision=self.revision, ignore_patterns=NOT_FETCHED))
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise CheckpointError(
-                f"no model '{self.name}': there is no such folder here, and the Hub did not give it either ({reason})"
-            ) from error
+        folder = snapshot(self.name, self.revision, but=NOT_FETCHED)
         check_numbers(folder)
         return ModelSource(self.name, folder, folder.name)  # a snapshot's folder is named after its commit
 

@@ -15,7 +15,6 @@ from sea_bake.publishing.contents import collect
 from sea_bake.publishing.hub_errors import check_repo_id
 from sea_bake.publishing.licence import find
 from sea_bake.publishing.recipe import dump, origin
-from sea_bake.publishing.renaming import renamed
 from sea_bake.publishing.upload import Pushed, push
 
 __all__ = ["Publication", "publish"]
@@ -100,7 +99,7 @@ def publish(
     except (EvaluationError, OutputError) as error:
         raise PublishError(str(error)) from error
     licence, base_card = find(found, license)
-    made = renamed(found, base_model)
+    made = found.renamed(base_model)
     made[RECIPE] = dump(found, model=base_model, output=repo.rpartition("/")[2])
     card = render(
         found,

@@ -17,6 +17,7 @@ from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, DemonstrationError, EditError, RecipeError, WrongModelError
 from sea_bake.fitting import fit
 from sea_bake.io.files import file_digest
+from sea_bake.io.hub import snapshot
 from sea_bake.model.loading import load_model, load_tokenizer
 from sea_bake.model.source import ModelSource
 from sea_bake.publishing.recipe import describe
@@ -148,23 +149,16 @@ def _published(published: str | Path, revision: str | None) -> tuple[Path, dict[
     """The folder with recipe and edits, and the recipe."""
     folder = Path(os.path.expanduser(published)).absolute()
     if not folder.exists():
-        folder = _fetched(str(published), revision)
+        try:
+            folder = snapshot(str(published), revision, only=_FILES)
+        except CheckpointError as error:
+            raise RecipeError(str(error)) from error
     if (folder / RECIPE).is_file():
         return folder, read_yaml(folder / RECIPE)[0]
     try:
         return folder, describe(folder)
     except CheckpointError as error:
         raise RecipeError(f"{published} has no {RECIPE}, and is no artefact of sea_bake either ({error})") from error
-
-
-def _fetched(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise RecipeError(f"no folder '{name}' here, and the Hub gave no such model either ({reason})") from error
 
 
 def _edit(folder: Path, record: dict[str, Any]) -> Edit:

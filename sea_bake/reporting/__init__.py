@@ -21,7 +21,6 @@ from sea_bake.edit import Edit
 from sea_bake.errors import DemonstrationError, OutputError, SettingError, need
 from sea_bake.evaluation import figures as evaluation_figures
 from sea_bake.io.apart import check_apart
-from sea_bake.io.files import write_json
 from sea_bake.methods import sea
 from sea_bake.model.source import ModelSource
 from sea_bake.pages.pictures import Picture
@@ -200,8 +199,7 @@ def _written(
             (stage / "figures").mkdir()
             for picture in made.pictures:
                 (stage / "figures" / f"{picture.name}.png").write_bytes(picture.png())
-            (stage / PAGE_NUMBERS).parent.mkdir()
-            write_json(stage / PAGE_NUMBERS, made.numbers.to_json())
+            made.numbers.write(stage)
         found.append(output)
     if sealed is not None and subject.artefact is not None:
         digest = evaluation_digest(subject.artefact.folder)

@@ -7,14 +7,13 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from sea_bake.activations.prompts import PLAIN_TEMPLATE
-from sea_bake.artefact.names import EXPORT
 from sea_bake.artefact.output import check_folder, staged
+from sea_bake.artefact.web_record import WebRecord
 from sea_bake.errors import SettingError
 from sea_bake.exporting.web import libraries, pages
 from sea_bake.exporting.web.models import KINDS, STRENGTH, WebModel, open_model, place_model
@@ -128,9 +127,7 @@ def serve_web(
             "cache": ["sea-bake", _digest(models)],
         }
         write_json(stage / "site.json", site)
-        (stage / EXPORT).parent.mkdir()
-        made = {"format": "web", "base": record.base, "revision": record.revision}
-        write_json(stage / EXPORT, made | {"sides": sides, "sea_bake": version("sea-bake")})
+        WebRecord(record.base, sides, record.revision).write(stage)
     urls = {name: file["url"] for name, file in placed.items()}
     return WebReport(target, sides, bool(record.strength), totals, urls, addresses)
 
