@@ -232,8 +232,10 @@ class Edit:
         Args:
             positive, negative: ``uu_positive.pt`` and ``uu_negative.pt``: [L, d, d], one projector for every layer of
                 the model (or for the selected layers only).
-            model: the living model they belong to; their files do not say which.
-            layers: the layers to edit; the paper's LLaMA-2 run edits the last 21.
+            model, source: the living model they belong to (their files do not say which), and its name to record.
+            layers: the layers to edit, as of fit; the paper's LLaMA-2 run edits the last 21.
+            site: "mlp" (what the released code edits), "attn" or "block".
+            merge: "l2", "sum" or "average".
 
         Raises:
             ActivationError: a matrix that is not an orthogonal projector.

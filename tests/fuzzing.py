@@ -281,7 +281,9 @@ def evaluation() -> Any:
 
     data, neutral = benchmarks.write(tiny.root() / "fuzzed-benchmarks"), tiny.root() / "fuzzed-neutral.txt"
     neutral.write_text("A paragraph that is short.\n\nAnother one, shorter still.\n", "utf-8")
-    return evaluate(tiny.single(), edit=tiny.edit_file(), tasks=["bbq"], data=data, limit=2, neutral=neutral).to_json()
+    return evaluate(
+        tiny.single(), edit=tiny.edit_file(), tasks=["bbq"], data=data, limit=2, neutral_text=neutral
+    ).to_json()
 
 
 def in_artefact(folder: Path, name: str, data: bytes) -> Path:

@@ -434,7 +434,7 @@ def test_export_tasks_writes_what_the_harness_reads(data: Path, tmp_path: Path) 
         ("SettingError", ["--data", "DATA", "--quiet"], ["--quiet would show nothing", "--json"]),
         ("SettingError", ["--data", "DATA", "--dtype", "float8"], ["unknown dtype 'float8'"]),
         ("EvaluationError", ["--data", "DATA", "--base", "BASE"], ["belongs to an artefact"]),
-        ("EvaluationError", ["--data", "DATA", "--neutral", "NOWHERE"], ["cannot be read as text"]),
+        ("EvaluationError", ["--data", "DATA", "--neutral-text", "NOWHERE"], ["cannot be read as text"]),
         ("OutputError", ["--data", "DATA", "-o", "FOREIGN"], ["holds no evaluation"]),
         ("EditError", ["--data", "DATA", "--edit", "NOWHERE"], ["no such file"]),
         ("EvaluationError", ["--tasks", "hellaswag"], ["data of the task hellaswag", "--data DIR"]),

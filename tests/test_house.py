@@ -43,7 +43,7 @@ ORDER = (
 )
 PAPERS = {"README.md", "py.typed"}  # beside the code: its guide, and the mark that it is typed
 FORBIDDEN = {"utils", "util", "common", "core", "helpers", "misc", "base", "shared"}
-VERB = re.compile(r"sea_bake(\.\w+)+:\w+")  # a function by name, as recipes and commands call it: an import too
+VERB = re.compile(r"sea_bake(\.\w+)+:\w+(\.\w+)?")  # a function by name, as recipes and commands call it: an import too
 
 
 def modules() -> list[Path]:
@@ -183,6 +183,36 @@ def test_the_ground_floor_stands_on_python_alone() -> None:
     light += [HOUSE / "io" / f"{name}.py" for name in files]
     light += [HOUSE / "model" / f"{name}.py" for name in ("anatomy", "source")]
     assert {path.name: names for path in light if (names := outside(path.read_text("utf-8"), lazy=False))} == {}
+
+
+REFUSALS = {
+    "run, no recipe": ("run", "nothing.yaml"),
+    "run, a recipe of nonsense": ("run", "odd.yaml"),
+    "init, the file is there": ("init", "odd.yaml"),
+    "fit, the output is there": ("fit", "nomodel", "-o", "odd.yaml"),
+    "fit, no model": ("fit", "-o", "new"),
+    "fit, no such model": ("fit", "./nomodel", "-o", "new"),
+    "import, the output is there": ("import", "nomodel", "a.pt", "b.pt", "-o", "odd.yaml"),
+    "help": ("fit", "--help"),
+}
+
+
+@pytest.mark.slow
+def test_what_is_refused_by_its_words_does_not_wait_for_torch(tmp_path: Path) -> None:
+    """Each in a process of its own, as users start it."""
+    (tmp_path / "odd.yaml").write_text("modle: x\n", "utf-8")
+    script = (
+        "import sys\nfrom sea_bake.cli import main\ntry:\n    main()\n"
+        "except SystemExit as ended:\n    print(ended.code, *sorted({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    said = {}
+    for name, arguments in {**REFUSALS, "control": ("inspect", "nothing.safetensors")}.items():
+        ran = subprocess.run(
+            [sys.executable, "-c", script, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        said[name] = ran.stdout.splitlines()[-1].split()
+    assert said.pop("control")[:2] == ["2", "torch"]
+    assert said == {name: ["0" if name == "help" else "2"] for name in REFUSALS}
 
 
 def test_the_mathematics_stand_on_torch_alone() -> None:

@@ -265,7 +265,7 @@ def test_the_demo_leads_on(workshop: Workshop, tmp_path: Path) -> None:
     data = benchmarks.write(tmp_path / "data")
     neutral = tmp_path / "neutral.txt"
     neutral.write_text("A paragraph that is short.\n\nAnother one, shorter still.\n", "utf-8")
-    succeed(*shlex.split(lines[1])[1:], "--data", data, "--tasks", "bbq", "--neutral", neutral)
+    succeed(*shlex.split(lines[1])[1:], "--data", data, "--tasks", "bbq", "--neutral-text", neutral)
 
 
 @pytest.mark.slow
@@ -339,7 +339,7 @@ def test_an_evaluation_or_a_report_of_another_state_names_the_command_that_renew
     succeed("verify", artefact)
     data, neutral = benchmarks.write(tmp_path / "data"), tmp_path / "neutral.txt"
     neutral.write_text("A paragraph that is short.\n\nAnother one, shorter still.\n", "utf-8")
-    with_data = ("--data", data, "--tasks", "bbq", "--limit", 2, "--neutral", neutral)
+    with_data = ("--data", data, "--tasks", "bbq", "--limit", 2, "--neutral-text", neutral)
     succeed("eval", artefact, *with_data, "--write")
     succeed("report", artefact, "--write")
     (artefact / "generation_config.json").write_text("{}")

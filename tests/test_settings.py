@@ -6,6 +6,7 @@ import importlib
 import inspect
 import types
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
@@ -13,11 +14,11 @@ import pytest
 import tiny
 import torch
 import yaml
-from click import Command, Group
 from typer.main import get_command
 
 from sea_bake.activations import collect
 from sea_bake.cli import app
+from sea_bake.cli.options import wording
 from sea_bake.demonstrations import load
 from sea_bake.fitting import fit
 from sea_bake.io import signatures
@@ -32,15 +33,21 @@ COLLECT = "sea_bake.activations:collect_sites"
 OTHERS = {
     ("dtype", "sea_bake.exporting.onnx:export_onnx"): "of the graph, which has names of its own",
     ("batch_size", "sea_bake.recipes.reproducing:reproduce"): "None: the published recipe's own",
+    ("layers", "sea_bake.edit:Edit.from_dense"): "those of the released code's run",
+    ("site", "sea_bake.edit:Edit.from_dense"): "what the released code edits",
+    ("merge", "sea_bake.edit:Edit.from_dense"): "the released code's",
     ("limit", "sea_bake.demonstrations:load"): "of triples; None as everywhere",
     ("output", "sea_bake.recipes.starter:write_starter"): "None: made of the base's name",
-    ("neutral", "sea_bake.evaluation:evaluate"): "a file of neutral texts, not how they are made",
     ("demonstrations", "sea_bake.reporting:report"): "a source, not the triples",
     ("model", "sea_bake.recipes.starter:write_starter"): "an example's model",
     ("layers", "sea_bake.fitting:fit"): "which to edit; elsewhere which to show or to keep, None: all",
     ("strength", "sea_bake.exporting.onnx:export_onnx"): "no other has it",
     ("edit", "sea_bake.baking:bake"): "required there",
     ("write", "sea_bake.verification:verify"): "a verdict belongs to its artefact; pages and evaluations on request",
+}
+OTHERS |= {
+    (name, "sea_bake.tuning.space:parse_space"): "values to try; None: those of the search"
+    for name in ("site", "merge", "feature", "parts", "alpha", "centre")
 }
 # Arguments that no option sets.
 NO_OPTION = {
@@ -49,6 +56,11 @@ NO_OPTION = {
         "source": "of a living model",
         "prompt_format": "an option for each of its parts",
     },
+    "sea_bake.model.loading:load_model": {
+        "device": "of an import: the CPU, where the projectors are",
+        "trust_remote_code": "never switched on",
+    },
+    "sea_bake.edit:Edit.from_dense": {"source": "made of the model's name"},
     "sea_bake.demonstrations:load": {"source": "--demonstrations", "seed": "--seed is that of the fit"},
     "sea_bake.tuning:tune": {
         "space": "an option for each of its fields",
@@ -62,21 +74,23 @@ NO_OPTION = {
 NO_KEY = {name: set(row.given.split()) for name, row in SECTIONS.items()}
 
 
-def leaves(group: Command, path: str = "") -> dict[str, Command]:
-    if not isinstance(group, Group):
+def leaves(group: Any, path: str = "") -> dict[str, Any]:
+    """Commands by name. (A group is known by what it has: Typer may bring a click of its own.)"""
+    if not hasattr(group, "commands"):
         return {path: group}
     return {name: c for key, sub in group.commands.items() for name, c in leaves(sub, f"{path} {key}".strip()).items()}
 
 
-COMMANDS = {name: c for name, c in leaves(get_command(app)).items() if hasattr(c.callback, "__verbs__")}
-VERBS = sorted({COLLECT, *(verb for c in COMMANDS.values() for verb in c.callback.__verbs__), *(  # type: ignore[union-attr]
+ALL_COMMANDS = leaves(get_command(app))
+COMMANDS = {name: c for name, c in ALL_COMMANDS.items() if getattr(c.callback, "__verbs__", ())}
+VERBS = sorted({COLLECT, *(verb for c in COMMANDS.values() for verb in c.callback.__verbs__), *(
     row.verb for row in SECTIONS.values()
 )})  # fmt: skip
 
 
 def real(verb: str) -> Callable[..., Any]:
     module, _, name = verb.partition(":")
-    return getattr(importlib.import_module(module), name)
+    return attrgetter(name)(importlib.import_module(module))
 
 
 def plain(hint: Any) -> Any:
@@ -139,11 +153,11 @@ def test_a_doctored_signature_is_noticed() -> None:
 def test_an_option_has_the_librarys_default(name: str) -> None:
     """Two commands have a place to write to that the library asks for; all else is the library's."""
     command = COMMANDS[name]
-    found = {a.name: a for verb in command.callback.__verbs__ for a in arguments(verb).values()}  # type: ignore[union-attr]
+    found = {a.name: a for verb in command.callback.__verbs__ for a in arguments(verb).values()}
     options = {p.name: p for p in command.params}
     own = {("tune", "output"), ("serve-web", "output"), ("run", "recipe"), ("bake", "edit"), ("fit", "model"),
            ("fit", "demonstrations"), ("tune", "demonstrations")}  # fmt: skip
-    for key in command.callback.__arguments__:  # type: ignore[union-attr]
+    for key in command.callback.__arguments__:
         default, shown = found[key].default, options[key].default
         if (name, key) in own:
             continue
@@ -157,6 +171,38 @@ def test_an_option_has_the_librarys_default(name: str) -> None:
             assert shown == Path(default), key
         else:
             assert shown == default, key
+
+
+def test_an_option_beside_the_library_says_what_the_library_says() -> None:
+    """Options that no verb of their command has: one that is called like a setting has its default, and its words."""
+    known: dict[str, list[Argument]] = {}
+    for verb in VERBS:
+        for argument in arguments(verb).values():
+            known.setdefault(argument.name, []).append(argument)
+    own = {("fit", "output"), ("import", "output"), ("demo", "output"), ("demo", "model"), ("inspect", "path")}
+    seen = set()
+    for name, command in ALL_COMMANDS.items():
+        for option in command.params:
+            if option.name in known and option.name not in getattr(command.callback, "__arguments__", ()):
+                seen.add((name, option.name))
+                if (name, option.name) not in own:
+                    assert option.default in [a.default for a in known[option.name]], (name, option.name)
+                    assert option.help in [wording(a.help) for a in known[option.name]], (name, option.name)
+    assert own <= seen, "an exception for what is not there"
+    assert {name for name in ALL_COMMANDS if name not in COMMANDS} == {"demo", "inspect"}
+    assert {"fit", "bake", "eval", "export onnx", "import"} <= set(COMMANDS)
+
+
+def test_two_options_are_not_one_setting_and_two_spellings_not_one_option() -> None:
+    """A long flag beside another one is its negation, or the same word in other letters."""
+    for name, command in ALL_COMMANDS.items():
+        for option in command.params:
+            long = {flag for flag in option.opts if flag.startswith("--")}
+            assert len(long) <= 1, (name, long)
+    texts = {
+        (name, o.name) for name, c in ALL_COMMANDS.items() for o in c.params if o.name in ("neutral", "neutral_text")
+    }
+    assert texts == {("fit", "neutral"), ("tune", "neutral"), ("tune", "neutral_text"), ("eval", "neutral_text")}
 
 
 def test_a_setting_has_one_default_everywhere() -> None:

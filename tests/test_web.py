@@ -189,7 +189,7 @@ def test_bad_input_is_one_clear_error(tmp_path: Path) -> None:
         ([fixed, "--base", fixed], "SettingError", "is not the unedited export"),
         ([fixed, "--model-url", "http://example.org/m"], "SettingError", "must be an https address"),
         ([strong, "--model-url", "https://example.org/m"], "SettingError", "cannot set a strength that has a default"),
-        ([fixed, "--offline", tmp_path], "CheckpointError", "npm install --ignore-scripts"),
+        ([fixed, "--offline", base], "CheckpointError", "npm install --ignore-scripts"),
     ]
     for arguments, kind, words in cases:
         with tiny.nothing_happens(tmp_path, fixed):

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich.markup import escape
 
 from sea_bake.cli.options import Call, command, spelt
+from sea_bake.cli.printing import MoreEdits
 from sea_bake.pages.text import size
 
 
 @command("sea_bake.baking:bake", edit=spelt(positional=True, hint=list[Path], default=None, metavar="[EDITS]..."))
 def bake(
     call: Call,
-    more: Annotated[list[Path] | None, typer.Option("--edit", "-e", help="The same, as an option.")] = None,
+    more: MoreEdits = None,
 ) -> None:
     """Bake an edit into a checkpoint, without loading the model (but for --approximate).
 

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from sea_bake.cli.options import FORMAT, PROMPTS, SOURCE, Call, command, spelt
-from sea_bake.cli.printing import Revision
 from sea_bake.errors import SettingError
 from sea_bake.pages.text import size
 
@@ -20,10 +19,11 @@ _SETTLED = (
 
 
 @command(
+    "sea_bake.model.loading:load_model",
     "sea_bake.demonstrations:load",
     FORMAT,
     "sea_bake.fitting:fit",
-    without="tokenizer source prompt_format",
+    without="tokenizer source prompt_format trust_remote_code",
     panels={
         "Demonstrations": "demonstrations format limit shuffle_seed split neutral max_new_tokens",
         "Prompts": f"{PROMPTS} show_prompt",
@@ -40,7 +40,6 @@ def fit(
     call: Call,
     context: typer.Context,
     output: Annotated[Path, typer.Option("--output", "-o", help="Edit file to write.")] = Path("edit.safetensors"),
-    revision: Revision = None,
     show_prompt: Annotated[bool, typer.Option(help="Run nothing: print one triple as the model reads it.")] = False,
 ) -> None:
     """Fit a SEA edit from demonstrations.
@@ -56,11 +55,8 @@ def fit(
 
       accelerate launch --num-processes 4 -m sea_bake fit MODEL      (data parallel)
     """
-    from sea_bake.activations import Activations
-    from sea_bake.fitting import is_main_process
     from sea_bake.io.apart import check_apart
     from sea_bake.io.staging import check_output
-    from sea_bake.model.sites import ranges
     from sea_bake.model.source import ModelSource
 
     console, model, activations = call.console, call["model"], call["activations"]
@@ -78,12 +74,17 @@ def fit(
         check_apart(save_activations, reads, folder=False)
         if save_activations == place:
             raise SettingError(f"--output and --save-activations are one file: {output}")
-    source = None if model is None else ModelSource.parse(model, revision)
+    source = None if model is None else ModelSource.parse(model, call["revision"])
     triples, form = None if activations is not None else call.load(), call(verb=FORMAT)
     if show_prompt:
         shown = call.run(source, triples, prompt_format=form, verb="sea_bake.activations.preview:preview")
         console.print(str(shown), markup=False, highlight=False, soft_wrap=True)
         return
+    from sea_bake.activations import Activations  # torch, for which no refusal above has to wait
+    from sea_bake.fitting import is_main_process
+    from sea_bake.model.sites import ranges
+    from sea_bake.pages.edits import sentence
+
     edit = call(
         model=source,
         demonstrations=triples,
@@ -94,13 +95,10 @@ def fit(
     if not is_main_process():
         return
     edit.save(place, overwrite=overwrite)
-    from sea_bake.pages.edits import sentence
-
     call.emit({"output": str(output), **edit.describe()})
     console.print(sentence(edit), markup=False)
     without = edit.recipe.get("without_site")
     if without:
         console.print(f"not edited, having no site {edit.site.value}: layers {ranges(without)}", markup=False)
-    call.values["revision"] = revision
     done = f"wrote {output} ({size(output.stat().st_size)}). "
     call.go_on("sea-bake", "bake", model or "MODEL", output, "-o", "OUT", done=done)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich.markup import escape
 
 from sea_bake.cli.options import Call, command, spelt
-from sea_bake.cli.printing import table
+from sea_bake.cli.printing import MoreEdits, table
 
 
 @command(
@@ -18,7 +16,7 @@ from sea_bake.cli.printing import table
 )
 def plan(
     call: Call,
-    more: Annotated[list[Path] | None, typer.Option("--edit", "-e", help="The same, as an option.")] = None,
+    more: MoreEdits = None,
 ) -> None:
     """Say what can be done with an edit, and why: fold, adapter, or insert only. Reads headers, no weights.
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,23 +19,25 @@ from sea_bake.pages.text import harmless
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no chatter.")]
+_MORE = "An edit file too: it acts after those that stand behind the model. (Repeatable.)"
+MoreEdits = Annotated[list[Path] | None, typer.Option("--edit", "-e", help=_MORE)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output.")]
-Dtype = Annotated[str, typer.Option(help="auto (the checkpoint's own), float32, bfloat16 or float16.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")]
 
 
 def prepare(*, quiet: bool) -> Console:
-    """Set progress bars and library chatter; returns the console for people (silent with --json or --quiet)."""
-    import os
+    """Set progress bars and library chatter; returns the console for people (silent with --json or --quiet).
 
+    transformers reads them when it is imported; that is not done here, since no refusal has to wait for it.
+    """
     progress.set_quiet(quiet)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")  # other libraries' bars; ours say the same, once
-    from transformers.utils import logging
+    if "transformers" in sys.modules:
+        from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
     return _Console(quiet=quiet, highlight=False)
 
 

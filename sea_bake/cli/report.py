@@ -5,7 +5,7 @@ from __future__ import annotations
 from sea_bake.cli.options import Call, command, spelt
 
 
-@command("sea_bake.reporting:report", layers=spelt("--layers", "--layer"), activations=spelt("--activations", "-a"))
+@command("sea_bake.reporting:report", layers=spelt("--layers"), activations=spelt("--activations", "-a"))
 def report(call: Call) -> None:
     """Draw one HTML page about an edit: spectra, movement, gain and cost, verdict, answers.
 

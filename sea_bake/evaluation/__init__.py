@@ -44,7 +44,7 @@ def evaluate(
     fewshot: int | None = None,
     chat: bool = False,
     cost: bool = True,
-    neutral: str | Path | None = None,
+    neutral_text: str | Path | None = None,
     dtype: str = "auto",
     device: str | None = None,
     batch_size: int = DEFAULT_BATCH_SIZE,
@@ -72,7 +72,7 @@ def evaluate(
         chat: put prompts through the tokenizer's chat template, with the arguments, system prompt and date that the
             edit was fitted with.
         cost: also KL to the base, perplexity and repetition on neutral text; not for encoder-decoders.
-        neutral: text file of neutral paragraphs, separated by empty lines. Default: built-in.
+        neutral_text: file of neutral paragraphs for KL and perplexity, separated by empty lines. Default: built-in.
         dtype, device: see :func:`sea_bake.model.loading.load_model`.
         batch_size: rows in one forward pass; halved when memory runs out.
         output: folder for JSON, Markdown, HTML and every example. A run that was stopped goes on there.
@@ -100,7 +100,7 @@ def evaluate(
     names = [task.name for task in local] if local is not None else list(dict.fromkeys(tasks))
     if not names and not cost:
         raise EvaluationError(f"nothing to evaluate: name some tasks out of {', '.join(TASKS)}")
-    texts = damage.read_texts(neutral) if cost else []
+    texts = damage.read_texts(neutral_text) if cost else []
     kept = Keeping(output, overwrite=overwrite)
     doors = Doors.of(model, edit=edit, base=base, revision=revision, dtype=dtype, device=device)
     if write and doors.artefact is None:

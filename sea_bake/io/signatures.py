@@ -47,14 +47,15 @@ class Argument:
 
 @cache
 def arguments(verb: str) -> dict[str, Argument]:
-    """Name -> Argument of a function such as ``"sea_bake.baking:bake"``, in its order; ``**options`` are left out.
+    """Name -> Argument of a function such as ``"sea_bake.baking:bake"``, or of a class method (``"module:Edit.read"``),
+    in its order; ``cls`` and ``**options`` are left out.
 
     Raises:
         LookupError: no such module or function, or a default or a type that this reader does not understand.
     """
     module, node = _function(verb)
     spec = node.args
-    positional = [*spec.posonlyargs, *spec.args]
+    positional = [a for a in (*spec.posonlyargs, *spec.args) if a.arg != "cls"]
     missing: list[ast.expr | None] = [None] * (len(positional) - len(spec.defaults))
     pairs = [*zip(positional, [*missing, *spec.defaults]), *zip(spec.kwonlyargs, spec.kw_defaults)]
     helps = _helps(ast.get_docstring(node) or "")
@@ -112,7 +113,10 @@ def _followed(name: str, module: str) -> tuple[str, Any]:
 
 def _function(verb: str) -> tuple[str, ast.FunctionDef]:
     module, _, name = verb.partition(":")
-    where, node = _followed(name, module)
+    owner, _, method = name.partition(".")
+    where, node = _followed(owner, module)
+    if method and isinstance(node, ast.ClassDef):
+        node = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == method), None)
     if not isinstance(node, ast.FunctionDef):
         raise LookupError(f"no function {verb}")
     return where, node

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sea_bake.errors import OutputError, RecipeError, SettingError
 from sea_bake.io.apart import check_apart
@@ -17,7 +17,9 @@ from sea_bake.io.staging import check_output
 from sea_bake.recipes.schema import Recipe, read
 from sea_bake.recipes.settings import unknown
 from sea_bake.recipes.state import State, digest
-from sea_bake.recipes.steps import Step, steps_of
+
+if TYPE_CHECKING:
+    from sea_bake.recipes.steps import Step
 
 
 @dataclass
@@ -91,6 +93,8 @@ def run(
         SeaBakeError: whatever the steps raise; the steps before are kept.
     """
     found = read(recipe, folder=folder)
+    from sea_bake.recipes.steps import steps_of  # torch, for which a recipe that is refused does not wait
+
     return _Run(found, steps_of(found), State(found.work), overwrite, watch).go(until, again_from, dry_run)
 
 

@@ -11,6 +11,7 @@ import importlib
 import math
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -21,7 +22,7 @@ from sea_bake.io.signatures import Argument, arguments
 def function(verb: str) -> Callable[..., Any]:
     """ "sea_bake.baking:bake" -> the function."""
     module, _, name = verb.partition(":")
-    return getattr(importlib.import_module(module), name)
+    return attrgetter(name)(importlib.import_module(module))
 
 
 def settings_of(verb: str, without: Collection[str] = ()) -> dict[str, Argument]:
