@@ -261,13 +261,10 @@ class Artefact:
     # --------------------------------------------------------------------------------------------- what is added to it
 
     def renamed(self, base: str | None) -> dict[str, str]:
-        """Path -> new text, of our own files that name the base, where it gets another name (on the Hub).
+        """Path -> new text, of our own files that name the base, where it gets another name (None: it keeps its own).
 
-        The verification goes along, and so do the evaluation and the page: they spoke of these files but for that
-        name, so their seals are set on the new ones.
-
-        Args:
-            base: the new name; None: as recorded, and nothing changes.
+        Verification, evaluation and page go along: they spoke of these files but for that name, so their seals are set
+        on the new ones.
         """
         return renamed(self, base)
 

@@ -59,6 +59,7 @@ class PageRecord:
         (stage / PAGE_NUMBERS).parent.mkdir(exist_ok=True)
         write_json(stage / PAGE_NUMBERS, self.to_json())
 
+
 def write_page(folder: Path, html: str, numbers: PageRecord) -> Path:
     """Leave a page inside an artefact, and what it was written of, which agree at every moment. Raises OutputError."""
     path, record = folder / PAGE, folder / PAGE_NUMBERS

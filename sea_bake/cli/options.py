@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from sea_bake import errors
 from sea_bake.cli.printing import Json, Quiet, prepare
-from sea_bake.io.signatures import REQUIRED, Argument, arguments
+from sea_bake.io.signatures import REQUIRED, Argument, arguments, parse_share
 from sea_bake.pages.text import harmless
 from sea_bake.recipes.settings import call
 
@@ -197,8 +197,6 @@ def _plain(name: str, hint: Any) -> tuple[Any, Callable[[Any], Any] | None]:
     if float in inner and int in inner:
 
         def share(text: str) -> float | int | None:
-            from sea_bake.methods.sea import parse_share  # whose torch no help has to wait for
-
             return parse_share(text, name.replace("_", "-"))
 
         return str, share

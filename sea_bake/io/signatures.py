@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union
 
+from sea_bake.errors import SettingError
+
 REQUIRED = inspect.Parameter.empty
 _PLAIN: dict[str, Any] = {t.__name__: t for t in (str, int, float, bool, Path, object)} | {"Any": Any}
 _GENERIC: dict[str, Any] = {"Sequence": Sequence, "list": list, "tuple": tuple, "dict": dict, "Mapping": Mapping}
@@ -76,6 +78,20 @@ def exists(verb: str) -> bool:
     except LookupError:
         return False
     return True
+
+
+def parse_share(text: str | None, name: str) -> float | int | None:
+    """ "0.998" -> a share, "8" -> a rank.
+
+    Raises:
+        SettingError: neither.
+    """
+    if text is None:
+        return None
+    try:
+        return int(text) if text.strip().lstrip("+-").isdigit() else float(text)
+    except ValueError:
+        raise SettingError(f"{name} must be a share such as 0.998 or a rank such as 8, not {text!r}") from None
 
 
 @cache

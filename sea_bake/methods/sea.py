@@ -107,20 +107,6 @@ def check_share(K: float | int, name: str = "K") -> None:
         )
 
 
-def parse_share(text: str | None, name: str) -> float | int | None:
-    """ "0.998" -> a share, "8" -> a rank.
-
-    Raises:
-        SettingError: neither.
-    """
-    if text is None:
-        return None
-    try:
-        return int(text) if text.strip().lstrip("+-").isdigit() else float(text)
-    except ValueError:
-        raise SettingError(f"{name} must be a share such as 0.998 or a rank such as 8, not {text!r}") from None
-
-
 def projector(
     neutral: Tensor,
     positive: Tensor,

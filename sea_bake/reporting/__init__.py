@@ -12,7 +12,6 @@ from typing import Any
 
 from sea_bake.activations import Activations
 from sea_bake.artefact import Artefact, is_artefact
-from sea_bake.artefact.names import PAGE_NUMBERS
 from sea_bake.artefact.output import check_folder, staged
 from sea_bake.artefact.page import PageRecord, write_page
 from sea_bake.artefact.trusted import evaluation_digest
