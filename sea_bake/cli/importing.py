@@ -17,8 +17,8 @@ from sea_bake.errors import EditError
     "sea_bake.edit:Edit.from_dense",
     without="source device trust_remote_code",
     model=spelt(hint=str, help="The model that the projections belong to: folder, .gguf file or Hub id."),
-    positive=spelt(hint=Path, help="uu_positive.pt"),
-    negative=spelt(hint=Path, help="uu_negative.pt"),
+    positive=spelt(hint=Path, help="the file uu_positive.pt"),
+    negative=spelt(hint=Path, help="the file uu_negative.pt"),
 )
 def import_dense(
     call: Call,
