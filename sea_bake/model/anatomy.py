@@ -148,9 +148,10 @@ class Family:
         for place in places:
             if any(part == place.writer or part.startswith(f"{place.writer}.") for part in parts):
                 return place
-        if self.model_type not in FAMILIES:
-            return None  # discovered: a kind of layers whose module was not proved does not have the site
         for place in places:  # some parts are called otherwise in memory than on disk
+            alike = place.writer.startswith(f"{place.module}.")
+            if alike and self.model_type not in FAMILIES:
+                continue  # discovered: a kind of layers whose module was not proved does not have the site
             if self._modules().count(place.module) == 1 and any(part.startswith(f"{place.module}.") for part in parts):
                 return place
         return None
