@@ -127,6 +127,10 @@ def test_rooms_are_small_and_named() -> None:
         assert ast.get_docstring(ast.parse(text)), f"{path.name} does not say what it is for"
 
 
+def test_the_door_is_thin() -> None:
+    assert sum(path.read_text("utf-8").count("\n") for path in (HOUSE / "cli").glob("*.py")) < 1500
+
+
 def test_every_room_is_on_the_plan() -> None:
     entries = {path.name for path in HOUSE.iterdir()} - {"__pycache__"} - PAPERS
     assert {name.removesuffix(".py") for name in entries} == set(ORDER)

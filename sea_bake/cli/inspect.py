@@ -9,12 +9,10 @@ import typer
 
 from sea_bake.cli.options import Call, command
 from sea_bake.cli.printing import Overwrite, table
-from sea_bake.pages.text import size
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sea_bake.artefact import Artefact
     from sea_bake.edit import Edit
 
 
@@ -32,24 +30,25 @@ def inspect(
 
     from sea_bake.artefact.opened import Artefact, may_be_artefact
     from sea_bake.edit import Edit
+    from sea_bake.pages.artefacts import facts, sentences
     from sea_bake.pages.edits import sentence
 
     console = call.console
-    facts: dict[str, Any] = {}
+    known: dict[str, Any] = {}
     closing: list[str] = []
     if not may_be_artefact(path):
         files, edits = [Path(os.path.expanduser(path))], [Edit.load(path)]
     else:
         artefact = Artefact.open(path)
-        files, edits, closing = artefact.edit_files, artefact.edits, _verdict(artefact)
-        facts = _facts(artefact)
-    facts["edits"] = [edit.describe() | {"bytes": file.stat().st_size} for edit, file in zip(edits, files)]
+        files, edits, closing = artefact.edit_files, artefact.edits, sentences(artefact)
+        known = facts(artefact)
+    known["edits"] = [edit.describe() | {"bytes": file.stat().st_size} for edit, file in zip(edits, files)]
     if plot is not None:
         from sea_bake.pages.pictures import plot_edit
 
         for i, edit in enumerate(edits):
             plot_edit(edit, plot.with_stem(f"{plot.stem}-{i}") if i else plot, overwrite=overwrite)
-    call.emit(facts)
+    call.emit(known)
     for edit in edits:
         console.print(sentence(edit), markup=False)
         console.print(layer_table(edit))
@@ -60,35 +59,6 @@ def inspect(
         console.print(line, markup=False)
     if plot is not None:
         console.print(f"drew {plot}", markup=False)
-
-
-def _facts(artefact: Artefact) -> dict[str, Any]:
-    """Its record, size and verification as plain data."""
-    from sea_bake.artefact.record import portable
-
-    found, kind = artefact.last_verification, "export" if artefact.kind in ("onnx", "gguf") else "bake"
-    return {
-        kind: portable(artefact.record.to_json()),
-        "bytes": artefact.size,
-        "verification": found and found.to_json(),
-        "verdict": artefact.verdict,
-        "doubt": artefact.doubt,
-    }
-
-
-def _verdict(artefact: Artefact) -> list[str]:
-    """What an artefact is, and whether it has been verified."""
-    from sea_bake.pages.edits import stand_in
-
-    if artefact.file is not None:
-        return [f"{artefact.file}: {artefact.record.architecture}, {size(artefact.size)}, {artefact.doubt}"]
-    bake, found = artefact.bake, artefact.last_verification
-    approximation = bake.approximation if bake else None
-    good = "verified" if approximation is None else "approximate, as promised"
-    verdict = "not verified yet" if found is None else "NOT verified" if not found.passed else good
-    changed = f", but {artefact.doubt}" if found is not None and found.passed and artefact.doubt else ""
-    shown = [] if approximation is None else [stand_in(approximation)]
-    return [*shown, f"{artefact.folder}: {artefact.record.architecture}, {size(artefact.size)}, {verdict}{changed}"]
 
 
 def layer_table(edit: Edit) -> Table:
