@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sea_bake.activations.batches import distributed, input_device, padded
 from sea_bake.activations.prompts import Tokens, pad_id
-from sea_bake.errors import CheckpointError
+from sea_bake.errors import CheckpointError, reason_of
 from sea_bake.model.source import ModelSource
 
 # Lists of token ids that a model must not say.
@@ -72,6 +72,9 @@ def generate(model: Any, tokenizer: Any, ids: Tensor, mask: Tensor, *, max_new_t
     Args:
         ids, mask: padded prompts, [rows, tokens].
         more: further arguments of transformers' ``generate``.
+
+    Raises:
+        CheckpointError: a model that transformers cannot run so.
     """
     from transformers import GenerationConfig
 
@@ -80,6 +83,11 @@ def generate(model: Any, tokenizer: Any, ids: Tensor, mask: Tensor, *, max_new_t
     model.generation_config = GenerationConfig(**ids_alone)  # where ``generate`` looks for what is not given to it
     try:
         out: Tensor = model.generate(input_ids=ids, attention_mask=mask, generation_config=own, **more)
+    except (AttributeError, ImportError, KeyError, NotImplementedError, TypeError) as error:
+        raise CheckpointError(
+            f"transformers cannot run this {type(model).__name__} on text alone: {reason_of(error)}. If it wraps a text "
+            "model, load that one (its own ...ForCausalLM.from_pretrained), save it, and take the folder instead."
+        ) from error
     finally:
         model.generation_config = theirs
     return out
