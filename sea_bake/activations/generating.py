@@ -85,8 +85,8 @@ def generate(model: Any, tokenizer: Any, ids: Tensor, mask: Tensor, *, max_new_t
         out: Tensor = model.generate(input_ids=ids, attention_mask=mask, generation_config=own, **more)
     except (AttributeError, ImportError, KeyError, NotImplementedError, TypeError) as error:
         raise CheckpointError(
-            f"transformers cannot run this {type(model).__name__} on text alone: {reason_of(error)}. If it wraps a text "
-            "model, load that one (its own ...ForCausalLM.from_pretrained), save it, and take the folder instead."
+            f"transformers cannot run this {type(model).__name__} on text alone: {reason_of(error)}. If it wraps a "
+            "text model, load that one (its own ...ForCausalLM.from_pretrained), save it, and take the folder instead."
         ) from error
     finally:
         model.generation_config = theirs
