@@ -61,7 +61,7 @@ def plan(model: str | Path | ModelSource, edits: Sequence[Edit] = (), *, revisio
     """
     source = ModelSource.parse(model, revision)
     with opened(source, None) as base:
-        planned_layers(base.config, Site.BLOCK)  # or transformers cannot build it
+        planned_layers(base.config, Site.MLP if base.row.streams else Site.BLOCK)  # or transformers cannot build it
         check_edits(base, edits)
         names = ("merge", "feature", "parts", "alpha")
         settings = [{"site": edit.site.value, **{name: getattr(edit, name) for name in names}} for edit in edits]
