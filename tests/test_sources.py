@@ -655,3 +655,21 @@ def test_verify_proves_what_was_baked_of_one(workshop: Workshop, tmp_path: Path,
     base = left_over(workshop.base("llama"), tmp_path / "base", LEFT_OVER["bitsandbytes"])
     report = bake(base, edit_of(base), tmp_path / "out", how=how)
     assert verify(report.output, base=base).passed
+
+
+def test_a_snapshot_in_the_hubs_cache_is_that_hub_id(tmp_path: Path) -> None:
+    """Else an artefact would name a commit's hash as its base, and be found by nobody."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    place = tmp_path / "models--owner--my-model" / "snapshots" / commit
+    shutil.copytree(tiny.single(), place)
+    for path in (place, f"{place}/"):
+        found = ModelSource.parse(path)
+        assert (found.name, found.path, found.revision) == ("owner/my-model", place, commit)
+    for how in ("fold", "insert", "adapter"):
+        edit = Edit.load(tiny.edit_file()).with_settings(merge="sum")
+        record = bake(place, edit, tmp_path / how, how=how)
+        assert (record.base, record.revision) == ("owner/my-model", commit)
+    named = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text("utf-8"))
+    assert (named["base_model_name_or_path"], named.get("revision")) == ("owner/my-model", commit)
+    shutil.copytree(tiny.single(), other := tmp_path / "snapshots" / "models")  # the control
+    assert ModelSource.parse(other).name == "models"

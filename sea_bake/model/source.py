@@ -5,6 +5,7 @@ becomes files on disk.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,8 @@ class ModelSource:
 
     @classmethod
     def parse(cls, model: str | Path | ModelSource, revision: str | None = None) -> ModelSource:
-        """A local path wins over a Hub id of the same spelling; what is parsed already is given back.
+        """A local path wins over a Hub id of the same spelling; what is parsed already is given back. A snapshot in the
+        Hub's cache is that Hub id at that commit.
 
         Raises:
             CheckpointError: there is no such path and it cannot be a Hub id; or the folder holds a link out of it.
@@ -69,7 +71,8 @@ class ModelSource:
             if path.is_dir():
                 check_folder(path)
                 check_numbers(path)
-            return cls(path.name, path, revision)
+            cached = _cached(path)
+            return cls(cached, path, path.name) if cached else cls(path.name, path, revision)
         text = str(model)
         if text.startswith((".", "/", "~")) or text.count("/") > 1 or text.endswith(".gguf"):
             raise CheckpointError(f"no such model: {text} (neither a folder, nor a .gguf file, nor a Hub id)")
@@ -120,3 +123,12 @@ class ModelSource:
         path = self.on_disk().path
         assert path is not None
         return path
+
+
+def _cached(path: Path) -> str | None:
+    """The Hub id of a snapshot in the Hub's cache: ``.../models--OWNER--NAME/snapshots/COMMIT``."""
+    repository, commit = path.parent.parent.name, path.name
+    if path.parent.name != "snapshots" or not re.fullmatch(r"[0-9a-f]{40}", commit):
+        return None
+    found = re.fullmatch(r"models--(?:([\w.-]+?)--)?([\w.-]+)", repository)
+    return "/".join(filter(None, found.groups())) if found else None
