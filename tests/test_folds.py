@@ -67,6 +67,8 @@ def difference(a: Tensor, b: Tensor) -> float:
 # float32: W' is rounded once to 6e-8 of its entries, and M (W x) and (M W) x are summed in different orders over a few
 # hundred terms: measured 2e-7 to 2e-6 of the largest logit, over 4 layers of random weights (gpt_oss most).
 EQUAL = 1e-5
+# Of the gated delta rule of Qwen3-Next and Qwen3.5, which sums over tokens in float32: measured 1.1e-5.
+RECURRENT = 3e-5
 VISIBLE = 100 * EQUAL  # an edit moves the logits by at least so much
 
 
@@ -129,11 +131,12 @@ def test_live_is_adapted_and_merged(workshop: Workshop, tmp_path: Path, family: 
         with edit.live(model):
             expected = logits(model)
         adapted = PeftModel.from_pretrained(copy.deepcopy(model), folder)
-        assert difference(logits(adapted), expected) < EQUAL, (site, merge)
+        equal = RECURRENT if family.startswith(("qwen3_next", "qwen3_5")) else EQUAL
+        assert difference(logits(adapted), expected) < equal, (site, merge)
         with adapted.disable_adapter():
             assert difference(logits(adapted), before) == 0
         merged = adapted.merge_and_unload()
-        assert difference(logits(merged), expected) < EQUAL, (site, merge)
+        assert difference(logits(merged), expected) < equal, (site, merge)
         bake(base, edit, tmp_path / f"fold-{site}-{merge}", how="fold")
         folded = load_plain(tmp_path / f"fold-{site}-{merge}", family).state_dict()
         for name, weight in merged.state_dict().items():  # the same weights, not only the same answers

@@ -100,9 +100,12 @@ def test_a_bake_killed_at_random_moments(tmp_path: Path, how: str) -> None:
     assert len(list(tiny.large().glob("*.safetensors"))) >= 20
     chance = random.Random(0)
     complete = litter = 0
-    for kill in range(KILLS):
+    for kill in range(4 * KILLS):  # more of them on a busy machine, where the moments are not those that were measured
+        if kill >= KILLS and litter >= 3 and kill - complete >= 5:
+            break
         output = tmp_path / f"out-{kill}"
-        ran = tiny.nursery().killed((kill + chance.random()) / KILLS * 1.1 * seconds, *bake_large(output, how=how))
+        moment = (kill % KILLS + chance.random()) / KILLS * 1.1 * seconds
+        ran = tiny.nursery().killed(moment, *bake_large(output, how=how))
         assert ran.code in (0, -signal.SIGKILL)
         found = tiny.listing(tmp_path) - {output.name}
         assert all(name.startswith(f".{output.name}.sea-bake-") for name in found), found
@@ -111,7 +114,7 @@ def test_a_bake_killed_at_random_moments(tmp_path: Path, how: str) -> None:
         # What the killed run left is removed by the next one that writes there, and nothing else is.
         for name in found:
             shutil.rmtree(tmp_path / name)
-    assert KILLS - complete >= 5, "too few of the kills came before the end: nothing has been shown"
+    assert kill - complete >= 5, "too few of the kills came before the end: nothing has been shown"
     assert litter >= 3, "too few of the kills came while files were being written"
     assert tiny.snapshot(tiny.large()) == before
 

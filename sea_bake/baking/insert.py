@@ -45,15 +45,15 @@ def insert(
     need_space(target.parent, edit_bytes + _OWN_BYTES + (0 if linked else checkpoint.size()))
     shard_names = _shard_names(checkpoint)
     config = sea_config(base, edits)
-    check_inserted(base, config, tensors)
     with staged(target, overwrite=overwrite) as stage:
+        write_json(stage / "config.json", config)
+        check_inserted(base, stage, tensors)
         linked_bytes = 0
         for old, new in shard_names.items():
             if place(folder / old, stage / new, copy=copy):
                 linked_bytes += (stage / new).stat().st_size
         save_file(tensors, str(stage / SHARD), metadata={"format": "pt"})
         write_json(stage / INDEX, _index(checkpoint, shard_names, tensors))
-        write_json(stage / "config.json", config)
         shutil.copyfile(modeling_sea.__file__, stage / CODE)
         left_out = carry(folder, stage, written=["config.json", INDEX, CODE], shards=checkpoint.shards)
         _keep_tokenizer_class(stage, checkpoint.config["model_type"])

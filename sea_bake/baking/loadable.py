@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 import sea_bake.modeling_sea as modeling_sea
 from sea_bake.baking.open_base import OpenBase
 from sea_bake.errors import CheckpointError, reason_of
-from sea_bake.io.files import write_json
+from sea_bake.io.files import read_json
 from sea_bake.model.one_layer import quiet
 
 
@@ -32,23 +31,22 @@ def check_plain(base: OpenBase) -> None:
     _check(base, cls, copy.deepcopy(base.config), {})
 
 
-def check_inserted(base: OpenBase, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
+def check_inserted(base: OpenBase, folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """An insert: its class, made of its config.json, finds the base's tensors and the edits'.
 
     Args:
-        config: config.json of the artefact.
+        folder: the artefact, as far as its config.json.
         tensors: those of the edits.
 
     Raises:
         CheckpointError: it does not; or the Auto classes would refuse it.
     """
+    config = read_json(folder / "config.json")
     try:
         names = {auto: reference.partition(".")[2] for auto, reference in config["auto_map"].items()}
         config_class = getattr(modeling_sea, names.pop("AutoConfig"))
         classes = [getattr(modeling_sea, name) for name in names.values()]
-        with tempfile.TemporaryDirectory(prefix="sea-bake-config-") as folder:  # JSON of transformers' own kind
-            write_json(Path(folder) / "config.json", config)
-            made = config_class.from_pretrained(folder)
+        made = config_class.from_pretrained(folder)
     except Exception as error:
         raise _unloadable(base, error) from error
     for cls in classes:

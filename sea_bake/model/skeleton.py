@@ -84,6 +84,9 @@ def built(text: Any) -> Any:
     Raises:
         Exception: whatever transformers raises for a configuration that it cannot build.
     """
+    pad, rows = getattr(text, "pad_token_id", None), getattr(text, "vocab_size", None)
+    if isinstance(pad, int) and isinstance(rows, int) and pad >= rows:  # a default of the family, in a small vocabulary
+        text = changed(text, {"pad_token_id": 0})
     return decoder_class(text)._from_config(text, dtype=torch.float32)
 
 
