@@ -51,7 +51,7 @@ class Setting:
     """One edit, or a control.
 
     Attributes:
-        demonstrations, count: a key of ``SETS``, and so many of its first triples.
+        demonstrations, count: a key of ``SETS``, and how many of its first triples.
         control: "" is the edit itself; "base" none; "random": directions drawn at random in the same numbers;
             "reversed": positive and negative answers change places; "temperature": no edit, but logits divided by
             ``alpha``.
@@ -166,7 +166,7 @@ class Texts:
         return Path(place.output) / "activations" / f"{stem}-{site}-{count}.safetensors"
 
     def enough(self, place: Place, count: int, site: str) -> Path | None:
-        """The smallest file that holds so many triples."""
+        """The smallest file that holds this number of triples."""
         paths = self.path(place, "*", site)
         there = {int(p.stem.rsplit("-", 1)[1]): p for p in paths.parent.glob(paths.name)}
         fit = [n for n in there if n >= count]

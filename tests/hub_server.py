@@ -3,7 +3,7 @@ a model and to load it again (accounts, repositories, preupload, LFS, commits, p
 
 It checks what the Hub checks: that a large file is there, whole and of its hash, before a commit may name it; that a
 commit is made on the head that it names; that a card's metadata keep to the documented rules. It counts what it is
-given, and can hang up after so many files.
+given, and can hang up after a number of files.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ def test_only_a_verification_of_these_files_is_quoted(tmp_path: Path) -> None:
 
 @needs_node
 def test_the_hashes_are_those_of_npm(tmp_path: Path) -> None:
-    found = libraries.found(NODE / "node_modules")
+    found = libraries.installed(NODE / "node_modules")
     assert {name: libraries.integrity(path) for name, path in found.items()} == {
         name: file.integrity for name, file in libraries.LIBRARIES.items()
     }
@@ -156,10 +156,10 @@ def test_the_hashes_are_those_of_npm(tmp_path: Path) -> None:
     (folder / "@huggingface" / "transformers").mkdir(parents=True)
     other.rename(folder / "@huggingface" / "transformers" / "dist")
     with pytest.raises(CheckpointError, match=r"asyncify\.mjs is missing.*npm install --ignore-scripts"):
-        libraries.found(folder)
+        libraries.installed(folder)
     (folder / "@huggingface/transformers/dist/transformers.min.js").write_text("other")
     with pytest.raises(CheckpointError, match=r"transformers\.min\.js is not that of 4\.3\.1"):
-        libraries.found(folder)
+        libraries.installed(folder)
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input

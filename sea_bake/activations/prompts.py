@@ -68,7 +68,7 @@ def _ids(tokenizer: Any, text: str, special: bool) -> list[int]:
 
 
 def pad_id(tokenizer: Any, rows: int | None = None) -> int:
-    """A token id to pad with, of an embedding with so many rows; it never reaches a result."""
+    """A token id to pad with, that an embedding of this number of rows has; it never reaches a result."""
     for name in ("pad_token_id", "eos_token_id", "bos_token_id"):
         value = getattr(tokenizer, name, None)
         if isinstance(value, int) and 0 <= value < (value + 1 if rows is None else rows):

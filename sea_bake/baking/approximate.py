@@ -41,7 +41,7 @@ from sea_bake.model.anatomy import Site
 from sea_bake.model.loading import load_model, load_tokenizer
 
 _RANK = 8  # the least that a stand-in gets: an edit of rank 1 is no rank-1 map once it is rescaled per token
-_DEMONSTRATIONS = 512  # the first so many of a calibration file are used
+_DEMONSTRATIONS = 512  # used of a calibration file, at most: the first ones
 _MEMORY = 4 << 30  # bytes of moments at a time, 48 d² per layer; beyond it the texts are run once per group of layers
 
 

@@ -18,7 +18,7 @@ def alone(cls: Any, layer: int, *, tuples: int = 0) -> Any:
     """A class of transformers with one decoder layer that is whole, at its own place; the others pass on what they get.
 
     Args:
-        tuples: they pass it on in a tuple of so many, as the layers of some families do; 0: by itself.
+        tuples: they pass it on in a tuple of this length, as the layers of some families do; 0: by itself.
     """
 
     def init(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:

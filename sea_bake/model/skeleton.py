@@ -123,7 +123,7 @@ def feed(model: Any, inputs: torch.Tensor) -> None:
 
 
 def stack_of(model: Any, depth: int) -> tuple[str, nn.ModuleList] | None:
-    """Name, inside the decoder, and modules of its one stack of so many layers; None if it has none or several."""
+    """Name, inside the decoder, and modules of its one stack of that many layers; None if none or several."""
     stacks = [(n, m) for n, m in decoder_of(model).named_children() if isinstance(m, nn.ModuleList) and len(m) == depth]
     return stacks[0] if len(stacks) == 1 else None
 

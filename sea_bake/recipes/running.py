@@ -42,7 +42,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class RunReport:
+class RecipeRun:
     """What a run did.
 
     Attributes:
@@ -71,7 +71,7 @@ def run(
     dry_run: bool = False,
     overwrite: bool = False,
     watch: Callable[[Sequence[Progress]], None] | None = None,
-) -> RunReport:
+) -> RecipeRun:
     """Fit, bake, verify, evaluate, report, export and publish as one recipe says.
 
     Finished steps are kept: a step runs when its settings, the base, the demonstrations or the output of a step before
@@ -106,7 +106,7 @@ class _Run:
     overwrite: bool
     watch: Callable[[Sequence[Progress]], None] | None
 
-    def go(self, until: str | None, again_from: str | None, dry_run: bool) -> RunReport:
+    def go(self, until: str | None, again_from: str | None, dry_run: bool) -> RecipeRun:
         names = [step.name for step in self.steps]
         for asked in (until, again_from):
             if asked is not None and asked not in names:
@@ -120,7 +120,7 @@ class _Run:
             passed = self._all(list(zip(self.steps, self.progress))[: last + 1], again, dry_run)
         for progress in self.progress:
             progress.status = "left out" if progress.status == "waiting" else progress.status
-        return RunReport(passed, self.recipe.output, self.recipe.work, self.progress)
+        return RecipeRun(passed, self.recipe.output, self.recipe.work, self.progress)
 
     def _all(self, steps: list[tuple[Step, Progress]], again: set[str], dry_run: bool) -> bool:
         """Do, or keep, each of the steps; False when one did not hold, and what is behind it was left."""

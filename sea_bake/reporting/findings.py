@@ -80,7 +80,7 @@ class Findings:
 
 
 def _explained(edit: Edit, layer: int, ranks: tuple[int, int] = (1, 1)) -> tuple[float, float]:
-    """What so many leading directions of Ω+ and of Ω- explain."""
+    """What a number of leading directions of Ω+ and of Ω- explain."""
     plus, minus = (
         explained(spectrum(edit, layer, part)).nan_to_num(0.0)[:k].tolist()
         for part, k in zip(("positive", "negative"), ranks)

@@ -15,7 +15,7 @@ from sea_bake.pages.pictures import Picture, drawing, panels
 from sea_bake.pages.text import harmless, p_value
 from sea_bake.tuning.folder import FIGURES, RESULT, SUMMARY
 from sea_bake.tuning.results import CHOSEN_BASE, DEFAULT, RULE, Trial, Tuning
-from sea_bake.tuning.space import shown, told
+from sea_bake.tuning.space import in_words, shown
 
 _GAIN, _COST, _CHOSEN = "#3b6fb6", "0.6", "#c2452d"
 
@@ -44,7 +44,7 @@ def _cells(tuning: Tuning, trial: Trial) -> list[str]:
         number(trial.gain, tuning.objective[CHOSEN_BASE].measure.unit, sign=True),
         f"{trial.kl:.2g}" if trial.kl < 0.1 else f"{trial.kl:.3f}",
         ", ".join(marks),
-        told(trial.settings),
+        in_words(trial.settings),
     ]
 
 

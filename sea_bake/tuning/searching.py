@@ -82,7 +82,7 @@ def search(
     max_kl: float,
     timeout: float | None = None,
 ) -> list[Trial]:
-    """Run what is missing of so many trials; all that there are, in their order.
+    """Run trials until there are as many as wanted; all of them, in their order.
 
     A trial is written into the study when it is finished, at one stroke: of one that a kill cuts off nothing is left.
 

@@ -183,7 +183,7 @@ def shown(settings: Settings) -> dict[str, str]:
     return {_NAMES.get(name, name): words.get(str(value), str(value)) for name, value in settings.items()}
 
 
-def told(settings: Settings) -> str:
+def in_words(settings: Settings) -> str:
     """What differs from an untuned fit: "site attn, K+ 0.9, alpha 0.5"."""
     same = shown(untuned())
     return ", ".join(f"{name} {value}" for name, value in shown(settings).items() if value != same[name]) or "untuned"

@@ -108,7 +108,7 @@ def by_rows(
     select: int | None,
     confirm: int | None,
 ) -> Splits:
-    """The first rows of a benchmark for selection, and behind them, held back, so many that ask something else; for the
+    """The first rows of a benchmark for selection, and behind them, held back, as many that ask something else; for the
     fit all demonstrations but those that ask what one of these rows asks.
 
     Raises:

@@ -21,12 +21,12 @@ from sea_bake.io.apart import check_apart
 from sea_bake.io.files import write_json
 from sea_bake.io.staging import need_space
 
-__all__ = ["WebReport", "serve_web"]
+__all__ = ["WebSite", "serve_web"]
 _ROOM = 64 << 20  # page and libraries
 
 
 @dataclass(frozen=True)
-class WebReport:
+class WebSite:
     """What was written.
 
     Attributes:
@@ -60,7 +60,7 @@ def serve_web(
     title: str | None = None,
     copy: bool = False,
     overwrite: bool = False,
-) -> WebReport:
+) -> WebSite:
     """Write a static page that runs an export in the browser, with transformers.js on onnxruntime-web.
 
     With an export of a variable strength one download serves both sides: its strength 0 is the base.
@@ -100,7 +100,7 @@ def serve_web(
     if model_url is not None:
         addresses["edited"] = _checked_url(model_url, edited)
     local = {side: model for side, model in models.items() if addresses[side] == f"models/{side}"}
-    files = None if offline is None else libraries.found(Path(os.path.expanduser(offline)).absolute())
+    files = None if offline is None else libraries.installed(Path(os.path.expanduser(offline)).absolute())
     size = sum((model.folder / name).stat().st_size for model in local.values() for name in model.carried())
     need_space(target.parent, (size if copy else 0) + _ROOM)
     title = title or f"{record.base.rpartition('/')[2]}, edited"
@@ -129,7 +129,7 @@ def serve_web(
         write_json(stage / "site.json", site)
         WebRecord(record.base, sides, record.revision).write(stage)
     urls = {name: file["url"] for name, file in placed.items()}
-    return WebReport(target, sides, bool(record.strength), totals, urls, addresses)
+    return WebSite(target, sides, bool(record.strength), totals, urls, addresses)
 
 
 def _checked_base(edited: WebModel, base: WebModel) -> WebModel:

@@ -69,7 +69,7 @@ def npm_lines() -> str:
     return f"npm install --ignore-scripts {' '.join(packages)}"
 
 
-def found(node_modules: Path) -> dict[str, Path]:
+def installed(node_modules: Path) -> dict[str, Path]:
     """The libraries in a folder ``node_modules``.
 
     Raises:
