@@ -67,10 +67,19 @@ class Seen:
 
 def recorded(model: Any, inputs: Mapping[str, Tensor]) -> dict[str, list[Any]]:
     """Module path -> the first outputs of its calls."""
+    return _calls(model, model, inputs, lambda args, kwargs, out: _clone(first_of(out)))
+
+
+def _calls(
+    model: Any, part: Any, inputs: Mapping[str, Tensor], take: Callable[[Any, Any, Any], Any]
+) -> dict[str, list[Any]]:
+    """Module path inside a part of a model -> what is taken of each of its calls, in one pass."""
     calls: dict[str, list[Any]] = {}
     handles = [
-        module.register_forward_hook(lambda _m, _a, out, p=path: calls.setdefault(p, []).append(_clone(first_of(out))))
-        for path, module in model.named_modules()
+        module.register_forward_hook(
+            lambda _m, a, k, out, p=path: calls.setdefault(p, []).append(take(a, k, out)), with_kwargs=True
+        )
+        for path, module in part.named_modules()
         if path
     ]
     try:
@@ -127,20 +136,7 @@ def look(model: Any, inputs: Mapping[str, Tensor], layer: str, width: int) -> Se
     A module's own input is replaced at the first token alone: it mixes tokens where it says something else of others.
     """
     block = model.get_submodule(layer)
-    calls: dict[str, list[tuple[Any, Any, Any]]] = {}
-    handles = [
-        module.register_forward_hook(
-            lambda _m, a, k, out, p=path: calls.setdefault(p, []).append((_deep(a), _deep(k), _clone(first_of(out)))),
-            with_kwargs=True,
-        )
-        for path, module in block.named_modules()
-        if path
-    ]
-    try:
-        logits(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    calls = _calls(model, block, inputs, lambda a, k, out: (_deep(a), _deep(k), _clone(first_of(out))))
     kinds: dict[str, str] = {}
     added: dict[str, str] = {}  # what a module adds to what it is given: BLOOM's last linear of an attention
     for path, found in calls.items():

@@ -102,6 +102,11 @@ def need(extra: str, purpose: str, *modules: str) -> None:
             raise missing_extra(package, extra, purpose)
 
 
+def first_line_of(error: BaseException) -> str:
+    """The first line of what another library says of an error; its type, where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def reason_of(error: BaseException | None) -> str:
     """What another library says of an error, in one line of at most 300 characters."""
     said = " ".join(str(error).split())[:300]

@@ -189,9 +189,10 @@ def test_known_rows_would_have_been_discovered(family: str):
     assert asdict(found) == asdict(FAMILIES[text.model_type])
 
 
-def made(name: str, folder: Path) -> Path:
+def made(config: Any, folder: Path) -> Path:
+    """A tiny model of a configuration, whose biases and norms are no constants, and its tokenizer."""
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(UNKNOWN[name](), dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
@@ -205,7 +206,7 @@ def made(name: str, folder: Path) -> Path:
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_an_unknown_family_is_fitted_inserted_and_folded(tmp_path: Path, name: str, monkeypatch: Any):
     monkeypatch.delitem(FAMILIES, name, raising=False)
-    base = made(name, tmp_path / name)
+    base = made(UNKNOWN[name](), tmp_path / name)
     model = transformers.AutoModelForCausalLM.from_pretrained(base).eval()
     assert name not in FAMILIES
     for site in {"mlp": 1, "attn": 1, **PLACES[name]}:
@@ -309,7 +310,7 @@ def test_each_site_lies_in_the_module_of_that_name(name: str):
 
 
 def test_layers_without_the_site_are_named(tmp_path: Path):
-    base = made("lfm2", tmp_path / "base")
+    base = made(UNKNOWN["lfm2"](), tmp_path / "base")
     tiny_demos = tiny.demonstrations_file()
     ran = tiny.run(
         "fit",
@@ -361,11 +362,11 @@ def test_layers_without_the_site_are_named(tmp_path: Path):
     ],
 )
 def test_plan_says_what_each_kind_of_layer_has(tmp_path: Path, name: str, kinds: list[dict[str, Any]]):
-    assert plan(made(name, tmp_path / name)).kinds == kinds
+    assert plan(made(UNKNOWN[name](), tmp_path / name)).kinds == kinds
 
 
 def test_an_intact_hybrid_is_complete_and_a_damaged_one_is_not(tmp_path: Path):
-    base = made("lfm2", tmp_path / "base")
+    base = made(UNKNOWN["lfm2"](), tmp_path / "base")
     assert plan(base).family == "lfm2"
     tensors = load_file(base / "model.safetensors")
     lost = "model.layers.2.conv.out_proj.weight"

@@ -404,6 +404,13 @@ def test_an_edit_of_another_model_is_refused(workshop: Workshop, tmp_path: Path)
 # ------------------------------------------------------------------------------------------------- on disk
 
 
+def reloaded(folder: Path, how: str, family: str, model: Any) -> Any:
+    """A bake as its users load it: an adapter onto a copy of its base."""
+    if how == "adapter":
+        return PeftModel.from_pretrained(copy.deepcopy(model), folder)
+    return families.auto(family).from_pretrained(folder, trust_remote_code=how == "insert").eval()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["fold", "adapter", "insert"])
 @pytest.mark.parametrize("family", ["mixtral", "qwen2_moe", "qwen3_moe"])
@@ -417,10 +424,7 @@ def test_experts_fused_on_disk(workshop: Workshop, tmp_path: Path, family: str, 
     report = bake(base, edit, tmp_path / how, how=how)
     with edit.live(model):
         expected = logits(model)
-    if how == "adapter":
-        found = PeftModel.from_pretrained(copy.deepcopy(model), tmp_path / how)
-    else:
-        found = families.auto(family).from_pretrained(tmp_path / how, trust_remote_code=how == "insert").eval()
+    found = reloaded(tmp_path / how, how, family, model)
     assert difference(logits(found), expected) < EQUAL
     if how == "fold":
         assert "model.layers.3.mlp.experts.down_proj" in report.coverage["changed"]
@@ -441,10 +445,7 @@ def test_experts_that_lie_the_other_way_on_disk(workshop: Workshop, tmp_path: Pa
     bake(base, edit, tmp_path / how, how=how)
     with edit.live(model):
         expected = logits(model)
-    if how == "adapter":
-        found = PeftModel.from_pretrained(copy.deepcopy(model), tmp_path / how)
-    else:
-        found = families.auto(family).from_pretrained(tmp_path / how, trust_remote_code=how == "insert").eval()
+    found = reloaded(tmp_path / how, how, family, model)
     assert difference(logits(found), expected) < EQUAL
     assert difference(logits(model), expected) > VISIBLE
 

@@ -45,19 +45,6 @@ MODULES = {
 }
 
 
-def made(config: Any, folder: Path) -> Path:
-    """A tiny model of a configuration, whose biases and norms are no constants, and its tokenizer."""
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    model.generation_config.eos_token_id = None
-    model.save_pretrained(folder)
-    families.tokenizer().save_pretrained(folder)
-    return folder
-
-
 def fitted(base: Path, site: str) -> tuple[Any, Edit]:
     model = transformers.AutoModelForCausalLM.from_pretrained(base).eval()
     options: dict[str, Any] = {"source": base.name, "site": site, "neutral": "prompt"}
@@ -72,7 +59,7 @@ def largest(a: torch.Tensor, b: torch.Tensor) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BORROWED)
 def test_a_model_class_of_another_family_is_inserted_and_folded(tmp_path: Path, name: str):
-    base = made(BORROWED[name](), tmp_path / name)
+    base = test_discovery.made(BORROWED[name](), tmp_path / name)
     for site, module in zip(("attn", "mlp"), MODULES[name]):
         model, edit = fitted(base, site)
         before = test_discovery.logits(model)
@@ -111,7 +98,7 @@ def test_the_class_of_an_insert_is_configured_as_the_auto_classes_ask(config: st
 
 
 def test_a_bake_that_cannot_be_loaded_is_noticed_before_it_is_written(tmp_path: Path, monkeypatch: Any):
-    base = made(BORROWED["internlm3"](), tmp_path / "base")
+    base = test_discovery.made(BORROWED["internlm3"](), tmp_path / "base")
     edit = fitted(base, "attn")[1]
     monkeypatch.setattr(sys.modules["sea_bake.baking.insert"], "class_name", lambda name, _: f"SEA{name}")
     words = "is configured by a SEALlamaConfig"
@@ -147,7 +134,7 @@ def test_embeddings_of_another_width(tmp_path: Path, site: str, norm_first: bool
         init_std=families.SPREAD,
         do_layer_norm_before=norm_first,
     )
-    base = made(config, tmp_path / "base")
+    base = test_discovery.made(config, tmp_path / "base")
     model, edit = fitted(base, site)
     with edit.live(model):
         expected = test_discovery.logits(model)
@@ -159,7 +146,7 @@ def test_embeddings_of_another_width(tmp_path: Path, site: str, norm_first: bool
 
 @pytest.mark.parametrize(("name", "site"), [("falcon_h1", "attn:mamba"), ("sarvam_moe", "attn")])
 def test_what_peft_cannot_adapt_is_refused_in_our_words(tmp_path: Path, name: str, site: str):
-    base = made((BORROWED | test_discovery.UNKNOWN)[name](), tmp_path / name)
+    base = test_discovery.made((BORROWED | test_discovery.UNKNOWN)[name](), tmp_path / name)
     edit = fitted(base, site)[1]
     with pytest.raises(NotExactError, match=r"PEFT takes no adapter.*Bake with --how fold"):
         bake(base, edit, tmp_path / "no", how="adapter")

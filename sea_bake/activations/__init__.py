@@ -168,7 +168,8 @@ def collect_sites(
         prompt_format=form,
         batch_size=batch_size,
     )
-    having = {site: tuple(i for i in layers if i in layers_with(model, site)) for site in chosen}
+    there = {site: layers_with(model, site) for site in chosen}
+    having = {site: tuple(i for i in layers if i in there[site]) for site in chosen}
     found: dict[Site, dict[str, Tensor]] = {}
     for own in dict.fromkeys(having.values()):  # one pass, unless layers of several kinds have different sites
         sites_there = [site for site in chosen if having[site] == own]

@@ -9,10 +9,11 @@ import torch
 
 from sea_bake import modeling_sea
 from sea_bake.artefact.names import CODE
-from sea_bake.errors import CheckpointError
+from sea_bake.errors import CheckpointError, first_line_of
 from sea_bake.io.files import file_digest, read_json
 from sea_bake.io.regular import check_folder
-from sea_bake.model.loading import architecture, check_kernels
+from sea_bake.model.kernels import check_kernels
+from sea_bake.model.loading import architecture
 
 
 def check_code(artefact: Path) -> None:
@@ -54,8 +55,7 @@ def load_inserted(folder: Path, *, dtype: torch.dtype | str, device: str = "cpu"
             folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
         )
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"the artefact {folder} cannot be loaded: {reason}") from error
+        raise CheckpointError(f"the artefact {folder} cannot be loaded: {first_line_of(error)}") from error
     if info["missing_keys"]:  # transformers fills them with random numbers, and goes on
         raise CheckpointError(f"{folder} is incomplete: it lacks {sorted(info['missing_keys'])[0]}")
     return model.eval()

@@ -238,10 +238,8 @@ class Artefact:
     def _verified(self) -> tuple[Verification | None, str | None]:
         if isinstance(self.record, GgufRecord):
             changed = self.file is not None and file_digest(self.file) != self.record.sha256
-            return (
-                None,
-                "changed since it was written" if changed else "as it was written (sea-bake verify runs no GGUF)",
-            )
+            intact = "as it was written (sea-bake verify runs no GGUF)"
+            return None, "changed since it was written" if changed else intact
         return trusted.verification(self.folder)
 
     @cached_property

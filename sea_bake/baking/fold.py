@@ -22,13 +22,12 @@ from sea_bake.baking.writers import Writer, find_writers, writers_of
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError
 from sea_bake.io import progress
-from sea_bake.io.files import write_json
 from sea_bake.io.staging import need_space
 from sea_bake.model.anatomy import Site
 from sea_bake.model.checkpoint import carry, place
 from sea_bake.model.checkpoint.editing import edit_in_place
 from sea_bake.model.checkpoint.reader import INDEX
-from sea_bake.model.checkpoint.writer import linkable, public, public_bytes
+from sea_bake.model.checkpoint.writer import linkable, public_bytes
 
 _OWN_BYTES = 8 << 20
 
@@ -88,10 +87,7 @@ def write_folded(
                 changed[writer.name] = edit_in_place(stage / shard, writer.name, tensor, change, writer.axis)
                 advance(1)
         index = [INDEX] if checkpoint.index is not None else []
-        if checkpoint.left_over:
-            write_json(stage / "config.json", public(checkpoint.config))
-        else:
-            (stage / "config.json").write_bytes(public_bytes(folder / "config.json"))
+        (stage / "config.json").write_bytes(public_bytes(folder / "config.json", checkpoint.config))
         for name in index:
             shutil.copyfile(folder / name, stage / name)
         left_out = carry(folder, stage, written=["config.json", *index], shards=checkpoint.shards)
@@ -120,11 +116,12 @@ def _coverage(
             "the dtype of this checkpoint. Nothing was written."
         )
     edited = {(edit.site, layer) for edit in edits for layer in edit.layers}
+    having = {site: base.layers_with(site) for site in (Site.ATTN, Site.MLP)}
     others = [
         writer.name
         for layer in layers_of(edits)
-        for site in (Site.ATTN, Site.MLP)
-        if (site, layer) not in edited and layer in base.layers_with(site)
+        for site in having
+        if (site, layer) not in edited and layer in having[site]
         for writer in writers_of(base, site, layer)
     ]
     return {"changed": changed, "unchanged_writers": others}

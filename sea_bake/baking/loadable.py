@@ -14,6 +14,7 @@ import sea_bake.modeling_sea as modeling_sea
 from sea_bake.baking.open_base import OpenBase
 from sea_bake.errors import CheckpointError, reason_of
 from sea_bake.io.files import read_json
+from sea_bake.model.loading import refuse_mismatched
 from sea_bake.model.one_layer import quiet
 
 
@@ -82,12 +83,7 @@ def _check(base: OpenBase, cls: Any, config: Any, tensors: Mapping[str, Tensor])
             f"{base.checkpoint.folder} lacks {lost[0]} (and {len(lost) - 1} more), which {cls.__name__} needs and "
             "transformers would fill with random numbers: give the whole model, as its save_pretrained writes it"
         )
-    odd = sorted(f"{name} is {tuple(there)} and should be {tuple(due)}" for name, there, due in info["mismatched_keys"])
-    if odd:
-        raise CheckpointError(
-            f"{base.checkpoint.folder} has tensors of other shapes than its config.json says: {odd[0]} (and "
-            f"{len(odd) - 1} more). Give the configuration that belongs to these weights."
-        )
+    refuse_mismatched(base.checkpoint.folder, info["mismatched_keys"])
 
 
 def _unloadable(base: OpenBase, error: Exception) -> CheckpointError:

@@ -84,12 +84,7 @@ class OpenBase:
 
     @functools.cached_property
     def _parts(self) -> dict[int, set[str]]:
-        found: dict[int, set[str]] = {}
-        for name in self.checkpoint.weight_map:
-            number, _, part = name.removeprefix(f"{self.stem}.").partition(".")
-            if name.startswith(f"{self.stem}.") and number.isdigit():
-                found.setdefault(int(number), set()).add(part)
-        return found
+        return _parts_of(self.checkpoint, self.stem)
 
     def place(self, site: Site, layer: int) -> Place:
         """Where a site lies in a layer; where the layer has none of its writers, as in the first kind of layers.
@@ -246,6 +241,16 @@ def _config(checkpoint: Checkpoint) -> Any:
     return without_claim(config) if checkpoint.left_over else config
 
 
+def _parts_of(base: Checkpoint, stem: str) -> dict[int, set[str]]:
+    """Layer -> names of its tensors, inside the layer."""
+    found: dict[int, set[str]] = {}
+    for name in base.weight_map:
+        number, _, part = name.removeprefix(f"{stem}.").partition(".")
+        if name.startswith(f"{stem}.") and number.isdigit():
+            found.setdefault(int(number), set()).add(part)
+    return found
+
+
 def _check_layers(base: Checkpoint, stem: str, text: Any) -> None:
     """Every layer is there, and none lacks a tensor that all others of its kind have."""
     count = text.num_hidden_layers
@@ -254,11 +259,8 @@ def _check_layers(base: Checkpoint, stem: str, text: Any) -> None:
             f"{base.folder} holds {len(base.weight_map)} tensors, and config.json asks for {count} layers: it belongs "
             "to another model"
         )
-    parts: dict[int, set[str]] = {layer: set() for layer in range(count)}
-    for name in base.weight_map:
-        number, _, part = name.removeprefix(f"{stem}.").partition(".")
-        if name.startswith(f"{stem}.") and number.isdigit() and int(number) in parts:
-            parts[int(number)].add(part)
+    there = _parts_of(base, stem)
+    parts = {layer: there.get(layer, set()) for layer in range(count)}
     lost = _first_lost(parts, {layer: any(".experts." in part for part in own) for layer, own in parts.items()})
     if lost is not None and parts[lost[0]]:
         lost = _first_lost(parts, _kinds(text, parts))

@@ -89,9 +89,10 @@ def sites_of(base: OpenBase) -> list[Site]:
 
 def _kinds(base: OpenBase) -> list[dict[str, Any]]:
     kinds: dict[tuple[tuple[str, str | None], ...], list[int]] = {}
+    sites = [site for site in sites_of(base) if site is not Site.BLOCK]
     for layer in range(base.text.num_hidden_layers):
         parts = base.layer_parts(layer)
-        places = {site.value: base.row.place(site, parts) for site in sites_of(base) if site is not Site.BLOCK}
+        places = {site.value: base.row.place(site, parts) for site in sites}
         modules = {site: place.module if place else None for site, place in places.items()}
         key = tuple((site, module) for site, module in modules.items() if module or ":" not in site)
         kinds.setdefault(key, []).append(layer)

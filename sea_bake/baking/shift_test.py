@@ -145,9 +145,8 @@ def one_layer(
     try:
         model, info = load_state(alone(cls, layer, tuples=tuples), config, state, dtype)
     except RuntimeError as error:  # shapes that transformers does not expect
-        reason = " ".join(str(error).split())[:300]
         raise NotExactError(
-            f"layer {layer} of {base.source.name} cannot be measured: {reason}. {_cure(base)}"
+            f"layer {layer} of {base.source.name} cannot be measured: {reason_of(error)}. {_cure(base)}"
         ) from error
     block = stack_of(model, decoder_depth(config))[1][layer]  # type: ignore[index]
     path = next(name for name, module in model.named_modules() if module is block)

@@ -44,6 +44,7 @@ def tasks(
     from sea_bake.evaluation import harness
 
     loaded = harness.load_tasks(names, local, fewshot, say)
+    origins = {name: harness.origin(loaded[name]) for name in names}
     digests = {task.name: task.digest for task in local or ()}
     settings: dict[str, Any] = {"limit": limit, "offset": offset, "fewshot": fewshot, "chat": chat, "dtype": dtype}
     settings |= {"prompt_format": form.to_json()} if chat and form else {}
@@ -51,7 +52,7 @@ def tasks(
     said: set[str] = set()
 
     def answer(name: str, session: Session, advance: Advance) -> Answers:
-        lm = session.lm(advance, harness.origin(loaded[name]))
+        lm = session.lm(advance, origins[name])
         found = harness.run(lm, loaded[name], limit=limit, offset=offset, chat=chat, form=form)
         for sentence in conditions.truncated(name, found[1]):
             if sentence not in said:  # by the other door already
@@ -65,7 +66,7 @@ def tasks(
             digest(name, digests.get(name), settings, versions()),
             partial(answer, name),
             harness.count_requests(loaded[name], limit, offset),
-            data=harness.origin(loaded[name]),
+            data=origins[name],
         )
         for name in names
     ]

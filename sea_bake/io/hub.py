@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sea_bake.errors import CheckpointError
+from sea_bake.errors import CheckpointError, first_line_of
 
 
 def snapshot(
@@ -32,7 +32,7 @@ def snapshot(
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=only, ignore_patterns=but))
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"no {what} '{name}': there is no such folder here, and the Hub did not give it either ({reason})"
+            f"no {what} '{name}': there is no such folder here, and the Hub did not give it either "
+            f"({first_line_of(error)})"
         ) from error

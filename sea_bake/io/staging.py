@@ -234,9 +234,8 @@ class _Folder(_Scratch):
         for path in temporary.rglob("*"):
             if path.is_dir() and not path.is_symlink():
                 folders.append(path)
-            elif (
-                path.is_file() and path.lstat().st_nlink == 1 and not path.is_symlink()
-            ):  # a hard link is the input's own file
+            # A hard link is the input's own file.
+            elif path.is_file() and path.lstat().st_nlink == 1 and not path.is_symlink():
                 _settle(path)
             interrupts.check()
         for folder in reversed(folders):

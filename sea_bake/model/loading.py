@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -140,21 +141,21 @@ def load_reported(
         loaded, found = getattr(transformers, auto).from_pretrained(name, output_loading_info=True, **options)
     except Exception as error:
         raise _unloadable("the model", source, error) from error
-    if found["mismatched_keys"]:
-        odd = sorted(map(_shapes, found["mismatched_keys"]))
-        raise CheckpointError(
-            f"'{source.name}' has tensors of other shapes than its config.json says: {odd[0]} (and {len(odd) - 1} "
-            "more). Give the configuration that belongs to these weights."
-        )
+    refuse_mismatched(f"'{source.name}'", found["mismatched_keys"])
     if found["missing_keys"]:  # transformers fills them with random numbers, and goes on
         lost = sorted(found["missing_keys"])
         raise CheckpointError(f"'{source.name}' is incomplete: it lacks {lost[0]} (and {len(lost) - 1} other tensors)")
     return loaded.eval(), sorted(found["unexpected_keys"])
 
 
-def _shapes(mismatch: tuple[str, Any, Any]) -> str:
-    name, there, expected = mismatch
-    return f"{name} is {tuple(there)} and should be {tuple(expected)}"
+def refuse_mismatched(what: object, keys: Iterable[tuple[str, Any, Any]]) -> None:
+    """Raise CheckpointError for tensors of other shapes than expected, as transformers' loading info names them."""
+    odd = sorted(f"{name} is {tuple(there)} and should be {tuple(expected)}" for name, there, expected in keys)
+    if odd:
+        raise CheckpointError(
+            f"{what} has tensors of other shapes than its config.json says: {odd[0]} (and {len(odd) - 1} more). Give "
+            "the configuration that belongs to these weights."
+        )
 
 
 def own_dtype(source: ModelSource) -> torch.dtype | str:

@@ -6,12 +6,21 @@ import re
 from fnmatch import fnmatchcase
 
 from sea_bake.artefact import Artefact
-from sea_bake.artefact.names import CARD, CODE, EVALUATION, GRAPHS, ORIGINALS, PAGE, PAGE_NUMBERS, RECIPE, VERIFICATION
-from sea_bake.artefact.names import EXPORT as EXPORTED
-from sea_bake.artefact.names import RECORD as BAKED
+from sea_bake.artefact.names import (
+    CARD,
+    CODE,
+    EVALUATION,
+    EXPORT,
+    GRAPHS,
+    ORIGINALS,
+    PAGE,
+    PAGE_NUMBERS,
+    RECIPE,
+    RECORD,
+    VERIFICATION,
+)
 from sea_bake.artefact.opened import ONNX
 from sea_bake.model.checkpoint.reader import INDEX
-from sea_bake.model.lora import WEIGHTS
 from sea_bake.model.source import ADAPTER_CONFIG
 
 # What transformers' own tokenizers call their vocabularies (``vocab_files_names``): any string may be in one.
@@ -31,7 +40,7 @@ _PATTERNS = ("*.tiktoken", "additional_chat_templates/*.jinja", "chat_templates/
 _PAPERS = re.compile(
     r"(README|LICEN[SC]E|NOTICE|COPYING|COPYRIGHT|USE_POLICY)([-_. ][\w-]+)*(\.md|\.txt)?", re.IGNORECASE
 )
-_OURS = frozenset({BAKED, EXPORTED, VERIFICATION, EVALUATION, PAGE, PAGE_NUMBERS, RECIPE, CARD})
+_OURS = frozenset({RECORD, EXPORT, VERIFICATION, EVALUATION, PAGE, PAGE_NUMBERS, RECIPE, CARD})
 
 
 def known(artefact: Artefact, name: str, weights: set[str]) -> bool:
@@ -47,7 +56,7 @@ def known(artefact: Artefact, name: str, weights: set[str]) -> bool:
     if any(fnmatchcase(name, pattern) for pattern in _PATTERNS) or _PAPERS.fullmatch(name):
         return True
     if artefact.kind == "adapter":
-        return name in (ADAPTER_CONFIG, WEIGHTS)
+        return name == ADAPTER_CONFIG
     if artefact.kind == ONNX:
         return name == "genai_config.json" or bool(re.fullmatch(rf"{GRAPHS}/[\w-]+\.onnx([._]data(_\d+)?)?", name))
     return name == CODE and artefact.kind == "insert"

@@ -19,7 +19,7 @@ import torch
 
 from sea_bake.activations import Activations
 from sea_bake.edit import Edit
-from sea_bake.errors import ActivationError, EvaluationError, SettingError
+from sea_bake.errors import ActivationError, EvaluationError, SettingError, first_line_of
 from sea_bake.evaluation import Judge, Row
 from sea_bake.evaluation.damage import NEUTRAL
 from sea_bake.fitting import fit
@@ -54,8 +54,7 @@ class Bench:
         try:
             found = self._judged(number, settings)
         except _OWN_FAULTS as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            found = Trial(number, settings, failure=reason[0])
+            found = Trial(number, settings, failure=first_line_of(error))
         return replace(found, seconds=round(time.perf_counter() - began, 2))
 
     def _judged(self, number: int, settings: Settings) -> Trial:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -51,7 +52,7 @@ class Subject:
         """How the edits' prompts were rendered."""
         return PromptFormat.shared([Edit.load(path).recipe for path in self.edits])
 
-    @property
+    @functools.cached_property  # the headers of all shards are read for it
     def stored(self) -> str:
         """The dtype of its weights, of a fold the coarsest of those that were edited; whatever its configuration says.
 

@@ -18,7 +18,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from sea_bake.errors import FamilyError
+from sea_bake.errors import FamilyError, first_line_of
 from sea_bake.exporting.onnx import experts
 from sea_bake.modeling_sea import SEALayer
 
@@ -136,8 +136,7 @@ def trace(model: Any, *, opset: int, strength: bool) -> Traced:
                 verbose=False,
             )
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise FamilyError(f"{type(model).__name__} cannot be traced for ONNX: {reason}") from error
+            raise FamilyError(f"{type(model).__name__} cannot be traced for ONNX: {first_line_of(error)}") from error
     assert program is not None
     return Traced(program.model, names, *shapes[0][0], len(pairs))
 

@@ -81,11 +81,18 @@ def carry(source: Path, target: Path, *, written: Iterable[str], shards: Iterabl
     return sorted(left_out)
 
 
-def public_bytes(path: Path) -> bytes:
-    """A configuration's bytes; where it says from which local folder it was loaded, without that. CheckpointError."""
-    config = read_json(path)
-    kept = public(config)
-    return path.read_bytes() if kept == config else json_text(kept).encode()
+def public_bytes(path: Path, config: dict[str, Any] | None = None) -> bytes:
+    """A configuration's bytes; where it says from which local folder it was loaded, without that.
+
+    Args:
+        config: what is to be kept of it. Default: all.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    stands = read_json(path)
+    kept = public(stands if config is None else config)
+    return path.read_bytes() if kept == stands else json_text(kept).encode()
 
 
 def public(config: dict[str, Any]) -> dict[str, Any]:
