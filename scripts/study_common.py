@@ -209,7 +209,7 @@ def _random(edit: Edit) -> Edit:
         rows = [torch.linalg.qr(torch.randn(old.dim, k, generator=made, dtype=torch.float64))[0].T.float().contiguous()
                 for k in old.ranks]  # fmt: skip
         projectors[layer] = replace(old, positive=rows[0], negative=rows[1])
-    return replace(edit, projectors=projectors)
+    return replace(edit, maps=projectors)
 
 
 # ------------------------------------------------------------------------------------------------------------ judging

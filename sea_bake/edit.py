@@ -1,4 +1,4 @@
-"""The frozen artefact of a fit: thin projectors per layer, and all that is needed to apply, bake and trust them."""
+"""The frozen artefact of a fit: a thin map per layer, and all that is needed to apply, bake and trust them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sea_bake.errors import EditError, SettingError
+from sea_bake.errors import EditError, SettingError, WrongModelError
 from sea_bake.io import store
-from sea_bake.methods import sea
+from sea_bake.methods import sea, storing
+from sea_bake.methods.affine import AffineMap
 from sea_bake.methods.sea import Projector
 from sea_bake.model.anatomy import Site
 from sea_bake.model.fingerprint import BaseModel
@@ -23,26 +24,25 @@ from sea_bake.model.source import ModelSource
 from sea_bake.modeling_sea import FEATURES, MERGES, PARTS, SEALayer
 
 FORMAT = "sea_bake.edit"
-VERSION = 1
-_SPECTRUM_KEPT = 512  # leading singular values kept in the file: all of them for up to 512 demonstrations
+VERSIONS = (1, 2)  # read; the last one is written. Version 1 holds SEA's projectors alone.
 
 
 @dataclass(frozen=True)
 class Edit:
-    """A fitted SEA edit of one model.
+    """A closed-form edit of one model.
 
     Attributes:
-        projectors: decoder layer -> Projector, float32 on the CPU.
-        site: the module output that is edited.
+        maps: decoder layer -> SEA's Projector, or any AffineMap; float32 on the CPU, all of one kind.
+        site: the activation that is edited.
         base: fingerprint of the model it was fitted on.
-        merge: "l2" (per-token norm kept), "sum" or "average".
+        merge: "l2" (per-token norm kept), "sum" or "average"; of an AffineMap "sum", as it stands.
         feature: "identity" (linear SEA) or a feature function of Φ-SEA.
         parts: "both" projections, or "positive"/"negative" alone (the paper's ablation).
-        alpha: strength in h + alpha (y - h); 0 is the base model, 1 the paper's edit.
-        recipe: how it was fitted: K, demonstrations, token position, signatures, versions.
+        alpha: strength in h + alpha (y - h); 0 is the base model, 1 the map itself.
+        recipe: how it was fitted: method, K, demonstrations, token position, signatures, versions.
     """
 
-    projectors: Mapping[int, Projector]
+    maps: Mapping[int, Projector | AffineMap]
     site: Site
     base: BaseModel
     merge: str = "l2"
@@ -61,21 +61,54 @@ class Edit:
                 raise SettingError(f"unknown {name} {value!r}: use one of {', '.join(known)}")
         if isinstance(self.alpha, bool) or not isinstance(self.alpha, int | float) or not abs(self.alpha) < 1e6:
             raise SettingError(f"alpha = {self.alpha!r} is not a finite number")
-        if not self.projectors:
+        if not self.maps:
             raise SettingError("an edit needs at least one layer")
+        kinds = {(type(one), one.extra) for one in self.maps.values()}
+        if len(kinds) > 1:
+            raise EditError(
+                "its layers hold maps of different kinds (some with a constant, a scale or a gate, and some "
+                "without): make one edit of each kind"
+            )
+        settings = (self.merge, self.feature, self.parts)
+        if AffineMap in {kind for kind, _ in kinds} and settings != ("sum", "identity", "both"):
+            raise SettingError("merge, feature function and parts are SEA's: an affine map has sum, identity and both")
 
     @property
     def layers(self) -> tuple[int, ...]:
-        return tuple(sorted(self.projectors))
+        return tuple(sorted(self.maps))
+
+    @property
+    def projectors(self) -> dict[int, Projector]:
+        """Decoder layer -> Projector; empty for an edit of another method than SEA."""
+        return {layer: one for layer, one in self.maps.items() if isinstance(one, Projector)}
+
+    @property
+    def method(self) -> str:
+        """How it was found: a key of ``methods.METHODS``; "imported" or "affine" where that is not known."""
+        default = "sea" if self.projectors else "affine"
+        return str(self.recipe.get("method") or default)
+
+    @property
+    def extra(self) -> tuple[str, ...]:
+        """What its maps have besides a low-rank part: of "scale", "constant" and "gate"."""
+        return self.maps[self.layers[0]].extra
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it adds one vector per layer, and nothing else."""
+        return self.extra == ("constant",) and not any(map(any, self.ranks.values()))
 
     @property
     def ranks(self) -> dict[int, tuple[int, int]]:
-        """Decoder layer -> (k+, k-)."""
-        return {layer: self.projectors[layer].ranks for layer in self.layers}
+        """Decoder layer -> (k+, k-); of an affine map, (k, 0)."""
+        return {layer: self.maps[layer].ranks for layer in self.layers}
 
     @property
     def changes_nothing(self) -> bool:
         """Whether every activation comes out as it went in."""
+        affine = [one for one in self.maps.values() if isinstance(one, AffineMap)]
+        if affine:
+            return self.alpha == 0 or all(one.changes_nothing for one in affine)
         directions = {"both": sum, "positive": lambda ranks: ranks[0], "negative": lambda ranks: ranks[1]}[self.parts]
         halved = self.merge == "average" and self.parts == "both"
         scaled = self.parts == "positive" or halved or self.feature != "identity"
@@ -90,15 +123,17 @@ class Edit:
 
     def layer(self, index: int) -> SEALayer:
         """The SEALayer of one decoder layer: the very module that a baked checkpoint carries."""
-        projector = self.projectors[index]
-        built = SEALayer(projector.dim, projector.ranks, self.merge, self.feature, self.parts, self.alpha)
+        one = self.maps[index]
+        built = SEALayer(one.dim, one.ranks, self.merge, self.feature, self.parts, self.alpha, one.extra)
         built.load_state_dict(self.layer_tensors(index))
         return built.requires_grad_(False)
 
     def layer_tensors(self, index: int) -> dict[str, Tensor]:
-        """{"A": [k, d], "B": [d, k]} float32, as ``SEALayer`` names them."""
-        projector = self.projectors[index]
-        up, un = projector.positive, projector.negative
+        """{"A": [k, d], "B": [d, k]} and the rest of an affine map, float32, as ``SEALayer`` names them."""
+        one = self.maps[index]
+        if isinstance(one, AffineMap):
+            return {name: tensor.clone() for name, tensor in one.parts.items()}  # layers may share one; files may not
+        up, un = one.positive, one.negative
         return {"A": torch.cat([up, un]), "B": torch.cat([up, -un]).T.contiguous()}
 
     def describe(self) -> dict[str, Any]:
@@ -112,8 +147,10 @@ class Edit:
             "base": self.base.name,
             "revision": self.base.revision,
             "family": self.base.model_type,
+            "method": self.method,
             "site": self.site.value,
             **settings,
+            "extra": list(self.extra),
             "layers": list(self.layers),
             "ranks": {str(layer): list(ranks) for layer, ranks in self.ranks.items()},
             "spectra": spectra,
@@ -140,10 +177,16 @@ class Edit:
         def apply(index: int, output: Tensor) -> Tensor:
             if index not in layers:
                 layers[index] = self.layer(index).to(output.device)
+                if output.shape[-1] != self.maps[index].dim:
+                    raise WrongModelError(
+                        f"the edit's map of layer {index} is {self.maps[index].dim} wide, and the {self.site.value} "
+                        f"activation of this model {output.shape[-1]}: it belongs to another model"
+                    )
             result: Tensor = layers[index](output)
             return result
 
-        with hooked(modules, apply, first=True):  # what others record is then the edited output, as in an artefact
+        # First: what others record is then the edited output, as in an artefact.
+        with hooked(modules, apply, first=True, inputs=self.site.is_input):
             yield model
 
     def check(self, model: Any) -> None:
@@ -152,16 +195,7 @@ class Edit:
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """One safetensors file: thin factors, and a JSON header with everything else. Raises OutputError."""
-        tensors: dict[str, Tensor] = {}
-        spectra: dict[str, dict[str, list[float]]] = {}
-        for layer in self.layers:
-            p = self.projectors[layer]
-            tensors[f"layers.{layer}.positive"] = p.positive
-            tensors[f"layers.{layer}.negative"] = p.negative
-            spectra[str(layer)] = {
-                "positive": _rounded(p.positive_spectrum),
-                "negative": _rounded(p.negative_spectrum),
-            }
+        tensors, described = storing.stored(self.maps)
         header = {
             "base": self.base.only(self.layers).to_json(),
             "family": self.base.model_type,
@@ -172,45 +206,33 @@ class Edit:
             "parts": self.parts,
             "alpha": self.alpha,
             "ranks": {str(layer): list(r) for layer, r in self.ranks.items()},
-            "spectra": spectra,
+            **described,
             "recipe": self.recipe,
         }
-        return store.save(path, tensors, header, form=FORMAT, version=VERSION, overwrite=overwrite)
+        return store.save(path, tensors, header, form=FORMAT, version=VERSIONS[-1], overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | Path, model: Any = None) -> Edit:
         """Read an edit; with a living ``model``, also check that it belongs to it.
 
         Raises:
-            EditError: the file is missing, truncated, of another format version, or does not hold valid projectors.
+            EditError: the file is missing, truncated, of another format version, or does not hold valid maps.
             WrongModelError: it was fitted on another model than ``model``.
         """
-        tensors, header = store.load(path, form=FORMAT, version=VERSION, error=EditError)
+        tensors, header = store.load(path, form=FORMAT, version=VERSIONS, error=EditError)
         try:
-            layers = [store.whole(layer) for layer in header["layers"]]
-            if len(layers) != len(set(layers)):
-                raise EditError("a layer is listed twice")
-            base = BaseModel.from_json(header["base"])
-            projectors = {layer: _projector(tensors, header, layer, base) for layer in layers}
+            base, site = BaseModel.from_json(header["base"]), Site.parse(header["site"])
+            width = None if site is Site.HEADS else base.hidden_size  # the heads' is not among a base's numbers
+            maps = storing.restored(tensors, header, depth=base.num_layers, width=width)
             recipe = dict(header["recipe"])
             if "signatures" in recipe:  # the one part of it that is more than shown
                 recipe["signatures"] = {str(int(k)): store.finite(v) for k, v in recipe["signatures"].items()}
-            edit = cls(
-                projectors,
-                Site.parse(header["site"]),
-                base,
-                str(header["merge"]),
-                str(header["feature"]),
-                str(header["parts"]),
-                header["alpha"],
-                recipe,
-            )
+            merge, feature, parts = (str(header[name]) for name in ("merge", "feature", "parts"))
+            edit = cls(maps, site, base, merge, feature, parts, header["alpha"], recipe)
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RuntimeError, SettingError) as error:
             raise EditError(f"{path}: the header lacks or garbles {error}") from error
         except EditError as error:
             raise EditError(f"{path}: {error}") from error
-        if set(tensors) != {f"layers.{layer}.{part}" for layer in layers for part in ("positive", "negative")}:
-            raise EditError(f"{path}: its tensors do not match its list of layers")
         if model is not None:
             edit.check(model)
         return edit
@@ -271,30 +293,3 @@ def live(edits: Sequence[Edit], model: Any, *, check: bool = True) -> Iterator[A
         for edit in reversed(edits):
             stack.enter_context(edit.live(model, check=check))
         yield model
-
-
-def _rounded(spectrum: Tensor) -> list[float]:
-    return [float(f"{x:.7g}") for x in spectrum[:_SPECTRUM_KEPT].tolist()]
-
-
-def _projector(tensors: Mapping[str, Tensor], header: Mapping[str, Any], layer: int, base: BaseModel) -> Projector:
-    if not 0 <= layer < base.num_layers:
-        raise EditError(f"layer {layer} is out of range for a model of {base.num_layers} layers")
-    found = [tensors[f"layers.{layer}.{part}"] for part in ("positive", "negative")]
-    ranks = [store.whole(k) for k in header["ranks"][str(layer)]]
-    for part, rows, k in zip(("positive", "negative"), found, ranks, strict=True):
-        if rows.dtype != torch.float32 or rows.shape != (k, base.hidden_size):
-            raise EditError(
-                f"layers.{layer}.{part} is {tuple(rows.shape)} {rows.dtype}, not ({k}, {base.hidden_size}) float32"
-            )
-        if k > base.hidden_size:  # before a k x k matrix is made: k may be huge where a row is short
-            raise EditError(f"layers.{layer}.{part} has {k} rows, more than can be orthonormal in {base.hidden_size}")
-        gram = rows.double() @ rows.double().T
-        # Also catches NaN. Unit rows at right angles up to float32 rounding, or it is no projector.
-        if not bool(((gram - torch.eye(k, dtype=torch.float64)).abs() < 1e-4).all()):
-            raise EditError(f"the rows of layers.{layer}.{part} are not orthonormal, so this is no projector")
-    spectra = header["spectra"][str(layer)]
-    values = [
-        torch.tensor([store.finite(x) for x in spectra[p]], dtype=torch.float64) for p in ("positive", "negative")
-    ]
-    return Projector(*found, *values)

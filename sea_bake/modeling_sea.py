@@ -3,7 +3,8 @@
 
 It reads no files, opens no sockets and runs no code but what stands here. It does two things:
 
-1. ``SEALayer``: Spectral Editing of Activations (arXiv 2405.09719) on one activation vector per token, in thin form.
+1. ``SEALayer``: Spectral Editing of Activations (arXiv 2405.09719), or any other affine map, on one activation vector
+   per token, in thin form.
 2. ``SEA<Name>`` classes, made on demand from the transformers class ``<Name>`` (``SEALlamaForCausalLM`` from
    ``LlamaForCausalLM``): the same model, in which the modules listed in ``config.sea`` end in ``SEALayer``s.
 
@@ -12,7 +13,9 @@ It reads no files, opens no sockets and runs no code but what stands here. It do
     {"edits": [                              # in the order in which they act
        {"module": "mlp",                     # edited module inside a decoder layer; "" is the decoder layer itself
         "merge": "l2", "feature": "identity", "parts": "both", "alpha": 1.0,
-        "ranks": {"10": [3, 2], "11": [4, 1]}}],  # decoder layer -> [k+, k-]
+        "ranks": {"10": [3, 2], "11": [4, 1]}},   # decoder layer -> [k+, k-]
+       {"module": "self_attn.o_proj", "input": true, "width": 576,  # what the module is given, not what it gives
+        ..., "extra": ["constant"], "ranks": {"10": [0, 0]}}],      # what an affine map has besides A and B
      "guard": {"num_attention_heads": 9}}    # true values of keys that config.json holds a warning in instead, so that
                                              # LlamaForCausalLM, which ignores ``sea``, fails and never loads the base
 """
@@ -27,77 +30,76 @@ CONFIGURED = "_with_"  # SEALlamaForCausalLM_with_ExaoneConfig: one family's cla
 EPS = 1e-4  # how near to the ends of its range an inverse feature function is evaluated (the released code's value)
 
 
-def _squared_exponential(h):
-    return torch.exp(-0.5 * h * h)
-
-
 def _squared_exponential_inverse(y, h):
     # exp(-h²/2) forgets the sign of h: restore |h| from y and take the sign of the input.
     return torch.sqrt(-2.0 * torch.log(y.clamp(EPS, 1.0))) * torch.sign(h)
-
-
-def _tanh_inverse(y, h):
-    return torch.atanh(y.clamp(-1.0 + EPS, 1.0 - EPS))
 
 
 def _elu_inverse(y, h):
     return torch.where(y >= 0, y, torch.log1p(y.clamp(-1.0 + EPS, 0.0)))
 
 
-# name -> (φ(h), φ⁻¹(y, h)); "identity" is linear SEA
-FEATURES = {
+FEATURES = {  # name -> (φ(h), φ⁻¹(y, h)); "identity" is linear SEA
     "identity": (lambda h: h, lambda y, h: y),
-    "squared-exponential": (_squared_exponential, _squared_exponential_inverse),
-    "tanh": (torch.tanh, _tanh_inverse),
+    "squared-exponential": (lambda h: torch.exp(-0.5 * h * h), _squared_exponential_inverse),
+    "tanh": (torch.tanh, lambda y, h: torch.atanh(y.clamp(-1.0 + EPS, 1.0 - EPS))),
     "elu": (F.elu, _elu_inverse),
 }
 MERGES = ("l2", "sum", "average")
 PARTS = ("both", "positive", "negative")
+EXTRA = ("scale", "constant", "gate")
 
 
 class SEALayer(nn.Module):
     """y = P+ h + P- h with P+ = U+ U+ᵀ and P- = I - U- U-ᵀ (paper, section 3), never forming a d x d matrix.
 
     A: [k, d] holds the rows of U+ᵀ, then those of U-ᵀ; B: [d, k] is [U+, -U-]. So P+ h + P- h = h + B A h.
-    Φ-SEA projects φ(h) instead and maps each projection back through φ⁻¹ before they are added.
+    Φ-SEA projects φ(h) instead and maps each projection back through φ⁻¹ before they are added. Any other affine map
+    has its own A and B, or none: y = s ⊙ h + B A h + b; with a gate, y = s ⊙ h + B relu(A h + c) + b.
 
     Args:
         dim: d, the width of the edited activation.
-        ranks: (k+, k-), the number of directions kept and dropped.
+        ranks: (k+, k-), the number of directions kept and dropped; of an affine map, (k, 0).
         merge: "l2" (y is given the norm of h, per token), "sum" (y), "average" (y / 2).
         feature: a key of FEATURES.
         parts: "both", or only one projection: "positive" (y = P+ h), "negative" (y = P- h).
         alpha: strength; the layer returns h + alpha (y - h).
+        extra: names of EXTRA: "scale" (s, [d]), "constant" (b, [d]), "gate" (c, [k]).
     """
 
-    def __init__(self, dim, ranks, merge="l2", feature="identity", parts="both", alpha=1.0):
+    def __init__(self, dim, ranks, merge="l2", feature="identity", parts="both", alpha=1.0, extra=()):
         super().__init__()
-        if merge not in MERGES or feature not in FEATURES or parts not in PARTS:
-            raise ValueError(f"unknown SEA setting: merge={merge!r}, feature={feature!r}, parts={parts!r}")
+        if merge not in MERGES or feature not in FEATURES or parts not in PARTS or not {*extra} <= {*EXTRA}:
+            raise ValueError(f"unknown SEA setting: {merge=}, {feature=}, {parts=}, {extra=}")
         self.merge, self.feature, self.parts, self.alpha = merge, feature, parts, float(alpha)
         self.positive_rank = int(ranks[0])
         k = int(ranks[0]) + int(ranks[1])
         # Raw parameters, not nn.Linear: quantisers leave them alone, and no parallel plan splits them.
-        self.A = nn.Parameter(torch.full((k, dim), float("nan")))
-        self.B = nn.Parameter(torch.full((dim, k), float("nan")))
+        shapes = {"A": (k, dim), "B": (dim, k), "scale": (dim,), "constant": (dim,), "gate": (k,)}
+        for name, shape in shapes.items():
+            present = name in extra if name in EXTRA else k or not extra
+            self.register_parameter(name, nn.Parameter(torch.full(shape, float("nan"))) if present else None)
 
     def extra_repr(self):
-        k, d = self.A.shape
-        ranks = f"k+={self.positive_rank}, k-={k - self.positive_rank}"
-        return f"d={d}, {ranks}, merge={self.merge}, feature={self.feature}, parts={self.parts}, alpha={self.alpha}"
+        shapes = ", ".join(f"{name}={[*tensor.shape]}" for name, tensor in self.named_parameters())
+        return f"{shapes}, merge={self.merge}, feature={self.feature}, parts={self.parts}, alpha={self.alpha}"
+
+    def affine(self, x):
+        """x: [..., d] -> s ⊙ x + B A x + b, [..., d]."""
+        parts = {name: tensor.to(x.dtype) for name, tensor in self.named_parameters()}
+        y = x * parts["scale"] if "scale" in parts else x
+        if "A" in parts:
+            read = F.linear(x, parts["A"])
+            y = y + F.linear(F.relu(read + parts["gate"]) if "gate" in parts else read, parts["B"])
+        return y + parts["constant"] if "constant" in parts else y
 
     def project(self, x):
         """x: [..., d] -> the unmerged sum of the projections in use, [..., d]."""
+        if self.feature == "identity" and self.parts == "both":
+            return self.affine(x)
         A, B, p = self.A.to(x.dtype), self.B.to(x.dtype), self.positive_rank
-        if self.feature == "identity":
-            if self.parts == "positive":
-                return F.linear(F.linear(x, A[:p]), B[:, :p])
-            if self.parts == "negative":
-                return x + F.linear(F.linear(x, A[p:]), B[:, p:])
-            return x + F.linear(F.linear(x, A), B)
         phi, inverse = FEATURES[self.feature]
-        f = phi(x)
-        y = torch.zeros_like(x)
+        f, y = phi(x), torch.zeros_like(x)
         if self.parts != "negative":
             y = y + inverse(F.linear(F.linear(f, A[:p]), B[:, :p]).to(x.dtype), x)  # autocast makes it half
         if self.parts != "positive":
@@ -105,9 +107,9 @@ class SEALayer(nn.Module):
         return y
 
     def forward(self, h):
-        """h: [..., d] of any float dtype -> the same shape and dtype; between, float32, or A's dtype if finer."""
+        """h: [..., d] of any float dtype -> the same shape and dtype; between, float32, or its own dtype if finer."""
         # Also where A was cast down with the model: in half precision the clamps of φ⁻¹ round to 1, so to infinity.
-        x = h.to(torch.promote_types(self.A.dtype, torch.float32))
+        x = h.to(torch.promote_types(next(self.parameters()).dtype, torch.float32))
         y = self.project(x).to(x.dtype)
         if self.merge == "l2":
             norm_x = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
@@ -172,7 +174,7 @@ class _EditedModel:
                 decoder.__class__ = _sea_class(type(decoder))
         names = [*(self._no_split_modules or []), *("SEA" + n for n in self._no_split_modules or [])]
         self._no_split_modules = type(self._no_split_modules or [])(names)
-        self._keep_in_fp32_modules_strict = {*(self._keep_in_fp32_modules_strict or ()), "sea"}
+        self._keep_in_fp32_modules_strict = {*(self._keep_in_fp32_modules_strict or ()), "sea", "sea_in"}
         self.post_init()
 
     @classmethod
@@ -184,17 +186,18 @@ class _EditedModel:
 
     def set_submodule(self, target, module, *args, **kwargs):
         """Quantisers put a linear of their own in the place of one: its edit moves along."""
-        sea = getattr(self.get_submodule(target), "sea", None)
+        old = self.get_submodule(target)
         super().set_submodule(target, module, *args, **kwargs)
-        if sea is not None and not hasattr(module, "sea"):
-            _edit(module, sea)
+        for name in ("sea", "sea_in"):
+            if hasattr(old, name) and not hasattr(module, name):
+                _edit(module, getattr(old, name), name)
 
     @torch.no_grad()
     def _init_weights(self, module):
         if isinstance(module, SEALayer):
             # Reached only for tensors that the checkpoint lacks: a lost edit must be seen, not look like the base.
-            nn.init.constant_(module.A, float("nan"))
-            nn.init.constant_(module.B, float("nan"))
+            for tensor in module.parameters():
+                nn.init.constant_(tensor, float("nan"))
         else:
             super()._init_weights(module)
 
@@ -210,24 +213,31 @@ def _attach(decoder, config):
     if len(stacks) != 1:
         raise ValueError(f"{type(decoder).__name__} has {len(stacks)} stacks of {depths} layers, not 1")
     for edit in config.sea["edits"]:
-        settings = {key: edit[key] for key in ("merge", "feature", "parts", "alpha")}
+        settings = {key: edit[key] for key in ("merge", "feature", "parts", "alpha", "extra") if key in edit}
+        name = "sea_in" if edit.get("input") else "sea"
         for layer, ranks in edit["ranks"].items():
             module = stacks[0][int(layer)]
             if edit["module"]:
                 module = module.get_submodule(edit["module"])
-            if not hasattr(module, "sea"):
-                _edit(module, nn.Sequential())
-            module.sea.append(SEALayer(text.hidden_size, ranks, **settings))
+            if not hasattr(module, name):
+                _edit(module, nn.Sequential(), name)
+            getattr(module, name).append(SEALayer(edit.get("width", text.hidden_size), ranks, **settings))
 
 
-def _edit(module, sea):
-    module.sea = sea
-    if isinstance(module, nn.Sequential):
+def _edit(module, sea, name):
+    setattr(module, name, sea)
+    if name == "sea_in":
+        module.register_forward_pre_hook(_edited_input)
+    elif isinstance(module, nn.Sequential):
         return  # it calls its children in their order, and this one is the last now
-    if "weight" in module._parameters:  # a linear (OPT's fc2) keeps its type, or quantisers would not know it
+    elif "weight" in module._parameters:  # a linear (OPT's fc2) keeps its type, or quantisers would not know it
         module.register_forward_hook(_edited_output)
     else:  # a subclass, not a wrapper: every parameter keeps its name
         module.__class__ = _sea_class(type(module))
+
+
+def _edited_input(module, args):
+    return (module.sea_in(args[0]), *args[1:])
 
 
 def _edited_output(module, args, output):
@@ -235,9 +245,7 @@ def _edited_output(module, args, output):
 
 
 def _sea_class(base, config=None):
-    """The SEA subclass of a transformers class, kept in this module's globals so that it can be pickled; of a model's
-    also for another configuration class than its own.
-    """
+    """The SEA subclass of a transformers class, in this module's globals (for pickle); also for another's config."""
     name = "SEA" + base.__name__ + (CONFIGURED + config.__name__ if config else "")
     if name in globals():
         return globals()[name]
@@ -276,7 +284,7 @@ def _register_conversion(base, name, config):
 
 
 def _register_outputs(cls):
-    """What ``output_hidden_states`` and its like record is looked up by class; only __init__ enters a class there."""
+    """What ``output_hidden_states`` records is looked up by class; only __init__ enters a class there."""
     registry = getattr(transformers.modeling_utils, "_CAN_RECORD_REGISTRY", None)
     if registry is not None and issubclass(cls, transformers.PreTrainedModel):
         dict.__setitem__(registry, str(cls), getattr(cls, "_can_record_outputs", None))

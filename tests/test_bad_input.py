@@ -304,7 +304,7 @@ def idle(name: str, words: str, **changes: object) -> Callable[[Path], Case]:
         edit = Edit.load(tiny.edit_file(site="attn"))
         if not changes:
             empty = {i: Projector(*(t[:0] for t in vars(p).values())) for i, p in edit.projectors.items()}
-            edit = replace(edit, projectors=empty)
+            edit = replace(edit, maps=empty)
         path = replace(edit, **changes).save(folder / "idle.safetensors")
         return baking(tiny.single(), edit=path, kind="EditError", words=("changes nothing", words))
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from sea_bake import Edit, bake, verify
 from sea_bake.baking import plan
-from sea_bake.baking.exactness import linear_edit
+from sea_bake.baking.linear import linear_edit
 from sea_bake.edit import live
 from sea_bake.errors import CheckpointError, NotExactError, SeaBakeError, WrongModelError
 from sea_bake.model.anatomy import FAMILIES
@@ -279,7 +279,7 @@ def pair(workshop: Workshop, family: str, *settings: tuple[str, str]) -> list[Ed
     """Edits that differ: the second has its two layers exchanged."""
     first, second = (workshop.edit(family, site, merge, "identity") for site, merge in settings)
     swapped = dict(zip(second.layers, (second.projectors[layer] for layer in second.layers[::-1])))
-    return [first, replace(second, projectors=swapped)]
+    return [first, replace(second, maps=swapped)]
 
 
 @pytest.mark.slow

@@ -171,8 +171,8 @@ def collect_sites(
     there = {site: layers_with(model, site) for site in chosen}
     having = {site: tuple(i for i in layers if i in there[site]) for site in chosen}
     found: dict[Site, dict[str, Tensor]] = {}
-    for own in dict.fromkeys(having.values()):  # one pass, unless layers of several kinds have different sites
-        sites_there = [site for site in chosen if having[site] == own]
+    for own, inputs in dict.fromkeys((having[site], site.is_input) for site in chosen):  # one pass for all of one width
+        sites_there = [site for site in chosen if (having[site], site.is_input) == (own, inputs)]
         if not own:
             raise SettingError(f"none of the layers {ranges(layers)} has the site {sites_there[0].value}")
         found |= vectors(

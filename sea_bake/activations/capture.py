@@ -67,7 +67,7 @@ def vectors(
         device = input_device(model)
         with torch.inference_mode(), contextlib.ExitStack() as hooks:
             for site, at in modules.items():
-                hooks.enter_context(hooked(at, partial(catch, site)))
+                hooks.enter_context(hooked(at, partial(catch, site), inputs=site.is_input))
             read = _read(model, [t.encoder for t, _ in batch if t.encoder], pad_id(tokenizer, rows_of(model)))
             backbone(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, **read)
         by_site = [torch.stack([caught[site, layer].cpu() for layer in layers]) for site in sites]

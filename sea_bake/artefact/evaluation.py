@@ -270,7 +270,7 @@ def edit_digest(edit: Edit) -> str:
     """SHA-256 of all that decides what an edit does to an activation."""
     digest = hashlib.sha256(f"{edit.site.value} {edit.merge} {edit.feature} {edit.parts} {edit.alpha}".encode())
     for layer in edit.layers:
-        projector = edit.projectors[layer]
-        for rows in (projector.positive, projector.negative):
-            digest.update(f"{layer} {tuple(rows.shape)}".encode() + rows.contiguous().numpy().tobytes())
+        for name, tensor in edit.maps[layer].parts.items():
+            named = "" if name in ("positive", "negative") else f"{name} "
+            digest.update(f"{named}{layer} {tuple(tensor.shape)}".encode() + tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()

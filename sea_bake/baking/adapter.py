@@ -1,7 +1,8 @@
 """Adapter: the fold written as a PEFT LoRA, for servers that swap adapters per request.
 
-W' - W = B A W with the thin factors, so lora_B = B and lora_A = A W: no SVD. One rank for all layers, zero-padded, with
-lora_alpha == r and no patterns: the only form that PEFT, vLLM, SGLang, OpenVINO and llama.cpp all read alike.
+W' - W = B A W with the thin factors, so lora_B = B and lora_A = A W (of the heads, W B A: lora_B = W B and lora_A = A):
+no SVD. One rank for all layers, zero-padded, with lora_alpha == r and no patterns: the only form that PEFT, vLLM,
+SGLang, OpenVINO and llama.cpp all read alike.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from sea_bake.artefact.output import staged
 from sea_bake.artefact.record import BakeRecord
-from sea_bake.baking.exactness import LinearEdit, linear_edits
+from sea_bake.baking.linear import Change, changes
 from sea_bake.baking.open_base import OpenBase
 from sea_bake.baking.planning import refuse_adapter
 from sea_bake.baking.shift_test import measure
@@ -43,9 +44,9 @@ def adapter(
         NotExactError: an edit that no low-rank update carries exactly.
     """
     refuse_adapter(base, edits)
-    writers = find_writers(base, edits)
-    measured, changes = measure(base, edits), linear_edits(edits)
-    rank = max(1, *(change.rank for change in changes.values()))
+    writers = [writer for writer in find_writers(base, edits) if not writer.is_bias]  # which heads leave alone
+    measured, by_writer = measure(base, edits), changes(edits)
+    rank = max(1, *(change.rank for change in by_writer.values()))
     vllm = next((f"--enable-lora --max-lora-rank {r}" for r in _VLLM_RANKS if r >= rank), _NO_VLLM)
     details = {"measured": measured, "rank": rank, "flags": {"vLLM": vllm}}
     names = _Names(base)
@@ -55,7 +56,7 @@ def adapter(
             assert tensor is not None
             weight = tensor.read()
             weight = weight if writer.axis == -2 else weight.transpose(-1, -2)
-            names.add(writer, factors(weight, changes[writer.site, writer.layer], rank))
+            names.add(writer, factors(weight, by_writer[writer.site, writer.layer], rank))
             advance(1)
     tensors, targets = names.finish(rank)
     need_space(target.parent, 2 * sum(t.numel() * t.element_size() for t in tensors.values()) + (8 << 20))
@@ -79,13 +80,14 @@ def adapter(
         return base.record(edits, target, how="adapter", why=why, details=details).write(stage, edits)
 
 
-def factors(weight: Tensor, change: LinearEdit, rank: int) -> tuple[Tensor, Tensor]:
-    """lora_A [..., rank, in] and lora_B [d, rank] in float32, for a weight [..., d, in]."""
+def factors(weight: Tensor, change: Change, rank: int) -> tuple[Tensor, Tensor]:
+    """lora_A [..., rank, in] and lora_B [d, rank] in float32, for a weight [..., d, in] (of heads: [d, in])."""
     A = torch.zeros(*weight.shape[:-2], rank, weight.shape[-1])
     B = torch.zeros(weight.shape[-2], rank)
     for i, matrix in enumerate(weight.reshape(-1, *weight.shape[-2:])):
-        A.view(-1, rank, weight.shape[-1])[i, : change.rank] = (change.A @ matrix.double()).float()
-    B[:, : change.rank] = change.B.float()
+        own, shared = change.factors(matrix.double())
+        A.view(-1, rank, weight.shape[-1])[i, : change.rank] = own.float()
+        B[:, : change.rank] = shared.float()
     return A, B
 
 

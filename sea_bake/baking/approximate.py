@@ -25,8 +25,9 @@ from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.artefact.output import staged
 from sea_bake.artefact.record import BakeRecord
 from sea_bake.baking.calibration import HELD_OUT, Distance, Place, Reference, Text, moments, texts
-from sea_bake.baking.exactness import Exactness, LinearEdit, linear_edits
+from sea_bake.baking.exactness import Exactness
 from sea_bake.baking.fold import fold, write_folded
+from sea_bake.baking.linear import LinearEdit, changes
 from sea_bake.baking.open_base import OpenBase
 from sea_bake.baking.planning import by_settings
 from sea_bake.baking.regression import best_ridge, solve
@@ -82,13 +83,12 @@ def approximate(
     folder = base.checkpoint.folder
     model = load_model(folder)
     found = texts(model, load_tokenizer(folder), given, PromptFormat.shared([edit.recipe for edit in edits]))
-    changes, layers = _stand_ins(model, edits, ranks, [text for text in found if text.part != HELD_OUT])
-    reference = Reference(model, edits, [text for text in found if text.part == HELD_OUT], changes)
+    stand_ins, layers = _stand_ins(model, edits, ranks, [text for text in found if text.part != HELD_OUT])
+    reference = Reference(model, edits, [text for text in found if text.part == HELD_OUT], stand_ins)
     del model
     for entry in layers:
         fit = reference.fits[Site(entry["site"]), entry["layer"]]
         entry |= {"share": fit.share, "r2": fit.r2}
-    exact = linear_edits([edit for edit, verdict in zip(edits, verdicts) if verdict.fold])
     approximation: dict[str, Any] = {
         "calibration": {
             "source": Path(source).name if isinstance(source, str | Path) else "given",
@@ -104,7 +104,7 @@ def approximate(
     with scratch_folder(target) as scratch:
         trial = scratch / target.name
         record = write_folded(
-            base, edits, {**exact, **changes}, trial, why=why, details=details, overwrite=False, copy=copy
+            base, edits, changes(edits, stand_ins), trial, why=why, details=details, overwrite=False, copy=copy
         )
         approximation["end_to_end"] = _end_to_end(reference.distance(load_model(trial)), reference.base)
         details["approximation"] = approximation
@@ -146,7 +146,7 @@ def _stand_ins(
             f"{max(ranks.values())}. Give more with --calibration, or a lower --rank."
         )
     places, changes, layers = list(ranks), {}, []
-    width = next(iter(edits[0].projectors.values())).dim
+    width = next(iter(edits[0].maps.values())).dim
     group = max(1, _MEMORY // (48 * width**2))
     for i in range(0, len(places), group):
         found = moments(model, edits, places[i : i + group], calibration)

@@ -15,7 +15,7 @@ from sea_bake.activations.generating import decoder_start
 from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.activations.prompts import Tokens, encode
 from sea_bake.activations.rendering import usable
-from sea_bake.baking.exactness import LinearEdit
+from sea_bake.baking.linear import LinearEdit
 from sea_bake.baking.regression import Moments
 from sea_bake.demonstrations import Demonstration
 from sea_bake.edit import Edit, live
@@ -112,8 +112,8 @@ def watched(model: Any, edits: Sequence[Edit], places: Sequence[Place]) -> Itera
     with live(edits, model, check=False), contextlib.ExitStack() as stack:
         for site in sorted({site for site, _ in places}):
             modules = site_modules(model, site, [layer for place, layer in places if place is site])
-            stack.enter_context(hooked(modules, partial(note, site, raw=True), first=True))
-            stack.enter_context(hooked(modules, partial(note, site, raw=False)))
+            stack.enter_context(hooked(modules, partial(note, site, raw=True), first=True, inputs=site.is_input))
+            stack.enter_context(hooked(modules, partial(note, site, raw=False), inputs=site.is_input))
         yield seen
 
 

@@ -1,19 +1,17 @@
 """When may an edit vanish into the weights? The one place that plan, fold and adapter all obey.
 
-The site's output is its writer's output, ``W x + b``, summed with weights over the experts of a MoE. A linear edit M
-commutes with all of that: M (Σ g (W x + b)) = Σ g (M W x + M b). So it folds exactly, unless something is in the way.
+The site's output is its writer's output, ``W x + c``, summed with weights over the experts of a MoE. A linear edit M
+commutes with all of that: M (Σ g (W x + c)) = Σ g (M W x + M c). So it folds exactly, unless something is in the way.
+A constant b needs a bias to go into: M (W x + c) + b = (M W) x + (M c + b). The heads are their writer's input:
+W (M x + b) + c = (W M) x + (W b + c). Behind the whole layer only a constant folds: the stream that the writer adds to
+bypasses every weight.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from sea_bake.edit import Edit
-from sea_bake.errors import NotExactError
 from sea_bake.model.anatomy import Family, Site
 
 
@@ -41,107 +39,80 @@ def exactness(
     alpha: float = 1.0,
     *,
     biased: bool = False,
+    extra: tuple[str, ...] = (),
+    is_constant: bool = False,
 ) -> Exactness:
     """Decide from the family's row and the edit's settings alone.
 
     Args:
-        biased: the site's writer has a bias.
+        biased: the site's writer has a bias; at ``block``, the writer of that layer's MLP.
+        extra: what an affine map has besides A and B: of "scale", "constant" and "gate".
+        is_constant: it has a constant alone.
     """
 
     def no(why: str) -> Exactness:
         return Exactness(False, False, why)
 
-    if site is Site.BLOCK:
-        return no("the residual stream bypasses the weights of the layer")
+    if "gate" in extra:
+        return no("a gate (relu) is not linear")
     if feature != "identity":
         return no(f"Φ-SEA ({feature}) is not linear")
+    if site is Site.BLOCK:
+        return _of_block(row, is_constant=is_constant, biased=biased)
     if merge == "l2":
-        if not row.norm_behind:
+        if site is Site.HEADS or not row.norm_behind:
             return no("the l2 merge rescales each token, which no weight can do")
         if alpha != 1.0:
             return no("with alpha other than 1 the l2 merge adds two vectors of one length, which is not linear")
         why = "linear up to the token's length, which the RMSNorm behind the site divides out (up to its epsilon)"
+    elif site is Site.HEADS:
+        why = "affine, and the site is a linear's input" if extra else "linear, and the site is a linear's input"
     else:
-        why = "linear, and the site's output is a linear's output"
-    if _identity(merge, parts, alpha) != 1.0:
+        why = "affine, and the site's output is a linear's output" if extra else LINEAR
+    if "constant" in extra:
+        if not biased:
+            return no(NO_BIAS.format(site=site.value))
+        return Exactness(True, False, f"{why}; the constant goes into the writer's bias, which no adapter carries")
+    if "scale" in extra or identity(merge, parts, alpha) != 1.0:
         return Exactness(True, False, f"{why}; the change has full rank, so no adapter can carry it")
-    if biased:
+    if biased and site is not Site.HEADS:
         return Exactness(True, False, f"{why}; the writer's bias changes too, which no portable adapter can carry")
     return Exactness(True, True, why)
 
 
+LINEAR = "linear, and the site's output is a linear's output"
+NO_BIAS = "a constant goes into a bias, and the writer of {site} has none"
+
+
+def _of_block(row: Family, *, is_constant: bool, biased: bool) -> Exactness:
+    if not is_constant:
+        return Exactness(False, False, "the residual stream bypasses the weights of the layer")
+    if row.norm_behind:
+        return Exactness(False, False, "a norm stands between the MLP and the residual stream")
+    if not biased:
+        return Exactness(False, False, NO_BIAS.format(site="mlp"))
+    why = "a constant, added to the residual stream by the bias of that layer's MLP"
+    return Exactness(True, False, f"{why}, which no adapter carries")
+
+
 def of_edit(row: Family, edit: Edit, *, biased: bool) -> Exactness:
     """:func:`exactness` of an Edit."""
-    return exactness(row, edit.site, edit.merge, edit.feature, edit.parts, edit.alpha, biased=biased)
+    return exactness(
+        row,
+        edit.site,
+        edit.merge,
+        edit.feature,
+        edit.parts,
+        edit.alpha,
+        biased=biased,
+        extra=edit.extra,
+        is_constant=edit.is_constant,
+    )
 
 
-def _identity(merge: str, parts: str, alpha: float) -> float:
-    """The factor of the identity in M: 1 where the edit is h plus something of low rank."""
+def identity(merge: str, parts: str, alpha: float) -> float:
+    """The factor of the identity in SEA's M: 1 where the edit is h plus something of low rank."""
     factor = 0.0 if parts == "positive" else 1.0
     if merge == "average" and parts == "both":
         factor /= 2
     return 1.0 + alpha * (factor - 1.0)
-
-
-@dataclass(frozen=True)
-class LinearEdit:
-    """M = scale · I + B A of one layer, in float64: what a fold multiplies its writers by.
-
-    Attributes:
-        scale: factor of the identity.
-        A: [k, d].
-        B: [d, k].
-    """
-
-    scale: float
-    A: Tensor
-    B: Tensor
-
-    @property
-    def rank(self) -> int:
-        return len(self.A)
-
-    @property
-    def is_identity(self) -> bool:
-        return self.scale == 1.0 and not bool(self.B.any())
-
-    def __call__(self, W: Tensor) -> Tensor:
-        """M W for W [d, ...], in W's own dtype."""
-        flat = W.reshape(len(W), -1)
-        A, B = self.A.to(W.dtype), self.B.to(W.dtype)
-        return torch.addmm(flat, B, A @ flat, beta=self.scale).reshape(W.shape)
-
-    def then(self, other: LinearEdit) -> LinearEdit:
-        """The two in a row, this one first; thin again."""
-        A = torch.cat([self.A, self.scale * other.A + (other.A @ self.B) @ self.A])
-        return LinearEdit(self.scale * other.scale, A, torch.cat([other.scale * self.B, other.B], dim=1))
-
-
-def linear_edit(edit: Edit, layer: int) -> LinearEdit:
-    """The matrix of one layer's edit, thin.
-
-    For the l2 merge it is that of the sum merge: only to be used where a norm behind the site divides the length out.
-
-    Raises:
-        NotExactError: the edit is not linear.
-    """
-    if edit.feature != "identity":
-        raise NotExactError(f"Φ-SEA ({edit.feature}) is not linear: it has no matrix")
-    p = edit.projectors[layer]
-    up, un = p.positive.double(), p.negative.double()
-    if edit.parts != "both":
-        up, un = (up, un[:0]) if edit.parts == "positive" else (up[:0], un)
-    weight = edit.alpha * (0.5 if edit.merge == "average" and edit.parts == "both" else 1.0)
-    return LinearEdit(
-        _identity(edit.merge, edit.parts, edit.alpha), torch.cat([up, un]), torch.cat([up, -un]).T * weight
-    )
-
-
-def linear_edits(edits: Iterable[Edit]) -> dict[tuple[Site, int], LinearEdit]:
-    """(site, layer) -> the matrix of all edits there, in the order in which they act."""
-    found: dict[tuple[Site, int], LinearEdit] = {}
-    for edit in edits:
-        for layer in edit.layers:
-            key, matrix = (edit.site, layer), linear_edit(edit, layer)
-            found[key] = found[key].then(matrix) if key in found else matrix
-    return found

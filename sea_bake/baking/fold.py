@@ -1,7 +1,7 @@
 """Fold: the edit disappears into its writers, and a plain checkpoint of the base's own architecture comes out.
 
-W <- M W (and b <- M b) with M = scale · I + B A, in float32 for half precisions and float64 for the others,
-rounded once: the product is ``exactness.LinearEdit``. Shards without a writer are linked; the others are copied, and
+W <- M W and c <- M c + b (of the heads W <- W M and c <- W b + c), in float32 for half precisions and float64 for the
+others, rounded once: the products are ``linear.Change``. Shards without a writer are linked; the others are copied, and
 their writers edited in place.
 """
 
@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from sea_bake.artefact.output import staged
 from sea_bake.artefact.record import BakeRecord, layers_of
-from sea_bake.baking.exactness import LinearEdit, linear_edits
+from sea_bake.baking.linear import Change, changes
 from sea_bake.baking.open_base import OpenBase
 from sea_bake.baking.planning import refuse_fold
 from sea_bake.baking.shift_test import measure
@@ -43,14 +45,13 @@ def fold(
     refuse_fold(base, edits)
     find_writers(base, edits)  # whole and editable, before anything is measured
     details = {"measured": measure(base, edits)}
-    changes = linear_edits(edits)
-    return write_folded(base, edits, changes, target, why=why, details=details, overwrite=overwrite, copy=copy)
+    return write_folded(base, edits, changes(edits), target, why=why, details=details, overwrite=overwrite, copy=copy)
 
 
 def write_folded(
     base: OpenBase,
     edits: Sequence[Edit],
-    changes: Mapping[tuple[Site, int], LinearEdit],
+    by_writer: Mapping[tuple[Site, int], Change],
     target: Path,
     *,
     why: str,
@@ -61,7 +62,7 @@ def write_folded(
     """Write the base with its writers changed.
 
     Args:
-        changes: (site, layer) -> the matrix that its writers are multiplied by.
+        by_writer: (site, layer) -> what becomes of its writers.
         details: goes into the record.
     """
     checkpoint, folder = base.checkpoint, base.checkpoint.folder
@@ -69,7 +70,7 @@ def write_folded(
     touched = {checkpoint.weight_map[writer.name] for writer in writers}
     rewritten = sum((folder / shard).stat().st_size for shard in touched)
     linked = not copy and linkable(folder, target.parent)
-    edit_bytes = sum(t.numel() * 4 for e in edits for p in e.projectors.values() for t in (p.positive, p.negative))
+    edit_bytes = sum(t.numel() * 4 for e in edits for one in e.maps.values() for t in one.parts.values())
     need_space(target.parent, (rewritten if linked else checkpoint.size()) + edit_bytes + _OWN_BYTES)
     changed: dict[str, float] = {}
     linked_bytes = 0
@@ -81,19 +82,33 @@ def write_folded(
                 continue
             shutil.copyfile((folder / shard).resolve(), stage / shard)
             for writer in (w for w in writers if checkpoint.weight_map[w.name] == shard):
-                tensor = checkpoint.tensor(writer.name)
-                assert tensor is not None
-                change = changes[writer.site, writer.layer]
-                changed[writer.name] = edit_in_place(stage / shard, writer.name, tensor, change, writer.axis)
+                change = by_writer[writer.site, writer.layer]
+                changed[writer.name] = _edit(base, writer, change, stage / shard)
                 advance(1)
         index = [INDEX] if checkpoint.index is not None else []
         (stage / "config.json").write_bytes(public_bytes(folder / "config.json", checkpoint.config))
         for name in index:
             shutil.copyfile(folder / name, stage / name)
         left_out = carry(folder, stage, written=["config.json", *index], shards=checkpoint.shards)
-        coverage = _coverage(base, edits, writers, changed, changes)
+        coverage = _coverage(base, edits, writers, changed, by_writer)
         facts = {"why": why, "left_out": left_out, "coverage": coverage, "details": details}
         return base.record(edits, target, how="fold", **facts).write(stage, edits, linked=linked_bytes)
+
+
+def _edit(base: OpenBase, writer: Writer, change: Change, shard: Path) -> float:
+    tensor = base.checkpoint.tensor(writer.name)
+    assert tensor is not None
+    if not writer.is_bias:
+        whole = change.before is not None
+        return edit_in_place(shard, writer.name, tensor, change.of_weight, writer.axis, whole=whole)
+
+    def weight() -> Tensor:
+        of_it = next(w for w in writers_of(base, writer.site, writer.layer) if w.bias == writer.name)
+        read = base.checkpoint.tensor(of_it.name)
+        assert read is not None
+        return read.read() if of_it.axis == -2 else read.read().T
+
+    return edit_in_place(shard, writer.name, tensor, lambda bias: change.of_bias(bias, weight), writer.axis)
 
 
 def _coverage(
@@ -101,21 +116,23 @@ def _coverage(
     edits: Sequence[Edit],
     writers: Sequence[Writer],
     changed: dict[str, float],
-    changes: Mapping[tuple[Site, int], LinearEdit],
+    by_writer: Mapping[tuple[Site, int], Change],
 ) -> dict[str, Any]:
     """What changed, by how much (relative Frobenius), and which writers of the edited layers did not.
 
     Raises:
         CheckpointError: a writer that had to change did not.
     """
-    expected = [w for w in writers if not w.is_bias and not changes[w.site, w.layer].is_identity]  # a bias may be 0
+    places = [(writer, by_writer[writer.site, writer.layer]) for writer in writers]
+    # A product may leave a bias alone, which may be 0; a constant may not.
+    expected = [w for w, change in places if (change.constant if w.is_bias else not change.is_identity)]
     idle = [w.name for w in expected if not changed.get(w.name)]
     if idle:
         raise CheckpointError(
             f"the edit leaves {len(idle)} of {len(expected)} writers as they are ({idle[0]}, ...): it is too weak for "
             "the dtype of this checkpoint. Nothing was written."
         )
-    edited = {(edit.site, layer) for edit in edits for layer in edit.layers}
+    edited = set(by_writer)
     having = {site: base.layers_with(site) for site in (Site.ATTN, Site.MLP)}
     others = [
         writer.name

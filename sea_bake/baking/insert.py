@@ -38,7 +38,7 @@ def insert(
     checkpoint, folder = base.checkpoint, base.checkpoint.folder
     _refuse_lost(base, edits)
     if base.row.model_type not in FAMILIES and not base.is_quantised:  # discovered on random weights: now on the real
-        measure(base, [edit.with_settings(merge="sum") for edit in edits if edit.site is not Site.BLOCK])
+        measure(base, [edit for edit in edits if edit.site is not Site.BLOCK], folds=False)
     tensors = sea_tensors(edits, base)
     edit_bytes = 2 * sum(t.numel() * t.element_size() for t in tensors.values())
     linked = not copy and linkable(folder, target.parent)
@@ -107,7 +107,8 @@ def sea_tensors(edits: Sequence[Edit], base: OpenBase) -> dict[str, torch.Tensor
     for edit in edits:
         for layer in edit.layers:
             module = base.place(edit.site, layer).module
-            path = ".".join(part for part in (base.stem, str(layer), module, "sea") if part)
+            name = "sea_in" if edit.site.is_input else "sea"
+            path = ".".join(part for part in (base.stem, str(layer), module, name) if part)
             number = taken.get(path, 0)
             taken[path] = number + 1
             tensors |= {f"{path}.{number}.{name}": t for name, t in edit.layer_tensors(layer).items()}
@@ -150,18 +151,20 @@ def class_name(name: str, own: str) -> str:
 
 
 def _config_of(base: OpenBase, edit: Edit) -> list[dict[str, Any]]:
-    """One entry; or one for each module, where the site is called otherwise in layers of another kind."""
-    modules = {layer: base.place(edit.site, layer).module for layer in edit.layers}
+    """One entry; or one for each module and width, where the site is another in layers of another kind."""
+    kinds = {layer: (base.place(edit.site, layer).module, edit.maps[layer].dim) for layer in edit.layers}
     return [
         {
             "module": module,
+            **({"input": True, "width": width} if edit.site.is_input else {}),
             "merge": edit.merge,
             "feature": edit.feature,
             "parts": edit.parts,
             "alpha": edit.alpha,
-            "ranks": {str(i): list(ranks) for i, ranks in edit.ranks.items() if modules[i] == module},
+            **({"extra": list(edit.extra)} if edit.extra else {}),
+            "ranks": {str(i): list(ranks) for i, ranks in edit.ranks.items() if kinds[i] == (module, width)},
         }
-        for module in dict.fromkeys(modules.values())
+        for module, width in dict.fromkeys(kinds.values())
     ]
 
 

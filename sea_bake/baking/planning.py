@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sea_bake.baking.exactness import Exactness, exactness, linear_edits, of_edit
+from sea_bake.baking.exactness import Exactness, exactness, of_edit
+from sea_bake.baking.linear import changes
 from sea_bake.baking.open_base import OpenBase, check_edits, opened
 from sea_bake.baking.writers import writers_of
 from sea_bake.edit import Edit
@@ -78,7 +79,7 @@ def plan(model: str | Path | ModelSource, edits: Sequence[Edit] = (), *, revisio
             )
         how, why = choose(base, edits) if edits else (None, "")
         adapters = bool(edits) and all(row["adapter"] for row in rows)
-        rank = max(m.rank for m in linear_edits(edits).values()) if adapters else None
+        rank = max(change.rank for change in changes(edits).values()) if adapters else None
         return Plan(base.source.name, base.row.model_type, how, why, rank, rows, _kinds(base))
 
 
@@ -123,7 +124,8 @@ def refuse_fold(base: OpenBase, edits: Sequence[Edit], what: str = "a fold") -> 
     for edit in edits:
         found = by_settings(base, edit)
         if not found.fold:
-            stand_in = "" if edit.site is Site.BLOCK else ", or fold the best stand-in: --how fold --approximate"
+            none = edit.site is Site.BLOCK or edit.extra
+            stand_in = "" if none else ", or fold the best stand-in: --how fold --approximate"
             raise NotExactError(_refusal(what, base, edit, found.why, stand_in))
 
 
@@ -148,9 +150,9 @@ def refuse_adapter(base: OpenBase, edits: Sequence[Edit]) -> None:
 
 def is_biased(base: OpenBase, site: Site, layers: Sequence[int]) -> bool:
     """Whether any writer of a site has a bias on disk."""
-    if site is Site.BLOCK or base.is_quantised:
+    if base.is_quantised:
         return False
-    return any(writer.is_bias for layer in layers for writer in writers_of(base, site, layer))
+    return any(writer.is_bias for layer in layers for writer in writers_of(base, site.written_by, layer))
 
 
 def _on_disk(base: OpenBase, site: Site, layer: int, found: Exactness) -> Exactness:
@@ -158,7 +160,7 @@ def _on_disk(base: OpenBase, site: Site, layer: int, found: Exactness) -> Exactn
     if not found.fold:
         return found
     try:
-        writers_of(base, site, layer)
+        writers_of(base, site.written_by, layer)
     except CheckpointError as error:
         return Exactness(False, False, str(error))
     if found.adapter and base.source.is_adapter:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sea_bake.baking.exactness import LinearEdit
+from sea_bake.baking.linear import LinearEdit
 
 # λ = ridge · mean eigenvalue of E[h hᵀ]: from "as good as none" to "shrink even the strong directions".
 RIDGES = (1e-6, 1e-4, 1e-2, 1e-1, 1.0, 10.0)
@@ -57,7 +57,7 @@ class Moments:
 
 def _inner(M: LinearEdit, X: Tensor) -> float:
     """⟨M, X⟩ without forming M."""
-    return M.scale * float(X.trace()) + float(((M.B.T @ X) * M.A).sum())
+    return float(M.scale) * float(X.trace()) + float(((M.B.T @ X) * M.A).sum())
 
 
 def solve(moments: Moments, rank: int, ridge: float) -> LinearEdit:

@@ -2,13 +2,16 @@
 
 The writers are multiplied by Q, a cyclic shift doubled and with its sign turned. Q mixes every axis and rounds nothing,
 so in any dtype the site's output must be Q times what it was. That fails where a writer was overlooked, where something
-stands between writer and output, and where a bias is added behind.
+stands between writer and output, and where a bias is added behind. The heads are an input: multiplied by Q there, or in
+the writer's own input axis, they must give the same. And one added to the writers' biases must add one to the output:
+that fails where experts' weights do not sum to one and, at the residual stream, where a norm or a factor is behind.
 """
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,10 +31,14 @@ _TOKENS = 8
 _ROOM = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
-def measure(base: OpenBase, edits: Sequence[Edit]) -> list[dict[str, Any]]:
+def measure(base: OpenBase, edits: Sequence[Edit], *, folds: bool = True) -> list[dict[str, Any]]:
     """Prove for each kind of edited layer that its writers write the site's output, and nothing else does.
 
-    For the l2 merge also that the layer's output does not depend on the length of the site's.
+    For the l2 merge also that the layer's output does not depend on the length of the site's; for a constant, that
+    their biases move the output by as much as themselves.
+
+    Args:
+        folds: measure also what only a fold needs: lengths and constants.
 
     Returns:
         One entry per kind: site, layer, relative difference found.
@@ -44,10 +51,15 @@ def measure(base: OpenBase, edits: Sequence[Edit]) -> list[dict[str, Any]]:
     for edit in edits:
         for layer in edit.layers:
             shapes = {p: base.checkpoint.tensor(f"{base.stem}.{layer}.{p}").shape for p in base.layer_parts(layer)}  # type: ignore[union-attr]
-            kind = (edit.site, edit.merge == "l2", tuple(sorted(shapes.items())))
+            lengths, constants = folds and edit.merge == "l2", folds and "constant" in edit.extra
+            kind = (edit.site, lengths, constants, tuple(sorted(shapes.items())))
             if kind not in seen:
                 seen.add(kind)
-                error = _measure(base, edit.site, layer, lengths=edit.merge == "l2")
+                error = _measure_heads(base, layer) if edit.site.is_input else 0.0
+                if edit.site.written_by is edit.site:
+                    error = _measure(base, edit.site, layer, lengths=lengths)
+                if constants and not edit.site.is_input:  # behind a linear's own input, its bias is all there is
+                    error = max(error, _measure_constant(base, edit.site, layer))
                 found.append({"site": edit.site.value, "layer": layer, "relative_difference": error})
     return found
 
@@ -87,11 +99,55 @@ def _measure(base: OpenBase, site: Site, layer: int, *, lengths: bool) -> float:
     return error
 
 
+def _measure_heads(base: OpenBase, layer: int) -> float:
+    weights = [writer for writer in writers_of(base, Site.ATTN, layer) if not writer.is_bias]
+    turned = [replace(writer, axis=-3 - writer.axis) for writer in weights]
+    expected, _ = _run(base, Site.HEADS, layer, [], shift=True)
+    output, _ = _run(base, Site.HEADS, layer, turned)
+    error = float((output - expected).abs().max() / expected.abs().max())
+    if not error <= _ROOM[output.dtype]:
+        raise NotExactError(
+            f"the heads of layer {layer} are not what {', '.join(w.name for w in weights)} reads: measured on the real "
+            f"weights, its output differs by {error:.2g} of its size. {_cure(base)}"
+        )
+    return error
+
+
+def _measure_constant(base: OpenBase, site: Site, layer: int) -> float:
+    """One is added to the biases: how far is the output from moving by one, as a share of it."""
+    biases = [writer for writer in writers_of(base, site.written_by, layer) if writer.is_bias]
+    which = 1 if site is Site.BLOCK else 0
+    before = _run(base, site.written_by, layer, [])[which]
+    moved = _run(base, site.written_by, layer, [], raised=biases)[which]
+    error = float((moved.double() - before.double() - 1).abs().max() / max(1.0, float(moved.abs().max())))
+    if not error <= _ROOM[before.dtype]:
+        raise NotExactError(
+            f"a constant does not fold into layer {layer}: measured on the real weights, one added to "
+            f"{', '.join(w.name for w in biases)} moves the {site.value} output by something else ({error:.2g} off). "
+            f"{_cure(base)}"
+        )
+    return error
+
+
 @torch.inference_mode()
 def _run(
-    base: OpenBase, site: Site, layer: int, writers: Sequence[Writer], *, rescale: bool = False
+    base: OpenBase,
+    site: Site,
+    layer: int,
+    writers: Sequence[Writer],
+    *,
+    raised: Sequence[Writer] = (),
+    rescale: bool = False,
+    shift: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The site's output and the layer's, for random inputs; ``writers`` are multiplied by Q first."""
+    """The output of the site's module and the layer's, for random inputs.
+
+    Args:
+        writers: are multiplied by Q first.
+        raised: biases that one is added to first.
+        rescale: tokens of the output are given other lengths.
+        shift: the module's input is multiplied by Q transposed: what a weight does whose input axis was multiplied.
+    """
     width, module = base.text.hidden_size, base.place(site, layer).module
     for tuples in (0, 3, 2):
         caught: dict[str, Tensor] = {}
@@ -103,10 +159,14 @@ def _run(
         def see(_: int, output: Tensor, caught: dict[str, Tensor] = caught) -> None:
             caught["layer"] = output.clone()
 
-        model, block = one_layer(base, layer, writers, site=site, tuples=tuples)
+        def turn(_: int, given: Tensor) -> Tensor:
+            return -2 * given.roll(-1, dims=-1)
+
+        model, block = one_layer(base, layer, writers, raised=raised, site=site, tuples=tuples)
         embedded = model.get_input_embeddings().weight.shape[-1]  # OPT-350m's is projected to the width
         inputs = torch.randn(1, _TOKENS, embedded, generator=torch.Generator().manual_seed(0)).to(model.dtype)
-        with hooked({0: block.get_submodule(module)}, look), hooked({0: block}, see):
+        own = {0: block.get_submodule(module)}
+        with hooked(own, look), hooked({0: block}, see), hooked(own if shift else {}, turn, inputs=True):
             try:
                 feed(model, inputs)
             except Exception as error:
@@ -118,9 +178,16 @@ def _run(
 
 
 def one_layer(
-    base: OpenBase, layer: int, shifted: Sequence[Writer], *, site: Site = Site.BLOCK, tuples: int = 0
+    base: OpenBase,
+    layer: int,
+    shifted: Sequence[Writer],
+    *,
+    raised: Sequence[Writer] = (),
+    site: Site = Site.BLOCK,
+    tuples: int = 0,
 ) -> tuple[Any, Any]:
-    """A living model of one decoder layer, with the real weights of ``layer`` in their own dtype, ``shifted`` by Q.
+    """A living model of one decoder layer, with the real weights of ``layer`` in their own dtype, ``shifted`` by Q, and
+    one added to those ``raised``.
 
     transformers itself loads it, with all its conversions of checkpoints (fused experts and the like). For a site
     outside of them, a layer's experts are few and random.
@@ -134,12 +201,14 @@ def one_layer(
     gc.collect()  # the model before this one is held by circles of its own
     cls = decoder_class(base.text)
     axes = {writer.name: writer.axis for writer in shifted}
+    higher = {writer.name for writer in raised}
     prefix, stem = f"{base.stem}.{layer}.", f"{base.row.stem}.{base.row.layers}.{layer}.".lstrip(".")
-    experts = _experts(base, layer) if site.value.startswith("attn") else ()
+    experts = _experts(base, layer) if site.written_by.value.startswith("attn") else ()
     state: dict[str, Any] = {}
     for part in sorted(base.layer_parts(layer)):
         if not part.startswith(experts):
-            state[stem + part] = Shifted(base.checkpoint.tensor(prefix + part), axes.get(prefix + part))
+            name = prefix + part
+            state[stem + part] = Shifted(base.checkpoint.tensor(name), axes.get(name), raised=name in higher)
     dtype = next(t.dtype for one in state.values() if (t := one.tensor).is_floating_point())
     config = with_little(base.text, experts=bool(experts))
     try:

@@ -24,6 +24,7 @@ class Writer:
         layer, site: whose output it writes.
         axis: -1 or -2: where the output dimension lies in each matrix of the tensor.
         is_bias: it is added to the output as it stands.
+        bias: of a weight, the name of the bias that stands beside it on disk.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Writer:
     site: Site
     axis: int
     is_bias: bool = False
+    bias: str | None = None
 
 
 def find_writers(base: OpenBase, edits: Sequence[Edit]) -> list[Writer]:
@@ -39,7 +41,7 @@ def find_writers(base: OpenBase, edits: Sequence[Edit]) -> list[Writer]:
     Raises:
         CheckpointError: one is missing, of an unexpected shape, quantised, or in a dtype that cannot be edited.
     """
-    places = sorted({(layer, edit.site) for edit in edits for layer in edit.layers})
+    places = sorted({(layer, edit.site.written_by) for edit in edits for layer in edit.layers})
     return [writer for layer, site in places for writer in writers_of(base, site, layer)]
 
 
@@ -57,10 +59,11 @@ def writers_of(base: OpenBase, site: Site, layer: int) -> list[Writer]:
     found: list[Writer] = []
     for part in weights:
         axis = -1 if part.removesuffix(".weight") in row.input_first else -2
-        found.append(_checked(base, Writer(f"{base.stem}.{layer}.{part}", layer, site, axis)))
-        bias = part.removesuffix("weight") + "bias" if part.endswith(".weight") else f"{part}_bias"
-        if bias in parts:
-            found.append(_checked(base, Writer(f"{base.stem}.{layer}.{bias}", layer, site, -1, is_bias=True)))
+        short = part.removesuffix("weight") + "bias" if part.endswith(".weight") else f"{part}_bias"
+        bias = f"{base.stem}.{layer}.{short}" if short in parts else None
+        found.append(_checked(base, Writer(f"{base.stem}.{layer}.{part}", layer, site, axis, bias=bias)))
+        if bias is not None:
+            found.append(_checked(base, Writer(bias, layer, site, -1, is_bias=True)))
     return found
 
 

@@ -62,9 +62,14 @@ def inspect(
 
 
 def layer_table(edit: Edit) -> Table:
-    """Ranks, leading singular values and signature of each layer."""
+    """Ranks, leading singular values and signature of each layer; of an affine map, its parts and their sizes."""
     signatures = edit.recipe.get("signatures", {})
     rows = []
+    if not edit.projectors:
+        for layer in edit.layers:
+            sizes = (f"{name} {tuple(t.shape)} |{float(t.norm()):.3g}|" for name, t in edit.maps[layer].parts.items())
+            rows.append([str(layer), ", ".join(sizes)])
+        return table(["layer", "parts, shapes and norms"], rows)
     for layer in edit.layers:
         p = edit.projectors[layer]
         leading = (" ".join(f"{x:.3g}" for x in s[:3].tolist()) for s in (p.positive_spectrum, p.negative_spectrum))

@@ -36,7 +36,7 @@ def save(
 
 
 def load(
-    path: str | Path, *, form: str, version: int, error: type[SeaBakeError]
+    path: str | Path, *, form: str, version: int | tuple[int, ...], error: type[SeaBakeError]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and header of a file of the given form.
 
@@ -46,10 +46,11 @@ def load(
     tensors, header = _read(path, error)
     if header.get("format") != form:
         raise error(f"{path} holds '{header.get('format')}', not '{form}'")
-    if header.get("version") != version:
+    known = version if isinstance(version, tuple) else (version,)
+    if header.get("version") not in known or isinstance(header["version"], bool):
         raise error(
-            f"{path} has format version {header.get('version')}, and this sea_bake reads version {version}: "
-            "make it again, or use the sea_bake that made it"
+            f"{path} has format version {header.get('version')}, and this sea_bake reads version "
+            f"{' and '.join(map(str, known))}: make it again, or use a newer sea_bake"
         )
     return tensors, header
 

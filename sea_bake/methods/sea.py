@@ -41,6 +41,16 @@ class Projector:
     def dim(self) -> int:
         return self.positive.shape[1]
 
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """Name -> what decides what it does."""
+        return {"positive": self.positive, "negative": self.negative}
+
+    @property
+    def extra(self) -> tuple[str, ...]:
+        """Nothing beside its low-rank part; see AffineMap."""
+        return ()
+
     def float(self) -> Projector:
         """The same with float32 rows: what an Edit holds and saves."""
         return replace(self, positive=self.positive.float(), negative=self.negative.float())

@@ -19,16 +19,18 @@ _NAMED = re.compile(r"(attn|mlp):[A-Za-z_]\w*(\.\w+)*")
 
 
 class Site(str, Enum):
-    """Which activation of a decoder layer is edited: always the *module's own output*.
+    """Which activation of a decoder layer is edited: a *module's own output*, but for ``heads``.
 
     ``mlp``: output of the MLP (or MoE) module. ``attn``: output of the attention module. ``block``: the residual stream
     behind the whole decoder layer. In Gemma 2/3 and OLMo 2 a norm stands between an ``mlp``/``attn`` output and the
-    residual stream. Where two such modules stand side by side, the other one is named: ``attn:mamba``.
+    residual stream. Where two such modules stand side by side, the other one is named: ``attn:mamba``. ``heads``: what
+    the attention heads give, one behind the other, [heads * head size]: the *input* of the attention's writer.
     """
 
     MLP = "mlp"
     ATTN = "attn"
     BLOCK = "block"
+    HEADS = "heads"
 
     @classmethod
     def _missing_(cls, value: object) -> Site | None:
@@ -40,6 +42,16 @@ class Site(str, Enum):
         found = cls._value2member_map_.setdefault(value, named)
         assert isinstance(found, Site)
         return found
+
+    @property
+    def is_input(self) -> bool:
+        """Whether it is what its module is given, not what that gives."""
+        return self is Site.HEADS
+
+    @property
+    def written_by(self) -> Site:
+        """The site whose writer is edited instead, where an edit is folded."""
+        return {Site.HEADS: Site.ATTN, Site.BLOCK: Site.MLP}.get(self, self)
 
     @property
     def named(self) -> str | None:
@@ -130,6 +142,8 @@ class Family:
             return tuple(Place(*pair) for pair in ((self.attn, self.attn_writer), *self.attn_kinds))
         if site is Site.MLP:
             return tuple(Place(*pair) for pair in ((self.mlp, self.mlp_writer), *self.mlp_kinds))
+        if site is Site.HEADS:
+            return tuple(Place(place.writer, place.writer) for place in self.places(Site.ATTN))
         found = dict(self.named).get(site.value)
         if found is None:
             known = ", ".join(s.value for s in self.sites)
@@ -138,6 +152,9 @@ class Family:
 
     def place(self, site: Site, parts: Collection[str]) -> Place | None:
         """Where a site lies in the layer that has these parameters (names inside the layer); None if it has none."""
+        if site is Site.HEADS:
+            attention = self.place(Site.ATTN, parts)
+            return attention and Place(attention.writer, attention.writer)
         places = self.places(site)
         if site is Site.BLOCK:
             return places[0]

@@ -110,13 +110,15 @@ def quiet() -> Iterator[None]:
 
 
 class Shifted:
-    """A tensor that is read when transformers asks for it, and multiplied by Q, where an axis is given."""
+    """A tensor that is read when transformers asks for it; multiplied by Q where an axis is given, or raised by 1."""
 
-    def __init__(self, tensor: Any, axis: int | None) -> None:
-        self.tensor, self._axis = tensor, axis
+    def __init__(self, tensor: Any, axis: int | None, *, raised: bool = False) -> None:
+        self.tensor, self._axis, self._raised = tensor, axis, raised
 
     def __getitem__(self, _: object) -> Tensor:
         read: Tensor = self.tensor.read()
+        if self._raised:
+            return read + 1
         return read if self._axis is None else read.roll(1, dims=self._axis).mul_(-2)
 
     def get_shape(self) -> list[int]:

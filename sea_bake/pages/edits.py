@@ -10,7 +10,21 @@ from sea_bake.artefact.verification import Verification
 from sea_bake.edit import Edit
 from sea_bake.fitting import ranges
 
-_SITES = {"mlp": "MLP output", "attn": "attention output", "block": "block output (residual stream)"}
+_SITES = {
+    "mlp": "MLP output",
+    "attn": "attention output",
+    "block": "block output (residual stream)",
+    "heads": "attention heads (input of the output projection)",
+}
+METHODS = {
+    "mean-difference": "mean difference",
+    "pca": "principal direction",
+    "iti": "inference-time intervention",
+    "leace": "LEACE",
+    "ablation": "directional ablation",
+    "act": "Linear-AcT",
+    "contrastive": "contrastive directions",
+}
 COMPARED = ["against", "max |Δlogit|", "mean KL (nats)", "same top-1", "same greedy text"]
 """The head of :func:`compared`."""
 
@@ -18,9 +32,10 @@ COMPARED = ["against", "max |Δlogit|", "mean KL (nats)", "same top-1", "same gr
 def sentence(edit: Edit) -> str:
     """One line. Somebody else may have written the base's name: escape it where it is shown."""
     kept, dropped = zip(*edit.ranks.values())
+    how = f"merge {_merge(edit)}, per layer {_span(kept)} directions kept and {_span(dropped)} dropped"
     return (
-        f"{_kind(edit)} on {edit.base.name}: {edit.site.value} of layers {ranges(edit.layers)}, merge {_merge(edit)}, "
-        f"per layer {_span(kept)} directions kept and {_span(dropped)} dropped"
+        f"{_kind(edit)} on {edit.base.name}: {edit.site.value} of layers {ranges(edit.layers)}, "
+        + (how if edit.projectors else f"per layer {_parts(edit)}")
         + ("" if edit.alpha == 1 else f", alpha {edit.alpha:g}")
         + (f". {reasoning}" if (reasoning := _reasoning(edit)) else "")
     )
@@ -36,10 +51,10 @@ def settings(edit: Edit) -> dict[str, str]:
     named = f" ({source})" if isinstance(source, str) else ""
     unknown = "not recorded"
     return {
-        "site": _SITES[edit.site.value],
+        "site": _SITES.get(edit.site.value, edit.site.value),
         "decoder layers": f"{ranges(edit.layers)} of {edit.base.num_layers}",
         "kind": _kind(edit),
-        "merge": _merge(edit),
+        "map": f"merge {_merge(edit)}" if edit.projectors else _parts(edit),
         "strength": f"{edit.alpha:g}",
         "centred": ("yes" if centre else "no") if isinstance(centre, bool) else unknown,
         "K (share of variance, or rank)": unknown if None in K else "/".join(dict.fromkeys(map(str, K))),
@@ -102,7 +117,17 @@ def _reasoning(edit: Edit) -> str:
 
 
 def _kind(edit: Edit) -> str:
+    if not edit.projectors:
+        return METHODS.get(edit.method, "affine edit")
     return "linear SEA" if edit.feature == "identity" else f"Φ-SEA ({edit.feature})"
+
+
+def _parts(edit: Edit) -> str:
+    """What an affine map is made of, in words."""
+    kept, _ = zip(*edit.ranks.values())
+    named = {"scale": "a factor per unit", "constant": "a constant", "gate": "a gate (relu)"}
+    parts = [f"a map of rank {_span(kept)}"] if any(kept) else []
+    return " and ".join(parts + [named[name] for name in edit.extra])
 
 
 def _merge(edit: Edit) -> str:

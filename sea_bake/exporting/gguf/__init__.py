@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake.artefact.gguf_record import GgufRecord, is_record, record_of
-from sea_bake.baking.exactness import linear_edits
+from sea_bake.baking.linear import changes
 from sea_bake.errors import CheckpointError, SettingError, need
 from sea_bake.exporting.gguf import adapter, converting, rewriting
 from sea_bake.exporting.gguf.given import Exportable, Given, exportable, refuse_inexact
@@ -141,11 +141,13 @@ def _opened(source: Exportable, base: str | Path, *, lora: bool) -> tuple[GgufFi
 
 def _rewritten(source: Exportable, base: str | Path, stage: Path, wanted: str) -> dict[str, Any]:
     file, writers, facts = _opened(source, base, lora=False)
-    changes = linear_edits(source.edits)
+    by_writer = changes(source.edits)
     rewrites = {
-        w.tensor.name: rewriting.Rewrite(change, rewriting.edited_type(w.tensor, wanted, is_bias=w.is_bias), w.is_bias)
+        w.tensor.name: rewriting.Rewrite(
+            change, rewriting.edited_type(w.tensor, wanted, is_bias=w.is_bias), w.is_bias, w.weight
+        )
         for w in writers
-        if not (change := changes[w.site, w.layer]).is_identity
+        if (change := by_writer[w.site, w.layer]).moves(is_bias=w.is_bias)
     }
     need_space(stage.parent, rewriting.new_places(file, rewrites)[1])
     changed = rewriting.rewrite(file, rewrites, stage)
@@ -166,7 +168,7 @@ def _adapter(source: Exportable, base: str | Path | None, stage: Path, kind: str
     facts: dict[str, Any] = {}
     if base is not None:
         file, writers, facts = _opened(source, base, lora=True)
-        pairs = adapter.of_gguf(file, writers, linear_edits(source.edits))
+        pairs = adapter.of_gguf(file, writers, changes(source.edits))
     elif source.how == "adapter":
         assert source.folder is not None
         pairs = adapter.of_artefact(source.folder, row)

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from sea_bake.baking.adapter import factors
-from sea_bake.baking.exactness import LinearEdit
+from sea_bake.baking.linear import Change
 from sea_bake.errors import CheckpointError
 from sea_bake.exporting.gguf.header import GgufFile
 from sea_bake.exporting.gguf.names import GgufWriter, tensor_name
@@ -31,7 +31,7 @@ Pair = tuple[Any, Any]  # lora_a [..., rank, in] and lora_b [..., d, rank], floa
 
 
 def of_gguf(
-    file: GgufFile, writers: Sequence[GgufWriter], changes: Mapping[tuple[Site, int], LinearEdit]
+    file: GgufFile, writers: Sequence[GgufWriter], changes: Mapping[tuple[Site, int], Change]
 ) -> dict[str, Pair]:
     """The factors of each writer, from the GGUF's own weights: exact on that file, whatever its types.
 

@@ -98,7 +98,9 @@ def refuse_inexact(source: Exportable, row: Family, writers: Sequence[GgufWriter
             f"cannot be rewritten with it. {CONVERTER_CURE.replace('Bake a fold of it and let', 'Let')}."
         )
     for edit in source.edits:
-        biased = any(w.is_bias and w.site is edit.site and w.layer in edit.layers for w in writers)
+        site = edit.site.written_by
+        own = [w for w in writers if w.is_bias and w.site is site and w.layer in edit.layers]
+        biased = bool(own) if writers else "constant" in edit.extra
         found = of_edit(row, edit, biased=biased)
         if not found.fold:
             raise NotExactError(_refusal(edit, row, found))

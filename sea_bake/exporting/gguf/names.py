@@ -49,12 +49,14 @@ class GgufWriter:
         tensor: on disk.
         layer, site: whose output it writes.
         is_bias: it is added to the output as it stands: [d] or [experts, d].
+        weight: of a bias, the weight that it stands beside.
     """
 
     tensor: GgufTensor
     layer: int
     site: Site
     is_bias: bool = False
+    weight: GgufTensor | None = None
 
 
 def known_family(model_type: str) -> Family:
@@ -94,7 +96,7 @@ def find_writers(file: GgufFile, row: Family, edits: Sequence[Edit], width: int)
         CheckpointError: one is missing, of an unexpected shape, or accompanied by what is not understood.
         WrongModelError: experts where the edit's model has none.
     """
-    places = sorted({(layer, edit.site) for edit in edits for layer in edit.layers})
+    places = sorted({(layer, edit.site.written_by) for edit in edits for layer in edit.layers})
     return [writer for layer, site in places for writer in writers_of(file, row, site, layer, width)]
 
 
@@ -118,7 +120,7 @@ def writers_of(file: GgufFile, row: Family, site: Site, layer: int, width: int) 
         found.append(_checked(file, GgufWriter(weight, layer, site), width))
         bias = file.tensors.get(f"{stem}.bias")
         if bias is not None:
-            found.append(_checked(file, GgufWriter(bias, layer, site, is_bias=True), width))
+            found.append(_checked(file, GgufWriter(bias, layer, site, is_bias=True, weight=weight), width))
     return found
 
 

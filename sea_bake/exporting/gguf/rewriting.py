@@ -14,6 +14,7 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sea_bake.baking.exactness import LinearEdit
+from sea_bake.baking.linear import Change
 from sea_bake.errors import CheckpointError
 from sea_bake.exporting.gguf.header import GgufFile, GgufTensor
 from sea_bake.io import progress
@@ -38,14 +39,16 @@ class Rewrite:
     """What becomes of one tensor.
 
     Attributes:
-        change: what its output dimension is multiplied by; None leaves the values as they are.
+        change: what becomes of its writer; None leaves the values as they are.
         type: gguf's GGMLQuantizationType to write.
         is_bias: the output dimension is the last one.
+        weight: of a bias, the weight that it stands beside.
     """
 
-    change: LinearEdit | None
+    change: Change | None
     type: Any
     is_bias: bool = False
+    weight: GgufTensor | None = None
 
 
 def edited_type(tensor: GgufTensor, wanted: str, *, is_bias: bool = False) -> Any:
@@ -152,13 +155,17 @@ def _edit(file: GgufFile, tensor: GgufTensor, new: Rewrite, out: BinaryIO) -> di
     rows = 1 if len(tensor.shape) == 1 else tensor.shape[-2]
     step = max(1, _BLOCK // tensor.shape[-1])
     sums = np.zeros(5)
-    moved = new.change is None or new.change.is_identity or new.is_bias  # a bias may be 0
+    # A product may leave a bias alone, which may be 0; a constant may not.
+    moved = new.change is None or not (new.change.constant if new.is_bias else not new.change.is_identity)
     for first in range(0, math.prod(tensor.shape[:-1]), rows):
         matrix = np.empty((rows, tensor.shape[-1]), np.float32)
         for i in range(0, rows, step):
             matrix[i : i + step] = file.rows(tensor, first + i, min(step, rows - i))
-        if new.change is not None:
-            _multiply(matrix.T if new.is_bias else matrix, new.change)
+        if new.change is not None and new.is_bias:
+            bias = new.change.of_bias(torch.from_numpy(matrix.T.astype(np.float64)), partial(_weight, file, new.weight))
+            matrix[:] = bias.numpy().T
+        elif new.change is not None:
+            _multiply(matrix, new.change)
         for i in range(0, rows, step):
             part = matrix[i : i + step]
             original = file.rows(tensor, first + i, len(part))
@@ -188,8 +195,13 @@ def _edit(file: GgufFile, tensor: GgufTensor, new: Rewrite, out: BinaryIO) -> di
     }
 
 
-def _multiply(matrix: NDArray[np.float32], change: LinearEdit) -> None:
+def _weight(file: GgufFile, tensor: GgufTensor | None) -> torch.Tensor:
+    assert tensor is not None
+    return torch.from_numpy(file.rows(tensor, 0, tensor.shape[-2]))
+
+
+def _multiply(matrix: NDArray[np.float32], change: Change) -> None:
     """M W in place, for W [d, columns]."""
-    step = max(1, _BLOCK // len(matrix))
+    step = max(1, _BLOCK // len(matrix)) if change.before is None else matrix.shape[1]
     for i in range(0, matrix.shape[1], step):
-        matrix[:, i : i + step] = change(torch.from_numpy(matrix[:, i : i + step].astype(np.float64))).numpy()
+        matrix[:, i : i + step] = change.of_weight(torch.from_numpy(matrix[:, i : i + step].astype(np.float64))).numpy()

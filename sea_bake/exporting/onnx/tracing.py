@@ -50,7 +50,7 @@ class _Scaled(SEALayer):
     slot: SimpleNamespace  # its ``value`` is the strength of the running call
 
     def forward(self, h: Tensor) -> Tensor:
-        x = h.to(torch.promote_types(self.A.dtype, torch.float32))
+        x = h.to(torch.promote_types(next(self.parameters()).dtype, torch.float32))
         y = super().forward(x)
         return (x + self.slot.value * (y - x)).to(h.dtype)
 

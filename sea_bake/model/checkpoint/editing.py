@@ -16,7 +16,9 @@ FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _BLOCK = 1 << 22  # elements in float64 at a time: 32 MiB
 
 
-def edit_in_place(path: Path, name: str, tensor: LazyTensor, change: Callable[[Tensor], Tensor], axis: int) -> float:
+def edit_in_place(
+    path: Path, name: str, tensor: LazyTensor, change: Callable[[Tensor], Tensor], axis: int, *, whole: bool = False
+) -> float:
     """Replace a tensor by ``change`` of it along one axis, in a wider dtype, rounded once to its own.
 
     Wider: float32 for half precisions (65536 times finer than bfloat16), float64 for the others. Peak memory is one
@@ -27,9 +29,10 @@ def edit_in_place(path: Path, name: str, tensor: LazyTensor, change: Callable[[T
         tensor: where the tensor lies in it: 1-D, 2-D, or a stack of those.
         change: [d, columns] in the wider dtype -> the same; has to act on each column by itself.
         axis: -1 or -2: where d lies in each matrix of the stack.
+        whole: ``change`` needs all columns of a matrix at once.
 
     Returns:
-        ‖W' - W‖ / ‖W‖, with W' as it was rounded.
+        ‖W' - W‖ / ‖W‖, with W' as it was rounded; 1 where W was zero, and is not now.
 
     Raises:
         CheckpointError: a result that the dtype cannot hold, or a file that is shorter than its header says.
@@ -46,7 +49,7 @@ def edit_in_place(path: Path, name: str, tensor: LazyTensor, change: Callable[[T
                 raise CheckpointError(f"{path} is truncated: {name} is not whole")
             matrix = torch.frombuffer(buffer, dtype=tensor.dtype).view(shape)
             columns = matrix if axis == -2 else matrix.T
-            step = max(1, _BLOCK // len(columns))
+            step = columns.shape[1] if whole else max(1, _BLOCK // len(columns))
             for i in range(0, columns.shape[1], step):
                 old = columns[:, i : i + step].to(wide)
                 new = change(old).to(tensor.dtype)
@@ -57,4 +60,4 @@ def edit_in_place(path: Path, name: str, tensor: LazyTensor, change: Callable[[T
                 raise CheckpointError(f"{name}: the edited weight does not fit into {tensor.dtype}")
             file.seek(start)
             file.write(buffer)
-    return math.sqrt(changed / before) if before else 0.0
+    return math.sqrt(changed / before) if before else float(changed > 0)
