@@ -44,8 +44,10 @@ from sea_bake.verification import verify
 
 SITES = [site.value for site in Site]
 Setting = tuple[str, str, str]  # site, merge, feature function
+OUTPUTS = [site.value for site in Site if not site.is_input]
 EVERY = list(itertools.product(SITES, oracle.MERGES, oracle.FEATURES))
-FEW = [*((site, "l2", "identity") for site in SITES), ("mlp", "sum", "identity"), ("block", "average", "tanh")]
+FEW = [*((site, "l2", "identity") for site in OUTPUTS), ("mlp", "sum", "identity"), ("block", "average", "tanh")]
+HEADS = ("heads", "l2", "identity")
 
 
 def across(few: Any, every: Any, *, deep: tuple[str, ...] = families.DEEP) -> list[Any]:
@@ -58,16 +60,16 @@ every_family = pytest.mark.parametrize("family", families.ALL)
 
 
 def pairs(shift: int) -> list[Setting]:
-    """12 settings that hold every pair of site, merge and feature function; three shifts share out ``EVERY``."""
+    """12 settings that hold every pair of output, merge and feature function; three shifts share out all of them."""
     three, four = range(len(oracle.MERGES)), range(len(oracle.FEATURES))
-    return [(SITES[(m + f + shift) % 3], oracle.MERGES[m], oracle.FEATURES[f]) for m in three for f in four]
+    return [(OUTPUTS[(m + f + shift) % 3], oracle.MERGES[m], oracle.FEATURES[f]) for m in three for f in four]
 
 
 FIRST, *OTHERS = families.DEEP
 HAVE = {
     f: list(dict.fromkeys((s if s in families.sites(f) else "attn", m, p) for s, m, p in FEW)) for f in families.ALL
 }
-SETTINGS = HAVE | {FIRST: EVERY} | {f: pairs(shift) for shift, f in enumerate(OTHERS)}
+SETTINGS = HAVE | {FIRST: EVERY} | {f: [*pairs(shift), HEADS] for shift, f in enumerate(OTHERS)}
 every_setting = pytest.mark.parametrize(
     ("family", "setting"),
     [
@@ -211,7 +213,7 @@ def live_answers(edit: Edit, model: Any, *arguments: Any, **options: Any) -> dic
 
 
 def sea_dtypes(model: Any) -> set[torch.dtype]:
-    return {p.dtype for name, p in model.named_parameters() if ".sea." in name}
+    return {p.dtype for name, p in model.named_parameters() if ".sea." in name or ".sea_in." in name}
 
 
 def in_float64(model: Any) -> Any:
@@ -232,10 +234,11 @@ def test_every_known_family_has_a_tiny_model():
 
 def test_the_settings_are_shared_out_and_hold_every_pair():
     shares = [pairs(shift) for shift in range(len(OTHERS))]
-    assert sorted(itertools.chain(*shares)) == sorted(EVERY)
+    outputs = [setting for setting in EVERY if setting[0] in OUTPUTS]
+    assert sorted(itertools.chain(*shares)) == sorted(outputs)
     for share in shares:
         for i, j in itertools.combinations(range(3), 2):
-            assert {(s[i], s[j]) for s in share} == {(s[i], s[j]) for s in EVERY}
+            assert {(s[i], s[j]) for s in share} == {(s[i], s[j]) for s in outputs}
 
 
 # ---------------------------------------------------------------------------------------------- the equality
@@ -272,7 +275,8 @@ def test_cache_and_padding_change_nothing(workshop: Workshop, family: str, setti
         assert max(gap(plain["batch"], plain["cached"]), gap(alone(base), plain["padded"])) > 1e-7
         edit = workshop.edit(family, *setting)
         layers = {layer: edit.layer(layer).double() for layer in edit.layers}
-        with hooked(site_modules(base, Site(setting[0]), edit.layers), lambda layer, h: layers[layer](h)):
+        site = Site(setting[0])
+        with hooked(site_modules(base, site, edit.layers), lambda layer, h: layers[layer](h), inputs=site.is_input):
             live = answers(base, generate=False)
         assert all(gap(live[key], found[key]) < 1e-7 for key in found)
         assert all(gap(plain[key], found[key]) > 1e-2 for key in found)
@@ -311,13 +315,13 @@ def test_live_is_the_oracle(workshop: Workshop, family: str, setting: Setting):
     site, merge, feature = setting
     edit, base = workshop.edit(family, *setting), workshop.model(family)
     saved = workshop.activations(family, site)
-    modules = site_modules(base, Site(site), edit.layers)
+    modules, inputs = site_modules(base, Site(site), edit.layers), Site(site).is_input
     before: dict[int, Tensor] = {}
     after: dict[int, Tensor] = {}
     with (
         edit.live(base),
-        hooked(modules, lambda layer, h: before.update({layer: h.clone()}), first=True),
-        hooked(modules, lambda layer, h: after.update({layer: h.clone()})),
+        hooked(modules, lambda layer, h: before.update({layer: h.clone()}), first=True, inputs=inputs),
+        hooked(modules, lambda layer, h: after.update({layer: h.clone()}), inputs=inputs),
         torch.inference_mode(),
     ):
         told(base, IDS)
@@ -361,8 +365,8 @@ def damaged(artefact: Path, folder: Path, change: Any) -> Path:
 
 DAMAGES = {
     "one layer zero": lambda name, t: torch.zeros_like(t) if f".{Workshop.LAYERS[-1]}." in name else t,
-    "sign of A": lambda name, t: -t if name.endswith("sea.0.A") else t,
-    "2 percent too strong": lambda name, t: t * 1.02 if name.endswith("sea.0.B") else t,
+    "sign of A": lambda name, t: -t if name.endswith(".0.A") else t,
+    "2 percent too strong": lambda name, t: t * 1.02 if name.endswith(".0.B") else t,
 }
 
 
@@ -439,7 +443,7 @@ def test_every_name_and_every_bit_of_the_base_is_kept(
     before, after = raw(base), raw(tmp_path / "art")
     sea = after.keys() - before.keys()
     assert before.keys() <= after.keys()
-    assert {name.rsplit(".", 3)[1] for name in sea} == {"sea"}
+    assert {name.rsplit(".", 3)[1] for name in sea} == {"sea_in" if Site(site).is_input else "sea"}
     assert len(sea) == 2 * len(edit.layers)
     assert all(after[name] == before[name] for name in before)
     assert {after[name][0] for name in sea} == {torch.float32}

@@ -86,7 +86,7 @@ def test_what_is_saved_comes_back(tmp_path: Path, site: Site) -> None:
 
 def test_the_file_says_where_it_comes_from() -> None:
     header = header_of(tiny.edit_file())
-    assert (header["format"], header["version"]) == ("sea_bake.edit", 1)
+    assert (header["format"], header["version"]) == ("sea_bake.edit", 2)
     assert header["base"]["name"] == tiny.single().name
     assert (header["family"], header["site"], header["merge"], header["layers"]) == ("llama", "mlp", "l2", [0, 1, 2, 3])
     recipe = header["recipe"]
@@ -114,7 +114,7 @@ def first_rows() -> torch.Tensor:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "other version": (lambda p: write(p, changed(version=2)), "format version 2, and this sea_bake reads version 1"),
+    "other version": (lambda p: write(p, changed(version=3)), "format version 3, and this sea_bake reads version 1 and 2"),
     "other form": (lambda p: write(p, changed(format="other")), "holds 'other', not 'sea_bake.edit'"),
     "other file": (lambda p: tiny.single() / "model.safetensors", "not one of sea_bake's"),
     "a text": (lambda p: tiny.demonstrations_file(), "cannot be read"),

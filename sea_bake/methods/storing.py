@@ -45,6 +45,8 @@ def restored(
         KeyError, TypeError, ValueError: a header without what is needed, or with garbage in its place.
     """
     layers = [store.whole(layer) for layer in header["layers"]]
+    if not layers:
+        raise EditError("an edit needs at least one layer")
     if len(layers) != len(set(layers)):
         raise EditError("a layer is listed twice")
     for layer in layers:
