@@ -114,7 +114,7 @@ def first_rows() -> torch.Tensor:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "other version": (lambda p: write(p, changed(version=3)), "format version 3, and this sea_bake reads version 1 and 2"),
+    "other version": (lambda p: write(p, changed(version=3)), "version 3, and this sea_bake reads version 1 and 2"),
     "other form": (lambda p: write(p, changed(format="other")), "holds 'other', not 'sea_bake.edit'"),
     "other file": (lambda p: tiny.single() / "model.safetensors", "not one of sea_bake's"),
     "a text": (lambda p: tiny.demonstrations_file(), "cannot be read"),
