@@ -6,7 +6,9 @@ Standard library only at import time, so that a child process pays for nothing b
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
+import hashlib
 import importlib.util
 import json
 import os
@@ -141,6 +143,34 @@ def in_child(script: str, task: dict[str, Any]) -> dict[str, Any]:
     if done.returncode:
         raise RuntimeError(f"{Path(script).name} {task} ended with {done.returncode}:\n{done.stderr[-4000:]}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+# ------------------------------------------------------------------------------------------ long runs, kept as they go
+
+
+def code(*tests: str) -> str:
+    """A digest of what is tried, and of the files of tests/ that try it: other code is tried anew."""
+    found = hashlib.sha256()
+    package = [path for path in (ROOT / "sea_bake").rglob("*") if path.suffix in (".py", ".j2")]
+    for path in [*sorted(package), *(ROOT / "tests" / name for name in tests)]:
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16]
+
+
+def keep(path: Path, result: dict[str, Any]) -> None:
+    """Add what came of a part of a run to a file; ``result["code"]`` is :func:`code`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:  # one write, so that none is torn
+        file.write(f"\n{json.dumps(result)}\n")  # also behind a line that a kill has cut off
+
+
+def kept(path: Path, tried: str) -> list[dict[str, Any]]:
+    """What :func:`keep` has written of this very code; a line that a kill has cut off counts as not there."""
+    found = []
+    for line in path.read_text("utf-8").splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return [result for result in found if result["code"] == tried]
 
 
 # ------------------------------------------------------------------------------------------------------------ telling

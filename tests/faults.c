@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
@@ -45,6 +46,9 @@ void fault_arm(const char *folder, long at, int what, int no_flags, int log, int
 void fault_disarm(void) { armed = 0; }
 
 long fault_count(void) { return count; }
+
+/* What is sent and got is a call on a path in a folder of its own: "network:/send". */
+static int on_network(void) { return strncmp(root, "network:", 8) == 0; }
 
 static void full_path(char *to, int folder, const char *path) {
     char link[64];
@@ -250,3 +254,27 @@ HANDLE_CALL(ssize_t, copy_file_range, (int from, off64_t *a, int to, off64_t *b,
     }
 SENDFILE(sendfile)
 SENDFILE(sendfile64)
+
+#define NETWORK_CALL(type, name, arguments, pass)                                   \
+    static void *real_##name;                                                       \
+    type name arguments {                                                           \
+        int found = armed && on_network() ? hit(#name, "network:/") : 0;            \
+        if (found == 2)                                                             \
+            end();                                                                  \
+        return found ? -1 : REAL(name) pass;                                        \
+    }
+NETWORK_CALL(int, connect, (int handle, const struct sockaddr *to, socklen_t size), (handle, to, size))
+NETWORK_CALL(ssize_t, recv, (int handle, void *bytes, size_t size, int flags), (handle, bytes, size, flags))
+
+/* A kill comes in the middle of what is sent. */
+static void *real_send;
+ssize_t send(int handle, const void *bytes, size_t size, int flags) {
+    int found = armed && on_network() ? hit("send", "network:/") : 0;
+    if (found == 1)
+        return -1;
+    if (found == 2) {
+        REAL(send)(handle, bytes, size / 2, flags);
+        end();
+    }
+    return REAL(send)(handle, bytes, size, flags);
+}

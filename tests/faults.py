@@ -28,13 +28,14 @@ import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import tiny
 
 HERE = Path(__file__).resolve().parent
 KINDS = ("nothing", "kill", "EIO", "ENOSPC", "broken disk", "Ctrl-C", "Ctrl-C again and again")
 FAULTS = KINDS[1:]
+NETWORK = "network:"  # the folder of all that is sent and got
 LITTER = re.compile(r"\..*\.sea-bake-[0-9a-f]{8}-(old-)?\w{8}")
 
 
@@ -54,6 +55,24 @@ def library() -> Path | None:
 # ------------------------------------------------------------------------------------------------------- the command
 
 
+class Elsewhere(Protocol):
+    """What is written to that is no folder.
+
+    Attributes:
+        env: of the process that writes to it.
+    """
+
+    env: dict[str, str]
+
+    def seen(self) -> dict[str, str]:
+        """As :func:`content`."""
+
+    def keep(self) -> Any:
+        """All of it, for :meth:`put_back`."""
+
+    def put_back(self, kept: Any) -> None: ...
+
+
 @dataclass(frozen=True)
 class Command:
     """A command line, and all that is known of what it writes.
@@ -68,6 +87,10 @@ class Command:
         after: what has to hold of the outputs together, whatever happened.
         moving: files whose content is another one in each run.
         growing: folders that hold outputs and are none: they are there as soon as the first output needs them.
+        again: after every fault the same line comes to the same, though nothing was left; where it goes on with what
+            was done before.
+        over: what the line has more where an older output is there.
+        elsewhere: outputs that lie in no folder: a Hub's. What goes wrong then is what is sent to it and got from it.
     """
 
     name: str
@@ -79,6 +102,9 @@ class Command:
     after: Callable[[Path], None] = lambda folder: None
     moving: tuple[str, ...] = ()
     growing: tuple[str, ...] = ()
+    again: bool = False
+    over: tuple[str, ...] = ("--overwrite",)
+    elsewhere: Callable[[], Elsewhere] | None = None
 
     def part(self, state: dict[str, str], name: str) -> dict[str, str]:
         """Of what is there, that which is this one output: without litter, and without other outputs inside of it."""
@@ -112,10 +138,10 @@ class Tally:
 class Machine:
     """The process that forks; ``tiny.Nursery`` with faults."""
 
-    def __init__(self) -> None:
+    def __init__(self, **more: str) -> None:
         shim = library()
         assert shim is not None
-        env = {**os.environ, "LD_PRELOAD": str(shim), "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+        env = {**os.environ, **more, "LD_PRELOAD": str(shim), "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
         self.process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=env
         )
@@ -129,8 +155,12 @@ class Machine:
         heard = self.ask(once=list(names), args=list(map(str, args)))
         assert heard["code"] == 0, heard
 
-    def run(self, args: list[object], folder: Path, *, kind: str = "nothing", at: int = 0, plain: bool = False) -> Any:
-        """Code, what was said, and the calls, of a child whose ``at``-th call in the folder goes wrong."""
+    def run(
+        self, args: list[object], folder: Path | str, *, kind: str = "nothing", at: int = 0, plain: bool = False
+    ) -> Any:
+        """Code, what was said, and the calls, of a child whose ``at``-th call in the folder (or on the ``NETWORK``)
+        goes wrong.
+        """
         fault = {"kind": KINDS.index(kind), "at": at, "plain": plain, "root": str(folder)}
         return self.ask(args=[list(map(str, args))], **fault)[0]
 
@@ -186,6 +216,7 @@ class Trial:
 
     def __init__(self, machine: Machine, command: Command, scratch: Path, *, overwrite: bool, plain: bool) -> None:
         self.machine, self.command, self.plain, self.overwrite = machine, command, plain, overwrite
+        self.elsewhere = command.elsewhere() if command.elsewhere else None
         self.folder, self.template = scratch / "here", scratch / "template"
         for path in (self.folder, self.template):
             shutil.rmtree(path, ignore_errors=True)
@@ -195,7 +226,8 @@ class Trial:
             assert command.before is not None
             machine.once((), command.before(self.folder))
         shutil.copytree(self.folder, self.template, symlinks=True)
-        self.args = [*command.args(self.folder), *(["--overwrite"] if overwrite else [])]
+        self.before = self.elsewhere.keep() if self.elsewhere else None
+        self.args = [*command.args(self.folder), *(command.over if overwrite else ())]
         self.old = self.seen()
         machine.once(command.once, self.args)
         self.renew()
@@ -208,8 +240,12 @@ class Trial:
     def renew(self) -> None:
         shutil.rmtree(self.folder)
         shutil.copytree(self.template, self.folder, symlinks=True)
+        if self.elsewhere:
+            self.elsewhere.put_back(self.before)
 
     def seen(self) -> dict[str, str]:
+        if self.elsewhere:
+            return self.elsewhere.seen()
         return content(self.folder, self.command.outputs, self.command.moving)
 
     def others(self) -> dict[str, str]:
@@ -223,8 +259,9 @@ class Trial:
             and not any(LITTER.fullmatch(part) for part in Path(name).parts)
         }
 
-    def run(self, kind: str = "nothing", at: int = 0) -> Any:
-        return self.machine.run(self.args, self.folder, kind=kind, at=at, plain=self.plain)
+    def run(self, kind: str = "nothing", at: int = 0, *more: object) -> Any:
+        where = NETWORK if self.elsewhere else self.folder
+        return self.machine.run([*self.args, *more], where, kind=kind, at=at, plain=self.plain)
 
     def fault(self, kind: str, at: int) -> list[str]:
         """What is wrong after one; nothing when all holds."""
@@ -260,15 +297,15 @@ class Trial:
                 self.command.after(self.folder)
             except AssertionError as error:
                 wrong.append(f"outputs do not agree: {error}")
-        if left and not wrong:
+        if (left or self.command.again) and not wrong:
             wrong += self.next_run(now)
         return [f"{text} [{said.strip()[-300:]}]" for text in wrong]
 
     def next_run(self, now: dict[str, str]) -> list[str]:
         """It removes what a killed one has left, and comes to the same."""
-        ran = self.machine.run(self.args, self.folder, plain=self.plain)
+        ran = self.run()
         if ran["code"] == 2 and "exists already" in ran["err"] and not self.overwrite and now != self.old:
-            ran = self.machine.run([*self.args, "--overwrite"], self.folder, plain=self.plain)  # as it advises
+            ran = self.run("nothing", 0, "--overwrite")  # as it advises
         if ran["code"] != 0:
             return [f"the next run fails: {ran['err'][-300:]}"]
         wrong = [f"the next run leaves {sorted(left)}"] if (left := litter(self.folder)) else []
@@ -278,11 +315,14 @@ class Trial:
         """Every call (or every ``step``-th), every fault."""
         found = Tally(len(self.calls), names=[line.split(" ", 1)[1] for line in self.calls])
         for at in range(1, len(self.calls) + 1, step):
-            for kind in kinds:
-                found.tried += 1
-                name = self.calls[at - 1].split(" ", 1)[1]
-                found.broken += [f"{kind} at {at} ({name}): {text}" for text in self.fault(kind, at)]
+            found.tried += len(kinds)
+            found.broken += self.at(at, kinds)
         return found
+
+    def at(self, at: int, kinds: tuple[str, ...] = FAULTS) -> list[str]:
+        """What every fault of one call breaks."""
+        name = self.calls[at - 1].split(" ", 1)[1]
+        return [f"{kind} at {at} ({name}): {text}" for kind in kinds for text in self.fault(kind, at)]
 
 
 def race(
