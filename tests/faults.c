@@ -255,13 +255,21 @@ HANDLE_CALL(ssize_t, copy_file_range, (int from, off64_t *a, int to, off64_t *b,
 SENDFILE(sendfile)
 SENDFILE(sendfile64)
 
+/* A connection on which something went wrong is one no more. */
+static int lost(int handle) {
+    int before = errno;
+    shutdown(handle, SHUT_RDWR);
+    errno = before;
+    return -1;
+}
+
 #define NETWORK_CALL(type, name, arguments, pass)                                   \
     static void *real_##name;                                                       \
     type name arguments {                                                           \
         int found = armed && on_network() ? hit(#name, "network:/") : 0;            \
         if (found == 2)                                                             \
             end();                                                                  \
-        return found ? -1 : REAL(name) pass;                                        \
+        return found ? lost(handle) : REAL(name) pass;                              \
     }
 NETWORK_CALL(int, connect, (int handle, const struct sockaddr *to, socklen_t size), (handle, to, size))
 NETWORK_CALL(ssize_t, recv, (int handle, void *bytes, size_t size, int flags), (handle, bytes, size, flags))
@@ -271,7 +279,7 @@ static void *real_send;
 ssize_t send(int handle, const void *bytes, size_t size, int flags) {
     int found = armed && on_network() ? hit("send", "network:/") : 0;
     if (found == 1)
-        return -1;
+        return lost(handle);
     if (found == 2) {
         REAL(send)(handle, bytes, size / 2, flags);
         end();

@@ -13,6 +13,7 @@ import contextlib
 import copy
 import ctypes
 import functools
+import gc
 import hashlib
 import importlib
 import json
@@ -23,6 +24,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import traceback
 import types
 from collections.abc import Callable, Iterator
@@ -87,8 +89,7 @@ class Command:
         after: what has to hold of the outputs together, whatever happened.
         moving: files whose content is another one in each run.
         growing: folders that hold outputs and are none: they are there as soon as the first output needs them.
-        again: after every fault the same line comes to the same, though nothing was left; where it goes on with what
-            was done before.
+        again: after a kill the same line comes to the same though nothing was left: it goes on with what was done.
         over: what the line has more where an older output is there.
         elsewhere: outputs that lie in no folder: a Hub's. What goes wrong then is what is sent to it and got from it.
     """
@@ -141,7 +142,12 @@ class Machine:
     def __init__(self, **more: str) -> None:
         shim = library()
         assert shim is not None
-        env = {**os.environ, **more, "LD_PRELOAD": str(shim), "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+        env = {
+            **os.environ,
+            "FAULTS_ENV": json.dumps(more),
+            "LD_PRELOAD": str(shim),
+            "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
+        }
         self.process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=env
         )
@@ -297,7 +303,7 @@ class Trial:
                 self.command.after(self.folder)
             except AssertionError as error:
                 wrong.append(f"outputs do not agree: {error}")
-        if (left or self.command.again) and not wrong:
+        if (left or (self.command.again and kind == "kill")) and not wrong:
             wrong += self.next_run(now)
         return [f"{text} [{said.strip()[-300:]}]" for text in wrong]
 
@@ -414,12 +420,16 @@ def _copied(value: Any) -> Any:
 
 
 def _serve() -> None:
+    os.environ.update(json.loads(os.environ.pop("FAULTS_ENV")))  # whatever ``tiny`` has set
     import torch
 
     torch.set_num_threads(1)  # a thread pool does not survive a fork
-    clock = types.SimpleNamespace(perf_counter=lambda: 0.0)
-    for name in ("sea_bake.exporting.onnx", "sea_bake.recipes.running"):  # seconds stand in what they write
+    clock = types.SimpleNamespace(perf_counter=lambda: 0.0, monotonic=lambda: 0.0)
+    clocked = ("sea_bake.exporting.onnx", "sea_bake.recipes.running", "sea_bake.tuning.searching")
+    for name in clocked:  # seconds stand in what they write
         importlib.import_module(name).time = clock  # type: ignore[attr-defined]
+    hub = importlib.import_module("huggingface_hub.utils._http")
+    hub.time = types.SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})  # type: ignore[attr-defined]
     kept: dict[Any, Any] = {}
     answers = os.fdopen(os.dup(1), "w")
     shim = ctypes.CDLL(os.environ.pop("LD_PRELOAD"))
@@ -429,12 +439,15 @@ def _serve() -> None:
             kept.clear()
             for name in request["once"]:
                 _memo(name, kept)
-            print(json.dumps(vars(tiny.run(*request["args"]))), file=answers, flush=True)
+            ran = tiny.run(*request["args"])
+            hub.close_session()  # a connection does not survive a fork
+            print(json.dumps(vars(ran)), file=answers, flush=True)
             continue
         print(json.dumps(_children(request, shim)), file=answers, flush=True)
 
 
 def _children(request: dict[str, Any], shim: Any) -> list[dict[str, Any]]:
+    gc.freeze()  # what is here already is no child's to collect: looking through it takes longer than all the rest
     folder = Path(os.environ.get("TMPDIR", "/tmp"))
     arriving, arrived, waiting, opening = (*os.pipe(), *os.pipe()) if len(request["args"]) > 1 else (-1,) * 4
     pids = []
@@ -474,6 +487,7 @@ def _live(args: list[str], request: dict[str, Any], shim: Any, streams: dict[str
         os.dup2(stream, number)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
     sys.argv = ["sea-bake", *args]
+
     os.environ["COLUMNS"] = "4000"
     from sea_bake.cli import main
 

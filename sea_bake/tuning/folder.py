@@ -18,6 +18,7 @@ from sea_bake.activations import Activations
 from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.demonstrations import Demonstration
 from sea_bake.errors import ActivationError, CheckpointError, OutputError
+from sea_bake.io import leases
 from sea_bake.io.files import read_json, write_json
 from sea_bake.io.staging import check_output, staged_file
 from sea_bake.io.typed import build
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 RUN, JOURNAL, FITTED_ON = "run.json", "journal.log", "fit.jsonl"
 EDIT, RESULT, SUMMARY, FIGURES = "edit.safetensors", "tune.json", "tune.md", ("pareto.png", "pareto.svg")
 LOOKS = "looks"  # the attribute of Optuna's study that names the trials ever compared on the held-back data
+_WRITTEN = (RUN, FITTED_ON, EDIT, RESULT, SUMMARY, *FIGURES)
 _FORMAT = "sea_bake.tuning-run"
-_STALE = (JOURNAL, f"{JOURNAL}.lock", FITTED_ON, EDIT, RESULT, SUMMARY, *FIGURES)
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,16 @@ class Run:
         return build(cls, data)
 
 
+class _Alone:
+    """In the place of Optuna's lock, a file that a kill leaves: :meth:`Folder.alone` keeps other runs out."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
 class Folder:
     """Opened for one run, whose inputs are a plain mapping: name -> what it is known by.
 
@@ -77,6 +88,7 @@ class Folder:
         self.path = Path(os.path.expanduser(path)).absolute()
         self.overwrite = overwrite
         self.looks_before = 0
+        leases.sweep(self.path / RUN)  # all that a run has left that was killed at its very first step
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
             check_output(self.path / RUN, folder=False)
         elif not self.path.is_dir() or not (self.path / RUN).is_file():
@@ -84,7 +96,7 @@ class Folder:
 
     def begin(self, inputs: dict[str, Any], held_back: Sequence[str] = ()) -> None:
         """Write down what is asked for, or go on with what was asked for before. A run of which no trial has ended is
-        replaced.
+        replaced; what another one has found stays until this one has found something in its place.
 
         Args:
             held_back: marks of the questions that are held back. On how many choices each has decided is kept,
@@ -105,14 +117,20 @@ class Folder:
                     "choose another output, or pass --overwrite"
                 )
             spent |= {mark: spent.get(mark, 0) + looks for mark in run.held_back if looks}
-            stale = [self.path / name for name in _STALE]
+            if looks:  # counted before they go, whatever happens next
+                self._write(Run(before, [], spent))
+            stale = [self.path / JOURNAL]
             if before.get("model") != inputs.get("model"):  # their fingerprint is a sample of the weights
                 stale += self.path.glob("activations-*.safetensors")
             for path in stale:
                 path.unlink(missing_ok=True)
-            with staged_file(self.path / RUN, overwrite=True) as stage:
-                write_json(stage, Run(inputs, list(held_back), spent).to_json())
+        if before != inputs or run.held_back != list(held_back):
+            self._write(Run(inputs, list(held_back), spent))
         self.looks_before = max((spent.get(mark, 0) for mark in held_back), default=0)
+
+    def _write(self, run: Run) -> None:
+        with staged_file(self.path / RUN, overwrite=True) as stage:
+            write_json(stage, run.to_json())
 
     def _run(self) -> Run:
         if not (self.path / RUN).is_file():
@@ -150,6 +168,8 @@ class Folder:
         folder = os.open(self.path, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for name in (*_WRITTEN, *(path.name for path in self.path.glob("activations-*"))):
+                leases.sweep(self.path / name)
             yield
         except BlockingIOError as error:
             raise OutputError(f"another search is at work in {self.path}: wait for its end") from error
@@ -164,17 +184,17 @@ class Folder:
         """
         import optuna
         from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+        from optuna.storages.journal import JournalFileBackend
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         path = self.path / JOURNAL
-        (self.path / f"{JOURNAL}.lock").unlink(missing_ok=True)  # of a run that was killed: this one is alone here
         if path.is_file():
             whole, _, half = path.read_bytes().rpartition(b"\n")
             if half:  # a line that a kill cut off
                 os.truncate(path, len(whole) + 1 if whole else 0)
+        lock: Any = _Alone()
         try:
-            storage = JournalStorage(JournalFileBackend(str(path), JournalFileOpenLock(str(path))))
+            storage = JournalStorage(JournalFileBackend(str(path), lock))
             return optuna.create_study(
                 storage=storage, study_name="sea-bake", directions=["maximize", "minimize"], load_if_exists=True
             )
