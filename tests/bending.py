@@ -20,6 +20,7 @@ ODD = (
     *(float("nan"), float("inf"), float("-inf"), "", " ", ".", "..", "../x", "../../etc/passwd", "/etc/passwd", "~"),
     *("~nobody/x", "a/b", "a/b/c", "a\\b", "C:\\x", "a\0b", "\x1b[2J", "\ud800", "‮x", "é" * 90, "x" * 300, "nan"),
     *("1", "-1", "inf", "layers.0.positive", "model.safetensors", "config.json", "F32", "BF16", "F4", "LORA", "insert"),
+    *("affine", "sea", "heads", "block", "sum", "layers.0.A", "layers.0.B", "layers.0.scale", "layers.0.gate"),
     *([], {}, [[]], [{}], {"": {}}, [1, 2], [0] * 500, {"a": [None]}, ["../x"], {"../x": "../y"}, "[" * 1200),
 )  # fmt: skip
 GRAMMAR = st.recursive(

@@ -112,8 +112,33 @@ def read_edit(folder: Path, data: bytes) -> None:
     (folder / "edit.safetensors").write_bytes(data)
     edit = Edit.load(folder / "edit.safetensors")
     for layer in edit.layers:
-        assert torch.isfinite(edit.layer(layer)(torch.ones(1, edit.projectors[layer].dim))).all()
+        assert torch.isfinite(edit.layer(layer)(torch.ones(1, edit.maps[layer].dim))).all()
     edit.save(folder / "again.safetensors", overwrite=True)
+
+
+@functools.cache
+def edits() -> tuple[bytes, ...]:
+    """SEA's projectors, as they are written and as version 1 had them; and maps with every part that there is."""
+    import torch
+
+    from sea_bake import Edit
+    from sea_bake.methods.affine import AffineMap
+    from sea_bake.model.anatomy import Site
+
+    sea = Edit.load(tiny.edit_file())
+    dim, some = sea.maps[sea.layers[0]].dim, torch.Generator().manual_seed(0)
+    sizes = {"A": (3, dim), "B": (dim, 3), "scale": (dim,), "constant": (dim,), "gate": (3,)}
+    found = [tiny.edit_file().read_bytes(), (Path(__file__).parent / "files/version_1/l2.safetensors").read_bytes()]
+    for site, names in ((Site.HEADS, tuple(sizes)), (Site.BLOCK, ("constant",))):
+        maps = {layer: AffineMap(**{n: torch.randn(sizes[n], generator=some) for n in names}) for layer in sea.layers}
+        made = Edit(maps, site, sea.base, merge="sum", alpha=0.5, recipe=sea.recipe)
+        path = tiny.root() / f"fuzzed-{site.value}.safetensors"
+        found.append(made.save(path, overwrite=True).read_bytes())
+    return tuple(found)
+
+
+def edit_files() -> st.SearchStrategy[bytes]:
+    return st.one_of(*map(safetensors_files, edits()))
 
 
 def read_activations(folder: Path, data: bytes) -> None:
@@ -452,7 +477,7 @@ def _sea(name: str) -> Any:
 
 # The first eight are those that a stranger's file meets first.
 TARGETS: dict[str, Target] = {
-    "edit": Target(lambda: safetensors_files(tiny.edit_file().read_bytes()), read_edit),
+    "edit": Target(edit_files, read_edit),
     "index": Target(lambda: json_files(_json(tiny.sharded() / INDEX)), read_index),
     "config": Target(lambda: json_files(_json(tiny.single() / "config.json")), read_config, 0.3),
     "record": Target(lambda: json_files(_json(artefact() / "sea" / "bake.json")), read_record, 0.05),

@@ -17,6 +17,8 @@ from torch import Tensor
 from sea_bake.errors import EditError
 from sea_bake.modeling_sea import EXTRA
 
+_LARGEST = 1e12  # of any number in a map: products of two of them, and of an activation, are finite in float32
+
 
 @dataclass(frozen=True)
 class AffineMap:
@@ -46,8 +48,8 @@ class AffineMap:
         for name, tensor in self.parts.items():
             if tuple(tensor.shape) != shapes[name]:
                 raise EditError(f"{name} is {tuple(tensor.shape)}, not {shapes[name]}")
-            if not bool(torch.isfinite(tensor).all()):
-                raise EditError(f"{name} holds NaN or infinity")
+            if not bool((tensor.abs() < _LARGEST).all()):
+                raise EditError(f"{name} holds NaN, infinity, or a number of {_LARGEST:g} and more")
 
     @property
     def parts(self) -> dict[str, Tensor]:
