@@ -50,6 +50,25 @@ def test_the_old_one_whole_or_the_new_one_whole(
     assert found.tried >= len(faults.FAULTS) * found.calls // step
 
 
+def test_what_goes_wrong_on_the_way_to_the_hub(tmp_path: Path) -> None:
+    """The model there is the one of before, or the new one whole; and the next run goes on."""
+    command = fault_commands.command("publish")
+    assert command.elsewhere is not None
+    hub = command.elsewhere()
+    made = faults.Machine(**hub.env)
+    try:
+        trial = faults.Trial(made, command, tmp_path, overwrite=True, plain=False)
+        found = trial.all(step=9)
+        assert found.broken == []
+        assert found.calls >= 40
+        assert trial.old != trial.new
+        broken = {**trial.new, "hub/config.json": "another"}
+        trial.seen = lambda: broken  # type: ignore[method-assign]
+        assert trial.fault("kill", 9)  # the control
+    finally:
+        made.close()
+
+
 @pytest.mark.parametrize("call", ["rename", "exchange", "fsync ."])
 @pytest.mark.parametrize("kind", faults.FAULTS)
 def test_at_the_moment_of_the_swap(tmp_path: Path, machine: faults.Machine, call: str, kind: str) -> None:

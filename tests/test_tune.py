@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -36,6 +37,7 @@ from sea_bake.errors import (
 from sea_bake.evaluation import statistics
 from sea_bake.evaluation.damage import TEXTS
 from sea_bake.evaluation.doors import Doors
+from sea_bake.io import leases
 from sea_bake.tuning import Objective, Range, Space, Trial, Tuning, searching, splits, untuned
 from sea_bake.tuning.folder import EDIT, FITTED_ON, JOURNAL, LOOKS, RESULT, Folder
 from sea_bake.tuning.results import DEFAULT, choose
@@ -415,6 +417,57 @@ def test_what_was_looked_at_is_not_forgotten(tmp_path: Path) -> None:
     with again.alone():
         again.begin({"search": 0}, ["b"])  # no trial has ended there, so that nothing is lost
     assert again.looks_before == 2
+
+
+def test_what_another_search_found_stays_until_something_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at the worst moment, with --overwrite: as the old trials go. What was looked at is counted by then."""
+    folder = Folder(tmp_path / "out")
+    with folder.alone():
+        folder.begin({"search": 0}, ["a"])
+        folder.study().set_user_attr(LOOKS, [0])
+        for name in (EDIT, RESULT):
+            (folder.path / name).write_text("found")
+
+    def killed(path: Path, missing_ok: bool = False) -> None:
+        raise KeyboardInterrupt
+
+    other = Folder(tmp_path / "out", overwrite=True)
+    with other.alone(), monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            other.begin({"search": 1}, ["a"])
+    other = Folder(tmp_path / "out", overwrite=True)
+    with other.alone():
+        other.begin({"search": 1}, ["a"])
+    assert other.looks_before >= 1
+    assert [(other.path / name).read_text() for name in (EDIT, RESULT)] == ["found", "found"]
+    assert not (other.path / JOURNAL).exists()
+
+
+def test_a_search_that_was_killed_at_its_first_step_is_none(tmp_path: Path) -> None:
+    """And what a kill has left beside any of its files goes with the next run."""
+    (tmp_path / "out").mkdir()
+    pid = os.fork()
+    if pid == 0:
+        leases.make(tmp_path / "out" / "run.json")
+        os._exit(0)
+    os.waitpid(pid, 0)
+    folder = Folder(tmp_path / "out")
+    assert tiny.listing(tmp_path / "out") == set()
+    folder.path.mkdir(exist_ok=True)
+    pid = os.fork()
+    if pid == 0:
+        leases.make(tmp_path / "out" / EDIT)
+        leases.make(tmp_path / "out" / "activations-mlp.safetensors")
+        os._exit(0)
+    os.waitpid(pid, 0)
+    (folder.path / "activations-mlp.safetensors").write_text("kept")
+    with folder.alone():
+        folder.begin({"search": 0})
+        folder.study()
+    assert tiny.listing(folder.path) == {"run.json", JOURNAL, "activations-mlp.safetensors"}
 
 
 @pytest.mark.slow
