@@ -24,7 +24,7 @@ MEASURING = sorted(
 )  # fmt: skip
 # Bash, and one whose every process is new, as for a user.
 AS_A_SHELL_DOES = ("check_transformers", "bench_fit")
-OTHERS = {"check", "demo", "licences", "lock", "setup", "test", "tree"}
+OTHERS = {"behaviours", "check", "demo", "licences", "lock", "setup", "test", "tree"}
 
 
 def module(name: str, path: Path) -> ModuleType:

@@ -1,27 +1,46 @@
 """Demonstrations: prompts, each with an answer to move towards and one to move away from.
 
-``load`` reads them from a file, a folder or the hub; ``builtin`` gives the set that comes with the package.
+``load`` reads them from a file, a folder or the hub, or gives a set that comes with the package: ``builtin``, or one of
+``BEHAVIOURS``.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from sea_bake.demonstrations import formats, readers
+from sea_bake.demonstrations import behaviours, formats, readers
+from sea_bake.demonstrations.behaviours import BEHAVIOURS
 from sea_bake.demonstrations.formats import FORMATS, Format
 from sea_bake.demonstrations.triple import MIN_TRIPLES, Demonstration, Loaded, digest
 from sea_bake.errors import DemonstrationError
 from sea_bake.io.files import file_digest
 
-__all__ = ["FORMATS", "MIN_TRIPLES", "Demonstration", "Format", "Loaded", "builtin", "digest", "load"]
+__all__ = [
+    "BEHAVIOURS",
+    "FORMATS",
+    "MIN_TRIPLES",
+    "Demonstration",
+    "Format",
+    "Loaded",
+    "builtin",
+    "digest",
+    "is_builtin",
+    "load",
+]
 
 
 def builtin() -> Loaded:
-    """The truthfulness set that comes with the package, in its fixed order."""
+    """The truthfulness set that ``fit`` takes by default, in its fixed order; "truthful" holds it, and more."""
     return load("builtin")
+
+
+def is_builtin(source: object) -> bool:
+    """Whether ``source`` is the name of a set that comes with the package. A Path never is."""
+    return isinstance(source, str) and (source == "builtin" or source in BEHAVIOURS)
 
 
 def load(
@@ -38,12 +57,13 @@ def load(
     Every row is read and checked, also those that ``limit`` leaves out: a damaged file is damaged at any limit.
 
     Args:
-        source: "builtin", a .jsonl, .json, .csv or .tsv file, a folder, or a Hub data set (owner/name[:config]). The
-            last two need the extra datasets. A path that exists wins over a Hub id; a Path is never a Hub id.
+        source: "builtin", another built-in set ("truthful"), a .jsonl, .json, .csv or .tsv file, a folder, or a Hub
+            data set (owner/name[:config]). The last two need the extra datasets. The name of a built-in set wins over a
+            path (write ./fair), a path that exists over a Hub id; a Path is always a path.
         format: "auto" (by the columns of the first row), "triples", "halueval_qa", "truthfulqa" or "bbq".
         limit: use only the first triples, this many, after shuffling. Default: all.
         shuffle_seed: shuffle the triples first, with this seed. Default: the order of the source.
-        split: split of a data set; files have none.
+        split: split of a data set, "train", "test" or "all" of a built-in behaviour; files and "builtin" have none.
         seed: draws one negative where a row offers several. A row's draw depends on its place in the source and on no
             other row.
 
@@ -56,9 +76,11 @@ def load(
         raise DemonstrationError(f"limit is {limit}, and must be at least {MIN_TRIPLES}, or None for all.")
     if source == "builtin":
         with resources.as_file(resources.files(__name__) / "builtin.jsonl") as path:
-            found = _convert(path, format, split, seed)
+            found = _convert(source, readers.rows(path), format, seed)
+    elif is_builtin(source):
+        found = _convert(source, behaviours.rows(str(source), split), format, seed)
     else:
-        found = _convert(source, format, split, seed)
+        found = _convert(source, readers.rows(source, split), format, seed)
     if shuffle_seed is not None:
         random.Random(shuffle_seed).shuffle(found)
     chosen = found[:limit]
@@ -79,8 +101,8 @@ def load(
 def _named(source: str | Path) -> dict[str, Any]:
     """What a source is called wherever it lies, and of a file its digest: never a local path."""
     path = Path(source)
-    if source == "builtin":
-        return {"kind": "builtin", "source": "builtin", "file_sha256": None}
+    if is_builtin(source):
+        return {"kind": "builtin", "source": source, "file_sha256": None}
     if path.is_file():
         return {"kind": "file", "source": path.name, "file_sha256": file_digest(path)}
     if path.is_dir():
@@ -88,10 +110,10 @@ def _named(source: str | Path) -> dict[str, Any]:
     return {"kind": "hub", "source": str(source), "file_sha256": None}
 
 
-def _convert(source: str | Path, format: str, split: str, seed: int) -> list[Demonstration]:
+def _convert(source: str | Path, rows: Iterable[readers.Placed], format: str, seed: int) -> list[Demonstration]:
     chosen: Format | None = None
     found: list[Demonstration] = []
-    for index, (where, row) in enumerate(readers.rows(source, split)):
+    for index, (where, row) in enumerate(rows):
         if chosen is None:
             chosen = formats.pick(format, row.keys(), where)
         found.append(chosen.convert(row, where, random.Random(f"{seed}:{index}")))

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from sea_bake.demonstrations.behaviours import BEHAVIOURS
 from sea_bake.demonstrations.formats import Row
 from sea_bake.errors import DemonstrationError, missing_extra
 from sea_bake.io.regular import open_regular
@@ -45,8 +46,8 @@ def rows(source: str | Path, split: str = "train") -> Iterator[Placed]:
     is_path = isinstance(source, Path) or name.startswith((".", "/", "~")) or name.lower().endswith(tuple(READERS))
     if is_path or not HUB_ID.fullmatch(name):
         raise DemonstrationError(
-            f"{name!r}: no such file or folder (looked in {os.getcwd()}). Check the path; the built-in set is called "
-            "'builtin', and a dataset on the hub owner/name."
+            f"{name!r}: no such file or folder (looked in {os.getcwd()}). Check the path; the built-in sets are "
+            f"called {', '.join(('builtin', *BEHAVIOURS))}, and a dataset on the hub owner/name."
         )
     return dataset_rows(name, split)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sea_bake.demonstrations import is_builtin
 from sea_bake.errors import RecipeError, SeaBakeError
 from sea_bake.recipes.reading import Place, read_yaml
 from sea_bake.recipes.sections import SECTIONS
@@ -170,7 +171,7 @@ class _Reader:
 
     def _input(self, value: Any) -> Any:
         """A path beside the recipe, where there is one of that name or only a path can be meant; else as it stands."""
-        if not isinstance(value, str) or value == "builtin":
+        if not isinstance(value, str) or is_builtin(value):
             return value
         path = self.folder / os.path.expanduser(value)
         meant = value.startswith((".", "/", "~")) or value.lower().endswith(_FILES)

@@ -85,9 +85,10 @@ def demonstrations_of(edit: Edit, source: str | Path | None = None) -> Loaded | 
     """
     recipe, origin = edit.recipe, edit.recipe.get("demonstrations_from")
     origin = origin if isinstance(origin, dict) and (source or origin.get("kind") == "builtin") else {}
+    name = origin["source"] if demos.is_builtin(origin.get("source")) else "builtin"
     asked = {key: origin[key] for key in _READING if origin.get(key) is not None}
     try:
-        found = demos.load(source or "builtin", limit=recipe.get("demonstrations"), **asked)
+        found = demos.load(source or name, limit=recipe.get("demonstrations"), **asked)
     except (DemonstrationError, TypeError):
         if source is not None:
             raise

@@ -1,0 +1,65 @@
+"""The built-in behaviours: one file of triples each, in groups, of which whole ones are kept back for testing.
+
+``BEHAVIOURS`` is the table of them. ``load("fair")`` gives the triples to fit on, ``load("fair", split="test")`` those
+of the groups that no fit sees, and :func:`rows` what a file holds beside its triples.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Final, Literal
+
+from sea_bake.errors import DemonstrationError
+
+Split = Literal["train", "test", "all"]
+SPLITS: Final = ("train", "test", "all")
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """A built-in set.
+
+    Attributes:
+        does: what an answer of this behaviour is like, in one line.
+        test: the groups that are kept back; all others are fitted on.
+    """
+
+    does: str
+    test: tuple[str, ...]
+
+    def splits(self, group: str) -> tuple[str, ...]:
+        """The splits that a row of this group belongs to."""
+        return ("test" if group in self.test else "train", "all")
+
+
+BEHAVIOURS: Final[dict[str, Behaviour]] = {
+    "truthful": Behaviour(
+        "says what is so, and not what many people believe",
+        ("the_mind", "health", "sport_and_games", "money_and_trade", "machines_and_materials", "books_and_beliefs"),
+    ),
+}
+"""Name -> set. Each has its file ``NAME.jsonl`` in this folder, a triple a line, with the ``group`` it is of."""
+
+
+def rows(name: str, split: str = "train") -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, row) of a built-in set: prompt, positive, negative, group, and what its scorer needs.
+
+    Args:
+        name: a row of ``BEHAVIOURS``.
+        split: "train" (what edits are fitted on), "test" (whole groups kept back) or "all".
+
+    Raises:
+        DemonstrationError: there is no such set, or no such split.
+    """
+    if name not in BEHAVIOURS:
+        raise DemonstrationError(f"there is no built-in behaviour '{name}'. There are: {', '.join(BEHAVIOURS)}.")
+    if split not in SPLITS:
+        raise DemonstrationError(f"'{name}' has no split '{split}'. Take one of its own: {', '.join(SPLITS)}.")
+    text = (resources.files(__name__) / f"{name}.jsonl").read_text("utf-8")
+    for number, line in enumerate(text.splitlines(), start=1):
+        row: dict[str, Any] = json.loads(line)
+        if split in BEHAVIOURS[name].splits(row["group"]):
+            yield f"{name}.jsonl:{number}", row
