@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sea_bake.errors import EditError, SettingError, WrongModelError
 from sea_bake.io import store
+from sea_bake.io.edits import edit_file
 from sea_bake.methods import sea, storing
 from sea_bake.methods.affine import AffineMap
 from sea_bake.methods.sea import Projector
@@ -40,6 +41,7 @@ class Edit:
         parts: "both" projections, or "positive"/"negative" alone (the paper's ablation).
         alpha: strength in h + alpha (y - h); 0 is the base model, 1 the map itself.
         recipe: how it was fitted: method, K, demonstrations, token position, signatures, versions.
+        origin: "USER/REPO@COMMIT" of one from the Hub; not in the file.
     """
 
     maps: Mapping[int, Projector | AffineMap]
@@ -50,6 +52,7 @@ class Edit:
     parts: str = "both"
     alpha: float = 1.0
     recipe: dict[str, Any] = field(default_factory=dict)
+    origin: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -119,7 +122,7 @@ class Edit:
         refused = set(changes) - {"merge", "alpha", "parts"}
         if refused:
             raise SettingError(f"{', '.join(sorted(refused))} cannot be changed without fitting again")
-        return replace(self, **changes)
+        return replace(self, origin=None, **changes)
 
     def layer(self, index: int) -> SEALayer:
         """The SEALayer of one decoder layer: the very module that a baked checkpoint carries."""
@@ -146,6 +149,7 @@ class Edit:
         return {
             "base": self.base.name,
             "revision": self.base.revision,
+            "origin": self.origin,
             "family": self.base.model_type,
             "method": self.method,
             "site": self.site.value,
@@ -213,13 +217,16 @@ class Edit:
 
     @classmethod
     def load(cls, path: str | Path, model: Any = None) -> Edit:
-        """Read an edit; with a living ``model``, also check that it belongs to it.
+        """Read an edit, from a file or as "USER/REPO[@REVISION]" from the Hub; a file of that name is taken first.
+
+        With a living ``model``, also check that it belongs to it.
 
         Raises:
             EditError: the file is missing, truncated, of another format version, or does not hold valid maps.
             WrongModelError: it was fitted on another model than ``model``.
         """
-        tensors, header = store.load(path, form=FORMAT, version=VERSIONS, error=EditError)
+        found = edit_file(path)
+        tensors, header = store.load(found.path, form=FORMAT, version=VERSIONS, error=EditError)
         try:
             base, site = BaseModel.from_json(header["base"]), Site.parse(header["site"])
             width = None if site is Site.HEADS else base.hidden_size  # the heads' is not among a base's numbers
@@ -228,7 +235,7 @@ class Edit:
             if "signatures" in recipe:  # the one part of it that is more than shown
                 recipe["signatures"] = {str(int(k)): store.finite(v) for k, v in recipe["signatures"].items()}
             merge, feature, parts = (str(header[name]) for name in ("merge", "feature", "parts"))
-            edit = cls(maps, site, base, merge, feature, parts, header["alpha"], recipe)
+            edit = cls(maps, site, base, merge, feature, parts, header["alpha"], recipe, found.origin)
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RuntimeError, SettingError) as error:
             raise EditError(f"{path}: the header lacks or garbles {error}") from error
         except EditError as error:

@@ -32,7 +32,7 @@ LARGE_SIZE = 10 << 20
 LICENCES = {"apache-2.0", "mit", "llama3.2", "gemma", "cc-by-4.0", "bsd-3-clause", "other", "unknown"}
 RELATIONS = {"finetune", "adapter", "quantized", "merge"}
 PIPELINES = {"text-generation", "image-text-to-text"}
-LIBRARIES = {"transformers", "peft", "transformers.js", "onnx"}
+LIBRARIES = {"transformers", "peft", "transformers.js", "onnx", "sea_bake"}
 
 
 class RefusedError(Exception):

@@ -13,7 +13,8 @@
      "breakdown": [the same by category and condition],
      "harness": {task: {door: {leaf: {"acc,none": ..., "num_fewshot", "requests", "truncated", "tokens_cut"}}}},
      "samples": [{"prompt", "base", "edited"}, ...],
-     "remarks": [text, ...]}
+     "remarks": [text, ...],
+     "date": "2026-01-31"}
 
 Shares are between 0 and 1. Without an edited model "value" is the base's, and "base" and "interval" are null.
 """
@@ -23,6 +24,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
 from sea_bake.edit import Edit
@@ -194,6 +196,7 @@ class Evaluation:
         records: task -> door -> all examples; not part of ``to_json``.
         remarks: what was said to people while it was measured: batches that were halved.
         files: the artefact's files that it was measured on, path -> SHA-256; in the copy inside an artefact only.
+        date: the day on which it ended, "2026-01-31"; "" where that is not recorded.
     """
 
     model: dict[str, Any]
@@ -205,6 +208,7 @@ class Evaluation:
     records: dict[str, dict[str, list[Record]]] = field(repr=False, default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     files: dict[str, str] = field(repr=False, default_factory=dict)
+    date: str = ""
 
     @property
     def headlines(self) -> list[Row]:
@@ -230,6 +234,7 @@ class Evaluation:
             "harness": self.harness,
             "samples": self.samples,
             "remarks": self.remarks,
+            **({"date": self.date} if self.date else {}),
             **({"files": self.files} if self.files else {}),
         }
 
@@ -263,6 +268,7 @@ class Evaluation:
             versions={**data["versions"], **{key: str(data["versions"][key]) for key in _VERSIONS}},
             remarks=[str(text) for text in data["remarks"]],
             files={str(name): str(digest) for name, digest in (data.get("files") or {}).items()},
+            date=str(date.fromisoformat(data["date"])) if data.get("date") else "",
         )
 
 

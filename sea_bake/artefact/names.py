@@ -11,6 +11,7 @@ PAGE = "sea/report.html"
 PAGE_NUMBERS = "sea/report.json"  # the numbers behind the page, its SHA-256, and what it was written of
 ORIGINALS = "sea/base"  # the base's own copies of what an insert patches, for ``unbake``
 RECIPE = "sea_bake.yaml"
+EVAL_RESULTS = ".eval_results/sea_bake-{}.yaml"  # a data set's, on the Hub alone
 CARD = "README.md"
 
 CODE = "modeling_sea.py"  # the only code, of an insert alone

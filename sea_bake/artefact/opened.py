@@ -19,6 +19,7 @@ from sea_bake.artefact.seal import seal
 from sea_bake.artefact.verification import Verification
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, OutputError, command
+from sea_bake.io.edits import is_hub_edit
 from sea_bake.io.files import file_digest, json_text, read_json
 from sea_bake.io.hub import snapshot
 from sea_bake.io.regular import check_folder
@@ -281,9 +282,10 @@ class Artefact:
 
 
 def may_be_artefact(path: str | Path) -> bool:
-    """Whether :meth:`Artefact.open` is to be asked: a folder, or what looks like a Hub id; an edit is a file."""
+    """Whether :meth:`Artefact.open` is to be asked: a folder, or a Hub id that is not an edit's; an edit is a file."""
     place = os.path.expanduser(path)
-    return os.path.isdir(place) or place.endswith(".gguf") or (not os.path.exists(place) and _may_be_hub_id(str(path)))
+    on_the_hub = not os.path.exists(place) and _may_be_hub_id(str(path)) and not is_hub_edit(path)
+    return os.path.isdir(place) or place.endswith(".gguf") or on_the_hub
 
 
 def is_artefact(path: str | Path) -> bool:

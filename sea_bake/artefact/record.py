@@ -10,6 +10,7 @@ from typing import Any
 
 from sea_bake.artefact.names import EDIT, EXPORT, GRAPH_FILES, RECORD
 from sea_bake.edit import Edit
+from sea_bake.io.edits import ORIGIN
 from sea_bake.io.files import write_json
 from sea_bake.io.typed import build
 
@@ -35,6 +36,7 @@ class BakeRecord:
         shards: of an insert: the base's shards, old name -> new name.
         patched: of an insert: the base's files that are other ones now, or new.
         edits: the copies of the edits inside the artefact.
+        origins: of a copy, the "USER/REPO@COMMIT" that it came from, where that was the Hub.
         sea_bake: the version that made it.
         output: the artefact's folder; not in the file.
         bytes_linked, bytes_written: sizes of what was hard-linked, and of what was written; not in the file.
@@ -53,6 +55,7 @@ class BakeRecord:
     shards: dict[str, str] = field(default_factory=dict)
     patched: list[str] = field(default_factory=list)
     edits: list[str] = field(default_factory=list)
+    origins: dict[str, str] = field(default_factory=dict)
     sea_bake: str = ""
     output: Path = Path()
     bytes_linked: int = 0
@@ -65,6 +68,7 @@ class BakeRecord:
             sites=[edit.site.value for edit in edits],
             layers=layers_of(edits),
             edits=[EDIT.format(i) for i in range(len(edits))],
+            origins={EDIT.format(i): edit.origin for i, edit in enumerate(edits) if edit.origin},
             sea_bake=version("sea-bake"),
             output=output,
             **facts,
@@ -115,6 +119,9 @@ class BakeRecord:
         if found.how not in WAYS:
             raise ValueError(f"how is {found.how!r}, none of {', '.join(WAYS)}")
         _check_edits(found.edits)
+        for name, origin in found.origins.items():
+            if name not in found.edits or not ORIGIN.fullmatch(origin):
+                raise ValueError(f"it says of {name!r:.80} that it came from {origin!r:.80}")
         for name in (*found.shards, *found.shards.values(), *found.patched):
             if Path(name).name != name or name.startswith("."):
                 raise ValueError(f"it points outside of its folder ({name!r})")

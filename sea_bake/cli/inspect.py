@@ -19,17 +19,16 @@ if TYPE_CHECKING:
 @command()
 def inspect(
     call: Call,
-    path: Annotated[Path, typer.Argument(help="An edit file, or a folder written by sea-bake bake.")],
+    path: Annotated[Path, typer.Argument(help="An edit, or a folder that sea-bake bake wrote; here or on the Hub.")],
     plot: Annotated[
         Path | None, typer.Option(help="Draw explained variance and signature per layer into this PNG or PDF.")
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Show an edit, or a baked folder: layers, ranks, spectra, provenance, size, verification."""
-    import os
-
     from sea_bake.artefact.opened import Artefact, may_be_artefact
     from sea_bake.edit import Edit
+    from sea_bake.io.edits import edit_file
     from sea_bake.pages.artefacts import facts, sentences
     from sea_bake.pages.edits import sentence
 
@@ -37,7 +36,8 @@ def inspect(
     known: dict[str, Any] = {}
     closing: list[str] = []
     if not may_be_artefact(path):
-        files, edits = [Path(os.path.expanduser(path))], [Edit.load(path)]
+        file = edit_file(path).path
+        files, edits = [file], [Edit.load(file)]
     else:
         artefact = Artefact.open(path)
         files, edits, closing = artefact.edit_files, artefact.edits, sentences(artefact)

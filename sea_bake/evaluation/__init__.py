@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,7 @@ def evaluate(
         versions=units.versions(),
         records=records,
         remarks=remarks,
+        date=f"{datetime.now(timezone.utc):%Y-%m-%d}",
     )
     if kept.folder is not None:
         reporting.write(evaluation, kept.folder)

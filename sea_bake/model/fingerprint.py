@@ -162,7 +162,7 @@ class BaseModel:
             if ours != theirs:
                 raise WrongModelError(
                     f"the edit was fitted on '{self.name}' with {key} = {ours}; {what} has {key} = {theirs}. "
-                    "Projectors belong to one model: fit again on this one."
+                    f"Projectors belong to one model. {self._cure(other)}"
                 )
         resolution = 2 * max(_RESOLUTION.get(d, 1.0) for d in (self.dtype, other.dtype))
         wanted = {str(layer) for layer in layers}
@@ -178,9 +178,20 @@ class BaseModel:
                 values = "" if first is None else f": {ours[first]:.6g} there, {theirs[first]:.6g} here"
                 raise WrongModelError(
                     f"{what} is built like '{self.name}', but its weights differ (first seen in {path} of layer "
-                    f"{layer}{values}): it is another model, a fine-tune or a quantised copy. Fit the edit on this "
-                    "model."
+                    f"{layer}{values}): it is another model, a fine-tune or a quantised copy. "
+                    f"{self._cure(other)}"
                 )
+
+    def _cure(self, other: BaseModel) -> str:
+        """What to do about another model: its commit on the Hub is recorded, where it was there."""
+        if self.revision is None or (other.name, other.revision) == (self.name, self.revision):
+            return "Fit the edit on this model."
+        if other.name == self.name:
+            return f"Take the commit that it was fitted on (--revision {self.revision}), or fit the edit on this model."
+        return (
+            f"Name the base that it was fitted on ({self.name}, --revision {self.revision}), or fit the edit on this "
+            "model."
+        )
 
 
 def _sample(weight: Any) -> list[float]:

@@ -21,6 +21,8 @@ def sentences(artefact: Artefact) -> list[str]:
     verdict = "not verified yet" if last is None else "NOT verified" if not last.passed else good
     changed = f", but {artefact.doubt}" if last is not None and last.passed and artefact.doubt else ""
     first = [] if approximation is None else [stand_in(approximation)]
+    origins = bake.origins if bake else {}
+    first += [f"{name} is {origin} on the Hub" for name, origin in origins.items()]
     return [*first, f"{artefact.folder}: {about}, {verdict}{changed}"]
 
 

@@ -37,6 +37,7 @@ def sentence(edit: Edit) -> str:
         f"{_kind(edit)} on {edit.base.name}: {edit.site.value} of layers {ranges(edit.layers)}, "
         + (how if edit.projectors else f"per layer {_parts(edit)}")
         + ("" if edit.alpha == 1 else f", alpha {edit.alpha:g}")
+        + (f", {edit.origin} on the Hub" if edit.origin else "")
         + (f". {reasoning}" if (reasoning := _reasoning(edit)) else "")
     )
 

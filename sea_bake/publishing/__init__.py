@@ -1,52 +1,24 @@
-"""Publish an artefact to the Hub: verified, with its card and its recipe, in one commit."""
+"""Publish to the Hub, in one commit: an artefact, verified, or an edit by itself; with its card and its recipe."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from sea_bake.artefact import Artefact
 from sea_bake.artefact.names import CARD, PAGE, RECIPE
 from sea_bake.errors import EvaluationError, OutputError, PublishError, command
 from sea_bake.publishing.card import render
 from sea_bake.publishing.contents import collect
+from sea_bake.publishing.edits import is_edit, publish_edit
+from sea_bake.publishing.eval_results import eval_results
 from sea_bake.publishing.hub_errors import check_repo_id
-from sea_bake.publishing.licence import find
-from sea_bake.publishing.recipe import dump, origin
-from sea_bake.publishing.upload import Pushed, push
+from sea_bake.publishing.licence import Place, find
+from sea_bake.publishing.publication import Publication, Target
+from sea_bake.publishing.recipe import datasets_of, dump
 
 __all__ = ["Publication", "publish"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Publication(Pushed):
-    """What was published, or would be; and what the upload did.
-
-    Attributes:
-        repo: "user/name".
-        verdict: "verified", "approximate" or "NOT verified".
-        files: path -> bytes, of everything that the repository holds of ours.
-        left_out: files of the artefact that stay at home.
-        licence: its identifier, and where it was found.
-        card: the model card's text.
-    """
-
-    repo: str
-    verdict: str
-    files: dict[str, int]
-    left_out: list[str]
-    licence: str
-    card: str
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        return sum(self.files.values())
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "bytes": self.size}
 
 
 def publish(
@@ -63,14 +35,15 @@ def publish(
     license: str | None = None,
     datasets: Sequence[str] = (),
     include: Sequence[str] = (),
+    evaluation: str | Path | None = None,
 ) -> Publication:
-    """Upload a baked or exported folder with a model card and its recipe. The folder itself is not changed.
+    """Upload a baked or exported folder, or an edit, with a model card and its recipe. What lies here is not changed.
 
     The token is huggingface_hub's own (``hf auth login``, or HF_TOKEN). What the Hub holds already is not sent: a
     second publish of the same artefact sends nothing and makes no commit, and an interrupted one goes on where it was.
 
     Args:
-        artefact: folder written by sea-bake bake or sea-bake export, and verified.
+        artefact: folder written by sea-bake bake or sea-bake export, and verified; or an edit file.
         repo: where to publish: "user/name"; made, private, when it does not exist.
         public: everybody can see it. Default: private.
         unverified: publish also without a passed verification of just these files: the card's first line says so.
@@ -83,57 +56,63 @@ def publish(
         datasets: Hub id of a data set that the demonstrations came from, for the card.
         include: a further file of the folder to publish. Default: the known parts of an artefact alone; what else lies
             there is named, and stays.
+        evaluation: of an edit, what sea-bake eval -o wrote (folder or JSON). An artefact holds its own.
 
     Raises:
         PublishError: not verified, no artefact, something in it that must not be uploaded, or a Hub that refuses.
     """
-    check_repo_id(repo, "the repository")
-    if "/" not in repo:
-        raise PublishError(f"'{repo}' lacks its owner: give USER/NAME")
+    target = Target(
+        repo=repo,
+        public=public,
+        dry_run=dry_run,
+        create_pr=create_pr,
+        revision=revision,
+        commit_message=commit_message,
+    )
     for dataset in datasets:
         check_repo_id(dataset, "the data set")
+    if not isinstance(artefact, Artefact) and is_edit(artefact):
+        if unverified or include:
+            raise PublishError(
+                "an edit is one file, and is proved when it is baked: drop "
+                + " and ".join(["--unverified"] * unverified + ["--include"] * bool(include))
+            )
+        return publish_edit(
+            artefact, target, evaluation=evaluation, base_model=base_model, license=license, datasets=datasets
+        )
     found = replace(Artefact.open(artefact), base_id=base_model)
+    if evaluation is not None:
+        again = command("sea-bake", "eval", found.folder, "--write")
+        raise PublishError(f"an artefact holds its own evaluation ({again} writes it): drop --evaluation")
     _check(found, unverified=unverified)
     try:
-        evaluation, page = found.evaluation, found.page
+        measured, page = found.evaluation, found.page
     except (EvaluationError, OutputError) as error:
         raise PublishError(str(error)) from error
-    licence, base_card = find(found, license)
+    licence, base_card = find(Place.of(found), license)
     made = found.renamed(base_model)
     made[RECIPE] = dump(found, model=base_model, output=repo.rpartition("/")[2])
+    made |= eval_results(measured, repo, revision=target.branch)
     card = render(
         found,
         repo,
         licence=licence,
         base_card=base_card,
-        results=[row for row in evaluation.headlines if not row.measure.part] if evaluation else [],
-        datasets=[*dict.fromkeys([*datasets, *_datasets(found)])],
+        results=[row for row in measured.headlines if not row.measure.part] if measured else [],
+        datasets=[*dict.fromkeys([*datasets, *datasets_of(found.edits)])],
         report=PAGE if page else None,
-        revision=None if create_pr else revision,
+        revision=target.branch,
     )
     items, left_out = collect(found, made | {CARD: card}, include)
-    pushed = Pushed(private=not public)
-    if not dry_run:
-        what = f"{found.base_name.rpartition('/')[2]} with SEA baked in ({found.kind}, {found.verdict})"
-        pushed = push(
-            items,
-            repo,
-            card=card,
-            message=commit_message or what,
-            public=public,
-            revision=revision,
-            create_pr=create_pr,
-            base=found.base,
-            base_revision=found.revision,
-        )
-    return Publication(
-        **asdict(pushed),
-        repo=repo,
-        verdict=found.verdict,
-        files={item.path: item.size for item in items},
-        left_out=left_out,
-        licence=f"{licence.id} ({licence.origin})",
+    return target.publish(
+        items,
         card=card,
+        message=f"{found.base_name.rpartition('/')[2]} with SEA baked in ({found.kind}, {found.verdict})",
+        verdict=found.verdict,
+        licence=licence,
+        left_out=left_out,
+        base=found.base,
+        base_revision=found.revision,
     )
 
 
@@ -156,12 +135,3 @@ def _check(artefact: Artefact, *, unverified: bool) -> None:
             f"an adapter loads onto its base, and '{artefact.record.base}' is the name of a local folder: say what "
             "the base is called on the Hub with --base-model"
         )
-
-
-def _datasets(artefact: Artefact) -> list[str]:
-    """Hub ids of the data sets that the edits were fitted on, where they came from the Hub."""
-    origins = map(origin, artefact.edits)
-    names = [str(one.get("source")).partition(":")[0] for one in origins if one.get("kind") == "hub"]
-    for name in names:
-        check_repo_id(name, "the data set that the edit records")
-    return names

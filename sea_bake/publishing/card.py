@@ -15,7 +15,7 @@ from sea_bake.pages.edits import COMPARED, columns, compared
 from sea_bake.pages.markdown import front_matter
 from sea_bake.pages.templates import Markdown, markdown
 from sea_bake.publishing.licence import Licence
-from sea_bake.publishing.recipe import origin
+from sea_bake.publishing.recipe import can_be_fitted_again, origin
 
 # What the Hub's model tree calls an edit of this kind: the edited weights are new ones, whatever file they lie in.
 _RELATIONS = {"insert": "finetune", "fold": "finetune", "adapter": "adapter", ONNX: "finetune"}
@@ -47,11 +47,13 @@ def render(
     from huggingface_hub import ModelCard
 
     title = repo.rpartition("/")[2]
-    data = _metadata(artefact, title, licence, _languages(base_card.get("language")), results, datasets)
+    data = _metadata(artefact, title, licence, languages(base_card.get("language")), results, datasets)
     verification, why = artefact.verification, artefact.bake.why if artefact.bake else ""
     body = markdown(
         "card.md.j2",
         artefact=artefact,
+        origins=artefact.bake.origins.values() if artefact.bake else (),
+        refits=all(map(can_be_fitted_again, artefact.edits)),
         title=title,
         repo=repo,
         revision=revision,
@@ -61,7 +63,7 @@ def render(
         why=why if why != "asked for" else "",
         settings=columns(artefact.edits),
         ranks=[[i, layer, *k] for i, edit in enumerate(artefact.edits, 1) for layer, k in edit.ranks.items()],
-        results=[_measured(row) for row in sorted(results, key=lambda row: row.kind != "gain")],
+        results=[measured(row) for row in sorted(results, key=lambda row: row.kind != "gain")],
         compared=(COMPARED, compared(verification)) if verification else None,
         variants=_variants(verification) if verification else [],
         conditions=_conditions(verification) if verification else "",
@@ -73,7 +75,7 @@ def render(
     return text
 
 
-def _measured(row: Row) -> list[str]:
+def measured(row: Row) -> list[str]:
     """A line of the table of gain and damage; the change with its interval, never a bare verdict."""
     found, change = row.found, row.found.difference
     return [
@@ -118,23 +120,10 @@ def _metadata(
     artefact: Artefact, title: str, licence: Licence, language: Any, results: Sequence[Row], datasets: Sequence[str]
 ) -> Any:
     """The card's metadata, as huggingface_hub's ModelCardData."""
-    from huggingface_hub import EvalResult, ModelCardData
+    from huggingface_hub import ModelCardData
 
     task = _TASKS.get(artefact.auto_class, "text-generation")
-    rows = [
-        EvalResult(
-            task_type=task,
-            dataset_type=row.dataset["type"],
-            dataset_name=row.dataset["name"],
-            dataset_config=row.dataset.get("config"),
-            dataset_split=row.dataset.get("split"),
-            dataset_revision=row.dataset.get("revision"),
-            metric_type=row.measure.key,
-            metric_name=row.measure.name,
-            metric_value=(row.found.edited or row.found.base).value,
-        )
-        for row in results
-    ]
+    rows = model_index(results, task)
     relation = _RELATIONS[artefact.kind]
     tags = ["sea", "sea_bake", "activation-steering", "model-editing", "arxiv:2405.09719"]
     tags += ["onnx"] if artefact.kind == ONNX else ["lora"] if artefact.kind == "adapter" else []
@@ -157,7 +146,27 @@ def _metadata(
     )
 
 
-def _languages(value: Any) -> list[str] | None:
+def model_index(results: Sequence[Row], task: str) -> list[Any]:
+    """The results as huggingface_hub's EvalResults, for the card's metadata."""
+    from huggingface_hub import EvalResult
+
+    return [
+        EvalResult(
+            task_type=task,
+            dataset_type=row.dataset["type"],
+            dataset_name=row.dataset["name"],
+            dataset_config=row.dataset.get("config"),
+            dataset_split=row.dataset.get("split"),
+            dataset_revision=row.dataset.get("revision"),
+            metric_type=row.measure.key,
+            metric_name=row.measure.name,
+            metric_value=(row.found.edited or row.found.base).value,
+        )
+        for row in results
+    ]
+
+
+def languages(value: Any) -> list[str] | None:
     """What the base's card says, as far as these are languages: somebody else wrote it."""
     codes = [value] if isinstance(value, str) else value if isinstance(value, list) else []
     return [code for code in codes if isinstance(code, str) and re.fullmatch(r"[\w-]{2,20}", code)] or None

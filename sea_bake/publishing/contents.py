@@ -134,4 +134,5 @@ def _left_at_home(folder: Path, taken: set[str]) -> list[str]:
     """Hidden files and caches, and what does not speak for the artefact: named, not uploaded."""
     hidden = [path.relative_to(folder) for path in folder.rglob(".*")]
     outermost = {path.as_posix() for path in hidden if not any(part.startswith(".") for part in path.parts[:-1])}
-    return sorted({*outermost, *files(folder)} - taken)
+    made = {path.partition("/")[0] for path in taken if path.startswith(".")}  # a copy from the Hub has results too
+    return sorted({*outermost, *files(folder)} - taken - made)

@@ -46,7 +46,31 @@ class Licence:
     link: str | None = None
 
 
-def find(artefact: Artefact, given: str | None = None) -> tuple[Licence, dict[str, Any]]:
+@dataclass(frozen=True)
+class Place:
+    """Where the licence of a base may be found.
+
+    Attributes:
+        base, revision: its Hub id and commit; None where it has none.
+        folders: folders that may hold its papers.
+        carried: the one of them that is published too, papers and all.
+    """
+
+    base: str | None
+    revision: str | None = None
+    folders: tuple[Path, ...] = ()
+    carried: Path | None = None
+
+    @classmethod
+    def of(cls, artefact: Artefact) -> Place:
+        """The artefact, and its base where that lies beside it."""
+        name = artefact.record.base
+        beside = artefact.folder.parent / name
+        near = (beside,) if Path(name).name == name != "" and beside.is_dir() else ()
+        return cls(artefact.base, artefact.revision, (artefact.folder, *near), artefact.folder)
+
+
+def find(place: Place, given: str | None = None) -> tuple[Licence, dict[str, Any]]:
     """The licence given, else the base's: from its card, on disk or on the Hub, or from its licence text.
 
     Returns:
@@ -60,7 +84,7 @@ def find(artefact: Artefact, given: str | None = None) -> tuple[Licence, dict[st
             f"--license '{given}' is no licence identifier of the Hub, such as apache-2.0, mit or llama3.2: see "
             "https://huggingface.co/docs/hub/repositories-licenses"
         )
-    cards = list(_cards(artefact, on_the_hub=given is None))
+    cards = list(_cards(place, on_the_hub=given is None))
     base = next((metadata for metadata, _ in cards), {})
     if given is not None:
         return Licence(given, "given by the publisher"), base
@@ -69,19 +93,19 @@ def find(artefact: Artefact, given: str | None = None) -> tuple[Licence, dict[st
         identifier = identifier[0] if isinstance(identifier, list) and identifier else identifier
         if isinstance(identifier, str):
             name, link = (metadata.get(f"license_{key}") for key in ("name", "link"))
-            return Licence(identifier, origin, name if isinstance(name, str) else None, _absolute(link, artefact)), base
-    for folder in _folders(artefact):
+            return Licence(identifier, origin, name if isinstance(name, str) else None, _absolute(link, place)), base
+    for folder in place.folders:
         for path in sorted(p for p in folder.iterdir() if re.match(r"LICEN[SC]E", p.name, re.I) and p.is_file()):
-            return _recognised(path, carried=folder == artefact.folder), base
+            return _recognised(path, carried=folder == place.carried), base
     return Licence("unknown", "neither the base's card nor a licence text could be found"), base
 
 
-def _cards(artefact: Artefact, *, on_the_hub: bool) -> Iterator[tuple[dict[str, Any], str]]:
+def _cards(place: Place, *, on_the_hub: bool) -> Iterator[tuple[dict[str, Any], str]]:
     """Metadata of the base's card wherever it lies: carried along, beside the artefact, or on the Hub."""
     from huggingface_hub import HfApi
     from huggingface_hub.repocard import metadata_load
 
-    for folder in _folders(artefact):
+    for folder in place.folders:
         if (folder / "README.md").is_file():
             try:
                 metadata = metadata_load(folder / "README.md")
@@ -89,20 +113,13 @@ def _cards(artefact: Artefact, *, on_the_hub: bool) -> Iterator[tuple[dict[str, 
                 metadata = None
             if isinstance(metadata, dict) and "sea_bake" not in (metadata.get("tags") or ()):  # our own says nothing
                 yield metadata, "the base's own model card"
-    if artefact.base and on_the_hub:
+    if place.base and on_the_hub:
         try:
-            card = HfApi().model_info(artefact.base, revision=artefact.revision, timeout=10).card_data
+            card = HfApi().model_info(place.base, revision=place.revision, timeout=10).card_data
         except Exception:  # offline, gated, gone: the licence is then looked for elsewhere, and its absence told
             card = None
         if card is not None:
-            yield card.to_dict(), f"the model card of {artefact.base} on the Hub"
-
-
-def _folders(artefact: Artefact) -> list[Path]:
-    """The artefact, and its base where that lies beside it."""
-    name = artefact.record.base
-    beside = artefact.folder.parent / name
-    return [artefact.folder, *([beside] if Path(name).name == name != "" and beside.is_dir() else [])]
+            yield card.to_dict(), f"the model card of {place.base} on the Hub"
 
 
 def _recognised(path: Path, *, carried: bool) -> Licence:
@@ -116,10 +133,10 @@ def _recognised(path: Path, *, carried: bool) -> Licence:
     return Licence("other", f"the base's {path.name}", title, path.name if carried else None)
 
 
-def _absolute(link: Any, artefact: Artefact) -> str | None:
+def _absolute(link: Any, place: Place) -> str | None:
     """A link inside the base's repository has to lead there, unless the file travels along."""
     if not isinstance(link, str) or not re.fullmatch(r"(https?://)?[\w.~%/#?=&+-]+", link):
         return None
-    if "://" in link or (artefact.folder / link).is_file():
+    if "://" in link or (place.carried is not None and (place.carried / link).is_file()):
         return link
-    return f"https://huggingface.co/{artefact.base}/blob/main/{link}" if artefact.base else None
+    return f"https://huggingface.co/{place.base}/blob/main/{link}" if place.base else None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import yaml
 from sea_bake.artefact import Artefact, BakeRecord
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError
+from sea_bake.io.edits import EDIT_FILE
 from sea_bake.io.files import file_digest
 from sea_bake.io.signatures import arguments
 from sea_bake.model.fingerprint import BaseModel
+from sea_bake.publishing.hub_errors import check_repo_id
 from sea_bake.publishing.tolerance import MEASURE, Tolerance
 
 SCHEMA = 1
@@ -58,17 +61,54 @@ def describe(artefact: str | Path | Artefact, *, model: str | None = None, outpu
         EditError: a damaged edit.
     """
     opened = Artefact.open(artefact)
-    folder, record, files, edits = opened.folder, opened.record, opened.edit_files, opened.edits
-    if not edits:
+    folder, record = opened.folder, opened.record
+    if not opened.edits:
         raise CheckpointError(f"{folder} carries no edits, so there is no recipe to make of it")
     base = model or record.base
     revision = record.revision if base == record.base else None
-    found: dict[str, Any] = {"model": base, "revision": revision, "output": output or folder.name}
-    if all("imported" not in edit.recipe for edit in edits):  # else they cannot be fitted again
-        found["fit"] = [{"name": file.stem, **_fit_settings(edit)} for file, edit in zip(files, edits)]
+    origins = opened.bake.origins if opened.bake else {}
+    copies = [
+        _Copy(name, edit, file_digest(file), origins.get(name))
+        for file, edit in zip(opened.edit_files, opened.edits)
+        for name in (file.relative_to(folder).as_posix(),)
+    ]
+    return _described(copies, base, revision, output or folder.name, _bake_settings(opened.bake))
+
+
+def describe_edit(edit: Edit, sha256: str, *, output: str) -> dict[str, Any]:
+    """The same of an edit that is published by itself, as ``EDIT_FILE`` of this digest."""
+    return _described([_Copy(EDIT_FILE, edit, sha256)], edit.base.name, edit.base.revision, output, {"how": "auto"})
+
+
+def can_be_fitted_again(edit: Edit) -> bool:
+    """Whether its recipe says what it was fitted on, and so can be followed."""
+    return "imported" not in edit.recipe and bool(edit.recipe.get("demonstrations_sha256"))
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """An edit as it lies beside its recipe: its path there, its digest, and its "USER/REPO@COMMIT" if it has one."""
+
+    path: str
+    edit: Edit
+    sha256: str
+    origin: str | None = None
+
+    @property
+    def name(self) -> str:
+        return Path(self.path).stem
+
+
+def _described(
+    copies: list[_Copy], base: str, revision: str | None, output: str, bake: dict[str, Any]
+) -> dict[str, Any]:
+    edits = [copy.edit for copy in copies]
+    found: dict[str, Any] = {"model": base, "revision": revision, "output": output}
+    if all(map(can_be_fitted_again, edits)):
+        found["fit"] = [{"name": copy.name, **_fit_settings(copy.edit)} for copy in copies]
     else:
-        found["edits"] = [str(file.relative_to(folder)) for file in files]
-    found |= {"bake": _bake_settings(opened.bake), "verify": {}}
+        found["edits"] = [copy.path for copy in copies]
+    found |= {"bake": bake, "verify": {}}
     found["provenance"] = {
         "schema": SCHEMA,
         "versions": _plain(edits[0].recipe.get("versions")),
@@ -79,8 +119,8 @@ def describe(artefact: str | Path | Artefact, *, model: str | None = None, outpu
             "dtype": edits[0].base.dtype,
             "fingerprint_sha256": fingerprint(edits[0].base),
         },
-        "edits": [_edit_record(file, edit, folder) for file, edit in zip(files, edits)],
-        "commands": _commands(found, [file.stem for file in files]),
+        "edits": list(map(_edit_record, copies)),
+        "commands": _commands(found, copies),
         "tolerance": {
             "measure": MEASURE,
             **asdict(Tolerance.of(str(edits[0].recipe.get("dtype")))),
@@ -92,11 +132,18 @@ def describe(artefact: str | Path | Artefact, *, model: str | None = None, outpu
 
 def dump(artefact: str | Path | Artefact, *, model: str | None = None, output: str | None = None) -> str:
     """:func:`describe` as YAML text, with a head that says what to do with it."""
+    return _text(describe(artefact, model=model, output=output))
+
+
+def dump_edit(edit: Edit, sha256: str, *, output: str) -> str:
+    """:func:`describe_edit` as such a text."""
+    return _text(describe_edit(edit, sha256, output=output))
+
+
+def _text(described: dict[str, Any]) -> str:
     from importlib.metadata import version
 
-    body = yaml.safe_dump(
-        describe(artefact, model=model, output=output), sort_keys=False, allow_unicode=True, width=100
-    )
+    body = yaml.safe_dump(described, sort_keys=False, allow_unicode=True, width=100)
     return _HEAD.format(version=version("sea-bake")) + "\n" + str(body)
 
 
@@ -110,6 +157,15 @@ def origin(edit: Edit) -> dict[str, Any]:
     """Where an edit's demonstrations are from, as it records it: "kind", "source", ...; empty where it does not."""
     found = edit.recipe.get("demonstrations_from")
     return found if isinstance(found, dict) else {}
+
+
+def datasets_of(edits: Sequence[Edit]) -> list[str]:
+    """Hub ids of the data sets that edits were fitted on, where they came from the Hub. Raises PublishError."""
+    found = [one for one in map(origin, edits) if one.get("kind") == "hub"]
+    names = [str(one.get("source")).partition(":")[0] for one in found]
+    for name in names:
+        check_repo_id(name, "the data set that the edit records")
+    return names
 
 
 def _fit_settings(edit: Edit) -> dict[str, Any]:
@@ -140,12 +196,13 @@ def fit_defaults() -> dict[str, Any]:
     return {"demonstrations": "builtin"} | {n: one.default for n, one in found.items() if n not in _NO_SETTING}
 
 
-def _edit_record(file: Path, edit: Edit, folder: Path) -> dict[str, Any]:
-    recipe, source = edit.recipe, origin(edit)
+def _edit_record(copy: _Copy) -> dict[str, Any]:
+    edit, recipe, source = copy.edit, copy.edit.recipe, origin(copy.edit)
     return {
-        "name": file.stem,
-        "file": file.relative_to(folder).as_posix(),
-        "sha256": file_digest(file),
+        "name": copy.name,
+        "file": copy.path,
+        "sha256": copy.sha256,
+        **({"hub": copy.origin} if copy.origin else {}),
         "demonstrations": {
             **{key: source.get(key) for key in ("kind", "source", "file_sha256")},
             "sha256": recipe.get("demonstrations_sha256"),
@@ -159,9 +216,10 @@ def _edit_record(file: Path, edit: Edit, folder: Path) -> dict[str, Any]:
     }
 
 
-def _commands(recipe: dict[str, Any], names: list[str]) -> list[str]:
-    """The recipe of edits of these names as lines for a shell, with what differs from the defaults."""
-    base, output, files = recipe["model"], recipe["output"], [f"{name}.safetensors" for name in names]
+def _commands(recipe: dict[str, Any], copies: list[_Copy]) -> list[str]:
+    """The recipe of these edits as lines for a shell, with what differs from the defaults."""
+    base, output = recipe["model"], recipe["output"]
+    files = [f"{copy.name}.safetensors" if recipe.get("fit") else copy.origin or copy.path for copy in copies]
     at = ["--revision", str(recipe["revision"])] if recipe["revision"] else []
     lines = [
         ["sea-bake", "fit", base, *at, "-o", file, *_options(settings, fit_defaults())]

@@ -8,8 +8,8 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Protocol
 
-from sea_bake.artefact import Artefact
 from sea_bake.publishing.parts import VOCABULARIES
 
 # Whose token -> how it is spelt. A look-behind in place of \\b: a byte of UTF-16 may stand before it.
@@ -37,12 +37,18 @@ _BLOCK = 1 << 22
 _OVERLAP = 1024  # bytes: what lies across two blocks is shorter
 
 
-def leak(name: str, source: Path | bytes, artefact: Artefact) -> str | None:
+class _InAFolder(Protocol):
+    @property
+    def folder(self) -> Path: ...
+
+
+def leak(name: str, source: Path | bytes, artefact: _InAFolder) -> str | None:
     """What in a file must not be published; None where there is nothing. Text is searched as UTF-8 and as UTF-16.
 
     Args:
         name: its path in the repository.
         source: the file, or its bytes.
+        artefact: what it is a part of: the name of its folder must not show.
     """
     patterns = [*_patterns(artefact, vocabulary=Path(name).name in VOCABULARIES)]
     for block in _searched(name, source):
@@ -53,7 +59,7 @@ def leak(name: str, source: Path | bytes, artefact: Artefact) -> str | None:
     return None
 
 
-def _patterns(artefact: Artefact, *, vocabulary: bool) -> Iterator[tuple[str, re.Pattern[bytes]]]:
+def _patterns(artefact: _InAFolder, *, vocabulary: bool) -> Iterator[tuple[str, re.Pattern[bytes]]]:
     """A vocabulary may hold "/root/" as a word."""
     from huggingface_hub import get_token
 
@@ -66,10 +72,12 @@ def _patterns(artefact: Artefact, *, vocabulary: bool) -> Iterator[tuple[str, re
         yield f"a path of this machine ({place})", re.compile(b"|".join(map(re.escape, sorted(spellings))))
 
 
-def _places(artefact: Artefact, *, vocabulary: bool) -> set[str]:
+def _places(artefact: _InAFolder, *, vocabulary: bool) -> set[str]:
     """Paths that say where this was made, and by whom."""
     parent, home = artefact.folder.parent, Path.home()
-    places = {str(artefact.folder)} | ({f"{parent}{os.sep}"} if len(parent.parts) > 2 else set())
+    places = ({str(artefact.folder)} if len(artefact.folder.parts) > 1 else set()) | (
+        {f"{parent}{os.sep}"} if len(parent.parts) > 2 else set()
+    )
     if vocabulary:
         return places
     places |= {f"{home}{os.sep}"} if home != Path(home.anchor) else set()
@@ -86,7 +94,8 @@ def _user() -> list[str]:
 def _searched(name: str, source: Path | bytes) -> Iterable[bytes]:
     """The bytes of a file that may hold text: all, but of weights the header only."""
     if isinstance(source, bytes):
-        yield source
+        is_header = name.endswith(".safetensors")
+        yield source[: 8 + int.from_bytes(source[:8], "little")] if is_header else source
         return
     if name.endswith((".onnx_data", ".onnx.data")):
         return

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sea_bake.artefact.names import EXPORT, RECIPE, RECORD, VERIFICATION
+from sea_bake.artefact.names import EVAL_RESULTS, EXPORT, RECIPE, RECORD, VERIFICATION
 from sea_bake.errors import PublishError
 from sea_bake.io import progress
+from sea_bake.io.edits import EDIT_FILE
 from sea_bake.model.source import ADAPTER_CONFIG
 from sea_bake.model.suffixes import WEIGHTS
 from sea_bake.publishing.contents import Item
@@ -19,6 +20,7 @@ _WAVE = 4  # files under way at once; after each wave the Hub holds them, whatev
 # What decides which model a repository holds: left over from an earlier publish, it could be loaded in ours' place.
 _DECIDE = (*WEIGHTS, ".py", ".index.json")
 _CONFIGS = ("config.json", ADAPTER_CONFIG, RECIPE, VERIFICATION)
+_FOLDERS = ("sea/", EVAL_RESULTS.partition("{")[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,13 +153,23 @@ def _leftovers(remote: dict[str, Any], items: Sequence[Item], repo: str) -> list
     Raises:
         PublishError: they are not ours to remove.
     """
-    there = sorted(p for p in remote if p.endswith(_DECIDE) or p in _CONFIGS or p.startswith("sea/"))
-    if there and not {RECORD, EXPORT} & remote.keys():
+    there = sorted(p for p in remote if p.endswith(_DECIDE) or p in _CONFIGS or p.startswith(_FOLDERS))
+    ours = {item.path for item in items}
+    theirs = _kind({*remote})
+    if there and theirs is None:
         raise PublishError(
             f"{repo} holds another model ({there[0]}), which sea_bake did not publish: choose a repository of its own"
         )
-    ours = {item.path for item in items}
+    if there and theirs != _kind(ours):
+        raise PublishError(f"{repo} holds {theirs} ({there[0]}): choose a repository of its own for {_kind(ours)}")
     return [path for path in there if path not in ours]
+
+
+def _kind(paths: set[str]) -> str | None:
+    """What of ours these files are: a repository holds one thing, and what opens it by name tells them apart so."""
+    if {RECORD, EXPORT} & paths:
+        return "an artefact"
+    return "an edit" if {EDIT_FILE, RECIPE} <= paths else None
 
 
 def _copies(api: Any, items: Sequence[Item], base: str | None, revision: str | None) -> dict[str, Any]:

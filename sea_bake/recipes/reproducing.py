@@ -16,6 +16,7 @@ from sea_bake.demonstrations import Demonstration, digest
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, DemonstrationError, EditError, RecipeError, WrongModelError
 from sea_bake.fitting import fit
+from sea_bake.io.edits import EDIT_FILE
 from sea_bake.io.files import file_digest
 from sea_bake.io.hub import snapshot
 from sea_bake.model.loading import load_model, load_tokenizer
@@ -28,7 +29,7 @@ from sea_bake.recipes.schema import read
 from sea_bake.recipes.sections import FIT
 from sea_bake.recipes.steps import load_demonstrations, prompt_format_of, settings_for
 
-_FILES = [RECIPE, RECORD, EXPORT, EDIT.format("*")]  # nothing else is fetched: no weights, no code
+_FILES = [RECIPE, RECORD, EXPORT, EDIT.format("*"), EDIT_FILE]  # nothing else is fetched: no weights, no code
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class Recipe:
         output: the artefact's folder.
         work: the folder of edits, activations and the state of runs.
         fits: name of an edit -> its settings, in the order in which they act.
-        edits: files of edits that are there already, in place of ``fits``.
+        edits: names of edits that are there already, in place of ``fits``: files, or "USER/REPO[@REVISION]".
         sections: "bake", "verify", "export.onnx", ... -> its settings; those that are asked for.
         where: the file, for messages.
     """
@@ -40,7 +40,7 @@ class Recipe:
     output: Path
     work: Path
     fits: dict[str, dict[str, Any]]
-    edits: tuple[Path, ...]
+    edits: tuple[str, ...]
     sections: dict[str, dict[str, Any]]
     where: str
 
@@ -81,7 +81,7 @@ class _Reader:
         fits = self._fits()
         edits = self.data.get("edits") or []
         if not isinstance(edits, list) or not all(isinstance(e, str) and e for e in edits):
-            raise RecipeError(f"{self._at(('edits',))}: a list of edit files is wanted here")
+            raise RecipeError(f"{self._at(('edits',))}: a list of edit files (or USER/REPO) is wanted here")
         if fits and edits:
             raise RecipeError(f"{self._at(('edits',))}: give either 'fit' or the files of ready 'edits', and not both")
         sections = self._sections()
@@ -101,7 +101,7 @@ class _Reader:
             output=output,
             work=self._path("work") or output.with_name(f"{output.name}-work"),
             fits=fits,
-            edits=tuple(Path(self._input(edit)) for edit in edits),
+            edits=tuple(map(self._input, edits)),
             sections=sections,
             where=self.name,
         )

@@ -13,6 +13,7 @@ from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.demonstrations import Demonstration, digest
 from sea_bake.errors import RecipeError
 from sea_bake.fitting import check_layers, fit, gather
+from sea_bake.io.edits import edit_file
 from sea_bake.io.signatures import arguments
 from sea_bake.io.staging import check_output
 from sea_bake.model.source import ModelSource
@@ -141,17 +142,19 @@ def _section_step(recipe: Recipe, section: str, source: ModelSource, base: Any, 
     own["write"] = True
     if section == "bake":
         after = [second.name for _, second in pairs]
-        reads |= {f"edit {path.name}": footprint(path) for path in recipe.edits}
-        own = {"model": source, "edit": [second.output for _, second in pairs] or list(recipe.edits), "output": output}
+        ready = [edit_file(name) for name in recipe.edits]  # one on the Hub at its commit, which is part of the state
+        reads |= {f"edit {edit.origin or edit.path.name}": edit.origin or footprint(edit.path) for edit in ready}
+        given = [second.output for _, second in pairs] or [edit.path for edit in ready]
+        own = {"model": source, "edit": given, "output": output}
     elif "bake" not in recipe.sections:
         reads["artefact"] = footprint(recipe.output)
     if section == "report":
         own = {"model": source, "activations": [first.output for first, _ in pairs], "write": True}
-    given = {key: value for key, value in own.items() if key in parameters and key not in settings}
+    chosen = {key: value for key, value in own.items() if key in parameters and key not in settings}
 
     def work(overwrite: bool) -> Any:
         more = {"overwrite": overwrite} if replaces else {}
         artefact = () if section == "bake" else (recipe.output,)
-        return function(row.verb)(*artefact, **given, **settings, **more)
+        return function(row.verb)(*artefact, **chosen, **settings, **more)
 
     return Step(section, settings, reads, tuple(after), output, work, replaces)

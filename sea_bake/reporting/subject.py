@@ -14,6 +14,7 @@ from sea_bake.artefact.trusted import read_evaluation
 from sea_bake.edit import Edit
 from sea_bake.errors import EditError, EvaluationError
 from sea_bake.evaluation.keeping import REPORT
+from sea_bake.io.edits import edit_file
 from sea_bake.io.files import file_digest
 from sea_bake.pages.text import harmless
 
@@ -36,15 +37,16 @@ class Subject:
 
     @classmethod
     def open(cls, path: str | Path | Artefact) -> Subject:
-        """Read an edit file, or a folder that sea_bake baked or exported.
+        """Read an edit, or a folder that sea_bake baked or exported.
 
         Raises:
             EditError: an edit that is damaged.
             CheckpointError: neither of them, or the folder's record is damaged.
         """
         if not isinstance(path, Artefact) and not may_be_artefact(path):
-            file = Path(os.path.expanduser(path)).absolute()
-            return cls(harmless(file.stem), [Edit.load(file)], [file_digest(file)])
+            found = edit_file(path)
+            name = found.origin or found.path.stem
+            return cls(harmless(name), [Edit.load(found.path.absolute())], [file_digest(found.path)])
         artefact = Artefact.open(path)
         if not artefact.edit_files:
             raise EditError(f"{artefact.name} holds no copy of its edits: give the edit file, or the artefact itself")

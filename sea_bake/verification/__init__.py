@@ -13,6 +13,7 @@ from sea_bake.artefact.names import VERIFICATION
 from sea_bake.artefact.opened import ONNX
 from sea_bake.artefact.verification import Comparison, Variant, Verification
 from sea_bake.errors import CheckpointError, SettingError, VerificationError
+from sea_bake.io.edits import edit_file
 from sea_bake.io.staging import need_space, scratch_folder
 from sea_bake.model.checkpoint.gguf import materialise
 from sea_bake.model.loading import DTYPES, default_device
@@ -85,7 +86,7 @@ def verify(
         subject = Subject(
             subject_artefact,
             source if plain is None else ModelSource(source.name, plain),
-            [Path(e).absolute() for e in given] if given is not None else subject_artefact.edit_files,
+            [edit_file(e).path.absolute() for e in given] if given is not None else subject_artefact.edit_files,
             plain or (source.folder() if subject_artefact.kind == "adapter" else subject_artefact.folder),
             device or default_device(),
         )
