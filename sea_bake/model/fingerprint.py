@@ -162,7 +162,7 @@ class BaseModel:
             if ours != theirs:
                 raise WrongModelError(
                     f"the edit was fitted on '{self.name}' with {key} = {ours}; {what} has {key} = {theirs}. "
-                    f"Projectors belong to one model. {self._cure(other)}"
+                    f"An edit belongs to one model: {self._elsewhere(other) or 'fit again on this one.'}"
                 )
         resolution = 2 * max(_RESOLUTION.get(d, 1.0) for d in (self.dtype, other.dtype))
         wanted = {str(layer) for layer in layers}
@@ -175,23 +175,20 @@ class BaseModel:
             if apart is None or bool(apart.any()):
                 layer, path = key.split(".", 1)
                 first = None if apart is None else int(apart.nonzero()[0, 0])
+                cure = self._elsewhere(other) or "fit the edit on this model."
                 values = "" if first is None else f": {ours[first]:.6g} there, {theirs[first]:.6g} here"
                 raise WrongModelError(
                     f"{what} is built like '{self.name}', but its weights differ (first seen in {path} of layer "
                     f"{layer}{values}): it is another model, a fine-tune or a quantised copy. "
-                    f"{self._cure(other)}"
+                    f"{cure[:1].upper()}{cure[1:]}"
                 )
 
-    def _cure(self, other: BaseModel) -> str:
-        """What to do about another model: its commit on the Hub is recorded, where it was there."""
+    def _elsewhere(self, other: BaseModel) -> str:
+        """Where the right base is, if that is on the Hub and the other one is not said to be it; else ""."""
         if self.revision is None or (other.name, other.revision) == (self.name, self.revision):
-            return "Fit the edit on this model."
-        if other.name == self.name:
-            return f"Take the commit that it was fitted on (--revision {self.revision}), or fit the edit on this model."
-        return (
-            f"Name the base that it was fitted on ({self.name}, --revision {self.revision}), or fit the edit on this "
-            "model."
-        )
+            return ""
+        commit = f"at its commit (--revision {self.revision})"
+        return f"name the base that it was fitted on ('{self.name}'), {commit}, or fit again on this model."
 
 
 def _sample(weight: Any) -> list[float]:
