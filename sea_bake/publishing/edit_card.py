@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,7 +50,7 @@ def render(
         "edit_card.md.j2",
         edit=edit,
         base=edit.base,
-        method=method_of(edit),
+        method=edit.method,
         title=title,
         name=repo if revision is None else f"{repo}@{revision}",
         revision=revision,
@@ -60,7 +61,7 @@ def render(
         licence=licence,
         sentence=sentence(edit),
         settings=columns([edit]),
-        ranks=[[layer, *k] for layer, k in edit.ranks.items()],
+        ranks=[[layer, *k] for layer, k in edit.ranks.items()] if edit.projectors else [],
         results=[measured(row) for row in sorted(results, key=lambda row: row.kind != "gain")],
         refits=can_be_fitted_again(edit),
         missing=str(origin(edit).get("source")) if origin(edit).get("kind") in ("file", "folder") else "",
@@ -70,17 +71,12 @@ def render(
     return text
 
 
-def method_of(edit: Edit) -> str:
-    """How it was found: "sea", "mean-difference", ..."""
-    return str(getattr(edit, "method", "sea"))
-
-
 def tags_of(edit: Edit) -> list[str]:
     """What readers of the Hub look for."""
-    method = method_of(edit)
-    found = ["sea_bake", "steering-vector", "activation-steering", "model-editing", method]
-    found += ["arxiv:2405.09719"] if method == "sea" else []
-    found += ["control-vector"] if edit.site is Site.BLOCK and getattr(edit, "is_constant", False) else []
+    found = ["sea_bake", "steering-vector", "activation-steering", "model-editing"]
+    found += [edit.method] if re.fullmatch(r"[a-z][a-z0-9-]*", edit.method) else []
+    found += ["arxiv:2405.09719"] if edit.method == "sea" else []
+    found += ["control-vector"] if edit.site is Site.BLOCK and edit.is_constant else []
     found += ["reproducible"] if can_be_fitted_again(edit) else []
     return [*found, f"base_model:{_RELATION}:{edit.base.name}"]
 

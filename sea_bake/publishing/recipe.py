@@ -40,7 +40,7 @@ _REASON = (
 )
 _FLAGS = {"limit": "--limit", "K": "-K", "demonstrations": "-d"}
 _OF_THE_RECIPE = (
-    *("K_positive", "K_negative", "layers", "centre", "position", "neutral", "max_new_tokens", "seed"),
+    *("method", "K_positive", "K_negative", "layers", "centre", "position", "neutral", "max_new_tokens", "seed"),
     *("batch_size", "dtype"),
     *arguments(FORMAT),
 )
@@ -82,7 +82,8 @@ def describe_edit(edit: Edit, sha256: str, *, output: str) -> dict[str, Any]:
 
 def can_be_fitted_again(edit: Edit) -> bool:
     """Whether its recipe says what it was fitted on, and so can be followed."""
-    return "imported" not in edit.recipe and bool(edit.recipe.get("demonstrations_sha256"))
+    known = edit.method == "sea" or "method" in arguments("sea_bake.fitting:fit")
+    return known and "imported" not in edit.recipe and bool(edit.recipe.get("demonstrations_sha256"))
 
 
 @dataclass(frozen=True)
