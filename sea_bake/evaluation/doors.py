@@ -170,7 +170,7 @@ class Doors:
         """For people and programs: names only, no paths."""
         edits = [
             {"site": e.site.value, "layers": list(e.layers), "merge": e.merge, "feature": e.feature, "alpha": e.alpha,
-             "sha256": edit_digest(e)}
+             "sha256": edit_digest(e), **({"origin": e.origin} if e.origin else {})}
             for e in self.all_edits()
         ]  # fmt: skip
         edited = self.how and (self.artefact or self.base).name

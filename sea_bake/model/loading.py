@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from sea_bake.errors import CheckpointError, SettingError, need
 from sea_bake.io.files import read_json
+from sea_bake.io.hub import commit_of
 from sea_bake.model.checkpoint.leftovers import claimed, remark, without_claim
 from sea_bake.model.checkpoint.reader import Checkpoint, weights_file
 from sea_bake.model.kernels import check_kernels
@@ -145,6 +147,8 @@ def load_reported(
     if found["missing_keys"]:  # transformers fills them with random numbers, and goes on
         lost = sorted(found["missing_keys"])
         raise CheckpointError(f"'{source.name}' is incomplete: it lacks {lost[0]} (and {len(lost) - 1} other tensors)")
+    if source.path is None:
+        loaded.config._commit_hash = source.revision  # for the fingerprint: transformers no longer says it
     return loaded.eval(), sorted(found["unexpected_keys"])
 
 
@@ -199,14 +203,18 @@ def _plain(source: ModelSource, config: dict[str, Any], name: str, options: dict
 
 
 def _located(source: ModelSource) -> ModelSource:
-    """An adapter on the Hub becomes one on disk, so that it is known as an adapter; any other source stays as it is."""
+    """An adapter on the Hub becomes one on disk, so that it is known as an adapter; another model there is taken at the
+    commit that its revision means now.
+    """
     from transformers.utils import find_adapter_config_file
 
     try:
         found = source.path is None and find_adapter_config_file(source.name, revision=source.revision)
     except Exception:  # loading tells it better
         found = None
-    return source.on_disk() if found else source
+    if found or source.path is not None:
+        return source.on_disk()
+    return replace(source, revision=commit_of(source.name, source.revision) or source.revision)
 
 
 def _with_adapter(
