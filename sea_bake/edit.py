@@ -217,9 +217,7 @@ class Edit:
 
     @classmethod
     def load(cls, path: str | Path, model: Any = None) -> Edit:
-        """Read an edit, from a file or as "USER/REPO[@REVISION]" from the Hub; a file of that name is taken first.
-
-        With a living ``model``, also check that it belongs to it.
+        """Read an edit: a file, or "USER/REPO[@REVISION]" on the Hub; with a living ``model``, check that it fits.
 
         Raises:
             EditError: the file is missing, truncated, of another format version, or does not hold valid maps.

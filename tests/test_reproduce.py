@@ -204,7 +204,7 @@ def test_what_is_not_known_is_not_made_up(tmp_path: Path) -> None:
     edit = Edit.load(given / "sea" / "edit-0.safetensors")
     imported = Edit(edit.projectors, edit.site, edit.base, recipe={"imported": "dense projections"})
     folder = bake(base, imported, tmp_path / "imported").output
-    assert read(describe(folder), folder=folder).edits == (folder / "sea" / "edit-0.safetensors",)
+    assert read(describe(folder), folder=folder).edits == (str(folder / "sea" / "edit-0.safetensors"),)
     with pytest.raises(RecipeError, match="not fitted by its recipe"):
         reproduce(folder)
     with pytest.raises(CheckpointError, match="is not an artefact"):
