@@ -283,7 +283,7 @@ def test_the_card_is_what_hub_readers_expect(how: str, desk: Desk, artefact: Cal
     for fact in (
         "MLP output",
         "1, 3 of 4",
-        f"merge | {WAYS[how]}",
+        f"map | merge {WAYS[how]}",
         "0.9",
         f"{measured:.2e}",
         "**verified**",

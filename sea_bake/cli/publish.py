@@ -11,7 +11,7 @@ from sea_bake.pages.text import size
 
 @command("sea_bake.publishing:publish", repo=spelt(metavar="USER/REPO"), commit_message=spelt("-m"))
 def publish(call: Call) -> None:
-    """Publish a verified artefact to the Hugging Face Hub, with a model card and the recipe that made it.
+    """Publish a verified artefact, or an edit, to the Hugging Face Hub, with a card and the recipe that made it.
 
     Refuses what is not verified, or was changed since. One commit; what the Hub has already is not sent,
     so an interrupted publish goes on where it was, and a second one sends nothing. Log in once with hf auth login
