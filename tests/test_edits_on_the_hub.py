@@ -24,15 +24,13 @@ import yaml
 from conftest import Workshop, load
 from hub_server import Hub, complaints
 from safetensors.torch import save_file
-from test_next_steps import little_language
 from test_publish import ADA, BASE_CARD, BOB, HELLASWAG, PROBE, RESULTS, TRUTHFULQA, Desk
 
-from sea_bake import Edit
+from sea_bake import Edit, bake
 from sea_bake.artefact import Artefact
 from sea_bake.artefact.evaluation import edit_digest
-from sea_bake.errors import EditError, PublishError, WrongModelError
-from sea_bake.io import edits
-from sea_bake.io.edits import EDIT_FILE, edit_file, hub_name
+from sea_bake.errors import CheckpointError, EditError
+from sea_bake.io.edits import EDIT_FILE, hub_name
 from sea_bake.publishing import publish
 
 FIT = ("--neutral", "prompt", "--layers", "1,3", "-K", "2", "--merge", "sum", "--site", "mlp", "--limit", "8")
@@ -137,10 +135,7 @@ def test_an_edit_on_the_hub_is_taken_wherever_one_is_named(
     assert desk.ok("inspect", name)["edits"][0]["origin"] == pinned
     assert pinned in desk.run("inspect", f"{name}@main")[0].out
     desk.ok("report", name, "-o", tmp_path / "report")
-    assert (
-        pinned.replace("@", "&#64;") in (tmp_path / "report" / "report.html").read_text()
-        or pinned in (tmp_path / "report" / "report.html").read_text()
-    )
+    assert pinned in (tmp_path / "report" / "report.html").read_text("utf-8")
     data, neutral = benchmarks.write(tmp_path / "data"), tmp_path / "neutral.txt"
     neutral.write_text("A paragraph that is short.\n\nAnother one, shorter still.\n", "utf-8")
     told = ("--data", data, "--tasks", "bbq", "--limit", 2, "--neutral-text", neutral)
@@ -149,8 +144,7 @@ def test_an_edit_on_the_hub_is_taken_wherever_one_is_named(
     desk.ok("bake", "tiny/llama", "--edit", name, "-o", tmp_path / "out")
     verdict = desk.ok("verify", tmp_path / "out", "--edit", name, "--max-new-tokens", 4)
     assert verdict["verdict"] == "verified"
-    weaker = desk.ok("publish", fitted("--alpha", "0.3"), "ada/weaker")["url"]
-    assert weaker
+    desk.ok("publish", fitted("--alpha", "0.3"), "ada/weaker")
     ran, _ = desk.run("verify", tmp_path / "out", "--edit", "ada/weaker", "--max-new-tokens", 4)
     assert ran.code == 1  # the control: it is held against the edit that is named
     again = desk.ok("reproduce", name)
@@ -234,12 +228,9 @@ def test_names_that_can_be_on_the_hub() -> None:
 
 
 @pytest.mark.slow
-def test_what_is_in_the_cache_is_taken_without_a_hub(
-    desk: Desk, fitted: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_in_the_cache_is_taken_without_a_hub(desk: Desk, fitted: Callable[..., Path]) -> None:
     commit = desk.ok("publish", fitted(), "ada/cached")["commit"]
     desk.ok("inspect", "ada/cached")
-    monkeypatch.setitem(desk.env, "HF_HUB_OFFLINE", "1")
     script = "from sea_bake import Edit\nfor name in ('ada/cached', {0!r}): print(Edit.load(name).origin)"
     env = {**desk.env, "HF_HUB_OFFLINE": "1"}
     ran = subprocess.run(
@@ -328,8 +319,6 @@ def test_gain_and_cost_go_along_where_they_were_measured(
     desk: Desk, hub: Hub, fitted: Callable[..., Path], tmp_path: Path
 ) -> None:
     """On the card, as the evaluation itself, and in the Hub's own schema. The control: of another edit, refused."""
-    from huggingface_hub import parse_eval_result_entries
-
     edit = Edit.load(fitted())
     about = {"base": "tiny/llama", "edited": "tiny/llama", "how": "live", "edits": [{"sha256": edit_digest(edit)}]}
     path = tmp_path / "evaluation.json"
@@ -346,7 +335,6 @@ def test_gain_and_cost_go_along_where_they_were_measured(
         ".eval_results/sea_bake-Rowan--hellaswag.yaml",
         ".eval_results/sea_bake-truthfulqa--truthful_qa.yaml",
     }
-    assert parse_eval_result_entries([]) == []
 
 
 @pytest.mark.slow
@@ -471,9 +459,6 @@ def test_a_dry_run_of_an_edit_sends_nothing(desk: Desk, hub: Hub, fitted: Callab
 
 
 def test_an_origin_in_a_record_is_a_name_and_a_commit(workshop: Workshop, tmp_path: Path) -> None:
-    from sea_bake import bake
-    from sea_bake.errors import CheckpointError
-
     made = bake(workshop.base("llama"), workshop.edit("llama", "mlp", "sum"), tmp_path / "sea")
     assert made.origins == {}
     record = tmp_path / "sea" / "sea" / "bake.json"
@@ -484,8 +469,3 @@ def test_an_origin_in_a_record_is_a_name_and_a_commit(workshop: Workshop, tmp_pa
         tiny.patch_json(record, origins=origins)
         with pytest.raises(CheckpointError, match="damaged"):
             Artefact.open(tmp_path / "sea")
-    assert little_language().is_file()
-    assert edits.MAX_BYTES >= 1 << 30
-    assert edit_file(record).origin is None
-    assert issubclass(WrongModelError, EditError)
-    assert not issubclass(PublishError, EditError)
