@@ -21,7 +21,10 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoModelForSeq2SeqLM,
     BambaConfig,
+    BartConfig,
+    BloomConfig,
     Cohere2Config,
+    CwmConfig,
     Ernie4_5_MoeConfig,
     FalconConfig,
     Gemma2Config,
@@ -45,11 +48,19 @@ from transformers import (
     Llama4TextConfig,
     LlamaConfig,
     LlavaConfig,
+    M2M100Config,
+    MarianConfig,
+    MBartConfig,
+    MiniMaxConfig,
     MistralConfig,
     MixtralConfig,
+    MllamaConfig,
+    MT5Config,
     NemotronHConfig,
     Olmo2Config,
+    OlmoHybridConfig,
     OPTConfig,
+    PegasusConfig,
     Phi3Config,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
@@ -70,6 +81,8 @@ from transformers import (
     StableLmConfig,
     Starcoder2Config,
     T5Config,
+    T5GemmaConfig,
+    UMT5Config,
 )
 
 from sea_bake import Demonstration
@@ -118,6 +131,34 @@ MAMBA: dict[str, Any] = {
     "mamba_d_state": 16,
     "mamba_n_groups": 1,
     "mamba_chunk_size": 8,
+}
+
+# Another number of layers in the encoder: which of the two stacks is edited is seen. (UMT5's own cache has as many
+# layers as its encoder, so it takes no fewer than the decoder.)
+T5: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "pad_token_id": 0,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 0,
+    "d_model": 48,
+    "d_kv": 16,
+    "d_ff": 96,
+    "num_decoder_layers": 4,
+    "num_heads": 4,
+    "initializer_factor": 1.5,
+}
+BART: dict[str, Any] = {
+    **SPECIAL,
+    "decoder_start_token_id": 1,
+    "forced_eos_token_id": None,
+    "d_model": 48,
+    "decoder_layers": 4,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 96,
+    "max_position_embeddings": 256,
+    "init_std": SPREAD,
 }
 
 CONFIGS: dict[str, Callable[[], Any]] = {
@@ -258,20 +299,31 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "aria_text": lambda: AriaTextConfig(
         **{**GROUPED, "intermediate_size": 32}, moe_num_experts=4, moe_topk=2, moe_num_shared_experts=1
     ),
-    # More layers in the encoder: which of the two stacks is edited is seen.
-    "t5": lambda: T5Config(
-        vocab_size=VOCAB,
-        pad_token_id=0,
-        eos_token_id=2,
-        decoder_start_token_id=0,
-        d_model=48,
-        d_kv=16,
-        d_ff=96,
-        num_layers=5,
-        num_decoder_layers=4,
-        num_heads=4,
-        initializer_factor=1.5,
+    "cwm": lambda: CwmConfig(**GROUPED, head_dim=16, sliding_window=WINDOW, layer_types=GEMMA["layer_types"]),
+    "minimax": lambda: MiniMaxConfig(
+        **{**GROUPED, "intermediate_size": 32},
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        block_size=4,
+        layer_types=["linear_attention", "full_attention"] * 2,
     ),
+    "olmo_hybrid": lambda: OlmoHybridConfig(
+        **{**COMMON, "intermediate_size": 96, "num_key_value_heads": 4},
+        layer_types=["linear_attention", "linear_attention", "full_attention", "full_attention"],
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+    ),
+    "bloom": lambda: BloomConfig(**SPECIAL, hidden_size=48, n_layer=4, n_head=4, initializer_range=SPREAD),
+    "t5": lambda: T5Config(**T5, num_layers=5),
+    "mt5": lambda: MT5Config(**T5, num_layers=5),
+    "umt5": lambda: UMT5Config(**T5, num_layers=5),
+    "bart": lambda: BartConfig(**BART, encoder_layers=5),
+    "mbart": lambda: MBartConfig(**BART, encoder_layers=3),
+    "pegasus": lambda: PegasusConfig(**BART, encoder_layers=5),
+    "marian": lambda: MarianConfig(**BART, encoder_layers=3),
+    "m2m_100": lambda: M2M100Config(**BART, encoder_layers=5),
 }
 
 VISION: dict[str, Any] = {
@@ -395,6 +447,31 @@ WRAPPERS: dict[str, Callable[[], Any]] = {
     "idefics3": lambda: Idefics3Config(
         text_config=CONFIGS["llama"]().to_dict(), vision_config=VISION, image_token_id=6, scale_factor=2, pad_token_id=0
     ),
+    # The third layer looks at images, and text passes it by.
+    "mllama": lambda: MllamaConfig(
+        text_config={**GROUPED, "model_type": "mllama_text_model", "cross_attention_layers": [2]},
+        vision_config={
+            **VISION,
+            "model_type": "mllama_vision_model",
+            "attention_heads": 2,
+            "intermediate_layers_indices": [0],
+            "num_global_layers": 1,
+            "supported_aspect_ratios": [[1, 1]],
+            "vision_output_dim": 64,
+        },
+        image_token_index=6,
+    ),
+    "t5gemma": lambda: T5GemmaConfig(
+        encoder={
+            **GEMMA,
+            "num_hidden_layers": 2,
+            "layer_types": GEMMA["layer_types"][:2],
+            "model_type": "t5_gemma_module",
+        },
+        decoder={**GEMMA, "model_type": "t5_gemma_module"},
+        decoder_start_token_id=1,
+        **SPECIAL,
+    ),
     "aria": lambda: AriaConfig(
         text_config=CONFIGS["aria_text"]().to_dict(),
         vision_config={**VISION, "model_type": "idefics3_vision"},
@@ -407,8 +484,15 @@ ALL = (*CONFIGS, *WRAPPERS)
 # themselves with a cache: unedited too they answer a little otherwise by each way.
 ROUNDED = (
     *("qwen3_5_text", "qwen3_5_moe_text", "qwen3_next", "qwen3_5", "qwen3_5_moe", "llama4_text"),
-    *("granitemoehybrid", "jamba", "bamba", "nemotron_h"),
+    *("granitemoehybrid", "jamba", "bamba", "nemotron_h", "minimax", "olmo_hybrid"),
+    "t5gemma",
 )
+# Attention of random weights is nearly the same for every token. Where all else is small beside it, as in layers that
+# end in a norm, it drowns what tells the tokens apart, and every edit with it: it looks closer, and adds less.
+DROWNED = ("bart", "marian", "pegasus")
+LIVELY = {"q_proj.weight": 5.0, "encoder_attn.out_proj.weight": 0.1, "self_attn.out_proj.weight": 0.3}
+# Positions of these decoders are counted from the left, and none can be given: they are padded on the right.
+COUNTED = ("bart", "mbart", "pegasus", "marian")
 # Between the layers of Gemma 3n run several residual streams, so it has no site "block".
 STREAMS = ("gemma3n_text",)
 
@@ -423,8 +507,9 @@ def sites(name: str) -> tuple[str, ...]:
 DEEP = ("llama", "gpt2", "gemma3_text", "mixtral")
 
 # model_type -> the Auto class that answers, where it is not AutoModelForCausalLM
-AUTO = {"t5": AutoModelForSeq2SeqLM} | dict.fromkeys(
-    (name for name in WRAPPERS if name not in ("gemma3", "gemma4")), AutoModelForImageTextToText
+ENCODED = ("t5", "mt5", "umt5", "bart", "mbart", "pegasus", "marian", "m2m_100", "t5gemma")
+AUTO = dict.fromkeys(ENCODED, AutoModelForSeq2SeqLM) | dict.fromkeys(
+    (name for name in WRAPPERS if name not in ("gemma3", "gemma4", *ENCODED)), AutoModelForImageTextToText
 )
 
 
@@ -461,6 +546,8 @@ def tiny(name: str, seed: int = 0, layers: int | None = None) -> Any:
             # Biases start at 0 and norms at one value: real ones do not stay there.
             if parameter.dim() == 1 or path.endswith("bias"):
                 parameter.add_(torch.randn_like(parameter), alpha=SPREAD)
+            if name in DROWNED:
+                parameter.mul_(next((by for end, by in LIVELY.items() if path.endswith(end)), 1.0))
     torch.random.set_rng_state(generator)
     model.generation_config.eos_token_id = None  # a random model would stop anywhere
     return model.eval()

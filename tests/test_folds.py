@@ -33,9 +33,11 @@ from sea_bake.model.anatomy import FAMILIES
 from sea_bake.model.checkpoint import Checkpoint
 
 ALL = [*families.CONFIGS, *families.WRAPPERS]
-BIASED = {"gpt2", "gpt_neox", "opt", "starcoder2", "gpt_oss"}  # their writers have biases, which no LoRA can change
+BIASED = {  # their writers have biases, which no LoRA can change
+    *("gpt2", "gpt_neox", "opt", "starcoder2", "gpt_oss", "bloom", "bart", "mbart", "pegasus", "marian", "m2m_100"),
+}
 NORMED = {  # an RMSNorm stands behind attention and MLP
-    *("gemma2", "gemma3_text", "olmo2", "gemma3", "gemma3n_text", "gemma4_text", "gemma4", "glm4v", "afmoe"),
+    *("gemma2", "gemma3_text", "olmo2", "gemma3", "gemma3n_text", "gemma4_text", "gemma4", "glm4v", "afmoe", "t5gemma"),
 }
 IDS = torch.randint(7, families.VOCAB, (3, 12), generator=torch.Generator().manual_seed(0))
 
@@ -189,8 +191,9 @@ def test_the_plan_is_what_baking_obeys(workshop: Workshop, tmp_path: Path, famil
     verdicts = {(r["site"], r["merge"]): r for r in plan(base).rows}
     expected = set(exact_settings(family))
     expected |= {(named, merge) for named, _ in row.named for site, merge in expected if site == "mlp"}
-    assert {key for key, r in verdicts.items() if r["fold"]} == expected
-    adapters = {key for key in expected if key[1] != "average" and family not in BIASED}
+    heads = {("heads", "sum"), ("heads", "average")}  # the writer's input: a norm or bias behind it does not matter
+    assert {key for key, r in verdicts.items() if r["fold"]} == expected | heads
+    adapters = {key for key in expected if key[1] != "average" and family not in BIASED} | {("heads", "sum")}
     assert {key for key, r in verdicts.items() if r["adapter"]} == adapters
     for site in families.sites(family):
         for merge in ("sum", "l2", "average"):

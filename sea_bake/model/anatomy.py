@@ -7,77 +7,13 @@ family" in ``sea_bake/README.md``.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from enum import Enum
 
 from sea_bake.errors import FamilyError, SettingError
+from sea_bake.model.site import Place, Site
 
 SEA_PREFIX = "sea_"  # model_type of an inserted artefact: "sea_llama"
-_NAMED = re.compile(r"(attn|mlp):[A-Za-z_]\w*(\.\w+)*")
-
-
-class Site(str, Enum):
-    """Which activation of a decoder layer is edited: a *module's own output*, but for ``heads``.
-
-    ``mlp``: output of the MLP (or MoE) module. ``attn``: output of the attention module. ``block``: the residual stream
-    behind the whole decoder layer. In Gemma 2/3 and OLMo 2 a norm stands between an ``mlp``/``attn`` output and the
-    residual stream. Where two such modules stand side by side, the other one is named: ``attn:mamba``. ``heads``: what
-    the attention heads give, one behind the other, [heads * head size]: the *input* of the attention's writer.
-    """
-
-    MLP = "mlp"
-    ATTN = "attn"
-    BLOCK = "block"
-    HEADS = "heads"
-
-    @classmethod
-    def _missing_(cls, value: object) -> Site | None:
-        """A named site, one object per name, as every member is."""
-        if not isinstance(value, str) or not _NAMED.fullmatch(value):
-            return None
-        named = str.__new__(cls, value)
-        named._name_, named._value_ = value, value
-        found = cls._value2member_map_.setdefault(value, named)
-        assert isinstance(found, Site)
-        return found
-
-    @property
-    def is_input(self) -> bool:
-        """Whether it is what its module is given, not what that gives."""
-        return self is Site.HEADS
-
-    @property
-    def written_by(self) -> Site:
-        """The site whose writer is edited instead, where an edit is folded."""
-        return {Site.HEADS: Site.ATTN, Site.BLOCK: Site.MLP}.get(self, self)
-
-    @property
-    def named(self) -> str | None:
-        """The module that a named site names."""
-        return self.value.partition(":")[2] or None
-
-    @classmethod
-    def parse(cls, value: str | Site) -> Site:
-        """``"mlp"`` -> ``Site.MLP``. Raises SettingError for anything else."""
-        try:
-            return cls(value)
-        except ValueError:
-            raise SettingError(f"unknown site {value!r}: use one of {', '.join(s.value for s in cls)}") from None
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a site lies in one decoder layer.
-
-    Attributes:
-        module: path of the edited module; "" is the decoder layer itself.
-        writer: path of the linear that writes its output; the residual stream has none.
-    """
-
-    module: str
-    writer: str
 
 
 @dataclass(frozen=True)
@@ -101,6 +37,8 @@ class Family:
             writers (or the experts), and else it has no such site.
         named: (site, writer) of modules beside those: ("attn:mamba", "mamba.out_proj").
         streams: the residual stream is several ones side by side (Gemma 3n), so ``block`` is no site.
+        skipped: name of a module that only layers have by which text passes (Mllama's, that look at images): those
+            have no site.
     """
 
     model_type: str
@@ -119,6 +57,7 @@ class Family:
     mlp_kinds: tuple[tuple[str, str], ...] = ()
     named: tuple[tuple[str, str], ...] = ()
     streams: bool = False
+    skipped: str | None = None
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -156,6 +95,8 @@ class Family:
             attention = self.place(Site.ATTN, parts)
             return attention and Place(attention.writer, attention.writer)
         places = self.places(site)
+        if self.skipped and any(part.startswith(f"{self.skipped}.") for part in parts):
+            return None
         if site is Site.BLOCK:
             return places[0]
         stacks = [(self.experts or "").partition("{}")[0], self.fused or ""] if site is Site.MLP else []
@@ -261,8 +202,21 @@ FAMILIES: dict[str, Family] = {
         Family("afmoe", experts=_MOE, fused=_FUSED, shared="mlp.shared_experts.down_proj.weight", norm_behind=True),
         Family("aria_text", experts="mlp.experts.fc2.weight", fused=_FUSED,
                shared="mlp.shared_experts.down_proj.weight", input_first=("mlp.experts.fc2",)),
-        Family("t5", "decoder", "block", "layer.0.SelfAttention", "layer.2.DenseReluDense",
-               "layer.0.SelfAttention.o", "layer.2.DenseReluDense.wo"),
+        Family("cwm"),
+        Family("minimax", attn_kinds=(("self_attn", "self_attn.out_proj"),),
+               experts="block_sparse_moe.experts.{}.w2.weight", fused=_FUSED),
+        Family("olmo_hybrid", attn="linear_attn", attn_writer="linear_attn.o_proj",
+               attn_kinds=(("self_attn", "self_attn.o_proj"),)),
+        Family("mllama_text_model", "", skipped="cross_attn"),
+        # The residual is added inside of both modules, behind their last linears: these are what is edited.
+        Family("bloom", "transformer", "h", "self_attention.dense", "mlp.dense_4h_to_h", "self_attention.dense",
+               "mlp.dense_4h_to_h"),
+        # Decoders beside an encoder.
+        *(Family(name, "decoder", "block", "layer.0.SelfAttention", "layer.2.DenseReluDense",
+                 "layer.0.SelfAttention.o", "layer.2.DenseReluDense.wo") for name in ("t5", "mt5", "umt5")),
+        *(Family(name, "model.decoder", "layers", "self_attn", "fc2", "self_attn.out_proj", "fc2")
+          for name in ("bart", "mbart", "pegasus", "marian", "m2m_100")),
+        Family("t5_gemma_module", "", norm_behind=True),
     )
 }  # fmt: skip
 
