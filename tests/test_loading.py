@@ -117,7 +117,8 @@ def test_without_trust_nothing_is_loaded(workshop: Workshop):
 def test_a_plain_class_called_by_name_fails(workshop: Workshop, family: str):
     """``LlamaForCausalLM.from_pretrained(ARTEFACT)`` asks nobody, and would leave out tensors that it does not know."""
     base = workshop.model(family)
-    for plain in (type(base), type(base.get_decoder())):
+    # T5Gemma's decoder, whose configuration is a part of another one, cannot be loaded alone.
+    for plain in (type(base), *([] if family == "t5gemma" else [type(base.get_decoder())])):
         assert torch.isfinite(plain.from_pretrained(workshop.base(family)).get_input_embeddings().weight).all()
         for site in ("mlp", families.sites(family)[-1]):
             with pytest.raises(StrictDataclassError, match="edited by sea_bake: load it with the Auto classes"):
@@ -157,6 +158,7 @@ def test_a_process_without_sea_bake_gives_the_same_answers(workshop: Workshop, t
     ]
     settings = dict(zip(families.ALL, itertools.cycle(few)))
     settings |= {family: few[1] for family in families.STREAMS}
+    settings |= {family: few[3] for family in families.DROWNED}  # the others move them by half of SEEN
     folders = {
         family: (families.auto(family).__name__, str(workshop.artefact(family, *setting)))
         for family, setting in settings.items()
@@ -519,10 +521,13 @@ def test_copies_keep_the_edit(workshop: Workshop, family: str, copied: Callable[
 # ---------------------------------------------------------------------------------------------- tokenizers
 
 
-# (T5's own class takes no BPE, which the tests' tokenizer is.)
+# The own classes of these take no BPE, which the tests' tokenizer is, or transformers has none for them.
+PIECES = ("t5", "mt5", "mbart", "pegasus", "marian", "m2m_100")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("family", "named"), [(f, named) for f in families.ALL for named in (True, False) if named or f != "t5"]
+    ("family", "named"), [(f, named) for f in families.ALL for named in (True, False) if named or f not in PIECES]
 )
 def test_the_tokenizer_is_the_bases(workshop: Workshop, tmp_path: Path, family: str, named: bool):
     """Where tokenizer_config.json names no class, AutoTokenizer goes by model_type, and ours is unknown to it."""

@@ -149,10 +149,12 @@ def refuse_adapter(base: OpenBase, edits: Sequence[Edit]) -> None:
 
 
 def is_biased(base: OpenBase, site: Site, layers: Sequence[int]) -> bool:
-    """Whether any writer of a site has a bias on disk."""
-    if base.is_quantised:
+    """Whether any writer of a site has a bias on disk; of ``block``, whether every layer has such a writer."""
+    written_by = site.written_by
+    if base.is_quantised or (site is Site.BLOCK and not {*layers} <= {*base.layers_with(written_by)}):
         return False
-    return any(writer.is_bias for layer in layers for writer in writers_of(base, site.written_by, layer))
+    biased = [any(writer.is_bias for writer in writers_of(base, written_by, layer)) for layer in layers]
+    return all(biased) if site is Site.BLOCK else any(biased)
 
 
 def _on_disk(base: OpenBase, site: Site, layer: int, found: Exactness) -> Exactness:
