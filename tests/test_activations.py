@@ -18,11 +18,12 @@ import tiny
 import torch
 
 from sea_bake import Activations, Demonstration, Edit, Site, collect, fit
-from sea_bake.activations.capture import vectors
+from sea_bake.activations.capture import read, vectors
 from sea_bake.activations.generating import greedy
-from sea_bake.activations.prompt_format import PromptFormat
+from sea_bake.activations.prompt_format import PromptFormat, prompt_format
 from sea_bake.activations.prompts import PLAIN_TEMPLATE, Tokens, encode, render
-from sea_bake.activations.texts import ROLES, sequences
+from sea_bake.activations.sharing import common
+from sea_bake.activations.texts import DEFAULT_NEW_TOKENS, ROLES, sequences
 from sea_bake.demonstrations import load
 from sea_bake.errors import ActivationError, CheckpointError, SettingError
 from sea_bake.model.hooks import hooked
@@ -65,13 +66,41 @@ MODELS = {"llama": llama, "gpt2": gpt2}
 @functools.cache
 def texts(neutral: str = "prompt") -> dict[str, list[Tokens]]:
     """Token ids of 11 demonstrations; 11 is no multiple of any batch size used."""
-    return sequences(llama(), tiny.tokenizer(), tiny.demonstrations(11), neutral=neutral, max_new_tokens=9)
+    return written(llama(), tiny.tokenizer(), tiny.demonstrations(11), neutral=neutral, max_new_tokens=9)
+
+
+def written(model: Any, tokenizer: Any, demonstrations: Any, **options: Any) -> dict[str, list[Tokens]]:
+    """The texts of all roles, the neutral ones written by plain generation."""
+    roles, open_ended = sequences(model, tokenizer, demonstrations, **options)
+    prompts = [roles["neutral"][i] for i in open_ended]
+    length = options.get("max_new_tokens", DEFAULT_NEW_TOKENS)
+    for i, tokens in zip(open_ended, greedy(model, tokenizer, prompts, max_new_tokens=length, batch_size=4)):
+        roles["neutral"][i] = tokens
+    return roles
+
+
+def read_over(model: Any, tokenizer: Any, roles: dict[str, list[Tokens]], **options: Any) -> Any:
+    """The same vectors from shared passes; where the neutral texts go on from a prompt, they are written anew."""
+    open_ended = [i for i, tokens in enumerate(roles["neutral"]) if tokens.start < len(tokens.ids)]
+    given = {role: list(tokens) for role, tokens in roles.items()}
+    for i in open_ended:
+        tokens = roles["neutral"][i]
+        given["neutral"][i] = Tokens(tokens.ids[: tokens.start], tokens.start, tokens.encoder)
+    longest = max(len(t.ids) - t.start for t in roles["neutral"])
+    found = read(model, tokenizer, given, list(open_ended), max_new_tokens=longest, **options)
+    assert given == roles
+    return found
+
+
+READERS = {"one by one": vectors, "shared": read_over}
 
 
 def module_of(model: Any, site: Site, layer: int) -> torch.nn.Module:
     block = model.transformer.h[layer] if model.config.model_type == "gpt2" else model.model.layers[layer]
     if site is Site.MLP:
         return block.mlp
+    if site is Site.HEADS:
+        return block.attn.c_proj if model.config.model_type == "gpt2" else block.self_attn.o_proj
     return block.attn if model.config.model_type == "gpt2" else block.self_attn
 
 
@@ -83,13 +112,19 @@ def one_by_one(model: Any, tokens: Tokens, site: Site) -> torch.Tensor:
         states = model.get_decoder()(ids, output_hidden_states=True, use_cache=False).hidden_states
         # transformers applies the final norm to the last of them: the last block is seen through a hook instead.
         return torch.stack([*(s[0] for s in states[1:-1]), last_block(model, ids)])
-    seen = []
-    handles = [
-        module_of(model, site, layer).register_forward_hook(
-            lambda _, __, out: seen.append((out[0] if isinstance(out, tuple) else out)[0])
-        )
-        for layer in ALL
-    ]
+    seen: list[torch.Tensor] = []
+    if site is Site.HEADS:
+        handles = [
+            module_of(model, site, layer).register_forward_pre_hook(lambda _, args: seen.append(args[0][0]))
+            for layer in ALL
+        ]
+    else:
+        handles = [
+            module_of(model, site, layer).register_forward_hook(
+                lambda _, __, out: seen.append((out[0] if isinstance(out, tuple) else out)[0])
+            )
+            for layer in ALL
+        ]
     model.get_decoder()(ids, use_cache=False)
     for handle in handles:
         handle.remove()
@@ -112,13 +147,16 @@ def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("family", MODELS)
 @pytest.mark.parametrize("position", ["last", "mean"])
 @pytest.mark.parametrize("site", list(Site))
-def test_padding_changes_no_vector(family: str, site: Site, position: str) -> None:
-    model, roles = MODELS[family](), texts("generate")
+def test_padding_changes_no_vector(family: str, site: Site, position: str, reader: str) -> None:
+    model = MODELS[family]()
+    roles = written(model, tiny.tokenizer(), tiny.demonstrations(11), max_new_tokens=9)
     assert len({len(t.ids) for role in ROLES for t in roles[role]}) > 10, "texts of one length need no padding"
-    found = vectors(model, tiny.tokenizer(), roles, sites=[site], layers=ALL, position=position, batch_size=8)[site]
+    options: dict[str, Any] = {"sites": [site], "layers": ALL, "position": position, "batch_size": 8}
+    found = READERS[reader](model, tiny.tokenizer(), roles, **options)[site]
     for role in ROLES:
         reference = [(one_by_one(model, tokens, site), tokens) for tokens in roles[role]]
         expected = torch.stack(
@@ -130,6 +168,42 @@ def test_padding_changes_no_vector(family: str, site: Site, position: str) -> No
         # The control: one token beside the right one, and the difference is of the activations' own size.
         beside = torch.stack([a[:, -2] if position == "last" else a[:, t.start - 1 :].mean(1) for a, t in reference], 1)
         assert difference(found[role], beside) > 100 * RELATIVE
+
+
+@pytest.mark.parametrize("neutral", ["generate", "prompt"])
+def test_no_token_is_read_twice(monkeypatch: pytest.MonkeyPatch, neutral: str) -> None:
+    """Counted where tokens enter: the common beginning once, each prompt once, each answer once, padding apart."""
+    model, demonstrations = llama(), tiny.demonstrations(11)
+    options: dict[str, Any] = {"sites": [Site.ATTN], "layers": ALL, "max_new_tokens": 9, "batch_size": 1}
+    counts: dict[str, int] = {}
+    for reader in ("shared", "one by one"):
+        form = prompt_format(system="You are asked things, and you answer them with care.")
+        roles, open_ended = sequences(
+            model, tiny.tokenizer(chat=True), demonstrations, neutral=neutral, prompt_format=form
+        )
+        prompts = [t.ids[: t.start] for t in roles["neutral"]]
+        if reader == "one by one":
+            monkeypatch.setattr("sea_bake.activations.capture.shared", lambda *_, **__: None)
+        seen: list[int] = []
+        handle = model.get_input_embeddings().register_forward_pre_hook(
+            lambda _, args, s=seen: s.append(args[0].numel())
+        )
+        read(model, tiny.tokenizer(chat=True), roles, open_ended, **options)
+        handle.remove()
+        counts[reader] = sum(seen)
+    begin = len(common(prompts))
+    assert begin >= 8
+    answers = sum(len(t.ids) - len(p) for role in ("positive", "negative") for t, p in zip(roles[role], prompts))
+    said = sum(len(t.ids) - len(p) for t, p in zip(roles["neutral"], prompts))
+    once = begin + sum(len(p) - begin for p in prompts) + answers + said
+    # One demonstration is run again to be compared, and two tokens try the cache; batches of one have no padding.
+    shortest = min(range(11), key=lambda i: len(prompts[i]))
+    again = sum(len(roles[role][shortest].ids) for role in ROLES) + 2
+    # Where a prompt's last token is the neutral text's too, or merges with an answer's first, each text reads it.
+    parted = [min(len(common([p, roles[role][i].ids])) for role in ROLES[1:]) for i, p in enumerate(prompts)]
+    joins = sum(max(len(p) - at, neutral == "prompt") for p, at in zip(prompts, parted))
+    assert counts["shared"] <= once + again + 3 * joins
+    assert counts["one by one"] > 1.4 * counts["shared"]
 
 
 @pytest.mark.parametrize("family", MODELS)
@@ -220,8 +294,9 @@ def test_generated_neutral_texts_are_the_models_own() -> None:
 def test_vectors_of_other_layouts(family: str, site: Site) -> None:
     """An encoder in front, an MLP that sees all tokens in one row, a wrapper: each text alone, its last position."""
     model, tokenizer = families.tiny(family), families.tokenizer()
-    roles = sequences(model, tokenizer, families.demonstrations(), max_new_tokens=6, batch_size=4)
-    found = vectors(model, tokenizer, roles, sites=[site], layers=ALL, batch_size=4)[site]
+    roles, open_ended = sequences(model, tokenizer, families.demonstrations(), max_new_tokens=6)
+    options: dict[str, Any] = {"sites": [site], "layers": ALL, "max_new_tokens": 6, "batch_size": 4}
+    found = read(model, tokenizer, roles, open_ended, **options)[site]
     seen: dict[int, torch.Tensor] = {}
     for role in ROLES:
         for i, (demonstration, tokens) in enumerate(zip(families.demonstrations(), roles[role])):
@@ -232,7 +307,8 @@ def test_vectors_of_other_layouts(family: str, site: Site) -> None:
                 assert (tokens.ids[0], tokens.start) == (model.generation_config.decoder_start_token_id, 1)
                 inputs = {"input_ids": torch.tensor([prompt]), "decoder_input_ids": inputs["input_ids"]}
             with torch.inference_mode():
-                with hooked(site_modules(model, site, ALL), lambda layer, h: seen.update({layer: h.clone()})):
+                look = site_modules(model, site, ALL)
+                with hooked(look, lambda layer, h: seen.update({layer: h.clone()}), inputs=site.is_input):
                     model(**inputs, use_cache=False)
                 if role == "neutral":
                     asked = torch.tensor([prompt if family == "t5" else tokens.ids[: tokens.start]])
@@ -240,7 +316,7 @@ def test_vectors_of_other_layouts(family: str, site: Site) -> None:
                     ends = [place for place, token in enumerate(said) if token == 2]
                     assert tokens.ids == tuple(said[: ends[0]] if ends else said)
             for layer in ALL:
-                expected = seen[layer].reshape(-1, 48)
+                expected = seen[layer].reshape(-1, seen[layer].shape[-1])
                 room = RELATIVE * float(expected.abs().max())
                 assert float((found[role][layer, i] - expected[-1]).abs().max()) < room
                 if len(expected) > 1:  # control: the position before is told from the last one
@@ -343,16 +419,16 @@ def test_a_decoder_that_does_not_say_how_it_starts() -> None:
     with pytest.raises(CheckpointError, match=r"write decoder_start_token_id into its generation_config.json"):
         sequences(model, families.tokenizer(), families.demonstrations(), neutral="prompt")
     model.config.decoder_start_token_id = 0
-    found = sequences(model, families.tokenizer(), families.demonstrations(), neutral="prompt")
+    found, _ = sequences(model, families.tokenizer(), families.demonstrations(), neutral="prompt")
     assert found["positive"][0].ids[0] == 0
 
 
 def test_the_neutral_text_of_a_demonstration_wins() -> None:
     own = [Demonstration("Is it so?", "It is.", "It is not.", "It may be."), *tiny.demonstrations(2)]
-    found = sequences(llama(), tiny.tokenizer(), own, neutral="generate", max_new_tokens=5, batch_size=2)["neutral"]
+    found = written(llama(), tiny.tokenizer(), own, neutral="generate", max_new_tokens=5)["neutral"]
     assert found[0] == encode(tiny.tokenizer(), "Is it so?", "It may be.")
     assert len(found[1].ids) > found[1].start
-    bare = sequences(llama(), tiny.tokenizer(), own, neutral="prompt")["neutral"]
+    bare = sequences(llama(), tiny.tokenizer(), own, neutral="prompt")[0]["neutral"]
     assert bare[0] == found[0]
     assert bare[1:] == [encode(tiny.tokenizer(), d.prompt) for d in own[1:]]
     assert all(tokens.start == len(tokens.ids) for tokens in bare[1:])
@@ -454,7 +530,7 @@ def test_a_text_has_to_fit_into_the_context() -> None:
     fits, long = tiny.demonstrations(2), Demonstration("Is it so? " * 50, "Yes.", "No.")
     with pytest.raises(ActivationError, match=r"demonstration 3 takes .* tokens, and the model has positions for 100"):
         sequences(model, tiny.tokenizer(), [*fits, long], neutral="prompt")
-    assert sequences(model, tiny.tokenizer(), fits, neutral="prompt")["positive"]
+    assert sequences(model, tiny.tokenizer(), fits, neutral="prompt")[0]["positive"]
     # Generated tokens count too, before they are generated.
     with pytest.raises(ActivationError, match=r"neutral text of demonstration 1 .* lower --max-new-tokens"):
         sequences(model, tiny.tokenizer(), fits, neutral="generate", max_new_tokens=100)

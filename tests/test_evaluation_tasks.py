@@ -32,8 +32,9 @@ from sea_bake.errors import EvaluationError
 from sea_bake.evaluation import conditions, damage, harness, tasks
 from sea_bake.evaluation.finite import watched
 from sea_bake.evaluation.measures import answer, measures, table
-from sea_bake.evaluation.prefixes import Scorer, can_share
+from sea_bake.evaluation.prefixes import Scorer
 from sea_bake.evaluation.statistics import STATISTICS, compare
+from sea_bake.model.caches import can_share
 
 STOCK = Path(lm_eval.__file__).parent / "tasks"
 # What the findings measured on real models: float32 sums of a few dozen log-probabilities, in another order.

@@ -201,7 +201,7 @@ def test_the_prefix_is_the_decoders() -> None:
     assert tokenizer.decode(found.ids[found.start :]).strip().lower() == "it is."
     bare = encode(tokenizer, "Is it so?", None, form, decoder_start=start)
     assert found.ids[: bare.start] == bare.ids
-    roles = sequences(model, tokenizer, families.demonstrations(), prompt_format=form, max_new_tokens=4)
+    roles, _ = sequences(model, tokenizer, families.demonstrations(), prompt_format=form, max_new_tokens=4)
     assert all(tokens.ids[: bare.start] == bare.ids for role in roles.values() for tokens in role)
 
 

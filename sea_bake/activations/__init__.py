@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sea_bake import demonstrations as demos
-from sea_bake.activations.capture import DEFAULT_POSITION, DEFAULT_SEED, Position, check_finite, vectors
+from sea_bake.activations.capture import DEFAULT_POSITION, DEFAULT_SEED, Position, check_finite, read
 from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.activations.prompts import Tokens
 from sea_bake.activations.rendering import pinned, rendered
@@ -159,14 +159,8 @@ def collect_sites(
     layers = tuple(range(text_config(model).num_hidden_layers)) if layers is None else tuple(layers)
     base = BaseModel.of(model, source)
     form = pinned(tokenizer, prompt_format)
-    roles = sequences(
-        model,
-        tokenizer,
-        demonstrations,
-        neutral=neutral,
-        max_new_tokens=max_new_tokens,
-        prompt_format=form,
-        batch_size=batch_size,
+    roles, open_ended = sequences(
+        model, tokenizer, demonstrations, neutral=neutral, max_new_tokens=max_new_tokens, prompt_format=form
     )
     there = {site: layers_with(model, site) for site in chosen}
     having = {site: tuple(i for i in layers if i in there[site]) for site in chosen}
@@ -175,8 +169,17 @@ def collect_sites(
         sites_there = [site for site in chosen if (having[site], site.is_input) == (own, inputs)]
         if not own:
             raise SettingError(f"none of the layers {ranges(layers)} has the site {sites_there[0].value}")
-        found |= vectors(
-            model, tokenizer, roles, sites=sites_there, layers=own, position=position, seed=seed, batch_size=batch_size
+        found |= read(
+            model,
+            tokenizer,
+            roles,
+            open_ended,
+            sites=sites_there,
+            layers=own,
+            position=position,
+            seed=seed,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
         )
     recipe = {
         "position": position,

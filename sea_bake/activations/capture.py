@@ -1,4 +1,4 @@
-"""One forward pass per batch; only the wanted vectors are kept."""
+"""Vectors of all roles: from shared passes where the model allows it, else one pass per text; nothing else is kept."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from sea_bake.activations.batches import distributed, input_device, padded
-from sea_bake.activations.generating import rows_of
+from sea_bake.activations.generating import greedy, rows_of
 from sea_bake.activations.prompts import Tokens, pad_id
-from sea_bake.activations.texts import DEFAULT_BATCH_SIZE, ROLES
+from sea_bake.activations.sharing import Job, shared
+from sea_bake.activations.texts import DEFAULT_BATCH_SIZE, DEFAULT_NEW_TOKENS, ROLES
 from sea_bake.errors import ActivationError
 from sea_bake.model.anatomy import Site
 from sea_bake.model.hooks import hooked
@@ -25,6 +26,61 @@ from sea_bake.model.skeleton import decoder_of
 Position = Literal["last", "mean", "random"]
 DEFAULT_POSITION: Position = "last"
 DEFAULT_SEED = 0
+
+
+def read(
+    model: Any,
+    tokenizer: Any,
+    roles: dict[str, list[Tokens]],
+    open_ended: list[int],
+    *,
+    sites: Sequence[Site],
+    layers: Sequence[int],
+    position: Position = DEFAULT_POSITION,
+    seed: int = DEFAULT_SEED,
+    max_new_tokens: int = DEFAULT_NEW_TOKENS,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+) -> dict[Site, dict[str, Tensor]]:
+    """:func:`vectors`, from as few tokens as the model allows; neutral texts are written into ``roles`` on the way.
+
+    Args:
+        open_ended: the demonstrations whose neutral text is to be written; none are left over.
+    """
+    jobs = [
+        Job({role: roles[role][i] for role in ROLES}, i in open_ended, partial(_span, position, seed, i))
+        for i in range(len(roles["neutral"]))
+    ]
+    options: dict[str, Any] = {"sites": sites, "layers": layers, "batch_size": batch_size}
+    made = None
+    if not any(tokens.encoder for tokens in roles["neutral"]):
+        made = shared(model, tokenizer, jobs, max_new_tokens=max_new_tokens, **options)
+    if made is None:
+        prompts = [roles["neutral"][i] for i in open_ended]
+        texts = greedy(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
+        _write(roles, open_ended, texts)
+        return vectors(model, tokenizer, roles, position=position, seed=seed, **options)
+    _write(roles, open_ended, [made[i][0] for i in open_ended])
+    stacked: dict[Site, dict[str, Tensor]] = {site: {} for site in sites}
+    single: dict[tuple[Tokens, tuple[int, int]], dict[Site, Tensor]] = {}
+    for role in ROLES:
+        spans = [job.span(role, tokens) for job, tokens in zip(jobs, roles[role])]
+        # Of one text, one vector: not two that differ by a batch's rounding.
+        rows = [single.setdefault(key, one[1][role]) for key, one in zip(zip(roles[role], spans), made)]
+        for site in sites:
+            stacked[site][role] = torch.stack([row[site] for row in rows], dim=1)
+    for of_site in stacked.values():
+        check_finite(of_site, layers)
+    return stacked
+
+
+def _span(position: Position, seed: int, number: int, role: str, tokens: Tokens) -> tuple[int, int]:
+    return picked(tokens, position, f"{seed}:{role}:{number}")
+
+
+def _write(roles: dict[str, list[Tokens]], open_ended: list[int], texts: Sequence[Tokens]) -> None:
+    for i, tokens in zip(open_ended, texts):
+        roles["neutral"][i] = tokens
+    open_ended.clear()
 
 
 def vectors(
@@ -49,7 +105,7 @@ def vectors(
     """
     modules = {site: site_modules(model, site, layers) for site in sites}
     wanted = [(role, i, tokens) for role in ROLES for i, tokens in enumerate(roles[role])]
-    picks = [picked(tokens, position, f"{seed}:{role}:{i}") for role, i, tokens in wanted]
+    picks = [_span(position, seed, i, role, tokens) for role, i, tokens in wanted]
     jobs = [(tokens, pick) for (_, _, tokens), pick in zip(wanted, picks)]
     single = list(dict.fromkeys(jobs))  # of one text, one vector: not two that differ by a batch's rounding
     backbone = decoder_of(model)

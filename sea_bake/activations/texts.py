@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from sea_bake.activations.generating import decoder_start, greedy, rows_of
+from sea_bake.activations.generating import decoder_start, rows_of
 from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.activations.prompts import Tokens, encode
 from sea_bake.demonstrations import Demonstration
@@ -29,12 +29,12 @@ def sequences(
     neutral: Neutral = DEFAULT_NEUTRAL,
     max_new_tokens: int = DEFAULT_NEW_TOKENS,
     prompt_format: PromptFormat | None = None,
-    batch_size: int = DEFAULT_BATCH_SIZE,
-) -> dict[str, list[Tokens]]:
-    """Token ids of the three roles of each demonstration, in its order.
+) -> tuple[dict[str, list[Tokens]], list[int]]:
+    """Token ids of the three roles of each demonstration, in its order; and where the neutral one is to be written yet.
 
     The neutral text is the demonstration's own if it has one; else the model's greedy continuation ("generate", as in
-    the paper; a trailing end-of-sequence token is dropped), or nothing ("prompt": the prompt alone).
+    the paper; a trailing end-of-sequence token is dropped), or nothing ("prompt": the prompt alone). Of one that is to
+    be written, the prompt is there.
 
     Raises:
         ActivationError: a text with tokens that the embedding lacks, or beyond the model's context; positive and
@@ -57,13 +57,7 @@ def sequences(
         )
     check_vocabulary(model, tokenizer, found)
     _check_lengths(model, found, max_new_tokens if neutral == "generate" else 0)
-    if neutral == "generate":
-        open_ended = [i for i, d in enumerate(demonstrations) if d.neutral is None]
-        prompts = [found["neutral"][i] for i in open_ended]
-        texts = greedy(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
-        for i, tokens in zip(open_ended, texts):
-            found["neutral"][i] = tokens
-    return found
+    return found, [i for i, d in enumerate(demonstrations) if neutral == "generate" and d.neutral is None]
 
 
 def check_vocabulary(model: Any, tokenizer: Any, roles: dict[str, list[Tokens]]) -> None:

@@ -14,7 +14,8 @@ from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.activations.rendering import complete
 from sea_bake.errors import EvaluationError
 from sea_bake.evaluation.finite import not_finite, watched
-from sea_bake.evaluation.prefixes import Scorer, can_share
+from sea_bake.evaluation.prefixes import Scorer
+from sea_bake.model.caches import can_share
 
 
 class SharedPrefixLM(HFLM):

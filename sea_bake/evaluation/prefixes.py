@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from sea_bake.activations import DEFAULT_BATCH_SIZE
 from sea_bake.errors import EvaluationError
 from sea_bake.evaluation.finite import check_finite
+from sea_bake.model.caches import cache_name
 
 Ids = tuple[int, ...]
 Score = tuple[float, bool]
@@ -48,7 +49,7 @@ class Scorer:
     ) -> None:
         self.model, self.batch_size, self.advance, self.say = model, batch_size, advance, say
         self._device = model.get_input_embeddings().weight.device
-        self._cache = _cache_name(model)
+        self._cache = cache_name(model)
         self._keeps = "logits_to_keep" in inspect.signature(type(model).forward).parameters
         self._known: dict[tuple[Ids, Ids], Score] = {}
 
@@ -145,26 +146,6 @@ class Scorer:
         check_finite(self.model, logits, texts)
         dtype = torch.promote_types(logits.dtype, torch.float32)
         return F.log_softmax(logits, dim=-1, dtype=dtype), out[self._cache]
-
-
-def can_share(model: Any) -> bool:
-    """Whether a model keeps plain keys and values, one pair per layer, that can be copied and cut by rows."""
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
-
-    if getattr(model.config, "is_encoder_decoder", False):
-        return False
-    ids = torch.zeros(1, 2, dtype=torch.long, device=model.get_input_embeddings().weight.device)
-    with torch.inference_mode():
-        cache = model(input_ids=ids, use_cache=True).get(_cache_name(model))
-    return type(cache) is DynamicCache and all(
-        type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers
-    )
-
-
-def _cache_name(model: Any) -> str:
-    """transformers 5.24 renames the argument and the output, family by family."""
-    return "cache" if "cache" in inspect.signature(type(model).forward).parameters else "past_key_values"
 
 
 def out_of_memory(error: BaseException) -> bool:
