@@ -77,7 +77,8 @@ def verified() -> Path:
 @functools.cache
 def converter() -> Path:
     """A program in the place of llama.cpp's converter: it writes in two steps, and says nothing."""
-    text = f"""data, target = open({str(gguf())!r}, "rb").read(), sys.argv[sys.argv.index("--outfile") + 1]
+    text = f"""import sys
+data, target = open({str(gguf())!r}, "rb").read(), sys.argv[sys.argv.index("--outfile") + 1]
 with open(target, "wb") as file:
     file.write(data[: len(data) // 2])
     file.flush()

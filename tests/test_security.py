@@ -14,6 +14,7 @@ import re
 import resource
 import shutil
 import struct
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,7 @@ from sea_bake.model.loading import load_model
 from sea_bake.model.lora import changes
 from sea_bake.model.source import ModelSource
 from sea_bake.recipes.schema import read as read_recipe
+from sea_bake.verification.doors import fresh
 
 INDEX = "model.safetensors.index.json"
 EDIT_COPY = "sea/edit-0.safetensors"
@@ -647,6 +649,34 @@ def dangers(source: str) -> set[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sea_bake", "json", "torch", "numpy"])
+def test_modules_are_not_looked_for_in_the_folder_that_one_works_in(tmp_path: Path, name: str) -> None:
+    """A folder of a stranger's, in which ``verify .`` starts a process of its own."""
+    mark = tmp_path / "ran"
+    (tmp_path / f"{name}.py").write_text(f"open({str(mark)!r}, 'w')\nraise ImportError")
+    options: dict[str, Any] = {"cwd": tmp_path, "capture_output": True, "text": True}
+    ran = subprocess.run([*fresh("sea_bake.verification.reference"), "request.json"], **options)
+    assert "FileNotFoundError" in ran.stderr  # it is ours that ran, and lacks its request
+    assert "request.json" in ran.stderr
+    assert not mark.exists()
+    subprocess.run([sys.executable, "-c", f"import {name}"], **options)
+    assert mark.exists()  # the control: the trap is one
+
+
+def test_every_process_of_ours_is_fresh() -> None:
+    """``-m`` and a bare ``-c`` look for modules in the working folder."""
+    starts = [
+        (path.name, line.strip())
+        for path in Path(sea_bake.__file__).parent.rglob("*.py")
+        for line in path.read_text("utf-8").splitlines()
+        if "sys.executable," in line
+    ]
+    apart = ('"-I"', "str(converter)", "ours}; import runpy")  # a file that is named is looked for beside itself
+    assert [start for start in starts if not any(words in start[1] for words in apart)] == []
+    assert len(starts) >= 3
+
+
 def test_nothing_in_the_house_executes_what_it_loads() -> None:
     modules = sorted(HOUSE.rglob("*.py"))
     assert len(modules) > 50

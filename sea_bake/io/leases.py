@@ -110,7 +110,8 @@ def put_back(path: Path) -> None:
         return
     for aside in _temporaries(path):
         if _holds_old(aside):
-            with _dead(aside, whoever=True) as dead, contextlib.suppress(FileExistsError):
+            # Of another user's, in a folder for all, nothing is ours to move.
+            with _dead(aside, whoever=True) as dead, contextlib.suppress(FileExistsError, PermissionError):
                 if dead:
                     replacing.rename_new(aside / "old", path)
                     replacing.sync(path.parent)

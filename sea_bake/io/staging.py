@@ -73,7 +73,7 @@ def check_output(
     was = replacing.identity(path)
     if was is not None:
         kind = "folder" if folder else "file"
-        if path.is_dir() != folder or path.is_symlink():
+        if path.is_symlink() or not (path.is_dir() if folder else path.is_file()):  # no device is replaced either
             raise OutputError(f"{path} exists and is not a {kind}: choose another output")
         if not overwrite:
             raise OutputError(f"{path} exists already: choose another output or pass --overwrite")

@@ -34,6 +34,7 @@ _LOOKS = [
     for whose, form in _SERVICES.items()
 ]
 _BLOCK = 1 << 22
+_HEADER = 100_000_000  # bytes, as safetensors limits it
 _OVERLAP = 1024  # bytes: what lies across two blocks is shorter
 
 
@@ -100,9 +101,11 @@ def _searched(name: str, source: Path | bytes) -> Iterable[bytes]:
     if name.endswith((".onnx_data", ".onnx.data")):
         return
     with open(source, "rb") as file:
-        if name.endswith(".safetensors"):
-            yield file.read(int.from_bytes(file.read(8), "little"))
+        header = int.from_bytes(file.read(8), "little") if name.endswith(".safetensors") else _HEADER + 1
+        if header <= _HEADER:
+            yield file.read(header)
             return
+        file.seek(0)  # of what only calls itself safetensors, all
         tail = b""
         while block := file.read(_BLOCK):
             yield tail + block

@@ -147,7 +147,15 @@ def open_reference(request: dict[str, Any], subject: Subject, folder: Path) -> d
         "output": str(folder / "base.safetensors"),
         "live_output": str(folder / "live.safetensors"),
     }
-    return open_door([sys.executable, "-m", "sea_bake.verification.reference"], folder, "reference", reference)
+    return open_door(fresh("sea_bake.verification.reference"), folder, "reference", reference)
+
+
+def fresh(module: str) -> list[str]:
+    """What runs a module of ours in a process of its own. Not ``-m``, which looks for modules in the folder that one
+    works in first: a stranger's, maybe, with a ``sea_bake.py`` or a ``json.py`` in it.
+    """
+    ours = "import sys; sys.path[:] = filter(None, sys.path)"  # -c puts "" there
+    return [sys.executable, "-c", f"{ours}; import runpy; runpy.run_module({module!r}, None, '__main__', True)"]
 
 
 def open_door(command: list[str], folder: Path, name: str, request: dict[str, Any]) -> dict[str, Any]:
