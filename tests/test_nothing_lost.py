@@ -171,6 +171,40 @@ def test_overwrite_replaces_what_is_ours(tmp_path: Path, kind: str) -> None:
     assert content(out) == "newer"
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("kind", WAYS)
+def test_no_pipe_and_no_device_is_replaced(tmp_path: Path, kind: str, overwrite: bool) -> None:
+    """``-o /dev/null --overwrite``, by somebody who may."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/null")):
+        before = os.lstat(path)
+        with pytest.raises(OutputError, match="exists and is not a f"):
+            check_output(path, overwrite=overwrite, folder=kind == "folder")
+        with pytest.raises(OutputError, match="exists and is not a f"):
+            make(kind, tmp_path / "pipe", "new", overwrite=overwrite)
+        assert os.lstat(path).st_mode == before.st_mode
+    assert tiny.listing(tmp_path) == {"pipe"}
+
+
+@pytest.mark.parametrize("kind", WAYS)
+def test_what_another_user_left_stops_nobody(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder for all, as /tmp, where it cannot be moved: no reason to fail."""
+    from sea_bake.io import replacing
+
+    theirs = tmp_path / ".out.sea-bake-0123abcd-old-abcdefgh" / "old"
+    theirs.mkdir(parents=True)
+    real = replacing.rename_new
+
+    def rename_new(source: Path, target: Path) -> None:
+        if source == theirs:
+            raise PermissionError(1, "Operation not permitted")
+        real(source, target)
+
+    monkeypatch.setattr(replacing, "rename_new", rename_new)
+    make(kind, tmp_path / "out", "new")
+    assert content(tmp_path / "out") == "new"
+
+
 @pytest.mark.parametrize("name", [".out.sea-bake-999999-old-abcdefgh", ".out.sea-bake-0123abcd-old-abcdefgh"])
 @pytest.mark.parametrize("fails", [True, False])
 def test_an_old_output_that_was_set_aside_is_put_back(

@@ -624,6 +624,17 @@ TOKENS = {
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.parametrize("length", [2**63, 2**64 - 1, 10**15, 100_000_001])
+def test_no_header_is_believed(length: int, changed: Path, tmp_path: Path) -> None:
+    """That it is long: all of such a file is searched, block by block."""
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", length) + b"x" * 5_000_000 + f" hf_{'a' * 34}\n".encode())
+    assert leak("model.safetensors", path, Artefact.open(changed)) == "what looks like a Hugging Face token"
+    path.write_bytes(struct.pack("<Q", 100) + b"x" * 200 + f" hf_{'a' * 34}\n".encode())  # the control: of weights
+    assert leak("model.safetensors", path, Artefact.open(changed)) is None
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-be"])
 def test_tokens_of_the_known_services_are_seen(encoding: str, changed: Path) -> None:
     opened = Artefact.open(changed)
