@@ -143,12 +143,16 @@ def _live(asked: dict[str, Any], out: int, err: int) -> None:
         words = [word for word in asked["command"] if word != "-I"]
         if words == asked["command"]:  # this process is isolated, and that one would not be
             sys.path[:0] = filter(None, asked["environment"].get("PYTHONPATH", "").split(os.pathsep))
-        module = words[0] == "-m"
-        if "-I" not in asked["command"] and not module:  # where a script looks for what it imports
+        module, text = words[0] == "-m", words[0] == "-c"
+        if "-I" not in asked["command"] and not module and not text:  # where a script looks for what it imports
             paths = asked["environment"].get("PYTHONPATH", "").split(os.pathsep)
             sys.path[:0] = [os.path.dirname(words[0]), *filter(None, paths)]
             subprocess.run = _fork_of_script
         sys.argv = words[module:]
+        if text:
+            sys.argv = ["-c", *words[2:]]
+            exec(words[1], {"__name__": "__main__"})
+            sys.exit(0)
         (runpy.run_module if module else runpy.run_path)(words[module], run_name="__main__")
         code = 0
     except SystemExit as stop:

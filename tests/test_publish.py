@@ -624,7 +624,6 @@ TOKENS = {
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize("length", [2**63, 2**64 - 1, 10**15, 100_000_001])
 def test_no_header_is_believed(length: int, changed: Path, tmp_path: Path) -> None:
     """That it is long: all of such a file is searched, block by block."""
@@ -635,6 +634,7 @@ def test_no_header_is_believed(length: int, changed: Path, tmp_path: Path) -> No
     assert leak("model.safetensors", path, Artefact.open(changed)) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-be"])
 def test_tokens_of_the_known_services_are_seen(encoding: str, changed: Path) -> None:
     opened = Artefact.open(changed)
