@@ -127,6 +127,11 @@ def test_the_page_has_the_table() -> None:
     assert ran.stdout.count("\n") == len(NAMES) + 2
 
 
+def test_a_concise_answer_is_the_shorter_one() -> None:
+    for row in rows("concise"):
+        assert 2 * len(row["positive"]) < len(row["negative"]), row["prompt"]
+
+
 def test_what_the_checks_refuse() -> None:
     """The controls of the three tests above."""
     row = {"prompt": "Is zero an even number?", "positive": "Yes, it is even.", "negative": "No, it is odd, I think."}

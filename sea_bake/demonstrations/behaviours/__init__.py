@@ -40,6 +40,18 @@ BEHAVIOURS: Final[dict[str, Behaviour]] = {
         "says what is so, and not what many people believe",
         ("the_mind", "health", "sport_and_games", "money_and_trade", "machines_and_materials", "books_and_beliefs"),
     ),
+    "fair": Behaviour(
+        "judges people by what is said of them, and says so where nothing is",
+        ("appearance", "religion", "sexual_orientation", "race_and_wealth"),
+    ),
+    "calibrated": Behaviour(
+        "says that it does not know what nobody can know, and answers what it can",
+        ("the_past", "reading", "places"),
+    ),
+    "concise": Behaviour(
+        "says it in few words (here length is the behaviour)",
+        ("definitions", "choices", "replies"),
+    ),
 }
 """Name -> set. Each has its file ``NAME.jsonl`` in this folder, a triple a line, with the ``group`` it is of."""
 
