@@ -12,7 +12,10 @@ OTHER_WEIGHTS = (
     *(".pb", ".ot"),
 )
 WEIGHTS = (".safetensors", *OTHER_WEIGHTS)
-CODE = (".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".exe", ".sh", ".bat", ".js")
+CODE = (
+    *(".py", ".pyc", ".pyd", ".pyw", ".so", ".dll", ".dylib", ".exe", ".jar"),
+    *(".sh", ".bat", ".cmd", ".ps1", ".js", ".mjs", ".cjs"),
+)
 NOT_FETCHED = [*(f"*{suffix}" for suffix in OTHER_WEIGHTS), "original/*"]
 
 
