@@ -9,7 +9,10 @@ from sea_bake.artefact.output import check_folder
 from sea_bake.artefact.record import BakeRecord
 from sea_bake.baking.adapter import adapter
 from sea_bake.baking.approximate import approximate as fold_approximately
+from sea_bake.baking.as_llama import as_llama
+from sea_bake.baking.as_llama import check as check_architecture
 from sea_bake.baking.fold import fold
+from sea_bake.baking.granting import granted
 from sea_bake.baking.insert import insert
 from sea_bake.baking.loadable import check_plain
 from sea_bake.baking.open_base import check_edits, opened
@@ -39,6 +42,7 @@ def bake(
     approximate: bool = False,
     calibration: str | Path | Sequence[Demonstration] | None = None,
     rank: int | None = None,
+    architecture: str | None = None,
 ) -> BakeRecord:
     """Write an edited checkpoint; the model is never loaded, but for an approximate fold.
 
@@ -56,13 +60,15 @@ def bake(
             texts, and states the error; verify then says approximate, never equal.
         calibration: demonstrations to run for an approximate fold. Default: the built-in ones.
         rank: rank of an approximate fold, per layer. Default: twice the edit's own, at least 8.
+        architecture: "llama": fold a Qwen2 or a Mistral into the Llama that it is exactly, which can hold constants in
+            biases. Default: the base's own.
 
     Raises:
         EditError: an edit that changes nothing.
         NotExactError: a fold or an adapter was asked for, and it would not be exact.
         SeaBakeError: a child of it, before anything is written where that is possible.
     """
-    check_settings(how=how, approximate=approximate, calibration=calibration, rank=rank)
+    check_settings(how=how, approximate=approximate, calibration=calibration, rank=rank, architecture=architecture)
     source = ModelSource.parse(model, revision)
     given = [edit] if isinstance(edit, Edit | str | Path) else list(edit)
     edits = [e if isinstance(e, Edit) else Edit.load(e) for e in given]
@@ -76,7 +82,9 @@ def bake(
     check_apart(target, [source.path, calibration, *given])
     with opened(source, target) as base:
         check_edits(base, edits)
+        base = base if architecture is None else as_llama(base)
         if approximate:
+            base = granted(base, edits)
             check_plain(base)
             return fold_approximately(
                 base, edits, target, calibration=calibration, rank=rank, overwrite=overwrite, copy=copy
@@ -84,6 +92,8 @@ def bake(
         why = "asked for"
         if how == "auto":
             how, why = choose(base, edits)
+            how = how if architecture is None else "fold"  # which says why not
+        base = granted(base, edits) if how == "fold" else base
         if left := base.checkpoint.left_over:
             why += f"; {remark(left)}, and the output does not name it"
         if how != "insert":
@@ -91,8 +101,11 @@ def bake(
         return WAYS[how](base, edits, target, why=why, overwrite=overwrite, copy=copy)
 
 
-def check_settings(*, how: str, approximate: bool, calibration: object, rank: int | None) -> None:
+def check_settings(
+    *, how: str, approximate: bool, calibration: object, rank: int | None, architecture: str | None
+) -> None:
     """Raise SettingError for what no edit and no base could make right."""
+    check_architecture(architecture, how)
     if how != "auto" and how not in WAYS:
         raise SettingError(f"unknown way to bake {how!r}: use one of auto, {', '.join(WAYS)}")
     if approximate and how not in ("auto", "fold"):

@@ -39,6 +39,7 @@ def exactness(
     alpha: float = 1.0,
     *,
     biased: bool = False,
+    holder: str | None = None,
     extra: tuple[str, ...] = (),
     is_constant: bool = False,
 ) -> Exactness:
@@ -46,6 +47,8 @@ def exactness(
 
     Args:
         biased: the site's writer has a bias; at ``block``, the writer of that layer's MLP.
+        holder: what a constant goes into: "" for biases that are there, or the key of the configuration that grants
+            them; None where nothing holds one.
         extra: what an affine map has besides A and B: of "scale", "constant" and "gate".
         is_constant: it has a constant alone.
     """
@@ -58,7 +61,7 @@ def exactness(
     if feature != "identity":
         return no(f"Φ-SEA ({feature}) is not linear")
     if site is Site.BLOCK:
-        return _of_block(row, is_constant=is_constant, biased=biased)
+        return _of_block(row, is_constant=is_constant, holder=holder)
     if merge == "l2":
         if site is Site.HEADS or not row.norm_behind:
             return no("the l2 merge rescales each token, which no weight can do")
@@ -70,9 +73,9 @@ def exactness(
     else:
         why = "affine, and the site's output is a linear's output" if extra else LINEAR
     if "constant" in extra:
-        if not biased:
-            return no(NO_BIAS.format(site=site.value))
-        return Exactness(True, False, f"{why}; the constant goes into the writer's bias, which no adapter carries")
+        if holder is None:
+            return no(_unheld(row, site.written_by))
+        return Exactness(True, False, f"{why}; the constant goes into {into(holder)}, which no adapter carries")
     if "scale" in extra or identity(merge, parts, alpha) != 1.0:
         return Exactness(True, False, f"{why}; the change has full rank, so no adapter can carry it")
     if biased and site is not Site.HEADS:
@@ -81,21 +84,33 @@ def exactness(
 
 
 LINEAR = "linear, and the site's output is a linear's output"
-NO_BIAS = "a constant goes into a bias, and the writer of {site} has none"
+AS_LLAMA = ("qwen2", "mistral")  # families that are a Llama exactly, but for what their configurations know
 
 
-def _of_block(row: Family, *, is_constant: bool, biased: bool) -> Exactness:
+def into(holder: str, whose: str = "the writer") -> str:
+    """Where a constant goes, in words."""
+    return f"a bias that {holder} grants" if holder else f"{whose}'s bias"
+
+
+def _unheld(row: Family, site: Site) -> str:
+    why = f"a constant goes into a bias: the writer of {site.value} has none, and no key of {row.model_type} grants one"
+    return f"{why} (as the Llama that it is, it does: --as llama)" if row.model_type in AS_LLAMA else why
+
+
+def _of_block(row: Family, *, is_constant: bool, holder: str | None) -> Exactness:
     if not is_constant:
         return Exactness(False, False, "the residual stream bypasses the weights of the layer")
     if row.norm_behind:
         return Exactness(False, False, "a norm stands between the MLP and the residual stream")
-    if not biased:
-        return Exactness(False, False, NO_BIAS.format(site="mlp"))
-    why = "a constant, added to the residual stream by the bias of that layer's MLP"
+    if row.scaled:
+        return Exactness(False, False, "a factor stands between the MLP and the residual stream")
+    if holder is None:
+        return Exactness(False, False, _unheld(row, Site.MLP))
+    why = f"a constant, added to the residual stream by {into(holder, 'the MLP writer of that layer')}"
     return Exactness(True, False, f"{why}, which no adapter carries")
 
 
-def of_edit(row: Family, edit: Edit, *, biased: bool) -> Exactness:
+def of_edit(row: Family, edit: Edit, *, biased: bool, holder: str | None) -> Exactness:
     """:func:`exactness` of an Edit."""
     return exactness(
         row,
@@ -105,6 +120,7 @@ def of_edit(row: Family, edit: Edit, *, biased: bool) -> Exactness:
         edit.parts,
         edit.alpha,
         biased=biased,
+        holder=holder,
         extra=edit.extra,
         is_constant=edit.is_constant,
     )

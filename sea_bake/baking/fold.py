@@ -24,12 +24,14 @@ from sea_bake.baking.writers import Writer, find_writers, writers_of
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError
 from sea_bake.io import progress
+from sea_bake.io.files import read_json, write_json
 from sea_bake.io.staging import need_space
 from sea_bake.model.anatomy import Site
 from sea_bake.model.checkpoint import carry, place
 from sea_bake.model.checkpoint.editing import edit_in_place
-from sea_bake.model.checkpoint.reader import INDEX
-from sea_bake.model.checkpoint.writer import linkable, public_bytes
+from sea_bake.model.checkpoint.extended import ExtendedCheckpoint, index_with, renamed_shards
+from sea_bake.model.checkpoint.reader import INDEX, LazyTensor
+from sea_bake.model.checkpoint.writer import keep_tokenizer_class, linkable, public_bytes
 
 _OWN_BYTES = 8 << 20
 
@@ -66,9 +68,12 @@ def write_folded(
         details: goes into the record.
     """
     checkpoint, folder = base.checkpoint, base.checkpoint.folder
-    writers = find_writers(base, edits)
+    writers = [w for w in find_writers(base, edits) if _change(w, by_writer).moves(is_bias=w.is_bias)]
+    extended = checkpoint if isinstance(checkpoint, ExtendedCheckpoint) else None
+    own = extended.shard if extended and extended.zeros else ""
+    names = renamed_shards(checkpoint, own) if own else {shard: shard for shard in checkpoint.shards}
     touched = {checkpoint.weight_map[writer.name] for writer in writers}
-    rewritten = sum((folder / shard).stat().st_size for shard in touched)
+    rewritten = sum((folder / shard).stat().st_size for shard in touched - {own})
     linked = not copy and linkable(folder, target.parent)
     edit_bytes = sum(t.numel() * 4 for e in edits for one in e.maps.values() for t in one.parts.values())
     need_space(target.parent, (rewritten if linked else checkpoint.size()) + edit_bytes + _OWN_BYTES)
@@ -77,27 +82,46 @@ def write_folded(
     with staged(target, overwrite=overwrite) as stage, progress.bar("fold", len(writers), "tensor") as advance:
         for shard in checkpoint.shards:
             if shard not in touched:
-                if place(folder / shard, stage / shard, copy=copy):
-                    linked_bytes += (stage / shard).stat().st_size
+                if place(folder / shard, stage / names[shard], copy=copy):
+                    linked_bytes += (stage / names[shard]).stat().st_size
                 continue
-            shutil.copyfile((folder / shard).resolve(), stage / shard)
-            for writer in (w for w in writers if checkpoint.weight_map[w.name] == shard):
-                change = by_writer[writer.site, writer.layer]
-                changed[writer.name] = _edit(base, writer, change, stage / shard)
-                advance(1)
-        index = [INDEX] if checkpoint.index is not None else []
+            shutil.copyfile((folder / shard).resolve(), stage / names[shard])
+        placed = extended.write_zeros(stage) if extended and own else {}
+        for writer in sorted(writers, key=lambda w: checkpoint.weight_map[w.name]):
+            tensor = placed.get(writer.name) or checkpoint.tensor(writer.name)
+            assert tensor is not None
+            shard = checkpoint.weight_map[writer.name]
+            change = _change(writer, by_writer)
+            changed[writer.name] = _edit(base, writer, tensor, change, stage / names.get(shard, shard))
+            advance(1)
         (stage / "config.json").write_bytes(public_bytes(folder / "config.json", checkpoint.config))
-        for name in index:
-            shutil.copyfile(folder / name, stage / name)
+        index = [INDEX] if own or checkpoint.index is not None else []
+        if own:
+            write_json(stage / INDEX, index_with(checkpoint, names, own, placed))
+        elif index:
+            shutil.copyfile(folder / INDEX, stage / INDEX)
         left_out = carry(folder, stage, written=["config.json", *index], shards=checkpoint.shards)
+        if extended:
+            keep_tokenizer_class(stage, _was(folder))
         coverage = _coverage(base, edits, writers, changed, by_writer)
+        if _was(folder) != checkpoint.config.get("model_type"):
+            details = {**details, "rewritten": {"from": _was(folder), "as": checkpoint.config["model_type"]}}
         facts = {"why": why, "left_out": left_out, "coverage": coverage, "details": details}
         return base.record(edits, target, how="fold", **facts).write(stage, edits, linked=linked_bytes)
 
 
-def _edit(base: OpenBase, writer: Writer, change: Change, shard: Path) -> float:
-    tensor = base.checkpoint.tensor(writer.name)
-    assert tensor is not None
+def _was(folder: Path) -> str:
+    """The family of the base, which its fold may be another of."""
+    return str(read_json(folder / "config.json").get("model_type"))
+
+
+def _change(writer: Writer, by_writer: Mapping[tuple[Site, int], Change]) -> Change:
+    """What becomes of one tensor."""
+    change = by_writer[writer.site, writer.layer]
+    return change.without_constant if writer.is_bias and not writer.holds else change
+
+
+def _edit(base: OpenBase, writer: Writer, tensor: LazyTensor, change: Change, shard: Path) -> float:
     if not writer.is_bias:
         whole = change.before is not None
         return edit_in_place(shard, writer.name, tensor, change.of_weight, writer.axis, whole=whole)
@@ -123,9 +147,8 @@ def _coverage(
     Raises:
         CheckpointError: a writer that had to change did not.
     """
-    places = [(writer, by_writer[writer.site, writer.layer]) for writer in writers]
     # A product may leave a bias alone, which may be 0; a constant may not.
-    expected = [w for w, change in places if (change.constant if w.is_bias else not change.is_identity)]
+    expected = [w for w in writers if not w.is_bias or _change(w, by_writer).constant]
     idle = [w.name for w in expected if not changed.get(w.name)]
     if idle:
         raise CheckpointError(
@@ -141,4 +164,8 @@ def _coverage(
         if (site, layer) not in edited and layer in having[site]
         for writer in writers_of(base, site, layer)
     ]
-    return {"changed": changed, "unchanged_writers": others}
+    checkpoint = base.checkpoint
+    coverage: dict[str, Any] = {"changed": changed, "unchanged_writers": others}
+    if isinstance(checkpoint, ExtendedCheckpoint) and checkpoint.zeros:
+        coverage["granted"] = {"keys": list(checkpoint.keys), "tensors": sorted(checkpoint.zeros)}
+    return coverage

@@ -20,12 +20,13 @@ from sea_bake.baking.open_base import OpenBase
 from sea_bake.baking.shift_test import measure
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, FamilyError
-from sea_bake.io.files import read_json, write_json
+from sea_bake.io.files import write_json
 from sea_bake.io.staging import need_space
 from sea_bake.model.anatomy import FAMILIES, SEA_PREFIX, Site
 from sea_bake.model.checkpoint import Checkpoint, carry, place
-from sea_bake.model.checkpoint.reader import INDEX, SINGLE
-from sea_bake.model.checkpoint.writer import NAMED, linkable, public, public_bytes
+from sea_bake.model.checkpoint.extended import index_with, renamed_shards
+from sea_bake.model.checkpoint.reader import INDEX
+from sea_bake.model.checkpoint.writer import NAMED, keep_tokenizer_class, linkable, public, public_bytes
 
 _MOVED_ALONG = ("bitsandbytes",)  # seen to put its linears in place through ``set_submodule``
 _OWN_BYTES = 8 << 20  # configuration, code, tokenizer: room for what is neither a shard nor the edit
@@ -43,7 +44,7 @@ def insert(
     edit_bytes = 2 * sum(t.numel() * t.element_size() for t in tensors.values())
     linked = not copy and linkable(folder, target.parent)
     need_space(target.parent, edit_bytes + _OWN_BYTES + (0 if linked else checkpoint.size()))
-    shard_names = _shard_names(checkpoint)
+    shard_names = renamed_shards(checkpoint, SHARD)
     config = sea_config(base, edits)
     with staged(target, overwrite=overwrite) as stage:
         write_json(stage / "config.json", config)
@@ -53,10 +54,10 @@ def insert(
             if place(folder / old, stage / new, copy=copy):
                 linked_bytes += (stage / new).stat().st_size
         save_file(tensors, str(stage / SHARD), metadata={"format": "pt"})
-        write_json(stage / INDEX, _index(checkpoint, shard_names, tensors))
+        write_json(stage / INDEX, index_with(checkpoint, shard_names, SHARD, tensors))
         shutil.copyfile(modeling_sea.__file__, stage / CODE)
         left_out = carry(folder, stage, written=["config.json", INDEX, CODE], shards=checkpoint.shards)
-        _keep_tokenizer_class(stage, checkpoint.config["model_type"])
+        keep_tokenizer_class(stage, checkpoint.config["model_type"])
         patched = _keep_originals(checkpoint, stage)
         record = base.record(
             edits,
@@ -179,40 +180,3 @@ def _guard(config: Any) -> dict[str, Any]:
         raise FamilyError(f"{type(own).__name__} has no {key}: an artefact could be loaded as the unedited base")
     guard = {key: getattr(own, key)}
     return guard if part is None else {part: guard}
-
-
-def _shard_names(base: Checkpoint) -> dict[str, str]:
-    """Old -> new shard names. A single model.safetensors has to change its: loaders take it before any index."""
-    names = {shard: "model-base.safetensors" if shard == SINGLE else shard for shard in base.shards}
-    if len({*names.values(), SHARD}) <= len(names):
-        raise CheckpointError(f"{base.folder} has a shard called like one of ours ({SHARD}, ...): rename it")
-    return names
-
-
-def _index(base: Checkpoint, shard_names: dict[str, str], tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-    metadata = dict((base.index or {}).get("metadata") or {})
-    size = sum(t.numel() * t.element_size() for t in tensors.values())
-    known = metadata.get("total_size")
-    metadata["total_size"] = size + (known if isinstance(known, int) else base.size())
-    if isinstance(metadata.get("total_parameters"), int):
-        metadata["total_parameters"] += sum(t.numel() for t in tensors.values())
-    weight_map = {name: shard_names[shard] for name, shard in base.weight_map.items()}
-    return {"metadata": metadata, "weight_map": weight_map | dict.fromkeys(tensors, SHARD)}
-
-
-def _keep_tokenizer_class(stage: Path, model_type: str) -> None:
-    """AutoTokenizer goes by model_type, which for ours it does not know, when tokenizer_config.json names no class, and
-    for families whose published names it distrusts (qwen2: many a fine-tune names the wrong one).
-    """
-    from transformers.models.auto import tokenization_auto
-
-    path = stage / "tokenizer_config.json"
-    has_tokenizer = any((stage / n).is_file() for n in ("tokenizer.json", "tokenizer.model", "vocab.json"))
-    config = read_json(path) if path.is_file() else {}
-    name = tokenization_auto.TOKENIZER_MAPPING_NAMES.get(model_type)
-    if isinstance(name, tuple):
-        name = name[1] or name[0]
-    named = str(config.get("tokenizer_class") or "").removesuffix("Fast")
-    distrusted = model_type in getattr(tokenization_auto, "MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS", ())
-    if has_tokenizer and name and (not named or (distrusted and named != name.removesuffix("Fast"))):
-        write_json(path, {**config, "tokenizer_class": name})

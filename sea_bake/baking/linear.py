@@ -110,7 +110,8 @@ class Change:
     @property
     def constant(self) -> bool:
         """Whether the writer's bias is moved by more than a product."""
-        return any(part is not None and part.constant is not None for part in (self.before, self.after))
+        parts = [part.constant for part in (self.before, self.after) if part is not None]
+        return any(constant is not None and bool(constant.any()) for constant in parts)
 
     @property
     def is_identity(self) -> bool:
@@ -121,6 +122,12 @@ class Change:
         """Whether a weight of the writer, or its bias, becomes another one."""
         product = self.after is not None and not self.after.is_identity
         return self.constant or product if is_bias else not self.is_identity
+
+    @property
+    def without_constant(self) -> Change:
+        """The linear parts alone: what becomes of a bias that no constant goes into."""
+        before, after = (part and replace(part, constant=None) for part in (self.before, self.after))
+        return Change(before, after)
 
     @property
     def rank(self) -> int:

@@ -14,6 +14,7 @@ import sea_bake.modeling_sea as modeling_sea
 from sea_bake.baking.open_base import OpenBase
 from sea_bake.errors import CheckpointError, reason_of
 from sea_bake.io.files import read_json
+from sea_bake.model.checkpoint.extended import ExtendedCheckpoint
 from sea_bake.model.loading import refuse_mismatched
 from sea_bake.model.one_layer import quiet
 
@@ -29,7 +30,8 @@ def check_plain(base: OpenBase) -> None:
     auto, name = list(base.classes.items())[-1]
     found = getattr(transformers, auto)._model_mapping[type(base.config)]
     cls = next((one for one in found if one.__name__ == name), found[0]) if isinstance(found, tuple) else found
-    _check(base, cls, copy.deepcopy(base.config), {})
+    zeros = base.checkpoint.zeros if isinstance(base.checkpoint, ExtendedCheckpoint) else {}
+    _check(base, cls, copy.deepcopy(base.config), zeros)
 
 
 def check_inserted(base: OpenBase, folder: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -59,7 +61,7 @@ def check_inserted(base: OpenBase, folder: Path, tensors: Mapping[str, Tensor]) 
     _check(base, classes[-1], made, tensors)
 
 
-def _check(base: OpenBase, cls: Any, config: Any, tensors: Mapping[str, Tensor]) -> None:
+def _check(base: OpenBase, cls: Any, config: Any, tensors: Mapping[str, Any]) -> None:
     if base.is_quantised:
         return  # its quantiser may not be installed here
     vars(config).pop("quantization_config", None)  # left over

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake.baking.exactness import Exactness, exactness, of_edit
+from sea_bake.baking.granting import holder
 from sea_bake.baking.linear import changes
 from sea_bake.baking.open_base import OpenBase, check_edits, opened
 from sea_bake.baking.writers import writers_of
@@ -34,6 +35,7 @@ class Plan:
         why: the reason, for people.
         rank: rank that an adapter of the given edits has; None where there is none.
         rows: one verdict per edit, or per site and merge of a linear edit where no edit was given.
+        constants: where no edit was given, per site: whether a constant folds, in which layers, and into what.
         kinds: one entry per kind of layers: its layers, and the module of each site that it has (None: it has none).
     """
 
@@ -43,6 +45,7 @@ class Plan:
     why: str
     rank: int | None
     rows: list[dict[str, Any]]
+    constants: list[dict[str, Any]]
     kinds: list[dict[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
@@ -65,7 +68,10 @@ def plan(model: str | Path | ModelSource, edits: Sequence[Edit] = (), *, revisio
         planned_layers(base.config, Site.MLP if base.row.streams else Site.BLOCK)  # or transformers cannot build it
         check_edits(base, edits)
         names = ("merge", "feature", "parts", "alpha")
-        settings = [{"site": edit.site.value, **{name: getattr(edit, name) for name in names}} for edit in edits]
+        settings = [
+            {"site": edit.site.value, **{name: getattr(edit, name) for name in names}, "extra": list(edit.extra)}
+            for edit in edits
+        ]
         rows = [one | asdict(verdict(base, edit)) for one, edit in zip(settings, edits)]
         if not edits:
             for site in sites_of(base):
@@ -80,12 +86,25 @@ def plan(model: str | Path | ModelSource, edits: Sequence[Edit] = (), *, revisio
         how, why = choose(base, edits) if edits else (None, "")
         adapters = bool(edits) and all(row["adapter"] for row in rows)
         rank = max(change.rank for change in changes(edits).values()) if adapters else None
-        return Plan(base.source.name, base.row.model_type, how, why, rank, rows, _kinds(base))
+        constants = [] if edits else [_constant(base, site) for site in sites_of(base)]
+        return Plan(base.source.name, base.row.model_type, how, why, rank, rows, constants, _kinds(base))
 
 
 def sites_of(base: OpenBase) -> list[Site]:
     """What can be edited in some layer of a base, named modules behind the usual three."""
     return [site for site in base.row.sites if site in tuple(Site) or base.layers_with(site)]
+
+
+def _constant(base: OpenBase, site: Site) -> dict[str, Any]:
+    """Where a constant of a site folds."""
+    found: dict[Exactness, list[int]] = {}
+    for layer in base.layers_with(site):
+        held = holder(base, site, [layer])
+        one = exactness(base.row, site, "sum", holder=held, extra=("constant",), is_constant=True)
+        found.setdefault(_on_disk(base, site, layer, one), []).append(layer)
+    best, layers = next(((one, layers) for one, layers in found.items() if one.fold), (None, []))
+    why = "; ".join(dict.fromkeys(one.why for one in found)) or "no layer has this site"
+    return {"site": site.value, "fold": best is not None, "layers": ranges(layers) if layers else "", "why": why}
 
 
 def _kinds(base: OpenBase) -> list[dict[str, Any]]:
@@ -102,7 +121,9 @@ def _kinds(base: OpenBase) -> list[dict[str, Any]]:
 
 def by_settings(base: OpenBase, edit: Edit) -> Exactness:
     """The exactness of an edit on this base's family, biases included; however the writers are stored."""
-    return of_edit(base.row, edit, biased=is_biased(base, edit.site, edit.layers))
+    where = base, edit.site, edit.layers
+    held = holder(*where) if "constant" in edit.extra else None
+    return of_edit(base.row, edit, biased=is_biased(*where), holder=held)
 
 
 def verdict(base: OpenBase, edit: Edit) -> Exactness:
@@ -112,6 +133,8 @@ def verdict(base: OpenBase, edit: Edit) -> Exactness:
 
 def choose(base: OpenBase, edits: Sequence[Edit]) -> tuple[str, str]:
     """("fold" or "insert", why): what ``--how auto`` does."""
+    if clash := _clash(edits):
+        return "insert", clash
     for edit in edits:
         found = verdict(base, edit)
         if not found.fold:
@@ -121,12 +144,25 @@ def choose(base: OpenBase, edits: Sequence[Edit]) -> tuple[str, str]:
 
 def refuse_fold(base: OpenBase, edits: Sequence[Edit], what: str = "a fold") -> None:
     """Raise NotExactError unless every edit folds exactly."""
+    if clash := _clash(edits):
+        raise NotExactError(f"{what} of these edits would not be exact: {clash}. Bake them with --how insert.")
     for edit in edits:
         found = by_settings(base, edit)
         if not found.fold:
             none = edit.site is Site.BLOCK or edit.extra
             stand_in = "" if none else ", or fold the best stand-in: --how fold --approximate"
             raise NotExactError(_refusal(what, base, edit, found.why, stand_in))
+
+
+def _clash(edits: Sequence[Edit]) -> str:
+    """What two edits are not together, though each is by itself: a length that is divided out may have a constant
+    added before, but none behind.
+    """
+    for i, edit in enumerate(edits):
+        for later in edits[i + 1 :] if edit.merge == "l2" and not edit.site.is_input else ():
+            if later.site is edit.site and "constant" in later.extra and {*edit.layers} & {*later.layers}:
+                return f"a constant is added at {edit.site.value} to what an l2 merge has rescaled, token by token"
+    return ""
 
 
 def refuse_adapter(base: OpenBase, edits: Sequence[Edit]) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sea_bake.baking.open_base import OpenBase
-from sea_bake.baking.writers import Writer, writers_of
+from sea_bake.baking.writers import Writer, holders_of, writers_of
 from sea_bake.edit import Edit
 from sea_bake.errors import NotExactError, reason_of
 from sea_bake.model.anatomy import FAMILIES, Site
@@ -115,7 +115,7 @@ def _measure_heads(base: OpenBase, layer: int) -> float:
 
 def _measure_constant(base: OpenBase, site: Site, layer: int) -> float:
     """One is added to the biases: how far is the output from moving by one, as a share of it."""
-    biases = [writer for writer in writers_of(base, site.written_by, layer) if writer.is_bias]
+    biases = holders_of(base, site.written_by, layer)
     which = 1 if site is Site.BLOCK else 0
     before = _run(base, site.written_by, layer, [])[which]
     moved = _run(base, site.written_by, layer, [], raised=biases)[which]
@@ -127,6 +127,11 @@ def _measure_constant(base: OpenBase, site: Site, layer: int) -> float:
             f"{_cure(base)}"
         )
     return error
+
+
+def layer_output(base: OpenBase, layer: int) -> Tensor:
+    """What a layer gives for random inputs that are always the same, [tokens, d]."""
+    return _run(base, Site.MLP, layer, [])[1]
 
 
 @torch.inference_mode()

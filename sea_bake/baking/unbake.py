@@ -16,6 +16,8 @@ from sea_bake.artefact import Artefact
 from sea_bake.artefact.names import CODE, ORIGINALS, RECORD, SHARD, VERIFICATION
 from sea_bake.artefact.output import check_folder, is_ours, staged
 from sea_bake.artefact.record import BakeRecord
+from sea_bake.baking.as_llama import as_llama
+from sea_bake.baking.granting import with_key
 from sea_bake.baking.open_base import OpenBase, check_edits, opened
 from sea_bake.errors import CheckpointError, WrongModelError
 from sea_bake.io import progress
@@ -215,19 +217,31 @@ def _restore(artefact: Artefact, base: OpenBase, target: Path, make: Stage, copy
             f"{base.source.name} is not the base of {artefact.name}: its weights are not those of "
             f"'{record.base}', into which the edit was folded"
         ) from error
-    _prove_fold(artefact.folder, checkpoint, changed)
+    _prove_fold(artefact.folder, _as_folded(base, record).checkpoint, changed)
     need_space(target.parent, (0 if not copy and linkable(folder, target.parent) else checkpoint.size()) + (8 << 20))
     linked = 0
     with make() as stage:
         for name in _files(folder):
             linked += _place(folder / name, stage / name, copy or name not in {*checkpoint.shards, *left_out})
         total = sum(f.stat().st_size for f in stage.rglob("*") if f.is_file())
-    count, differ = len(checkpoint.weight_map), sum(bool(change) for change in changed.values())
+    count, differ = len(checkpoint.weight_map), sum(bool(changed.get(name)) for name in checkpoint.weight_map)
     proof = (
         f"the base itself, proven to be the one: of its {count} tensors, exactly the {differ} that the fold "
         "lists differ from the artefact's"
     )
     return RestoredBase(target, "fold", record.base, proof, 0, [], linked, total - linked)
+
+
+def _as_folded(base: OpenBase, record: BakeRecord) -> OpenBase:
+    """The base as the fold saw it: under the configuration that grants what was needed, with biases of zeros."""
+    if record.details.get("rewritten"):
+        base = as_llama(base)
+    granted = record.coverage.get("granted") or {}
+    for key in granted.get("keys") or () if isinstance(granted, dict) else ():
+        text: Any = base.text
+        if getattr(text, key, None) is False:
+            base = with_key(base, key)
+    return base
 
 
 def _prove_fold(artefact: Path, base: Checkpoint, changed: dict[str, Any]) -> None:
@@ -243,7 +257,8 @@ def _prove_fold(artefact: Path, base: Checkpoint, changed: dict[str, Any]) -> No
             if changed.get(name) == 0:  # a bias of zeros, which the fold leaves as it is (or turns -0 into 0)
                 continue
             shards = artefact / folded.weight_map[name], (base.folder / base.weight_map[name]).resolve()
-            same = shards[0].samefile(shards[1]) or _same(folded.tensor(name), base.tensor(name))
+            linked = shards[1].exists() and shards[0].samefile(shards[1])
+            same = linked or _same(folded.tensor(name), base.tensor(name))
             if same == (name in changed):
                 how = "is the same as in" if same else "differs from"
                 listed = "and the fold lists it as changed" if same else "which the fold does not list"

@@ -25,6 +25,8 @@ class Writer:
         axis: -1 or -2: where the output dimension lies in each matrix of the tensor.
         is_bias: it is added to the output as it stands.
         bias: of a weight, the name of the bias that stands beside it on disk.
+        holds: of a bias, whether a constant of the site goes into it: into the shared expert's alone where that has
+            one, since it is added once, whatever the routing; else into that of every expert.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Writer:
     axis: int
     is_bias: bool = False
     bias: str | None = None
+    holds: bool = False
 
 
 def find_writers(base: OpenBase, edits: Sequence[Edit]) -> list[Writer]:
@@ -57,14 +60,24 @@ def writers_of(base: OpenBase, site: Site, layer: int) -> list[Writer]:
         )
         weights += [row.shared] if row.shared else []
     found: list[Writer] = []
+    beside = {part: _bias(part) for part in weights if _bias(part) in parts}
+    holding = [row.shared] if row.shared in beside else weights if len(beside) == len(weights) else []
     for part in weights:
         axis = -1 if part.removesuffix(".weight") in row.input_first else -2
-        short = part.removesuffix("weight") + "bias" if part.endswith(".weight") else f"{part}_bias"
-        bias = f"{base.stem}.{layer}.{short}" if short in parts else None
+        bias = f"{base.stem}.{layer}.{beside[part]}" if part in beside else None
         found.append(_checked(base, Writer(f"{base.stem}.{layer}.{part}", layer, site, axis, bias=bias)))
         if bias is not None:
-            found.append(_checked(base, Writer(bias, layer, site, -1, is_bias=True)))
+            found.append(_checked(base, Writer(bias, layer, site, -1, is_bias=True, holds=part in holding)))
     return found
+
+
+def holders_of(base: OpenBase, site: Site, layer: int) -> list[Writer]:
+    """The biases that hold a constant of one site; see :func:`find_writers`."""
+    return [writer for writer in writers_of(base, site, layer) if writer.holds]
+
+
+def _bias(weight: str) -> str:
+    return weight.removesuffix("weight") + "bias" if weight.endswith(".weight") else f"{weight}_bias"
 
 
 def _checked(base: OpenBase, writer: Writer) -> Writer:

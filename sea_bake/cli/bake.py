@@ -11,7 +11,11 @@ from sea_bake.cli.printing import MoreEdits
 from sea_bake.pages.text import size
 
 
-@command("sea_bake.baking:bake", edit=spelt(positional=True, hint=list[Path], default=None, metavar="[EDITS]..."))
+@command(
+    "sea_bake.baking:bake",
+    edit=spelt(positional=True, hint=list[Path], default=None, metavar="[EDITS]..."),
+    architecture=spelt("--as"),
+)
 def bake(
     call: Call,
     more: MoreEdits = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from rich.markup import escape
 
@@ -35,11 +36,22 @@ def plan(
         console.print(f"layers {kind['layers']}: {places}", markup=False)
     rank = f" (rank {found.rank})" if found.rank else ""
     rows = [
-        [row["site"], row["merge"], row["feature"], "exact" if row["fold"] else "no",
+        [row["site"], _map(row), row["feature"], "exact" if row["fold"] else "no",
          f"exact{rank}" if row["adapter"] else "no", "exact", row["why"]]
         for row in found.rows
     ]  # fmt: skip
-    head = ["site", "merge", "feature", "fold", "adapter", "insert", "why"]
+    head = ["site", "map", "feature", "fold", "adapter", "insert", "why"]
     console.print(table(head, rows, left=head))
+    if found.constants:
+        lines = [
+            [row["site"], f"layers {row['layers']}" if row["fold"] else "no", row["why"]] for row in found.constants
+        ]
+        head = ["site", "a constant folds", "why"]
+        console.print(table(head, lines, left=head))
     if found.how is not None:
         console.print(f"bake --how auto: [bold]{found.how}[/], since: {escape(found.why)}")
+
+
+def _map(row: dict[str, Any]) -> str:
+    """SEA's merge; of another map, what it has besides a low-rank part."""
+    return " + ".join(row["extra"]) if row.get("extra") else str(row["merge"])

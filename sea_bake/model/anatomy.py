@@ -39,6 +39,9 @@ class Family:
         streams: the residual stream is several ones side by side (Gemma 3n), so ``block`` is no site.
         skipped: name of a module that only layers have by which text passes (Mllama's, that look at images): those
             have no site.
+        bias_keys: keys of the configuration that grant biases where they are true. Which ones is asked of
+            transformers itself, and those that nobody needs are zero.
+        scaled: what attention and MLP give is multiplied by a number before it joins the residual stream.
     """
 
     model_type: str
@@ -58,6 +61,8 @@ class Family:
     named: tuple[tuple[str, str], ...] = ()
     streams: bool = False
     skipped: str | None = None
+    bias_keys: tuple[str, ...] = ()
+    scaled: bool = False
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -134,54 +139,58 @@ class Family:
 
 _MOE = "mlp.experts.{}.down_proj.weight"
 _FUSED = "mlp.experts.down_proj"
+_ATTENTION, _BOTH = ("attention_bias",), ("attention_bias", "mlp_bias")
 _LINEAR = (("linear_attn", "linear_attn.out_proj"),)
 _MAMBA = ("attn:mamba", "mamba.out_proj")
 
 FAMILIES: dict[str, Family] = {
     row.model_type: row
     for row in (
-        Family("llama"),  # also SmolLM, SmolLM2, TinyLlama, Yi, DeepSeek-LLM, ...
+        Family("llama", bias_keys=_BOTH),  # also SmolLM, SmolLM2, TinyLlama, Yi, DeepSeek-LLM, ...
         Family("mistral"),
         Family("qwen2"),
-        Family("qwen3"),
-        Family("smollm3"),
-        Family("gemma2", norm_behind=True),
-        Family("gemma3_text", norm_behind=True),
+        Family("qwen3", bias_keys=_ATTENTION),
+        Family("smollm3", bias_keys=_BOTH),
+        Family("gemma2", norm_behind=True, bias_keys=_ATTENTION),
+        Family("gemma3_text", norm_behind=True, bias_keys=_ATTENTION),
         Family("phi3"),
-        Family("olmo2", norm_behind=True),
-        Family("granite"),
-        Family("cohere2"),
+        Family("olmo2", norm_behind=True, bias_keys=_ATTENTION),
+        Family("granite", bias_keys=_BOTH, scaled=True),
+        Family("cohere2", bias_keys=_ATTENTION),
         Family("stablelm"),
-        Family("starcoder2", mlp_writer="mlp.c_proj"),
+        Family("starcoder2", mlp_writer="mlp.c_proj", bias_keys=("use_bias",)),
         Family(
             "gpt2", "transformer", "h", "attn", "mlp", "attn.c_proj", "mlp.c_proj",
             input_first=("attn.c_proj", "mlp.c_proj"),
         ),
-        Family("gpt_neox", "gpt_neox", "layers", "attention", "mlp", "attention.dense", "mlp.dense_4h_to_h"),
-        Family("opt", "model.decoder", "layers", "self_attn", "fc2", "self_attn.out_proj", "fc2"),
-        Family("falcon", "transformer", "h", "self_attention", "mlp", "self_attention.dense", "mlp.dense_4h_to_h"),
+        Family("gpt_neox", "gpt_neox", "layers", "attention", "mlp", "attention.dense", "mlp.dense_4h_to_h",
+               bias_keys=_ATTENTION),
+        Family("opt", "model.decoder", "layers", "self_attn", "fc2", "self_attn.out_proj", "fc2",
+               bias_keys=("enable_bias",)),
+        Family("falcon", "transformer", "h", "self_attention", "mlp", "self_attention.dense", "mlp.dense_4h_to_h",
+               bias_keys=("bias",)),
         Family("mixtral", experts="block_sparse_moe.experts.{}.w2.weight", fused=_FUSED),
         Family("qwen2_moe", experts=_MOE, fused=_FUSED, shared="mlp.shared_expert.down_proj.weight"),
-        Family("qwen3_moe", experts=_MOE, fused=_FUSED),
-        Family("gpt_oss", fused=_FUSED, input_first=(_FUSED,)),
+        Family("qwen3_moe", experts=_MOE, fused=_FUSED, bias_keys=_ATTENTION),
+        Family("gpt_oss", fused=_FUSED, input_first=(_FUSED,), bias_keys=_ATTENTION),
         # Decoders that stand inside of a model that reads images, and have no head of their own.
         Family("qwen2_vl_text", ""),
         Family("qwen2_5_vl_text", ""),
-        Family("qwen3_vl_text", ""),
-        Family("qwen3_vl_moe_text", "", fused=_FUSED),
+        Family("qwen3_vl_text", "", bias_keys=_ATTENTION),
+        Family("qwen3_vl_moe_text", "", fused=_FUSED, bias_keys=_ATTENTION),
         Family("glm4v_text", "", norm_behind=True),
         Family("glm4v_moe_text", "", experts=_MOE, fused=_FUSED, shared="mlp.shared_experts.down_proj.weight"),
         # Layers of several kinds.
-        Family("qwen3_5_text", attn_kinds=_LINEAR),
+        Family("qwen3_5_text", attn_kinds=_LINEAR, bias_keys=_ATTENTION),
         Family("qwen3_5_moe_text", attn_kinds=_LINEAR, experts=_MOE, fused=_FUSED,
-               shared="mlp.shared_expert.down_proj.weight"),
+               shared="mlp.shared_expert.down_proj.weight", bias_keys=_ATTENTION),
         Family("qwen3_next", attn_kinds=_LINEAR, experts=_MOE, fused=_FUSED,
-               shared="mlp.shared_expert.down_proj.weight"),
-        Family("gemma3n_text", norm_behind=True, streams=True),
-        Family("gemma4_text", norm_behind=True),
+               shared="mlp.shared_expert.down_proj.weight", bias_keys=_ATTENTION),
+        Family("gemma3n_text", norm_behind=True, streams=True, bias_keys=_ATTENTION),
+        Family("gemma4_text", norm_behind=True, bias_keys=_ATTENTION),
         Family("llama4_text", mlp="feed_forward", mlp_writer="feed_forward.down_proj",
                fused="feed_forward.experts.down_proj", shared="feed_forward.shared_expert.down_proj.weight",
-               input_first=("feed_forward.experts.down_proj",)),
+               input_first=("feed_forward.experts.down_proj",), bias_keys=_ATTENTION),
         Family("lfm2", mlp="feed_forward", attn_writer="self_attn.out_proj", mlp_writer="feed_forward.w2",
                named=(("attn:conv", "conv.out_proj"),)),
         Family("lfm2_moe", mlp="feed_forward", attn_writer="self_attn.out_proj", mlp_writer="feed_forward.w2",
@@ -190,18 +199,20 @@ FAMILIES: dict[str, Family] = {
         Family("granitemoehybrid", mlp="block_sparse_moe",
                experts="block_sparse_moe.output_linear.weight", fused="block_sparse_moe.experts.down_proj",
                mlp_kinds=(("shared_mlp", "shared_mlp.output_linear"),),
-               named=(_MAMBA, ("mlp:shared_mlp", "shared_mlp.output_linear"))),
+               named=(_MAMBA, ("mlp:shared_mlp", "shared_mlp.output_linear")), bias_keys=_ATTENTION, scaled=True),
         Family("jamba", mlp="feed_forward", mlp_writer="feed_forward.down_proj",
                experts="feed_forward.experts.{}.down_proj.weight", fused="feed_forward.experts.down_proj",
                named=(_MAMBA,)),
-        Family("bamba", mlp="feed_forward", mlp_writer="feed_forward.down_proj", named=(_MAMBA,)),
+        Family("bamba", mlp="feed_forward", mlp_writer="feed_forward.down_proj", named=(_MAMBA,), bias_keys=_BOTH),
         Family("nemotron_h", "backbone", "layers", "mixer", "mixer", "mixer.o_proj", "mixer.down_proj",
                experts="mixer.experts.{}.down_proj.weight", fused="mixer.experts.down_proj",
-               shared="mixer.shared_experts.down_proj.weight", named=(("attn:mixer", "mixer.out_proj"),)),
+               shared="mixer.shared_experts.down_proj.weight", named=(("attn:mixer", "mixer.out_proj"),),
+               bias_keys=("mlp_bias", "use_bias")),
         Family("ernie4_5_moe", experts=_MOE, fused=_FUSED, shared="mlp.shared_experts.down_proj.weight"),
-        Family("afmoe", experts=_MOE, fused=_FUSED, shared="mlp.shared_experts.down_proj.weight", norm_behind=True),
+        Family("afmoe", experts=_MOE, fused=_FUSED, shared="mlp.shared_experts.down_proj.weight", norm_behind=True,
+               bias_keys=_ATTENTION),
         Family("aria_text", experts="mlp.experts.fc2.weight", fused=_FUSED,
-               shared="mlp.shared_experts.down_proj.weight", input_first=("mlp.experts.fc2",)),
+               shared="mlp.shared_experts.down_proj.weight", input_first=("mlp.experts.fc2",), bias_keys=_BOTH),
         Family("cwm"),
         Family("minimax", attn_kinds=(("self_attn", "self_attn.out_proj"),),
                experts="block_sparse_moe.experts.{}.w2.weight", fused=_FUSED),

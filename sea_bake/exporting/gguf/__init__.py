@@ -144,14 +144,15 @@ def _rewritten(source: Exportable, base: str | Path, stage: Path, wanted: str) -
     by_writer = changes(source.edits)
     rewrites = {
         w.tensor.name: rewriting.Rewrite(
-            change, rewriting.edited_type(w.tensor, wanted, is_bias=w.is_bias), w.is_bias, w.weight
+            change, rewriting.edited_type(w.tensor, wanted, is_bias=w.is_bias), w.is_bias, w.weight, w.is_new
         )
         for w in writers
         if (change := by_writer[w.site, w.layer]).moves(is_bias=w.is_bias)
     }
     need_space(stage.parent, rewriting.new_places(file, rewrites)[1])
     changed = rewriting.rewrite(file, rewrites, stage)
-    types = Counter(rewrites[name].type.name if name in rewrites else t.type.name for name, t in file.tensors.items())
+    kinds = {name: tensor.type for name, tensor in file.tensors.items()} | {n: new.type for n, new in rewrites.items()}
+    types = Counter(kind.name for kind in kinds.values())
     return facts | {
         "route": "rewritten",
         "architecture": file.architecture,

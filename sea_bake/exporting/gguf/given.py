@@ -100,8 +100,8 @@ def refuse_inexact(source: Exportable, row: Family, writers: Sequence[GgufWriter
     for edit in source.edits:
         site = edit.site.written_by
         own = [w for w in writers if w.is_bias and w.site is site and w.layer in edit.layers]
-        biased = bool(own) if writers else "constant" in edit.extra
-        found = of_edit(row, edit, biased=biased)
+        held = not writers or set(edit.layers) <= {w.layer for w in own}
+        found = of_edit(row, edit, biased=bool(own), holder="" if held else None)
         if not found.fold:
             raise NotExactError(_refusal(edit, row, found))
         if adapter and not found.adapter:

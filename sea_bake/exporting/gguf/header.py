@@ -65,6 +65,7 @@ class GgufFile:
         tensors: in the order of the header.
         data: where the first tensor may begin; offsets in the header count from there.
         alignment: of every tensor's offset.
+        table: where the table of the tensors ends.
     """
 
     path: Path
@@ -73,6 +74,7 @@ class GgufFile:
     tensors: dict[str, GgufTensor] = field(repr=False)
     data: int
     alignment: int
+    table: int
 
     @property
     def architecture(self) -> str:
@@ -121,6 +123,13 @@ class GgufFile:
         return np.array(found, dtype=np.float32).reshape(count, tensor.shape[-1])
 
 
+def new_tensor(name: str, width: int) -> GgufTensor:
+    """A vector in float32 that no file holds yet."""
+    from gguf import GGMLQuantizationType
+
+    return GgufTensor(name, (width,), GGMLQuantizationType.F32, -1, 4 * width, -1)
+
+
 class _Reader:
     """One pass over a header; every read is checked against the end of the file."""
 
@@ -142,7 +151,7 @@ class _Reader:
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
             raise self._damaged(f"general.alignment is {alignment!r}, not a power of two")
         found = [self._tensor() for _ in range(tensor_count)]
-        data = -(-self.at // alignment) * alignment
+        table, data = self.at, -(-self.at // alignment) * alignment
         tensors: dict[str, GgufTensor] = {}
         for tensor in found:
             name, end = tensor.name, data + tensor.start + tensor.size
@@ -157,7 +166,7 @@ class _Reader:
         for one, other in itertools.pairwise(order):
             if one.start + one.size > other.start:
                 raise self._damaged(f"{one.name} and {other.name} overlap")
-        return GgufFile(self.path, len(self.view), keys, tensors, data, alignment)
+        return GgufFile(self.path, len(self.view), keys, tensors, data, alignment, table)
 
     def _version(self) -> int:
         version = self._number("I")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, FamilyError, WrongModelError
-from sea_bake.exporting.gguf.header import GgufFile, GgufTensor
+from sea_bake.exporting.gguf.header import GgufFile, GgufTensor, new_tensor
 from sea_bake.model.anatomy import FAMILIES, Family, Site, family
 
 # Families whose sites' outputs are the same in llama.cpp's graph. Not there: OPT (llama.cpp has none), T5 (its decoder
@@ -38,6 +38,8 @@ ARCHITECTURES = {
     "qwen3_moe": "qwen3moe",
     "gpt_oss": "gpt-oss",
 }
+# In llama.cpp's source (src/models) these load blk.N.attn_output.bias and blk.N.ffn_down.bias where a file has them.
+BIASED = ("llama", "granite")
 CONVERTER_CURE = "Bake a fold of it and let llama.cpp convert that folder: --converter PATH, without --base"
 
 
@@ -50,6 +52,7 @@ class GgufWriter:
         layer, site: whose output it writes.
         is_bias: it is added to the output as it stands: [d] or [experts, d].
         weight: of a bias, the weight that it stands beside.
+        is_new: a bias that the file lacks, and llama.cpp reads where there is one.
     """
 
     tensor: GgufTensor
@@ -57,6 +60,7 @@ class GgufWriter:
     site: Site
     is_bias: bool = False
     weight: GgufTensor | None = None
+    is_new: bool = False
 
 
 def known_family(model_type: str) -> Family:
@@ -97,7 +101,20 @@ def find_writers(file: GgufFile, row: Family, edits: Sequence[Edit], width: int)
         WrongModelError: experts where the edit's model has none.
     """
     places = sorted({(layer, edit.site.written_by) for edit in edits for layer in edit.layers})
-    return [writer for layer, site in places for writer in writers_of(file, row, site, layer, width)]
+    found = [writer for layer, site in places for writer in writers_of(file, row, site, layer, width)]
+    constant = [edit for edit in edits if "constant" in edit.extra]
+    constants = {(layer, edit.site.written_by) for edit in constant for layer in edit.layers}
+    return found + [new for layer, site in sorted(constants) for new in _new_biases(file, found, site, layer)]
+
+
+def _new_biases(file: GgufFile, found: Sequence[GgufWriter], site: Site, layer: int) -> list[GgufWriter]:
+    """The bias that a constant needs, where a file of an architecture that reads one lacks it."""
+    own = [writer for writer in found if (writer.layer, writer.site) == (layer, site)]
+    if file.architecture not in BIASED or len(own) != 1 or len(own[0].tensor.shape) != 2:
+        return []
+    weight = own[0].tensor
+    bias = new_tensor(f"{weight.name.removesuffix('weight')}bias", weight.shape[0])
+    return [GgufWriter(bias, layer, site, is_bias=True, weight=weight, is_new=True)]
 
 
 def writers_of(file: GgufFile, row: Family, site: Site, layer: int, width: int) -> list[GgufWriter]:

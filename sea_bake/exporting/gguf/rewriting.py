@@ -24,13 +24,14 @@ from numpy.typing import NDArray
 
 from sea_bake.baking.linear import Change
 from sea_bake.errors import CheckpointError
-from sea_bake.exporting.gguf.header import GgufFile, GgufTensor
+from sea_bake.exporting.gguf.header import GgufFile, GgufTensor, new_tensor
 from sea_bake.io import progress
 
 EDITED_TYPES = ("keep", "f32", "f16", "q8_0")
 # What gguf can quantise, but for ternary types: they hold ternary weights, which edited ones no longer are.
 _KEPT = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "MXFP4")
 _BLOCK = 1 << 22  # elements in float64 at a time: 32 MiB
+_COUNT = 8  # where a GGUF says how many tensors it holds: behind its four letters and its version
 _COPY = 1 << 24  # bytes copied at a time
 
 
@@ -42,6 +43,7 @@ class Rewrite:
         change: what becomes of its writer; None leaves the values as they are.
         type: gguf's GGMLQuantizationType to write.
         is_bias: the output dimension is the last one.
+        is_new: the file holds no such tensor yet: it is one of zeros, and comes behind all others.
         weight: of a bias, the weight that it stands beside.
     """
 
@@ -49,6 +51,7 @@ class Rewrite:
     type: Any
     is_bias: bool = False
     weight: GgufTensor | None = None
+    is_new: bool = False
 
 
 def edited_type(tensor: GgufTensor, wanted: str, *, is_bias: bool = False) -> Any:
@@ -70,14 +73,19 @@ def edited_type(tensor: GgufTensor, wanted: str, *, is_bias: bool = False) -> An
 def new_places(file: GgufFile, rewrites: Mapping[str, Rewrite]) -> tuple[dict[str, tuple[int, int]], int]:
     """Tensor -> (start, size) in the new file, and the size of that file."""
     places: dict[str, tuple[int, int]] = {}
-    shift = 0
+    shift = _data(file, rewrites) - file.data
     for tensor in sorted(file.tensors.values(), key=lambda t: t.start):
         size = _size(tensor, rewrites[tensor.name].type) if tensor.name in rewrites else tensor.size
         places[tensor.name] = tensor.start + shift, size
         if size != tensor.size:
             shift += _aligned(size, file.alignment) - _aligned(tensor.size, file.alignment)
     end = max((start + _aligned(size, file.alignment) for start, size in places.values()), default=0)
-    return places, max(file.size + shift, end)
+    end = max(file.size + shift, end)
+    for name, new in _added(rewrites).items():
+        end = _aligned(end, file.alignment)
+        places[name] = end, new.size
+        end += _aligned(new.size, file.alignment)
+    return places, end
 
 
 def rewrite(file: GgufFile, rewrites: Mapping[str, Rewrite], target: Path) -> dict[str, dict[str, Any]]:
@@ -114,7 +122,35 @@ def rewrite(file: GgufFile, rewrites: Mapping[str, Rewrite], target: Path) -> di
                 at = min(tensor.start + _aligned(tensor.size, file.alignment), file.size)
             advance(1)
         _copy(source, out, at, file.size - at)
+        for name, tensor in _added(rewrites).items():
+            start, size = places[name]
+            out.write(bytes(start - out.tell()))
+            found[name] = _edit(file, tensor, rewrites[name], out)
+            out.write(bytes(_aligned(size, file.alignment) - size))
+            advance(1)
     return found
+
+
+def _added(rewrites: Mapping[str, Rewrite]) -> dict[str, GgufTensor]:
+    """The tensors that the file lacks: vectors, each beside a weight."""
+    found = {name: new.weight for name, new in rewrites.items() if new.is_new}
+    return {name: new_tensor(name, weight.shape[-2]) for name, weight in found.items() if weight is not None}
+
+
+def _entries(rewrites: Mapping[str, Rewrite]) -> list[bytes]:
+    """Their lines in the table of tensors, but for the offsets."""
+    added = _added(rewrites).values()
+    names = [(tensor, tensor.name.encode()) for tensor in added]
+    return [
+        struct.pack("<Q", len(name)) + name + struct.pack("<IQI", 1, tensor.shape[0], int(tensor.type))
+        for tensor, name in names
+    ]
+
+
+def _data(file: GgufFile, rewrites: Mapping[str, Rewrite]) -> int:
+    """Where the tensors begin in the new file."""
+    more = sum(len(entry) + 8 for entry in _entries(rewrites))
+    return _aligned(file.table + more, file.alignment) if more else file.data
 
 
 def _aligned(size: int, alignment: int) -> int:
@@ -131,10 +167,16 @@ def _size(tensor: GgufTensor, kind: Any) -> int:
 def _header(
     file: GgufFile, rewrites: Mapping[str, Rewrite], places: Mapping[str, tuple[int, int]], source: BinaryIO
 ) -> bytearray:
-    header = bytearray(source.read(min(file.data, file.size)))
+    header, data = bytearray(source.read(min(file.data, file.size))), _data(file, rewrites)
     for tensor in file.tensors.values():
         kind = rewrites[tensor.name].type if tensor.name in rewrites else tensor.type
-        struct.pack_into("<IQ", header, tensor.info, int(kind), places[tensor.name][0] - file.data)
+        struct.pack_into("<IQ", header, tensor.info, int(kind), places[tensor.name][0] - data)
+    added = _added(rewrites)
+    if added:
+        struct.pack_into("<Q", header, _COUNT, len(file.tensors) + len(added))
+        starts = [struct.pack("<Q", places[name][0] - data) for name in added]
+        header = header[: file.table] + b"".join(map(b"".join, zip(_entries(rewrites), starts)))
+        header += bytes(data - len(header))
     return header
 
 
@@ -160,7 +202,7 @@ def _edit(file: GgufFile, tensor: GgufTensor, new: Rewrite, out: BinaryIO) -> di
     for first in range(0, math.prod(tensor.shape[:-1]), rows):
         matrix = np.empty((rows, tensor.shape[-1]), np.float32)
         for i in range(0, rows, step):
-            matrix[i : i + step] = file.rows(tensor, first + i, min(step, rows - i))
+            matrix[i : i + step] = 0 if new.is_new else file.rows(tensor, first + i, min(step, rows - i))
         if new.change is not None and new.is_bias:
             bias = new.change.of_bias(torch.from_numpy(matrix.T.astype(np.float64)), partial(_weight, file, new.weight))
             matrix[:] = bias.numpy().T
@@ -168,7 +210,7 @@ def _edit(file: GgufFile, tensor: GgufTensor, new: Rewrite, out: BinaryIO) -> di
             _multiply(matrix, new.change)
         for i in range(0, rows, step):
             part = matrix[i : i + step]
-            original = file.rows(tensor, first + i, len(part))
+            original = np.zeros_like(part) if new.is_new else file.rows(tensor, first + i, len(part))
             with np.errstate(over="ignore"):  # told below
                 data = quants.quantize(part, new.type)
                 moved = moved or data.tobytes() != quants.quantize(original, new.type).tobytes()
@@ -189,7 +231,7 @@ def _edit(file: GgufFile, tensor: GgufTensor, new: Rewrite, out: BinaryIO) -> di
     return {
         "from": tensor.type.name,
         "type": new.type.name,
-        "change": math.sqrt(changed / before) if before else 0.0,
+        "change": math.sqrt(changed / before) if before else float(changed > 0),
         "rounding": math.sqrt(missed / after) if after else 0.0,
         "kept": 1 + pulled / changed if changed else 1.0,
     }

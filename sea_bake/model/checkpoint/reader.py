@@ -167,11 +167,7 @@ class Checkpoint:
         return self._entry(name) if name in self.weight_map else None
 
     def _entry(self, name: str) -> LazyTensor:
-        shard = self.weight_map[name]
-        path = self.folder / shard
-        entries, start = _header(path, path.stat().st_mtime_ns)
-        entry = entries[name]
-        return LazyTensor(self.folder / shard, start + entry["data_offsets"][0], entry["dtype"], entry["shape"])
+        return lazy(self.folder / self.weight_map[name], name)
 
     def dtypes(self) -> set[torch.dtype]:
         """The float dtypes of its matrices; none where there are others than floats, which belong to a quantiser."""
@@ -189,6 +185,13 @@ class Checkpoint:
     def size(self) -> int:
         """Bytes of all shards."""
         return sum((self.folder / shard).stat().st_size for shard in self.shards)
+
+
+def lazy(path: Path, name: str) -> LazyTensor:
+    """A tensor of a shard."""
+    entries, start = _header(path, path.stat().st_mtime_ns)
+    entry = entries[name]
+    return LazyTensor(path, start + entry["data_offsets"][0], entry["dtype"], entry["shape"])
 
 
 def weights_file(folder: Path, config: dict[str, Any]) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake.errors import CheckpointError
-from sea_bake.io.files import json_text, read_json
+from sea_bake.io.files import json_text, read_json, write_json
 from sea_bake.io.regular import SKIPPED_FOLDERS
 from sea_bake.model.suffixes import CODE, WEIGHTS, ends
 
@@ -106,3 +106,24 @@ def public(config: dict[str, Any]) -> dict[str, Any]:
 
 def _is_path(name: str) -> bool:
     return name.startswith(("/", "~", ".")) or "\\" in name or name.count("/") > 1 or name[1:3] in (":/", ":")
+
+
+def keep_tokenizer_class(stage: Path, model_type: str) -> None:
+    """Name the tokenizer's class. AutoTokenizer goes by model_type, which is another one now, when no class is named in
+    tokenizer_config.json, and for families whose published names it distrusts (qwen2: many a fine-tune's is wrong).
+
+    Args:
+        model_type: the base's.
+    """
+    from transformers.models.auto import tokenization_auto
+
+    path = stage / "tokenizer_config.json"
+    has_tokenizer = any((stage / n).is_file() for n in ("tokenizer.json", "tokenizer.model", "vocab.json"))
+    config = read_json(path) if path.is_file() else {}
+    name = tokenization_auto.TOKENIZER_MAPPING_NAMES.get(model_type)
+    if isinstance(name, tuple):
+        name = name[1] or name[0]
+    named = str(config.get("tokenizer_class") or "").removesuffix("Fast")
+    distrusted = model_type in getattr(tokenization_auto, "MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS", ())
+    if has_tokenizer and name and (not named or (distrusted and named != name.removesuffix("Fast"))):
+        write_json(path, {**config, "tokenizer_class": name})
