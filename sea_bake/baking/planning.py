@@ -69,7 +69,7 @@ def plan(model: str | Path | ModelSource, edits: Sequence[Edit] = (), *, revisio
         check_edits(base, edits)
         names = ("merge", "feature", "parts", "alpha")
         settings = [
-            {"site": edit.site.value, **{name: getattr(edit, name) for name in names}, "extra": list(edit.extra)}
+            {"site": edit.site.value, "map": _map(edit), **{name: getattr(edit, name) for name in names}}
             for edit in edits
         ]
         rows = [one | asdict(verdict(base, edit)) for one, edit in zip(settings, edits)]
@@ -79,10 +79,10 @@ def plan(model: str | Path | ModelSource, edits: Sequence[Edit] = (), *, revisio
                 for merge in MERGES:
                     found = exactness(base.row, site, merge, biased=is_biased(base, site, layers))
                     found = _on_disk(base, site, layers[0], found) if layers else found
-                    rows.append({"site": site.value, "merge": merge, "feature": "identity", **asdict(found)})
-            rows.append(
-                {"site": "any", "merge": "any", "feature": "Φ", **asdict(exactness(base.row, Site.MLP, "sum", "Φ"))}
-            )
+                    kind = {"map": merge, "merge": merge, "feature": "identity"}
+                    rows.append({"site": site.value, **kind, **asdict(found)})
+            kind = {"map": "any", "merge": "any", "feature": "Φ"}
+            rows.append({"site": "any", **kind, **asdict(exactness(base.row, Site.MLP, "sum", "Φ"))})
         how, why = choose(base, edits) if edits else (None, "")
         adapters = bool(edits) and all(row["adapter"] for row in rows)
         rank = max(change.rank for change in changes(edits).values()) if adapters else None
@@ -93,6 +93,12 @@ def plan(model: str | Path | ModelSource, edits: Sequence[Edit] = (), *, revisio
 def sites_of(base: OpenBase) -> list[Site]:
     """What can be edited in some layer of a base, named modules behind the usual three."""
     return [site for site in base.row.sites if site in tuple(Site) or base.layers_with(site)]
+
+
+def _map(edit: Edit) -> str:
+    """SEA's merge; of another map, what it is made of."""
+    low_rank = ["low rank"] if any(map(any, edit.ranks.values())) else []
+    return edit.merge if edit.projectors else " + ".join([*low_rank, *edit.extra])
 
 
 def _constant(base: OpenBase, site: Site) -> dict[str, Any]:

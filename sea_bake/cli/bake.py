@@ -11,15 +11,11 @@ from sea_bake.cli.printing import MoreEdits
 from sea_bake.pages.text import size
 
 
-@command(
-    "sea_bake.baking:bake",
-    edit=spelt(positional=True, hint=list[Path], default=None, metavar="[EDITS]..."),
-    architecture=spelt("--as"),
-)
-def bake(
-    call: Call,
-    more: MoreEdits = None,
-) -> None:
+_EDITS = spelt(positional=True, hint=list[Path], default=None, metavar="[EDITS]...")
+
+
+@command("sea_bake.baking:bake", edit=_EDITS, architecture=spelt("--as"))
+def bake(call: Call, more: MoreEdits = None) -> None:
     """Bake an edit into a checkpoint, without loading the model (but for --approximate).
 
     Unedited shards are hard-linked where base and output lie on one file system (do not write into them: they are the

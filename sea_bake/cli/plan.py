@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from rich.markup import escape
 
@@ -15,10 +14,7 @@ from sea_bake.cli.printing import MoreEdits, table
     "sea_bake.baking:plan",
     edits=spelt(positional=True, hint=list[Path], default=None, help="Edit files; without any, every site and merge."),
 )
-def plan(
-    call: Call,
-    more: MoreEdits = None,
-) -> None:
+def plan(call: Call, more: MoreEdits = None) -> None:
     """Say what can be done with an edit, and why: fold, adapter, or insert only. Reads headers, no weights.
 
     fold: the edit disappears into the output projections, and a plain checkpoint comes out. adapter: the same as a
@@ -36,22 +32,14 @@ def plan(
         console.print(f"layers {kind['layers']}: {places}", markup=False)
     rank = f" (rank {found.rank})" if found.rank else ""
     rows = [
-        [row["site"], _map(row), row["feature"], "exact" if row["fold"] else "no",
+        [row["site"], row["map"], row["feature"], "exact" if row["fold"] else "no",
          f"exact{rank}" if row["adapter"] else "no", "exact", row["why"]]
         for row in found.rows
     ]  # fmt: skip
     head = ["site", "map", "feature", "fold", "adapter", "insert", "why"]
     console.print(table(head, rows, left=head))
-    if found.constants:
-        lines = [
-            [row["site"], f"layers {row['layers']}" if row["fold"] else "no", row["why"]] for row in found.constants
-        ]
-        head = ["site", "a constant folds", "why"]
-        console.print(table(head, lines, left=head))
+    lines = [[row["site"], row["layers"] or "no", row["why"]] for row in found.constants]
+    if lines:
+        console.print(table(["site", "a constant folds in layers", "why"], lines, left=["site", "why"]))
     if found.how is not None:
         console.print(f"bake --how auto: [bold]{found.how}[/], since: {escape(found.why)}")
-
-
-def _map(row: dict[str, Any]) -> str:
-    """SEA's merge; of another map, what it has besides a low-rank part."""
-    return " + ".join(row["extra"]) if row.get("extra") else str(row["merge"])

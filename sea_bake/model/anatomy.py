@@ -213,11 +213,11 @@ FAMILIES: dict[str, Family] = {
                bias_keys=_ATTENTION),
         Family("aria_text", experts="mlp.experts.fc2.weight", fused=_FUSED,
                shared="mlp.shared_experts.down_proj.weight", input_first=("mlp.experts.fc2",), bias_keys=_BOTH),
-        Family("cwm"),
+        Family("cwm", bias_keys=("mlp_bias",)),
         Family("minimax", attn_kinds=(("self_attn", "self_attn.out_proj"),),
                experts="block_sparse_moe.experts.{}.w2.weight", fused=_FUSED),
         Family("olmo_hybrid", attn="linear_attn", attn_writer="linear_attn.o_proj",
-               attn_kinds=(("self_attn", "self_attn.o_proj"),)),
+               attn_kinds=(("self_attn", "self_attn.o_proj"),), bias_keys=_ATTENTION),
         Family("mllama_text_model", "", skipped="cross_attn"),
         # The residual is added inside of both modules, behind their last linears: these are what is edited.
         Family("bloom", "transformer", "h", "self_attention.dense", "mlp.dense_4h_to_h", "self_attention.dense",
