@@ -10,7 +10,6 @@ from sea_bake.cli.options import Call, command, spelt
 from sea_bake.cli.printing import MoreEdits
 from sea_bake.pages.text import size
 
-
 _EDITS = spelt(positional=True, hint=list[Path], default=None, metavar="[EDITS]...")
 
 
