@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import real
+from _pytest import runner
 from hypothesis import settings
+from roomy import roomy
 
 # Before torch and transformers are imported, here or in a process that a test starts.
 _HOME = tempfile.TemporaryDirectory(prefix="sea-bake-tests-")
@@ -40,6 +42,11 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {f"test_{name}": i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
+    return roomy(lambda: runner.pytest_runtest_protocol(item, nextitem))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -149,11 +149,13 @@ def _live(asked: dict[str, Any], out: int, err: int) -> None:
             sys.path[:0] = [os.path.dirname(words[0]), *filter(None, paths)]
             subprocess.run = _fork_of_script
         sys.argv = words[module:]
+        roomy = runpy.run_path(os.path.join(os.path.dirname(__file__), "roomy.py"))["roomy"]
         if text:
             sys.argv = ["-c", *words[2:]]
-            exec(words[1], {"__name__": "__main__"})
+            roomy(lambda: exec(words[1], {"__name__": "__main__"}))
             sys.exit(0)
-        (runpy.run_module if module else runpy.run_path)(words[module], run_name="__main__")
+        start = runpy.run_module if module else runpy.run_path
+        roomy(lambda: start(words[module], run_name="__main__"))
         code = 0
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import tiny
+from roomy import roomy
 
 HERE = Path(__file__).resolve().parent
 KINDS = ("nothing", "kill", "EIO", "ENOSPC", "broken disk", "Ctrl-C", "Ctrl-C again and again")
@@ -495,7 +496,7 @@ def _live(args: list[str], request: dict[str, Any], shim: Any, streams: dict[str
     what = (request["at"], request["kind"], request["plain"], streams["calls"], here, gate)
     shim.fault_arm(request["root"].encode(), *what)
     try:
-        main()
+        roomy(main)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException:

@@ -29,6 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from roomy import roomy
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes started here: tiny models gain nothing from more
@@ -387,7 +389,7 @@ def _live(request: dict[str, Any], began: int, out: int, err: int) -> None:
     code = 0
     try:
         os.write(began, b"!")
-        main()
+        roomy(main)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException:
