@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import tempfile
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -34,8 +35,9 @@ real.begin()
 
 # The longest files first, so that the workers end together; what the first one makes of SmolLM2 two later ones take.
 LONGEST = (
-    "onnx_quantised", "onnx", "doors", "documents", "scripts", "onnx_runtimes", "recipes", "onnx_smollm2", "publish",
-    "tune", "gguf", "folds", "checkpoint", "onnx_verify", "approximate",
+    "onnx_quantised", "doors", "onnx", "next_steps", "folds", "scripts", "onnx_smollm2", "documents", "publish",
+    "onnx_runtimes", "recipes", "gguf", "loading", "injection", "faults", "approximate", "checkpoint", "report",
+    "whole_or_nothing", "evaluation", "tune", "onnx_verify", "discovery",
 )  # fmt: skip
 
 
@@ -50,16 +52,40 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """With the first test of a file: what is alive now stays. Nobody has to look through all of torch and transformers
-    again whenever something is collected; an ONNX export does that by itself, and it is a sixth of its time.
+    """What is alive when a file begins stays, and so does what it has imported once that takes its time: nobody has to
+    look through all of torch and transformers again whenever something is collected. An ONNX export does that by
+    itself, where it is a sixth of its time, and a fold does it twice.
     """
-    if _file != [item.path]:
-        _file[:] = [item.path]
-        gc.collect()
-        gc.freeze()
+    if _Garbage.file != item.path:
+        if _Garbage.frozen_inside:  # models of the file before, which may hang together in circles
+            gc.unfreeze()
+        _Garbage.file, _Garbage.frozen_inside = item.path, False
+    elif _Garbage.seconds > 0.05:
+        _Garbage.frozen_inside = True
+    else:
+        return
+    gc.collect()
+    gc.freeze()
+    _Garbage.seconds = 0.0
 
 
-_file: list[Path] = []
+class _Garbage:
+    """When it is looked for, and how long the last search of everything took."""
+
+    file: Path | None = None
+    frozen_inside = False
+    began = seconds = 0.0
+
+    @classmethod
+    def watch(cls, phase: str, info: dict[str, int]) -> None:
+        if info["generation"] == 2:
+            if phase == "start":
+                cls.began = time.process_time()
+            else:
+                cls.seconds = time.process_time() - cls.began
+
+
+gc.callbacks.append(_Garbage.watch)
 
 if TYPE_CHECKING:
     import torch

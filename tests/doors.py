@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import gc
 import json
 import os
 import runpy
@@ -107,6 +108,7 @@ def _serve() -> None:
 
 def _forked(asked: dict[str, Any]) -> tuple[int, str, str]:
     """Exit code and what was written, of a command in a fork of this process."""
+    gc.freeze()  # no child looks for garbage among what was imported here
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         pid = os.fork()
         if pid == 0:

@@ -451,6 +451,7 @@ def _children(request: dict[str, Any], shim: Any) -> list[dict[str, Any]]:
     gc.freeze()  # what is here already is no child's to collect: looking through it takes longer than all the rest
     folder = Path(os.environ.get("TMPDIR", "/tmp"))
     arriving, arrived, waiting, opening = (*os.pipe(), *os.pipe()) if len(request["args"]) > 1 else (-1,) * 4
+    gc.freeze()  # as the nursery does
     pids = []
     for args in request["args"]:
         streams = {name: os.open(folder, os.O_TMPFILE | os.O_RDWR) for name in ("out", "err", "calls")}

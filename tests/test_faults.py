@@ -69,13 +69,26 @@ def test_what_goes_wrong_on_the_way_to_the_hub(tmp_path: Path) -> None:
         made.close()
 
 
+@pytest.fixture(scope="module")
+def folding(machine: faults.Machine, tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], faults.Trial]:
+    """The trial of a fold, with an older output or without: each begun once, for all its faults."""
+    command, begun = fault_commands.command("bake --how fold"), {}
+
+    def trial(overwrite: bool) -> faults.Trial:
+        if overwrite not in begun:
+            begun[overwrite] = faults.Trial(
+                machine, command, tmp_path_factory.mktemp("folding"), overwrite=overwrite, plain=False
+            )
+        return begun[overwrite]
+
+    return trial
+
+
 @pytest.mark.parametrize("call", ["rename", "exchange", "fsync ."])
 @pytest.mark.parametrize("kind", faults.FAULTS)
-def test_at_the_moment_of_the_swap(tmp_path: Path, machine: faults.Machine, call: str, kind: str) -> None:
+def test_at_the_moment_of_the_swap(folding: Callable[[bool], faults.Trial], call: str, kind: str) -> None:
     """The calls that matter most, whatever step the test above takes."""
-    overwrite = call == "exchange"
-    command = fault_commands.command("bake --how fold")
-    trial = faults.Trial(machine, command, tmp_path, overwrite=overwrite, plain=False)
+    trial = folding(call == "exchange")
     names = [line.split(" ", 1)[1] for line in trial.calls]
     at = max(i for i, line in enumerate(names, 1) if line.startswith(call))
     assert trial.fault(kind, at) == []

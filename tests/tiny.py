@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import fcntl
 import functools
+import gc
 import hashlib
 import io
 import json
@@ -330,6 +331,20 @@ def nursery() -> Nursery:
     return made
 
 
+def preload() -> None:
+    """Import what the commands will, so that no child does."""
+    import peft  # noqa: F401
+    from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: F401
+
+    import sea_bake.baking.adapter
+    import sea_bake.baking.fold
+    import sea_bake.baking.insert
+    import sea_bake.cli
+    import sea_bake.fitting
+    import sea_bake.publishing
+    import sea_bake.verification.checkpoint  # noqa: F401
+
+
 def _serve() -> None:
     import torch
 
@@ -354,6 +369,7 @@ def _work(request: dict[str, Any], answers: Any) -> None:
     streams = {name: os.pipe() for name in ("began", "out", "err")}  # not files: a limit on their size is part of tests
     for _, writing in streams.values():
         fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 1 << 20)  # read only after the end, so room for all that is said
+    gc.freeze()  # a bake collects garbage, and would look through all that the nursery has imported
     pid = os.fork()
     if pid == 0:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
