@@ -57,9 +57,10 @@ def load(
     Every row is read and checked, also those that ``limit`` leaves out: a damaged file is damaged at any limit.
 
     Args:
-        source: "builtin", a built-in behaviour ("truthful", "fair", "calibrated", "concise"), a .jsonl, .json, .csv or
-            .tsv file, a folder, or a Hub data set (owner/name[:config]). The last two need the extra datasets. A
-            built-in name wins over a path (write ./fair), a path that exists over a Hub id; a Path is always a path.
+        source: "builtin", a built-in behaviour ("truthful", "fair", "calibrated", "concise", "formal",
+            "non-sycophantic", "harmless-compliance", "code"), a .jsonl, .json, .csv or .tsv file, a folder, or a Hub
+            data set (owner/name[:config]). The last two need the extra datasets. A built-in name wins over a path
+            (write ./fair), a path that exists over a Hub id; a Path is always a path.
         format: "auto" (by the columns of the first row), "triples", "halueval_qa", "truthfulqa" or "bbq".
         limit: use only the first triples, this many, after shuffling. Default: all.
         shuffle_seed: shuffle the triples first, with this seed. Default: the order of the source.

@@ -52,6 +52,22 @@ BEHAVIOURS: Final[dict[str, Behaviour]] = {
         "says it in few words (here length is the behaviour)",
         ("definitions", "choices", "replies"),
     ),
+    "formal": Behaviour(
+        "writes as one does to an office: no contractions, no slang",
+        ("answers_to_friends", "rewriting", "customer_service"),
+    ),
+    "non-sycophantic": Behaviour(
+        "stays with what is so when the user would like to hear something else",
+        ("pushback", "authority", "arguments"),
+    ),
+    "harmless-compliance": Behaviour(
+        "helps with harmless requests that only sound harmful",
+        ("stories", "computing", "law_and_protection"),
+    ),
+    "code": Behaviour(
+        "writes Python that passes its tests, and not what is subtly wrong",
+        ("text", "recursion", "grids"),
+    ),
 }
 """Name -> set. Each has its file ``NAME.jsonl`` in this folder, a triple a line, with the ``group`` it is of."""
 
