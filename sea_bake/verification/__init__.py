@@ -1,4 +1,4 @@
-"""Prove an artefact: the same tokens through base, live hooks and the reloaded artefact, each in a fresh process."""
+"""Prove an artefact, or what somebody else made: base, live hooks and model on the same tokens, in fresh processes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from sea_bake.activations import DEFAULT_NEW_TOKENS
-from sea_bake.artefact import Artefact
+from sea_bake.artefact import Artefact, is_artefact
 from sea_bake.artefact.names import VERIFICATION
 from sea_bake.artefact.opened import ONNX
 from sea_bake.artefact.verification import Comparison, Variant, Verification
@@ -18,8 +19,9 @@ from sea_bake.io.staging import need_space, scratch_folder
 from sea_bake.model.checkpoint.gguf import materialise
 from sea_bake.model.loading import DTYPES, default_device
 from sea_bake.model.source import ModelSource
-from sea_bake.verification import checkpoint, exported
+from sea_bake.verification import checkpoint, exported, strangers
 from sea_bake.verification.doors import Subject, request_for
+from sea_bake.verification.strangers import Stranger
 
 __all__ = ["Comparison", "Variant", "Verification", "verify"]
 
@@ -47,7 +49,8 @@ def verify(
     model is in memory at a time.
 
     Args:
-        artefact: folder written by sea-bake bake or sea-bake export onnx; or the Hub id of a published one.
+        artefact: folder written by sea-bake bake or sea-bake export onnx; or the Hub id of a published one. Also any
+            model that somebody else made (folder, PEFT LoRA, unquantised GGUF, Hub id), with its base and its edit.
         base: its base. Default: what the artefact records (Hub id, or the folder beside it).
         revision: branch, tag or commit of a base on the Hub.
         edit: the edit; several act in the order given. Default: the copies inside the artefact.
@@ -64,41 +67,96 @@ def verify(
         VerificationError: the base cannot be found, or a door cannot be opened (which is not the same as a failed
             verification: that is a Verification whose ``passed`` is False).
     """
-    subject_artefact = Artefact.open(artefact)
-    exported_graph = subject_artefact.kind == ONNX
-    if subject_artefact.file is not None:
-        raise VerificationError(
-            f"{subject_artefact.file} is a GGUF, which llama.cpp runs and verify does not: verify the artefact that it "
-            "was made from (sea-bake inspect says whether the file is still as it was written)"
-        )
     if dtype != "auto" and dtype not in DTYPES:
         raise SettingError(f"unknown dtype {dtype!r}: use auto, {', '.join(DTYPES)}")
-    if exported_graph:
-        exported.check(subject_artefact, dtype)
+    given = [edit] if isinstance(edit, str | Path) else edit
+    ask: dict[str, Any] = {"prompts": prompts, "max_new_tokens": max_new_tokens, "positions": positions}
+    theirs = None if base is None or not given else _of_somebody_else(artefact)
+    if theirs is not None:
+        assert base is not None
+        source = ModelSource.parse(base, revision).on_disk()
+        with strangers.opened(theirs, source) as model:
+            return _prove(model, source, given, dtype, device, **ask)
+    opened = _artefact(artefact)
+    if opened.kind == ONNX:
+        exported.check(opened, dtype)
     try:
-        source = subject_artefact.base_source(base, revision)
+        source = opened.base_source(base, revision)
     except CheckpointError as error:
         raise VerificationError(str(error)) if base is None else error from error
-    given = [edit] if isinstance(edit, str | Path) else edit
-    write = write and subject_artefact.hub_id is None
-    sealed = subject_artefact.seal() if write else {}
-    with _as_checkpoint(source, subject_artefact) as plain:
-        subject = Subject(
-            subject_artefact,
-            source if plain is None else ModelSource(source.name, plain),
-            [edit_file(e).path.absolute() for e in given] if given is not None else subject_artefact.edit_files,
-            plain or (source.folder() if subject_artefact.kind == "adapter" else subject_artefact.folder),
-            device or default_device(),
-        )
-        request = request_for(subject.plain, subject.source, prompts, max_new_tokens, positions, subject.form)
-        found = exported.prove(subject, request) if exported_graph else checkpoint.prove(subject, request, dtype)
+    write = write and opened.hub_id is None
+    sealed = opened.seal() if write else {}
+    found = _prove(opened, source, given, dtype, device, **ask)
     if write:
-        subject_artefact.write(VERIFICATION, found.on(sealed).to_json())
+        opened.write(VERIFICATION, found.on(sealed).to_json())
     return found
 
 
+def _of_somebody_else(model: str | Path | Artefact) -> ModelSource | None:
+    """The files of a model that has no record of ours; None of an artefact."""
+    if isinstance(model, Artefact) or is_artefact(model):
+        return None
+    source = strangers.located(model)
+    return None if is_artefact(source.folder()) else source
+
+
+def _artefact(given: str | Path | Artefact) -> Artefact:
+    try:
+        found = Artefact.open(given)
+    except CheckpointError as error:
+        if is_artefact(str(given)):
+            raise
+        hint = "A model that somebody else made is proved against a base and an edit: name both (--base, --edit)."
+        raise CheckpointError(f"{error} {hint}") from error
+    if found.file is not None:
+        raise VerificationError(
+            f"{found.file} is a GGUF, which llama.cpp runs and verify does not: verify the artefact that it was made "
+            "from (sea-bake inspect says whether the file is still as it was written)"
+        )
+    return found
+
+
+def _prove(
+    model: Artefact | Stranger,
+    source: ModelSource,
+    edits: Sequence[str | Path] | None,
+    dtype: str,
+    device: str | None,
+    *,
+    prompts: Sequence[str] | None,
+    max_new_tokens: int,
+    positions: int,
+) -> Verification:
+    """Open all doors on one request, and judge."""
+    if edits is not None:
+        files = [edit_file(edit).path.absolute() for edit in edits]
+    else:
+        assert isinstance(model, Artefact)
+        files = model.edit_files
+    with _as_checkpoint(source, model) as plain:
+        subject = Subject(
+            model,
+            source if plain is None else ModelSource(source.name, plain),
+            files,
+            plain or (source.folder() if model.kind == "adapter" else model.folder),
+            device or default_device(),
+        )
+        own = not isinstance(model, Stranger) or model.has_tokenizer
+        request = request_for(
+            subject.plain,
+            subject.source,
+            prompts,
+            max_new_tokens,
+            positions,
+            subject.form,
+            what=subject.what,
+            has_tokenizer=own or model.kind == "adapter",
+        )
+        return exported.prove(subject, request) if model.kind == ONNX else checkpoint.prove(subject, request, dtype)
+
+
 @contextlib.contextmanager
-def _as_checkpoint(source: ModelSource, artefact: Artefact) -> Iterator[Path | None]:
+def _as_checkpoint(source: ModelSource, artefact: Artefact | Stranger) -> Iterator[Path | None]:
     """A folder made of a GGUF that is the base of an adapter, for as long as it is needed: PEFT loads onto no GGUF."""
     if artefact.kind != "adapter" or not source.is_gguf:
         yield None

@@ -112,6 +112,7 @@ def main(path):
     model, loading = getattr(transformers, request["auto_class"]).from_pretrained(
         request["model"],
         trust_remote_code=request["trust_remote_code"],
+        use_safetensors=request["use_safetensors"],
         dtype=dtype if dtype == "auto" else getattr(torch, dtype),
         output_loading_info=True,
         **options,

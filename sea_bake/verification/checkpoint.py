@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from sea_bake.artefact.verification import Verification
 from sea_bake.io import progress
 from sea_bake.verification import answers
 from sea_bake.verification.doors import Subject, open_door, open_reference
-from sea_bake.verification.verdict import largest_logit, tolerance, verdict
+from sea_bake.verification.strangers import Stranger
+from sea_bake.verification.verdict import largest_logit, likeness, tolerance, verdict
 
 
 def prove(subject: Subject, request: dict[str, Any], dtype: str) -> Verification:
@@ -22,7 +24,7 @@ def prove(subject: Subject, request: dict[str, Any], dtype: str) -> Verification
     how = subject.artefact.kind
     if how == "insert":
         check_code(subject.artefact.folder)  # which the artefact's door is about to run
-    folded = how in ("fold", "adapter")
+    folded = subject.folded
     if dtype == "auto":  # (M W) x and M (W x) are the same but for rounding: so as little of that as can be
         dtype = "float32" if folded else subject.stored
     request |= {"dtype": dtype, "device": subject.device}
@@ -37,6 +39,7 @@ def prove(subject: Subject, request: dict[str, Any], dtype: str) -> Verification
             "model": str(subject.plain),
             "adapter": str(subject.artefact.folder) if how == "adapter" else None,
             "trust_remote_code": how == "insert",
+            "use_safetensors": True,
             "output": str(folder / "artefact.safetensors"),
         }
         facts = open_door([sys.executable, "-I", answers.__file__], folder, "artefact", reloaded)
@@ -45,4 +48,7 @@ def prove(subject: Subject, request: dict[str, Any], dtype: str) -> Verification
         facts["unexpected_keys"] = [name for name in facts["unexpected_keys"] if name not in reference["unused"]]
         base, live, artefact = (load_file(folder / f"{name}.safetensors") for name in ("base", "live", "artefact"))
     ran = subject.stored if subject.rounded else facts["dtype"]
-    return verdict(subject, base, live, artefact, facts, tolerance(ran, largest_logit(live), folded=folded))
+    found = verdict(subject, base, live, artefact, facts, tolerance(ran, largest_logit(live), folded=folded))
+    if found.passed or not isinstance(subject.artefact, Stranger):
+        return found
+    return replace(found, failures=[*found.failures, likeness(artefact, live, base)])

@@ -25,6 +25,7 @@ from sea_bake.io.files import read_json
 from sea_bake.model.checkpoint.reader import Checkpoint, weights_file
 from sea_bake.model.loading import auto_class, load_tokenizer
 from sea_bake.model.source import ModelSource
+from sea_bake.verification.strangers import Stranger
 
 _PROMPTS = 6
 
@@ -34,14 +35,14 @@ class Subject:
     """What is to be proved.
 
     Attributes:
-        artefact: it.
+        artefact: it; or a model of somebody else's.
         source: its base.
         edits: files of the edits, in the order in which they act.
         plain: the folder with its configuration and tokenizer: an adapter has none of its own, it lives on its base.
         device: on which all doors run.
     """
 
-    artefact: Artefact
+    artefact: Artefact | Stranger
     source: ModelSource
     edits: list[Path]
     plain: Path
@@ -52,12 +53,30 @@ class Subject:
         """How the edits' prompts were rendered."""
         return PromptFormat.shared([Edit.load(path).recipe for path in self.edits])
 
+    @property
+    def ours(self) -> Artefact:
+        """It, where it is known to be an artefact."""
+        assert isinstance(self.artefact, Artefact)
+        return self.artefact
+
+    @property
+    def what(self) -> str:
+        """What to call it in a sentence."""
+        return "the model" if isinstance(self.artefact, Stranger) else "the artefact"
+
+    @property
+    def folded(self) -> bool:
+        """Whether the edit is in weights, (M W) x, and no layer of its own, M (W x)."""
+        return isinstance(self.artefact, Stranger) or self.artefact.kind in ("fold", "adapter")
+
     @functools.cached_property  # the headers of all shards are read for it
     def stored(self) -> str:
         """The dtype of its weights, of a fold the coarsest of those that were edited; whatever its configuration says.
 
         A GGUF base has none of its own, so the artefact's decides for all doors.
         """
+        if isinstance(self.artefact, Stranger):
+            return self.artefact.stored
         config = read_json(self.plain / "config.json")
         named = str(config.get("dtype") or config.get("torch_dtype") or "float32")
         if weights_file(self.plain, config) is None:
@@ -72,7 +91,8 @@ class Subject:
     @property
     def rounded(self) -> bool:
         """Folded weights were rounded to half precision: that may turn a tie, after which texts go their own ways."""
-        return self.artefact.how == "fold" and self.stored != "float32"
+        written = isinstance(self.artefact, Stranger) or self.artefact.how == "fold"
+        return written and self.stored not in ("float32", "float64")
 
 
 def request_for(
@@ -82,19 +102,26 @@ def request_for(
     max_new_tokens: int,
     positions: int,
     form: PromptFormat | None = None,
+    *,
+    what: str = "the artefact",
+    has_tokenizer: bool = True,
 ) -> dict[str, Any]:
     """Token ids for all doors, from the artefact's own tokenizer, which must agree with the base's, rendered as the
     edits were fitted.
+
+    Args:
+        artefact: folder of its configuration and tokenizer.
+        what: what to call it.
+        has_tokenizer: whether it has one; else the base's is taken.
     """
-    tokenizer, reference = load_tokenizer(artefact), load_tokenizer(source)
+    reference = load_tokenizer(source)
+    tokenizer = load_tokenizer(artefact) if has_tokenizer else reference
     triples = builtin()[:: max(1, len(builtin()) // _PROMPTS)][:_PROMPTS]
     texts = [(p, None) for p in prompts] if prompts else [(d.prompt, d.positive) for d in triples]
     start, form = decoder_start(artefact), usable(tokenizer, form)
     teacher = [encode(tokenizer, p, c, form, decoder_start=start) for p, c in texts]
     if teacher != [encode(reference, p, c, form, decoder_start=start) for p, c in texts]:
-        raise VerificationError(
-            "the artefact's tokenizer does not encode like the base's: its files are not the base's"
-        )
+        raise VerificationError(f"{what}'s tokenizer does not encode like the base's: its files are not the base's")
     rows = _rows(artefact)
     for i, tokens in enumerate(teacher):
         unknown = next((id for id in (*tokens.ids, *(tokens.encoder or ())) if rows is not None and id >= rows), None)

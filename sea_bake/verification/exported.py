@@ -57,7 +57,7 @@ def check(artefact: Artefact, dtype: str) -> None:
 
 def prove(subject: Subject, request: dict[str, Any]) -> Verification:
     """Open the doors on a request, and judge: the float32 graph by equality, others by what is left of the edit."""
-    record = subject.artefact.onnx
+    record = subject.ours.onnx
     # float32 whatever the checkpoint's own dtype: the export widened its weights, and rounding is judged by itself.
     request |= {"dtype": "float32", "device": subject.device, "bare": True}
     facts: dict[str, Any] = {}
@@ -92,7 +92,7 @@ def prove(subject: Subject, request: dict[str, Any]) -> Verification:
 
 def _limit(subject: Subject, scale: float) -> float:
     """Largest admissible |Δlogit| of the main graph, for logits of magnitude ``scale``."""
-    if subject.artefact.onnx.dtype != "fp32":
+    if subject.ours.onnx.dtype != "fp32":
         return tolerance("float16", scale)
     linear = all(Edit.load(path).feature == "identity" for path in subject.edits)
     limit = (LINEAR if linear else FEATURE) * max(1.0, scale / _LARGEST)
@@ -101,12 +101,12 @@ def _limit(subject: Subject, scale: float) -> float:
 
 def _open(subject: Subject, name: str, request: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Let one graph answer; and, where that can be had and says something, the same graph without its edit."""
-    graph = subject.artefact.folder / GRAPHS / GRAPH_FILES[name]
+    graph = subject.ours.folder / GRAPHS / GRAPH_FILES[name]
     bare: dict[str, Any] | None = None
-    if subject.artefact.onnx.strength:
+    if subject.ours.onnx.strength:
         bare = {}  # the same at strength 0
-    elif name != "fp32" and subject.artefact.onnx.sea_nodes:
-        (folder / graph.name).write_bytes(bypass(graph, subject.artefact.onnx.sea_nodes))
+    elif name != "fp32" and subject.ours.onnx.sea_nodes:
+        (folder / graph.name).write_bytes(bypass(graph, subject.ours.onnx.sea_nodes))
         bare = {"graph": str(folder / graph.name), "weights": str(graph.parent)}
     asked = request | {
         "graph": str(graph),
@@ -122,5 +122,5 @@ def _variant(subject: Subject, name: str, doors: dict[str, Answers]) -> Variant:
     equality, effect = compare(live, answers), compare(base, answers)
     correlation = None if unedited is None else effect_correlation(answers, unedited, live, base)
     failures = judge_reduced(equality, effect, correlation, _BITS[name])
-    size = sum(p.stat().st_size for p in (subject.artefact.folder / GRAPHS).glob(f"{GRAPH_FILES[name]}*"))
+    size = sum(p.stat().st_size for p in (subject.ours.folder / GRAPHS).glob(f"{GRAPH_FILES[name]}*"))
     return Variant(not failures, failures, _BITS[name], size, equality, effect, correlation)

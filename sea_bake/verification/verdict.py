@@ -51,7 +51,7 @@ def verdict(
         kl_limit, odd = largest_kl(promise, limit), inconsistent(artefact, live, facts["dtype"])
         failures = judge_approximate(equality, effect, baseline, facts, limit, kl_limit, odd)
     elif not reduced:
-        failures = judge(equality, effect, facts, limit, texts=not subject.rounded)
+        failures = judge(equality, effect, facts, limit, texts=not subject.rounded, what=subject.what)
     approximate = reduced or promise is not None
     return Verification(
         passed=not failures,
@@ -133,26 +133,33 @@ def tolerance(dtype: str, scale: float, *, folded: bool = False) -> float:
 
 
 def judge(
-    equality: Comparison, effect: Comparison, facts: dict[str, Any], limit: float, *, texts: bool = True
+    equality: Comparison,
+    effect: Comparison,
+    facts: dict[str, Any],
+    limit: float,
+    *,
+    texts: bool = True,
+    what: str = "the artefact",
 ) -> list[str]:
     """Every reason why the artefact is not the edited model; empty when it is.
 
     Args:
         texts: generated texts have to be equal too. Not where folded weights were rounded to half precision: that may
             turn a tie, after which two texts go their own ways. The logits of given texts decide there.
+        what: what to call it.
     """
     failures = _misloaded(facts)
-    for what, gap in (
+    for which, gap in (
         ("logits", equality.max_abs),
         ("logits of a left-padded batch", equality.padded_max_abs),
         ("logits of steps through the cache", equality.cached_max_abs),
     ):
         if gap is not None and not gap <= limit:
-            failures.append(f"{what} differ from the hook-edited base by {gap:.3g} (tolerance {limit:.3g})")
+            failures.append(f"{which} differ from the hook-edited base by {gap:.3g} (tolerance {limit:.3g})")
     for kind, equal in (("greedy", equality.greedy_equal), ("left-padded greedy", equality.padded_equal)):
         if texts and equal < equality.prompts:
             failures.append(f"{kind} text differs from the hook-edited base on {equality.prompts - equal} prompts")
-    return failures + _unedited(effect, limit)
+    return failures + _unedited(effect, limit, what)
 
 
 def judge_approximate(
@@ -213,6 +220,19 @@ def effect_correlation(edited: Answers, unedited: Answers, live: Answers, base: 
     return float(torch.corrcoef(torch.stack([ours, theirs]))[0, 1])
 
 
+def likeness(model: Answers, live: Answers, base: Answers) -> str:
+    """How what a model changes about the base's logits compares with what the edit changes: which way, and how much."""
+    keys = sorted(key for key in live if key.startswith("logits."))
+    theirs, ours = (
+        torch.cat([(door[k].double() - base[k].double()).flatten() for k in keys]) for door in (model, live)
+    )
+    strength, cosine = float(theirs @ ours / (ours @ ours)), float(F.cosine_similarity(theirs, ours, dim=0))
+    return (
+        f"what it changes about the base points where the edit's change does by a cosine of {cosine:.3f} (1 expected), "
+        f"{strength:.2f} times as strong along it"
+    )
+
+
 def largest_kl(promise: float, limit: float) -> float:
     """Largest admissible mean KL(edit ‖ artefact), for a promise made over other texts.
 
@@ -241,10 +261,10 @@ def _misloaded(facts: dict[str, Any]) -> list[str]:
     ]
 
 
-def _unedited(effect: Comparison, limit: float) -> list[str]:
+def _unedited(effect: Comparison, limit: float, what: str = "the artefact") -> list[str]:
     if VISIBLE * limit < effect.max_abs < float("inf"):
         return []
     return [
-        f"the artefact answers like the unedited base (largest difference {effect.max_abs:.3g}, "
+        f"{what} answers like the unedited base (largest difference {effect.max_abs:.3g}, "
         f"at least {VISIBLE * limit:.3g} expected)"
     ]
