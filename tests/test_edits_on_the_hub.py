@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -237,6 +238,24 @@ def test_what_is_in_the_cache_is_taken_without_a_hub(desk: Desk, fitted: Callabl
         [sys.executable, "-c", script.format(f"ada/cached@{commit}")], env=env, capture_output=True, text=True
     )
     assert ran.stdout.split() == [f"ada/cached@{commit}"] * 2, ran.stderr
+
+
+@pytest.mark.slow
+def test_a_strangers_model_on_the_hub_is_proved_against_an_edit_there(
+    desk: Desk, hub: Hub, fitted: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A merged checkpoint and nothing of ours in it, at a revision. The control: another edit is not what it holds."""
+    desk.ok("bake", "tiny/llama", fitted(), "-o", tmp_path / "out", "--how", "fold", "--copy")
+    shutil.rmtree(tmp_path / "out" / "sea")
+    first = hub.add("eve/merged", tmp_path / "out")
+    hub.add("eve/merged", desk.folder / "tiny-llama")
+    for i, edit in enumerate((fitted(), fitted("--alpha", "0.3"))):
+        desk.ok("publish", edit, f"ada/held{i}")
+    told = ("--base", "tiny/llama", "--max-new-tokens", 4)
+    found = desk.ok("verify", f"eve/merged@{first}", *told, "--edit", "ada/held0")
+    assert (found["verdict"], found["how"], found["artefact"]) == ("verified", "checkpoint", "eve/merged")
+    for name, edit in ((f"eve/merged@{first}", "ada/held1"), ("eve/merged", "ada/held0")):
+        assert desk.run("verify", name, *told, "--edit", edit)[0].code == 1
 
 
 # ----------------------------------------------------------------------------------------------------- what is no edit

@@ -22,7 +22,10 @@ def verify(call: Call) -> None:
     """Prove an artefact: reloaded in a fresh process, it answers like the hook-edited base, and unlike the base.
 
     Writes sea_verification.json into the artefact. Exit code 1 when the proof fails. An approximate
-    fold is held to the error that it promises; its verdict is "approximate" at best.
+    fold is held to the error that it promises; its verdict is "approximate" at best. What somebody else baked is
+    proved with its base and its edit:
+
+      sea-bake verify THEIR_MODEL --base BASE --edit EDIT
 
     An ONNX export answers through ONNX Runtime alone: whole texts, the same through the cache, generated texts and a
     left-padded batch. Its fp16, int8 and int4 graphs are other models, never "verified": what the edit changes in
