@@ -308,7 +308,7 @@ def test_exported_tasks_are_named_to_the_harness(tmp_path: Path) -> None:
     assert words.pop() == "..."
     parsed = HarnessCLI()._parser.parse_args(words)
     assert parsed.include_path == str(folder)
-    manager = TaskManager(include_path=str(folder))
+    manager = TaskManager(include_path=str(folder), include_defaults=False)
     names = words[words.index("--tasks") + 1 : words.index("--model")]
     assert len(names) == 2
     assert set(names) <= set(manager.all_tasks)

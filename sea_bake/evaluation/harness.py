@@ -7,9 +7,9 @@ another order (:mod:`prefixes`), and where a model has no plain cache, in the ha
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def load_tasks(
         for name in names:
             spec = load_yaml(HERE / f"{name}.yaml") | _absolute(files[name]) if local else _stock(name)[1]
             if isinstance(spec, str) and spec not in manager.all_tasks:
-                manager = TaskManager()  # all of the harness' thousands: a minute
+                manager = _all_tasks()
                 if spec not in manager.all_tasks:
                     raise unknown(name, list(dict.fromkeys([*TASKS, *manager.all_tasks])))
             paths = ", ".join(map(str, files[name].files.values())) if local else ""
@@ -63,6 +63,12 @@ def load_tasks(
     if fewshot:
         _check_fixed(found, fewshot, say, {name for name in files if set(TASKS[name].shots) - set(files[name].files)})
     return found
+
+
+@functools.cache
+def _all_tasks() -> TaskManager:
+    """Of the harness, thousands: reading them takes up to a minute."""
+    return TaskManager()
 
 
 def _settle(name: str, tasks: dict[str, Any], fewshot: int | None) -> None:
@@ -237,7 +243,7 @@ def quiet() -> Iterator[None]:
     import datasets
     from lm_eval.api import task as building
 
-    bar, building.tqdm = building.tqdm, partial(building.tqdm, disable=True)
+    bar, building.tqdm = building.tqdm, functools.partial(building.tqdm, disable=True)
     loggers = {name: logging.getLogger(name) for name in ("lm_eval", "datasets", "transformers")}
     levels = {name: logger.level for name, logger in loggers.items()}
     bars = datasets.utils.are_progress_bars_disabled()
