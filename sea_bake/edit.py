@@ -16,6 +16,7 @@ from sea_bake.io import store
 from sea_bake.io.edits import edit_file
 from sea_bake.methods import sea, storing
 from sea_bake.methods.affine import AffineMap
+from sea_bake.methods.layers import select_layers
 from sea_bake.methods.sea import Projector
 from sea_bake.model.anatomy import Site
 from sea_bake.model.fingerprint import BaseModel
@@ -269,7 +270,7 @@ class Edit:
             SettingError: L is neither the model's number of layers nor the number of selected ones.
         """
         base = BaseModel.of(model, source)
-        chosen = sea.select_layers(layers, base.num_layers)
+        chosen = select_layers(layers, base.num_layers)
         if positive.shape != negative.shape or positive.dim() != 3 or positive.shape[-1] != base.hidden_size:
             raise SettingError(
                 f"dense projections must both be [layers, {base.hidden_size}, {base.hidden_size}] for this model, "

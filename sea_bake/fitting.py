@@ -1,4 +1,4 @@
-"""Fit a SEA edit: the whole line on one page, demonstrations -> activations -> projectors -> Edit."""
+"""Fit an edit: the whole line on one page, demonstrations -> activations -> maps -> Edit."""
 
 from __future__ import annotations
 
@@ -20,27 +20,35 @@ from sea_bake.activations import (
     Position,
     collect,
 )
-from sea_bake.activations.contrast import check_directions, check_roles
+from sea_bake.activations.contrast import check_changes, check_directions, check_roles
 from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.demonstrations import Demonstration, builtin
 from sea_bake.edit import Edit
 from sea_bake.errors import SettingError
 from sea_bake.io import progress
 from sea_bake.methods import sea
-from sea_bake.model.anatomy import Site, family
-from sea_bake.model.discovery import family_of
+from sea_bake.methods.collected import Collected
+from sea_bake.methods.layers import check_layers, select_layers
+from sea_bake.methods.sea import Projector
+from sea_bake.methods.table import (
+    DEFAULT_CENTRE,
+    DEFAULT_HEADS,
+    DEFAULT_K,
+    DEFAULT_MERGE,
+    DEFAULT_METHOD,
+    DEFAULT_RIDGE,
+    SETTINGS,
+    arguments_of,
+    check_count,
+    check_settings,
+    gathered,
+    named,
+    resolved,
+)
+from sea_bake.model.anatomy import Site
 from sea_bake.model.loading import load_model, load_tokenizer, processes
-from sea_bake.model.sites import decoder_config, lacking, planned_layers, ranges, text_config
+from sea_bake.model.sites import ranges, text_config
 from sea_bake.model.source import ModelSource
-from sea_bake.modeling_sea import FEATURES, MERGES, PARTS
-
-# What scripts/study_defaults has chosen on SmolLM2-135M-Instruct, and confirmed on held-back data: scripts/STUDY.md.
-# The paper's setting (mlp, l2, no centring, K = 0.998, for 7B models) makes that model's text fall apart.
-DEFAULT_K = 0.95
-DEFAULT_MERGE = "sum"
-DEFAULT_ALPHA = 0.77
-DEFAULT_CENTRE = True
-DEFAULT_LAYERS = "last:0.66"  # the paper edits the last 21 of LLaMA-2's 32 layers
 
 
 def fit(
@@ -50,16 +58,20 @@ def fit(
     tokenizer: Any = None,
     source: ModelSource | str | None = None,
     activations: Activations | None = None,
-    site: Site | str = DEFAULT_SITE,
-    layers: str | Sequence[int] = DEFAULT_LAYERS,
+    method: str = DEFAULT_METHOD,
+    site: Site | str | None = None,
+    layers: str | Sequence[int] | None = None,
+    alpha: float | None = None,
     K: float | int = DEFAULT_K,
     K_positive: float | int | None = None,
     K_negative: float | int | None = None,
     merge: str = DEFAULT_MERGE,
     feature: str = "identity",
     parts: str = "both",
-    alpha: float = DEFAULT_ALPHA,
     centre: bool = DEFAULT_CENTRE,
+    heads: float | int = DEFAULT_HEADS,
+    ridge: float = DEFAULT_RIDGE,
+    direction: int | None = None,
     position: Position = DEFAULT_POSITION,
     neutral: Neutral = DEFAULT_NEUTRAL,
     max_new_tokens: int = DEFAULT_NEW_TOKENS,
@@ -71,7 +83,7 @@ def fit(
     save_activations: str | Path | None = None,
     overwrite: bool = False,
 ) -> Edit:
-    """Fit SEA (or Φ-SEA) projectors (arXiv 2405.09719).
+    """Fit an edit: SEA (arXiv 2405.09719), or another method of ``methods.table.METHODS``.
 
     Args:
         model: folder (or PEFT adapter that names its base), .gguf file or Hub id; in Python also a living causal LM.
@@ -79,17 +91,25 @@ def fit(
         demonstrations: triples. Default: the built-in truthfulness set.
         tokenizer, source: with a living model: its tokenizer, and the name to record for it.
         activations: refit from saved activations, which fix the site and the demonstrations: no model is run.
-        site: what is edited: "mlp" or "attn" output, "block" (residual stream), or what plan names ("attn:mamba").
-        layers: decoder layers to edit: last:21, first:8, last:0.66 (a share), all, 10-29, 3,5,7 or signature:0.5.
-        K: share of explained variance (such as 0.95, at most 1), or a whole number: a rank (8).
+        method: "sea", "mean-difference" (CAA), "pca" (control vectors), "iti", "leace", "ablation" (directional), "act"
+            (Linear-AcT) or "contrastive".
+        site: what is edited: "mlp" or "attn" output, "block" (residual stream), "heads" (input of the attention's
+            output projection), or what plan names ("attn:mamba"). Default: the method's; of sea attn.
+        layers: decoder layers to edit: last:21, first:8, last:0.66 (a share), all, middle, 10-29, 3,5,7 or
+            signature:0.5. Default: the method's; of sea last:0.66.
+        alpha: strength: h + alpha (y - h). 0 is the base model. Default: the method's; of sea 0.77, of iti 15, else 1.
+        K: share of explained variance (such as 0.95, at most 1), or a whole number: a rank (8). Of sea, contrastive.
         K_positive: K of the positive projection. Default: K.
         K_negative: K of the negative projection. Default: K.
-        merge: "sum" (folds exactly), "l2" (each token keeps its norm) or "average".
+        merge: "sum" (folds exactly), "l2" (each token keeps its norm) or "average". Of sea, contrastive.
         feature: "identity" (linear SEA), or "squared-exponential", "tanh", "elu" (Φ-SEA).
-        parts: "both" projections, or "positive" or "negative" alone.
-        alpha: strength: h + alpha (y - h). 0 is the base model, 1 the paper's.
-        centre: subtract each role's mean first.
-        position, neutral, max_new_tokens, seed, batch_size: see :func:`sea_bake.activations.collect_sites`.
+        parts: "both" projections, or "positive" or "negative" alone. Of sea, contrastive.
+        centre: subtract each role's mean first; of pca, that of the differences. Of sea, pca, contrastive.
+        heads: attention heads that are edited: a share of them, or how many (48). Of iti.
+        ridge: what counts as rare: a share of the mean eigenvalue. Of contrastive.
+        direction: decoder layer behind which ablation reads its direction. Default: where roles lie furthest apart.
+        position, max_new_tokens, seed, batch_size: see :func:`sea_bake.activations.collect_sites`.
+        neutral: see :func:`sea_bake.activations.collect_sites`.
         prompt_format: see :func:`sea_bake.activations.collect_sites`.
         dtype, device: see :func:`sea_bake.model.loading.load_model`.
         save_activations: also save the activations of all layers, to refit in seconds.
@@ -98,20 +118,29 @@ def fit(
     Raises:
         SeaBakeError: a child of it for every wrong input, before the heavy work where that is possible.
     """
-    check_settings(K=K, K_positive=K_positive, K_negative=K_negative, merge=merge, feature=feature, parts=parts)
+    given = dict(locals())
+    settings = {name: given[name] for name in ("method", "site", "layers", "alpha", "neutral", *SETTINGS)}
+    check_settings(method=method, site=site, **{name: given[name] for name in SETTINGS})
     if activations is None:
-        everything = save_activations is not None or (isinstance(layers, str) and layers.startswith("signature"))
+        own, reading = resolved(settings), gathered(settings)
         if isinstance(model, str | Path | ModelSource):
-            check_layers(model, layers, site)
+            check_layers(model, own["layers"], own["site"])
+        demonstrations = builtin() if demonstrations is None else demonstrations
+        check_count(method, len(demonstrations))
+        wanted = own["layers"]
+        if save_activations is not None or (isinstance(wanted, str) and wanted.startswith("signature")):
+            wanted = None
+        elif named(method).reads is not None:
+            wanted = None if direction is None else [direction]
         activations = gather(
             model,
             demonstrations,
             tokenizer=tokenizer,
             source=source,
-            site=site,
-            layers=None if everything else layers,
+            site=reading["site"],
+            layers=wanted,
             position=position,
-            neutral=neutral,
+            neutral=neutral if save_activations is not None else reading["neutral"],
             max_new_tokens=max_new_tokens,
             prompt_format=prompt_format,
             seed=seed,
@@ -121,8 +150,7 @@ def fit(
         )
         if save_activations is not None and is_main_process():
             activations.save(save_activations, overwrite=overwrite)
-    K_pos, K_neg = (K if value is None else value for value in (K_positive, K_negative))
-    return _project(activations, layers, K_pos, K_neg, merge, feature, parts, alpha, centre)
+    return _edit(activations, settings)
 
 
 def gather(
@@ -164,7 +192,7 @@ def gather(
         builtin() if demonstrations is None else demonstrations,
         source=named,
         site=site,
-        layers=None if layers is None else sea.select_layers(layers, text_config(model).num_hidden_layers),
+        layers=None if layers is None else select_layers(layers, text_config(model).num_hidden_layers),
         position=position,
         neutral=neutral,
         max_new_tokens=max_new_tokens,
@@ -174,66 +202,40 @@ def gather(
     )
 
 
-def check_settings(
-    *,
-    K: float | int = DEFAULT_K,
-    K_positive: float | int | None = None,
-    K_negative: float | int | None = None,
-    merge: str = DEFAULT_MERGE,
-    feature: str = "identity",
-    parts: str = "both",
-) -> None:
-    """Raise SettingError for settings that no model and no activations could make right."""
-    K_pos, K_neg = (K if value is None else value for value in (K_positive, K_negative))
-    sea.check_share(K_pos, "K_positive")
-    sea.check_share(K_neg, "K_negative")
-    if K_pos == K_neg == 0:
-        raise SettingError("K = 0 is outside (0, 1], and as a rank it keeps no direction at all: nothing to edit with")
-    for name, value, known in (
-        ("merge", merge, MERGES),
-        ("feature function", feature, FEATURES),
-        ("parts", parts, PARTS),
-    ):
-        if value not in known:
-            raise SettingError(f"unknown {name} {value!r}: use one of {', '.join(known)}")
-
-
-def _project(
-    found: Activations,
-    layers: str | Sequence[int],
-    K_positive: float | int,
-    K_negative: float | int,
-    merge: str,
-    feature: str,
-    parts: str,
-    alpha: float,
-    centre: bool,
-) -> Edit:
-    row = {layer: i for i, layer in enumerate(found.layers)}
-    signatures = {layer: sea.signature(found.positive[i], found.negative[i]) for layer, i in row.items()}
-    chosen = sea.select_layers(layers, found.base.num_layers, signatures)
+def _edit(found: Activations, settings: dict[str, Any]) -> Edit:
+    """The second half: maps out of activations."""
+    method, row = settings["method"], named(settings["method"])
+    site = _site(found, settings)
+    own = resolved(settings)
+    check_count(method, found.neutral.shape[1])
+    place = {layer: i for i, layer in enumerate(found.layers)}
+    signatures = {layer: sea.signature(found.positive[i], found.negative[i]) for layer, i in place.items()}
+    chosen = select_layers(own["layers"], found.base.num_layers, signatures)
     without = found.recipe.get("without_site", ())
     chosen = tuple(layer for layer in chosen if layer not in without)
     check_roles(found)
-    absent = [layer for layer in chosen if layer not in row]
-    if absent:
+    absent = [layer for layer in chosen if layer not in place]
+    if absent and row.reads is None:
         raise SettingError(f"the activations lack layer {absent[0]}; they hold layers {ranges(found.layers)}")
-    projectors = {}
-    with progress.bar("projectors", len(chosen), "layer") as advance:
-        for layer in chosen:
-            roles = (t[row[layer]] for t in (found.neutral, found.positive, found.negative))
-            projectors[layer] = sea.projector(
-                *roles, K_positive=K_positive, K_negative=K_negative, feature=feature, centre=centre
-            ).float()
-            advance(1)
-    rows = [row[layer] for layer in chosen]
-    check_directions(found, rows, [projectors[layer].ranks for layer in chosen], parts, centre=centre)
+    roles = {layer: (found.neutral[i], found.positive[i], found.negative[i]) for layer, i in place.items()}
+    arguments = arguments_of(method, settings)
+    with progress.bar("maps", len(chosen), "layer") as advance:
+        heads = int(found.base.config.get("num_attention_heads") or 0) if site is Site.HEADS else 0
+        collected = Collected(roles, chosen, found.base.num_layers, heads, advance)
+        maps, facts = row.fit(collected, **arguments)
+    maps = {layer: one.float() for layer, one in maps.items()}
+    projectors = [layer for layer, one in maps.items() if isinstance(one, Projector)]
+    ranks = [maps[layer].ranks for layer in projectors]
+    if projectors:
+        check_directions(found, [place[i] for i in projectors], ranks, settings["parts"], centre=settings["centre"])
+    else:
+        check_changes(maps.values())
     recipe = {
         **found.recipe,
-        "K_positive": K_positive,
-        "K_negative": K_negative,
-        "centre": centre,
-        "layers": layers if isinstance(layers, str) else list(layers),
+        "method": method,
+        **{name: value for name, value in arguments.items() if name != "feature"},
+        **facts,
+        "layers": own["layers"] if isinstance(own["layers"], str) else list(own["layers"]),
         "signatures": {str(layer): float(f"{value:.7g}") for layer, value in signatures.items()},
         "versions": {
             "sea_bake": version("sea-bake"),
@@ -242,37 +244,33 @@ def _project(
             "python": platform.python_version(),
         },
     }
-    return Edit(projectors, found.site, found.base, merge, feature, parts, alpha, recipe)
+    if row.reads is not None:
+        recipe["read_at"] = row.reads.value
+    applied = {name: settings[name] if projectors else SETTINGS[name] for name in ("merge", "feature", "parts")}
+    return Edit(maps, site, found.base, **applied, alpha=own["alpha"], recipe=recipe)
 
 
-def check_layers(model: str | Path | ModelSource, layers: str | Sequence[int], site: Site | str | None = None) -> None:
-    """Refuse an unknown family, or layers out of range or without the site, before any weight is read.
+def _site(found: Activations, settings: dict[str, Any]) -> Site:
+    """What is edited with these activations.
 
     Raises:
-        FamilyError, SettingError: the same.
+        SettingError: they are of another site than the method reads, or than is to be edited.
     """
-    from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
-
-    source = ModelSource.parse(model)
-    if source.is_gguf:
-        return  # its configuration is inside the file that is about to be read
-    source = source.base() if source.is_adapter else source
-    kind = None
-    try:
-        kind = PreTrainedConfig.get_config_dict(str(source.path or source.name))[0].get("model_type")
-        config = AutoConfig.from_pretrained(str(source.path or source.name), trust_remote_code=False)
-    except Exception:
-        if isinstance(kind, str) and kind not in CONFIG_MAPPING:
-            family(kind)  # edited already, or unknown to transformers too
-        return  # loading the model tells it better
-    text = decoder_config(config)
-    row = family_of(text)
-    wanted = None if site is None else Site.parse(site)
-    having = () if wanted is None else planned_layers(config, wanted)
-    if not (isinstance(layers, str) and layers.startswith("signature")):
-        chosen = sea.select_layers(layers, text.num_hidden_layers)
-        if wanted is not None and not set(chosen) & set(having):
-            raise SettingError(lacking(row, wanted, chosen, having))
+    row, given = named(settings["method"]), settings["site"]
+    if row.reads is not None:
+        if found.site is not row.reads:
+            raise SettingError(
+                f"{settings['method']} reads activations of the site {row.reads.value}, and these are of "
+                f"{found.site.value}: fit from the model, and save them there (--save-activations)"
+            )
+        return Site(resolved(settings)["site"])
+    wanted = row.only or (found.site if given is None else Site.parse(given))
+    if wanted is not found.site:
+        raise SettingError(
+            f"{settings['method']} is to edit the site {wanted.value}, and the activations are of {found.site.value}: "
+            "give those of the site, or fit from the model"
+        )
+    return found.site
 
 
 def is_main_process() -> bool:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from sea_bake import Edit, SeaBakeError
 from sea_bake.errors import ActivationError, SettingError
 from sea_bake.methods import sea
+from sea_bake.methods.layers import select_layers
 from sea_bake.model.anatomy import Site
 from sea_bake.model.fingerprint import BaseModel
 from sea_bake.modeling_sea import FEATURES, MERGES, PARTS, SEALayer
@@ -429,6 +430,7 @@ def test_signature_is_numpys(seed: int, n: int):
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [
+        ("middle", (5,)),
         ("all", range(10)),
         (" all ", range(10)),
         ("last:3", (7, 8, 9)),
@@ -450,7 +452,7 @@ def test_signature_is_numpys(seed: int, n: int):
 )
 def test_select_layers(spec, expected):
     signatures = {i: v for i, v in enumerate([1, 2, 5, 10, 4.999, 0, 0, 0, 0, 7.5])}
-    assert sea.select_layers(spec, 10, signatures) == tuple(expected)
+    assert select_layers(spec, 10, signatures) == tuple(expected)
 
 
 @pytest.mark.parametrize(
@@ -464,12 +466,12 @@ def test_select_layers(spec, expected):
 )  # fmt: skip
 def test_select_layers_refuses_what_it_cannot_read(spec):
     with pytest.raises(SettingError):
-        sea.select_layers(spec, 10, dict.fromkeys(range(10), 1.0))
+        select_layers(spec, 10, dict.fromkeys(range(10), 1.0))
 
 
 def test_signature_selection_needs_signatures():
     with pytest.raises(SettingError, match="needs activations of all layers"):
-        sea.select_layers("signature:0.5", 10)
+        select_layers("signature:0.5", 10)
 
 
 # ---------------------------------------------------------------------------------------------- dense imports

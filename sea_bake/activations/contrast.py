@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 
@@ -43,4 +44,13 @@ def check_directions(
         raise ActivationError(
             "no direction is left in any layer, so the edit would change nothing: the activations are all zero, or K "
             "is too small. Give more or other demonstrations, or a larger K"
+        )
+
+
+def check_changes(maps: Iterable[Any]) -> None:
+    """Raise ActivationError where affine maps leave every activation as it is."""
+    if all(one.changes_nothing for one in maps):
+        raise ActivationError(
+            "the edit would change nothing: in every layer positive and negative activations have the same mean. Give "
+            "answers that differ, at the token that is read (--position mean reads all)"
         )

@@ -27,7 +27,7 @@ _SETTLED = (
     panels={
         "Demonstrations": "demonstrations format limit shuffle_seed split neutral max_new_tokens",
         "Prompts": f"{PROMPTS} show_prompt",
-        "Edit": "site layers K K_positive K_negative merge feature parts alpha centre",
+        "Edit": "method site layers alpha K K_positive K_negative merge feature parts centre heads ridge direction",
         "Activations": "position seed batch_size save_activations activations",
     },
     model=spelt(positional=True, hint=str, default=None),
@@ -42,16 +42,19 @@ def fit(
     output: Annotated[Path, typer.Option("--output", "-o", help="Edit file to write.")] = Path("edit.safetensors"),
     show_prompt: Annotated[bool, typer.Option(help="Run nothing: print one triple as the model reads it.")] = False,
 ) -> None:
-    """Fit a SEA edit from demonstrations.
+    """Fit an edit from demonstrations: SEA, or another --method.
 
-    The defaults are those that helped on SmolLM2-135M-Instruct (scripts/STUDY.md); the paper's, for 7B models, are
-    --site mlp --merge l2 --no-centre -K 0.998 --alpha 1. Examples:
+    The defaults of SEA are those that helped on SmolLM2-135M-Instruct (scripts/STUDY.md); the paper's, for 7B models,
+    are --site mlp --merge l2 --no-centre -K 0.998 --alpha 1. A setting that a method does not take is refused.
+    Examples:
 
       sea-bake fit HuggingFaceTB/SmolLM2-135M-Instruct -o truthful.safetensors
 
       sea-bake fit MODEL -d halueval.jsonl --site block -K 0.9999 --save-activations acts.safetensors
 
       sea-bake fit --activations acts.safetensors -K 8 --layers signature:0.5 -o rank8.safetensors
+
+      sea-bake fit --activations acts.safetensors --method mean-difference -o vector.safetensors
 
       accelerate launch --num-processes 4 -m sea_bake fit MODEL      (data parallel)
     """
@@ -63,9 +66,7 @@ def fit(
     overwrite, save_activations = call["overwrite"], call["save_activations"]
     if (model is None) == (activations is None):
         raise SettingError("give either a MODEL or --activations FILE, and not both")
-    given = [n for n in _SETTLED if str(context.get_parameter_source(n)).endswith("COMMANDLINE")]
-    if activations is not None and given:
-        raise SettingError(f"--{given[0].replace('_', '-')} has no effect with --activations, which fix it")
+    given = [n for n in context.params if str(context.get_parameter_source(n)).endswith("COMMANDLINE")]
     reads = [model, activations, call["demonstrations"]]
     place = check_output(output, overwrite=overwrite, folder=False)
     check_apart(place, reads, folder=False)
@@ -82,9 +83,14 @@ def fit(
         return
     from sea_bake.activations import Activations  # torch, for which no refusal above has to wait
     from sea_bake.fitting import is_main_process
+    from sea_bake.methods.table import check_taken, named
     from sea_bake.model.sites import ranges
     from sea_bake.pages.edits import sentence
 
+    settled = [n for n in _SETTLED if n in given and not (n == "site" and named(call["method"]).reads)]
+    if activations is not None and settled:
+        raise SettingError(f"--{settled[0].replace('_', '-')} has no effect with --activations, which fix it")
+    check_taken(call["method"], given)
     edit = call(
         model=source,
         demonstrations=triples,

@@ -26,7 +26,7 @@ _PANEL = "Search space: a value, some values (a,b), or a range (low:high)"
     "sea_bake.tuning:tune",
     without="source space prompt_format",
     panels={
-        _PANEL: "site layers K_positive K_negative merge feature centre alpha parts",
+        _PANEL: "method site layers K_positive K_negative merge feature centre alpha parts",
         "Data": "demonstrations format limit shuffle_seed split data select confirm neutral_text",
         "Prompts": PROMPTS,
         "Activations": "position neutral max_new_tokens batch_size",
@@ -52,6 +52,8 @@ def tune(call: Call) -> None:
       sea-bake tune MODEL -d halueval.jsonl --objective truthfulqa_mc2:margin --data ../data --select 150 --confirm 150
 
       sea-bake tune MODEL --site mlp --layers last:0.66 --layers 10-19 --merge l2 --feature identity,tanh --alpha 0.25:1
+
+      sea-bake tune MODEL --method sea,leace,act
     """
     console, model, output = call.console, call["model"], call["output"]
     space = call(verb=_SPACE)

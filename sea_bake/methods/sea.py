@@ -5,8 +5,6 @@ Shapes: H, H+, H- are [n, d], one activation vector per demonstration. Nothing d
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -168,59 +166,6 @@ def signature(positive: Tensor, negative: Tensor) -> float:
     """
     omega = torch.stack([positive.double().mean(0), negative.double().mean(0)], dim=1)
     return float(torch.linalg.svdvals(omega).sum())
-
-
-def select_layers(
-    spec: str | Sequence[int], num_layers: int, signatures: Mapping[int, float] | None = None
-) -> tuple[int, ...]:
-    """Layers to edit, ascending, from a specification.
-
-    ``last:21`` and ``first:8`` (a share works too: ``last:0.66``), ``all``, ``10-29`` (both ends included), ``3,5,7``
-    (and mixtures: ``0,4-6``), ``signature:0.5`` (layers whose signature is at least half of the largest), or a sequence
-    of ints. Negative numbers count from the end in a sequence of ints only.
-
-    Raises:
-        SettingError: it cannot be read, selects nothing, or names a layer that the model does not have.
-    """
-    help_text = "use last:21, first:8, last:0.66, all, 10-29, 3,5,7 or signature:0.5"
-    if not isinstance(spec, str):
-        chosen = [i + num_layers if i < 0 else i for i in spec]
-    else:
-        spec = spec.strip()
-        kind, _, argument = spec.partition(":")
-        try:
-            if spec == "all":
-                chosen = list(range(num_layers))
-            elif kind in ("last", "first"):
-                share = float(argument)
-                count = int(argument) if share >= 1 else max(1, round(share * num_layers)) if share > 0 else 0
-                if not 1 <= count <= num_layers:
-                    raise SettingError(f"layers '{spec}': the model has {num_layers} layers, not {argument}")
-                chosen = list(range(num_layers - count, num_layers) if kind == "last" else range(count))
-            elif kind == "signature":
-                chosen = _by_signature(float(argument), signatures)
-            else:
-                chosen = []
-                for part in spec.split(","):
-                    low, dash, high = part.strip().partition("-")
-                    chosen += range(int(low), min(int(high), num_layers) + 1) if dash else [int(low)]
-        except ValueError:
-            raise SettingError(f"layers '{spec}' cannot be read: {help_text}") from None
-    outside = [i for i in chosen if not 0 <= i < num_layers]
-    if outside:
-        raise SettingError(f"layer {outside[0]} is out of range: the model has layers 0 to {num_layers - 1}")
-    if not chosen:
-        raise SettingError(f"layers '{spec}' selects no layer: {help_text}")
-    return tuple(sorted(set(chosen)))
-
-
-def _by_signature(share: float, signatures: Mapping[int, float] | None) -> list[int]:
-    if not 0.0 < share <= 1.0 or math.isnan(share):
-        raise SettingError(f"signature:{share} is outside (0, 1]: it is a share of the largest signature")
-    if not signatures:
-        raise SettingError("signature:... needs activations of all layers to compute the signatures from")
-    top = max(signatures.values())
-    return [layer for layer, value in signatures.items() if value >= share * top]
 
 
 def from_dense(positive: Tensor, negative: Tensor, *, tolerance: float = 1e-3) -> Projector:

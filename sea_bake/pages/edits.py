@@ -8,22 +8,14 @@ from typing import Any
 from sea_bake.activations.rendering import PLAIN_TEMPLATE, said_of_reasoning
 from sea_bake.artefact.verification import Verification
 from sea_bake.edit import Edit
-from sea_bake.fitting import ranges
+from sea_bake.methods.table import METHODS
+from sea_bake.model.sites import ranges
 
 _SITES = {
     "mlp": "MLP output",
     "attn": "attention output",
     "block": "block output (residual stream)",
     "heads": "attention heads (input of the output projection)",
-}
-METHODS = {
-    "mean-difference": "mean difference",
-    "pca": "principal direction",
-    "iti": "inference-time intervention",
-    "leace": "LEACE",
-    "ablation": "directional ablation",
-    "act": "Linear-AcT",
-    "contrastive": "contrastive directions",
 }
 COMPARED = ["against", "max |Δlogit|", "mean KL (nats)", "same top-1", "same greedy text"]
 """The head of :func:`compared`."""
@@ -51,16 +43,23 @@ def settings(edit: Edit) -> dict[str, str]:
     source = origin.get("source") if isinstance(origin, dict) else None
     named = f" ({source})" if isinstance(source, str) else ""
     unknown = "not recorded"
-    return {
+    found = {
         "site": _SITES.get(edit.site.value, edit.site.value),
         "decoder layers": f"{ranges(edit.layers)} of {edit.base.num_layers}",
         "kind": _kind(edit),
         "map": f"merge {_merge(edit)}" if edit.projectors else _parts(edit),
         "strength": f"{edit.alpha:g}",
-        "centred": ("yes" if centre else "no") if isinstance(centre, bool) else unknown,
-        "K (share of variance, or rank)": unknown if None in K else "/".join(dict.fromkeys(map(str, K))),
-        "rank kept, k+": _span(kept),
-        "rank dropped, k-": _span(dropped),
+    }
+    if edit.projectors or isinstance(centre, bool):
+        found["centred"] = ("yes" if centre else "no") if isinstance(centre, bool) else unknown
+    if edit.projectors:
+        found |= {
+            "K (share of variance, or rank)": unknown if None in K else "/".join(dict.fromkeys(map(str, K))),
+            "rank kept, k+": _span(kept),
+            "rank dropped, k-": _span(dropped),
+        }
+    found |= {name: str(recipe[name]) for name in ("heads", "ridge", "direction") if recipe.get(name) is not None}
+    return found | {
         "prompts": _prompts(edit) or unknown,
         "demonstrations": f"{count} triples{named}"
         if isinstance(count, int)
@@ -72,7 +71,8 @@ def columns(edits: Sequence[Edit]) -> tuple[list[str], list[list[str]]]:
     """Head and rows of a table of settings, with a column per edit."""
     found = list(map(settings, edits))
     head = ["", *(f"edit {i + 1}" for i in range(len(found)))] if len(found) > 1 else ["", ""]
-    return head, [[name, *(one[name] for one in found)] for name in (found[0] if found else ())]
+    names = dict.fromkeys(name for one in found for name in one)
+    return head, [[name, *(one.get(name, "") for one in found)] for name in names]
 
 
 def compared(verification: Verification) -> list[list[str]]:
@@ -118,8 +118,9 @@ def _reasoning(edit: Edit) -> str:
 
 
 def _kind(edit: Edit) -> str:
-    if not edit.projectors:
-        return METHODS.get(edit.method, "affine edit")
+    row = METHODS.get(edit.method)
+    if edit.method != "sea" or not edit.projectors:
+        return row.title if row else "affine edit"
     return "linear SEA" if edit.feature == "identity" else f"Φ-SEA ({edit.feature})"
 
 

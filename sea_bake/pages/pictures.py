@@ -72,7 +72,7 @@ def panels(width: float, height: float, rows: int = 1, columns: int = 1, **optio
 
 
 def plot_edit(edit: Edit, path: str | Path, *, overwrite: bool = False) -> Path:
-    """Draw cumulative explained variance per layer, kept ranks, and signatures.
+    """Draw cumulative explained variance per layer (of an affine map, the sizes of its parts), and signatures.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -82,11 +82,17 @@ def plot_edit(edit: Edit, path: str | Path, *, overwrite: bool = False) -> Path:
     path = Path(path)
     if path.suffix.lower() not in _FORMATS:
         raise OutputError(f"{path}: give the plot an ending out of {', '.join(_FORMATS)}")
-    figure, (left, middle, right) = panels(12, 3.6, 1, 3)
-    for part, axes, colours in (("positive", left, "Blues"), ("negative", middle, "Reds")):
-        draw_explained(axes, edit, part, colours)
-        axes.text(0.98, 0.04, "darker = later layer", transform=axes.transAxes, ha="right", fontsize=8, color="0.4")
-    left.set_ylabel("share of squared singular values")
+    figure, axes = panels(12, 3.6, 1, 3) if edit.projectors else panels(8, 3.6, 1, 2)
+    *left, right = axes
+    if edit.projectors:
+        for part, panel, colours in (("positive", left[0], "Blues"), ("negative", left[1], "Reds")):
+            draw_explained(panel, edit, part, colours)
+            panel.text(
+                0.98, 0.04, "darker = later layer", transform=panel.transAxes, ha="right", fontsize=8, color="0.4"
+            )
+        left[0].set_ylabel(f"share of squared {named_spectrum(edit)}")
+    else:
+        draw_sizes(left[0], edit)
     if edit.recipe.get("signatures"):
         draw_signatures(right, edit)
     else:
@@ -108,10 +114,21 @@ def draw_explained(axes: Any, edit: Edit, part: str, colours: str) -> None:
     axes.set_ylim(None, 1.005)
 
 
+def draw_sizes(axes: Any, edit: Edit) -> None:
+    """Of an affine map: the norm of each part, a line per part; of a scale, of its distance from 1."""
+    for name in dict.fromkeys(name for one in edit.maps.values() for name in one.parts):
+        sizes = {layer: one.parts[name] for layer, one in sorted(edit.maps.items()) if name in one.parts}
+        norms = [float((part - 1 if name == "scale" else part).norm()) for part in sizes.values()]
+        axes.plot(list(sizes), norms, "o-", markersize=3, linewidth=1, label=name if name != "scale" else "scale - 1")
+    axes.set(xlabel="decoder layer", ylabel="norm", title="parts of the map")
+    axes.set_ylim(0, None)
+    axes.legend()
+
+
 def draw_signatures(axes: Any, edit: Edit) -> None:
     """A bar per layer that was measured."""
     signatures = {int(layer): value for layer, value in edit.recipe["signatures"].items()}
-    colours = [EDITED if layer in edit.projectors else UNEDITED for layer in signatures]
+    colours = [EDITED if layer in edit.maps else UNEDITED for layer in signatures]
     axes.bar(list(signatures), list(signatures.values()), color=colours)
     axes.set(xlabel="decoder layer", title="signature per layer (blue: edited)")
 
@@ -120,6 +137,11 @@ def spectrum(edit: Edit, layer: int, part: str) -> Tensor:
     """Singular values of a layer's Ω+ ("positive") or Ω- ("negative")."""
     projector = edit.projectors[layer]
     return projector.positive_spectrum if part == "positive" else projector.negative_spectrum
+
+
+def named_spectrum(edit: Edit) -> str:
+    """What the numbers of its spectra are."""
+    return "log ratios |log λ|" if edit.method == "contrastive" else "singular values"
 
 
 def explained(values: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from sea_bake.artefact.evaluation import Row
 from sea_bake.artefact.names import GRAPH_FILES, RECIPE
 from sea_bake.artefact.opened import ONNX
 from sea_bake.artefact.verification import Verification
+from sea_bake.methods.table import METHODS
 from sea_bake.pages.edits import COMPARED, columns, compared
 from sea_bake.pages.markdown import front_matter
 from sea_bake.pages.templates import Markdown, markdown
@@ -19,6 +20,7 @@ from sea_bake.publishing.recipe import can_be_fitted_again, origin
 
 # What the Hub's model tree calls an edit of this kind: the edited weights are new ones, whatever file they lie in.
 _RELATIONS = {"insert": "finetune", "fold": "finetune", "adapter": "adapter", ONNX: "finetune"}
+SEA = METHODS["sea"]
 _TASKS = {"AutoModelForImageTextToText": "image-text-to-text"}  # else text-generation, encoder-decoders too
 _LIBRARIES = {"insert": "transformers", "fold": "transformers", "adapter": "peft", ONNX: "transformers.js"}
 
@@ -62,7 +64,8 @@ def render(
         licence=licence,
         why=why if why != "asked for" else "",
         settings=columns(artefact.edits),
-        ranks=[[i, layer, *k] for i, edit in enumerate(artefact.edits, 1) for layer, k in edit.ranks.items()],
+        methods=_methods(artefact),
+        ranks=[[i, n, *one.ranks] for i, edit in enumerate(artefact.edits, 1) for n, one in edit.projectors.items()],
         results=[measured(row) for row in sorted(results, key=lambda row: row.kind != "gain")],
         compared=(COMPARED, compared(verification)) if verification else None,
         variants=_variants(verification) if verification else [],
@@ -73,6 +76,13 @@ def render(
     text = f"{front_matter(data.to_dict())}\n{body}"
     ModelCard(text)  # parsed once: what the Hub's own library cannot read does not leave the house
     return text
+
+
+def _methods(artefact: Artefact) -> list[tuple[str, str]]:
+    """Title and paper of each method that its edits were found by; SEA's where they are not with it."""
+    rows = [METHODS.get(edit.method) for edit in artefact.edits] or [SEA]
+    found = [(row.title, row.paper) if row else ("an edit from elsewhere", "") for row in rows]
+    return list(dict.fromkeys(found))
 
 
 def measured(row: Row) -> list[str]:
@@ -125,7 +135,10 @@ def _metadata(
     task = _TASKS.get(artefact.auto_class, "text-generation")
     rows = model_index(results, task)
     relation = _RELATIONS[artefact.kind]
-    tags = ["sea", "sea_bake", "activation-steering", "model-editing", "arxiv:2405.09719"]
+    papers = [paper for _, paper in _methods(artefact) if paper]
+    tags = ["sea"] if SEA.paper in papers else []
+    tags += ["sea_bake", "activation-steering", "model-editing", *(f"arxiv:{paper}" for paper in papers)]
+    tags += ["steering-vector"] if any(edit.is_constant for edit in artefact.edits) else []
     tags += ["onnx"] if artefact.kind == ONNX else ["lora"] if artefact.kind == "adapter" else []
     tags += ["custom_code"] if artefact.kind == "insert" else []
     tags += ["unverified"] if artefact.doubt else ["approximate"] if artefact.approximate else []

@@ -18,6 +18,7 @@ from sea_bake.errors import CheckpointError
 from sea_bake.io.edits import EDIT_FILE
 from sea_bake.io.files import file_digest
 from sea_bake.io.signatures import arguments
+from sea_bake.methods.table import resolved
 from sea_bake.model.fingerprint import BaseModel
 from sea_bake.publishing.hub_errors import check_repo_id
 from sea_bake.publishing.tolerance import MEASURE, Tolerance
@@ -28,7 +29,7 @@ _HEAD = """\
 # How this model was made, and a recipe to make it again: https://arxiv.org/abs/2405.09719
 #
 #   pip install sea-bake=={version}
-#   sea-bake reproduce REPO_OR_FOLDER       refit from this recipe, compare the projectors
+#   sea-bake reproduce REPO_OR_FOLDER       refit from this recipe, and compare
 #   sea-bake run sea_bake.yaml              make the model anew
 #
 # Everything under `provenance` is a record, and no setting.
@@ -40,8 +41,8 @@ _REASON = (
 )
 _FLAGS = {"limit": "--limit", "K": "-K", "demonstrations": "-d"}
 _OF_THE_RECIPE = (
-    *("method", "K_positive", "K_negative", "layers", "centre", "position", "neutral", "max_new_tokens", "seed"),
-    *("batch_size", "dtype"),
+    *("method", "K_positive", "K_negative", "layers", "centre", "heads", "ridge", "direction"),
+    *("position", "neutral", "max_new_tokens", "seed", "batch_size", "dtype"),
     *arguments(FORMAT),
 )
 _NO_OPTION = ("name", "split")  # the edit's own name; of the library alone
@@ -175,7 +176,8 @@ def _fit_settings(edit: Edit) -> dict[str, Any]:
     known: dict[str, Any] = {
         **{key: recipe[key] for key in _OF_THE_RECIPE if key in recipe},
         **{key: source[key] for key in ("format", "limit", "shuffle_seed", "split") if key in source},
-        **{key: getattr(edit, key) for key in ("merge", "feature", "parts", "alpha")},
+        **{key: getattr(edit, key) for key in ("merge", "feature", "parts") if edit.projectors},
+        "alpha": edit.alpha,
         "demonstrations": source.get("source"),
         "site": edit.site.value,
     }
@@ -195,6 +197,12 @@ def fit_defaults() -> dict[str, Any]:
     """The settings of a recipe's ``fit:`` with their defaults, in its order: those of three functions."""
     found = arguments("sea_bake.demonstrations:load") | arguments(FORMAT) | arguments("sea_bake.fitting:fit")
     return {"demonstrations": "builtin"} | {n: one.default for n, one in found.items() if n not in _NO_SETTING}
+
+
+def _defaults_of(settings: dict[str, Any]) -> dict[str, Any]:
+    """The same, with those that the method of these settings has in the place of None."""
+    own = resolved({"method": settings.get("method")})
+    return fit_defaults() | own | {"site": own["site"].value}
 
 
 def _edit_record(copy: _Copy) -> dict[str, Any]:
@@ -223,7 +231,7 @@ def _commands(recipe: dict[str, Any], copies: list[_Copy]) -> list[str]:
     files = [f"{copy.name}.safetensors" if recipe.get("fit") else copy.origin or copy.path for copy in copies]
     at = ["--revision", str(recipe["revision"])] if recipe["revision"] else []
     lines = [
-        ["sea-bake", "fit", base, *at, "-o", file, *_options(settings, fit_defaults())]
+        ["sea-bake", "fit", base, *at, "-o", file, *_options(settings, _defaults_of(settings))]
         for file, settings in zip(files, recipe.get("fit", ()))
     ]
     lines.append(["sea-bake", "bake", base, *at, *files, "-o", output, *_options(recipe["bake"], {"how": "auto"})])

@@ -1,4 +1,6 @@
-"""How far two fits of one recipe may differ, and why: a bound on the angle between what their projectors span."""
+"""How far two fits of one recipe may differ, and why: a bound on the angle between what their projectors span, or on
+the difference of the parts of their maps.
+"""
 
 from __future__ import annotations
 
@@ -51,6 +53,15 @@ class Tolerance:
                 f"for {dtype} ({widest:g}, {LARGEST:g}): it would prove nothing"
             )
         return cls(noise, largest)
+
+    @property
+    def of_parts(self) -> float:
+        """Largest admissible relative difference of a part of an affine map.
+
+        A difference of means is a small share of the activations that it is made of, and a factor per unit a quotient
+        of small numbers: so a hundred times the noise, and never more than ``largest``.
+        """
+        return min(100 * self.noise, self.largest)
 
     def limit(self, spectrum: Tensor, k: int) -> float:
         """Largest admissible sine for the span of the first ``k`` singular vectors.

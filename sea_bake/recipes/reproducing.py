@@ -1,4 +1,4 @@
-"""Fit a published model's edits again, from its recipe, and hold the projectors against the published ones."""
+"""Fit a published model's edits again, from its recipe, and hold them against the published ones."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class EditReproduction:
     Attributes:
         name: as the recipe calls it.
         tolerance: what the recipe states.
-        layers: every projection of every layer, compared.
+        layers: every projection, or part of a map, of every layer, compared.
         differences: settings that the published edit and the recipe do not share: it cannot be its recipe then.
         versions: package -> (of the published fit, here), of those that differ.
         same_texts: whether the model's own (greedy) neutral texts came out the same; None when that is not recorded.
@@ -86,7 +86,7 @@ def reproduce(
     batch_size: int | None = None,
     device: str | None = None,
 ) -> Reproduction:
-    """Refit the edits of a published model from its recipe, and compare the projectors by the tolerance it states.
+    """Refit the edits of a published model from its recipe, and compare them by the tolerance it states.
 
     The base and the demonstrations are checked against the recipe's digests before anything is run on them.
 
@@ -231,7 +231,11 @@ def _compared(name: str, edit: Edit, again: Edit, tolerance: Tolerance) -> EditR
         name,
         tolerance,
         compare(edit, again, tolerance),
-        [key for key in ("site", "merge", "feature", "parts", "alpha") if getattr(edit, key) != getattr(again, key)],
+        [
+            key
+            for key in ("method", "site", "merge", "feature", "parts", "alpha")
+            if getattr(edit, key) != getattr(again, key)
+        ],
         _version_changes(edit.recipe.get("versions")),
         None if texts[0] is None else texts[0] == texts[1],
     )

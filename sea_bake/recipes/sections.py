@@ -59,7 +59,7 @@ SECTIONS: dict[str, Section] = {
     "fit": Section(
         FIT,
         "model demonstrations tokenizer source activations prompt_format save_activations overwrite",
-        checks=("sea_bake.fitting:check_settings", "sea_bake.activations:check_settings", FORMAT),
+        checks=("sea_bake.methods.table:check_settings", "sea_bake.activations:check_settings", FORMAT),
     ),
     "bake": Section(
         "sea_bake.baking:bake",

@@ -12,10 +12,12 @@ from sea_bake.activations import Activations
 from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.demonstrations import Demonstration, digest
 from sea_bake.errors import RecipeError
-from sea_bake.fitting import check_layers, fit, gather
+from sea_bake.fitting import fit, gather
 from sea_bake.io.edits import edit_file
 from sea_bake.io.signatures import arguments
 from sea_bake.io.staging import check_output
+from sea_bake.methods.layers import check_layers
+from sea_bake.methods.table import check_count, gathered, resolved
 from sea_bake.model.source import ModelSource
 from sea_bake.recipes.schema import ONLY_EDIT, Recipe
 from sea_bake.recipes.sections import FIT, FORMAT, GATHER, LOAD, SECTIONS
@@ -81,9 +83,14 @@ def _fit_steps(
     activations = recipe.work / f"{name}.activations.safetensors"
     edit = recipe.work / f"{name}.safetensors"
     triples = load_demonstrations(settings)
+    check_count(settings["method"], len(triples))
+    reading = gathered(settings)
+    settings = settings | resolved(settings)
     check_layers(source, settings["layers"], settings["site"])
     gathering, fitting = (settings_for(verb, settings) for verb in (GATHER, FIT))
+    gathering |= {"site": reading["site"].value, "neutral": reading["neutral"]}
     gathering.pop("layers")
+    fitting["site"] = settings["site"].value
     form = prompt_format_of(settings)
 
     def collected(overwrite: bool) -> Any:
@@ -97,7 +104,7 @@ def _fit_steps(
 
     reads = {"model": base, "demonstrations": digest(triples)}
     first = Step(f"collect{suffix}", gathering | form.to_json(), reads, (), activations, collected)
-    own = {key: value for key, value in fitting.items() if key not in gathering}
+    own = {key: value for key, value in fitting.items() if key not in gathering or gathering[key] != value}
     return first, Step(f"fit{suffix}", own, {}, (first.name,), edit, fitted)
 
 

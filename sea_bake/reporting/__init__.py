@@ -20,7 +20,7 @@ from sea_bake.edit import Edit
 from sea_bake.errors import DemonstrationError, OutputError, SettingError, need
 from sea_bake.evaluation import figures as evaluation_figures
 from sea_bake.io.apart import check_apart
-from sea_bake.methods import sea
+from sea_bake.methods.layers import select_layers
 from sea_bake.model.source import ModelSource
 from sea_bake.pages.pictures import Picture
 from sea_bake.reporting import figures
@@ -175,8 +175,8 @@ def _chosen(edit: Edit, layers: str | Sequence[int] | None) -> list[int]:
     if layers is None:
         return sorted({edit.layers[0], edit.layers[len(edit.layers) // 2], edit.layers[-1]})
     signatures = {int(layer): value for layer, value in edit.recipe.get("signatures", {}).items()}
-    wanted = sea.select_layers(layers, edit.base.num_layers, signatures)
-    return [layer for layer in wanted if layer in edit.projectors]
+    wanted = select_layers(layers, edit.base.num_layers, signatures)
+    return [layer for layer in wanted if layer in edit.maps]
 
 
 def _pictures(found: Findings, stem: str) -> list[Picture]:

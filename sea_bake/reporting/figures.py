@@ -25,6 +25,7 @@ def spectra(edit: Edit) -> Picture:
     from matplotlib.colors import Normalize
     from matplotlib.ticker import MaxNLocator
 
+    named = pictures.named_spectrum(edit)
     with drawing():
         figure, grid = panels(9, 6.2, 2, 2, sharex="col")
         colours = pictures.shades(edit.layers, _MAP)
@@ -37,7 +38,7 @@ def spectra(edit: Edit) -> Picture:
                 above.plot(range(1, len(seen) + 1), seen, color=colour, linewidth=1)
                 if 0 < k <= len(values):
                     above.plot(k, values[k - 1], "o", color=colour, markersize=4)
-            above.set(xscale="log", yscale="log", title=f"singular values of Ω{sign} (dot: k{sign})")
+            above.set(xscale="log", yscale="log", title=f"{named} of Ω{sign} (dot: k{sign})")
             pictures.draw_explained(below, edit, part, _MAP)
             K = edit.recipe.get(f"K_{part}")
             if isinstance(K, float) and 0 < K <= 1:
@@ -45,14 +46,14 @@ def spectra(edit: Edit) -> Picture:
                 below.text(
                     0.98, K, f"K = {K:g}", transform=below.get_yaxis_transform(), ha="right", va="top", color="0.4"
                 )
-        grid[0, 0].set_ylabel("singular value")
-        grid[1, 0].set_ylabel("share of squared singular values")
+        grid[0, 0].set_ylabel(named.removesuffix("s") if named.endswith("values") else named)
+        grid[1, 0].set_ylabel(f"share of squared {named}")
         whole = MaxNLocator(integer=True)
         shown = (edit.layers[0], max(edit.layers[-1], edit.layers[0] + 1))
         figure.colorbar(ScalarMappable(Normalize(*shown), _MAP), ax=grid, label="decoder layer", aspect=40, ticks=whole)
     return Picture(
         "spectra",
-        "Above: singular values of the cross-covariances Ω+ and Ω-, a line per edited layer. Below: the share of their "
+        f"Above: {named} of the cross-covariances Ω+ and Ω-, a line per edited layer. Below: the share of their "
         "squares in the first directions. A dot marks where K cut: up to it Ω+ is kept and Ω- is dropped.",
         figure,
         "Singular spectra and cumulative explained variance of every edited layer, for the positive and the negative "
@@ -61,24 +62,31 @@ def spectra(edit: Edit) -> Picture:
 
 
 def layers(edit: Edit) -> Picture:
-    """Ranks kept and dropped, and the signature, over the decoder's depth."""
+    """Ranks kept and dropped (of an affine map, the sizes of its parts), and the signature, over the depth."""
     signed = bool(edit.recipe.get("signatures"))
     with drawing():
         figure, grid = panels(9, 4.6 if signed else 2.4, 2 if signed else 1, sharex=True, squeeze=False)
-        ranks = grid[0, 0]
-        kept, dropped = zip(*edit.ranks.values())
-        ranks.bar(edit.layers, kept, color=ROLES["positive"][0], label="k+, kept")
-        ranks.bar(edit.layers, [-k for k in dropped], color=ROLES["negative"][0], label="k-, dropped")
-        ranks.axhline(0, color="0.5", linewidth=0.8)
-        ranks.set(ylabel="directions", title="ranks per layer")
-        ranks.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
-        ranks.legend(ncols=2)
+        if edit.projectors:
+            _draw_ranks(grid[0, 0], edit)
+        else:
+            pictures.draw_sizes(grid[0, 0], edit)
         if signed:
             pictures.draw_signatures(grid[1, 0], edit)
             grid[1, 0].set_ylabel("signature")
         _by_depth(grid[-1, 0], edit)
     more = " Below: each layer's signature, edited layers in blue, the others in grey." if signed else ""
-    return Picture("layers", f"Directions kept (upwards) and dropped (downwards) in each layer.{more}", figure)
+    shown = "Directions kept (upwards) and dropped (downwards)" if edit.projectors else "Norms of the map's parts"
+    return Picture("layers", f"{shown} in each layer.{more}", figure)
+
+
+def _draw_ranks(axes: Any, edit: Edit) -> None:
+    kept, dropped = zip(*edit.ranks.values())
+    axes.bar(edit.layers, kept, color=ROLES["positive"][0], label="k+, kept")
+    axes.bar(edit.layers, [-k for k in dropped], color=ROLES["negative"][0], label="k-, dropped")
+    axes.axhline(0, color="0.5", linewidth=0.8)
+    axes.set(ylabel="directions", title="ranks per layer")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
+    axes.legend(ncols=2)
 
 
 def _by_depth(axes: Any, edit: Edit) -> None:

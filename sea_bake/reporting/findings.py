@@ -9,6 +9,7 @@ from typing import Any
 
 from sea_bake.activations import Activations
 from sea_bake.edit import Edit
+from sea_bake.methods.affine import AffineMap
 from sea_bake.pages.edits import settings
 from sea_bake.pages.pictures import explained, spectrum
 from sea_bake.reporting.movement import Moved, movement, same_demonstrations
@@ -40,7 +41,7 @@ class Findings:
     @classmethod
     def of(cls, edit: Edit, activations: Activations | None, layers: Sequence[int], method: str) -> Findings:
         """Compute them; see :func:`project` for what is raised."""
-        known = () if edit.recipe.get("imported") else edit.layers
+        known = () if edit.recipe.get("imported") else edit.projectors
         found = cls(
             edit, {i: _explained(edit, i, edit.ranks[i]) for i in known}, {i: _explained(edit, i) for i in known}
         )
@@ -60,6 +61,7 @@ class Findings:
                 "ranks": list(ranks),
                 "explained": list(self.explained[layer]) if self.explained else None,
                 "first_direction": list(self.first[layer]) if self.first else None,
+                "parts": self.sizes[layer],
                 "signature": self.edit.recipe.get("signatures", {}).get(str(layer)),
                 "moved": {role: m.to_json() for role, m in self.moved[layer].items()} if self.moved else None,
             }
@@ -71,6 +73,14 @@ class Findings:
             "projection": [projected.to_json() for projected in self.projected],
             "demonstrations": self.demonstrations,
             "own_demonstrations": self.own,
+        }
+
+    @property
+    def sizes(self) -> dict[int, dict[str, float]]:
+        """Layer -> part of an affine map -> its norm; nothing of a projector."""
+        return {
+            layer: {name: float(part.norm()) for name, part in one.parts.items()} if isinstance(one, AffineMap) else {}
+            for layer, one in sorted(self.edit.maps.items())
         }
 
     def medians(self, quantity: str) -> list[float]:

@@ -14,7 +14,7 @@ from sea_bake.activations import Activations
 from sea_bake.activations.texts import ROLES
 from sea_bake.edit import Edit
 from sea_bake.errors import ActivationError, SeaBakeError
-from sea_bake.fitting import ranges
+from sea_bake.model.sites import ranges
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sea_bake.evaluation import Evaluation, rendering
-from sea_bake.fitting import ranges
+from sea_bake.model.sites import ranges
 from sea_bake.pages.edits import COMPARED, columns, compared
 from sea_bake.pages.pictures import Picture
 from sea_bake.pages.templates import html
@@ -58,13 +58,16 @@ def _edit(stem: str, found: Findings, pictures: Sequence[Picture]) -> dict[str, 
     for layer, ranks in found.edit.ranks.items():
         shares = [f"{100 * share:.2f}" for share in found.explained[layer]] if found.explained else ["", ""]
         mark = signatures.get(str(layer))
-        layers.append([layer, *ranks, *shares, "" if mark is None else f"{mark:.4g}"])
+        parts = [f"{size:.4g}" for size in found.sizes[layer].values()]
+        layers.append([layer, *(parts or [*ranks, *shares]), "" if mark is None else f"{mark:.4g}"])
+    norms = [f"‖{name}‖" for name in next(iter(found.sizes.values()))]
     shown = {
         "stem": stem,
         "pictures": {picture.name.removeprefix(stem): picture for picture in pictures},
         "first": [share for both in found.first.values() for share in both],
         "signatures": signatures,
-        "layers": layers,
+        "layers": (["layer", *(norms or ["k+", "k-", "Ω+ explained (%)", "Ω- explained (%)"]), "signature"], layers),
+        "affine": bool(norms),
         "apart": [[p.layer, *(f"{value:.3f}" for value in p.separation)] for p in found.projected],
         "moved": None,
     }

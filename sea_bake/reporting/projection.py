@@ -13,6 +13,7 @@ from sea_bake.activations import Activations
 from sea_bake.activations.texts import ROLES
 from sea_bake.edit import Edit
 from sea_bake.errors import SettingError, missing_extra
+from sea_bake.methods import collected
 from sea_bake.reporting.movement import edited
 
 METHODS = ("pca", "tsne")
@@ -86,11 +87,8 @@ def project(edit: Edit, activations: Activations, layers: Sequence[int], method:
 
 
 def separation(roles: dict[str, Tensor]) -> float:
-    """‖mean(H+) - mean(H-)‖ over the root mean square distance of both from their own means; 0 without any spread."""
-    means = {role: roles[role].mean(0) for role in ("positive", "negative")}
-    spread = torch.cat([roles[role] - mean for role, mean in means.items()]).square().sum(-1).mean().sqrt()
-    apart = torch.linalg.vector_norm(means["positive"] - means["negative"])
-    return float(apart / spread) if float(spread) > 0 else 0.0
+    """How far apart positive and negative lie: see :func:`sea_bake.methods.collected.separation`."""
+    return collected.separation(roles["positive"], roles["negative"])
 
 
 def _pca(stacked: Tensor) -> tuple[Tensor, tuple[float, float]]:

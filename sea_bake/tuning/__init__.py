@@ -32,7 +32,9 @@ from sea_bake.demonstrations import Demonstration
 from sea_bake.errors import EvaluationError, SettingError, missing_extra
 from sea_bake.evaluation import Judge, damage
 from sea_bake.evaluation.doors import BASE, Doors
-from sea_bake.fitting import check_layers
+from sea_bake.methods.layers import check_layers
+from sea_bake.methods.table import check_count
+from sea_bake.methods.table import check_settings as check_method
 from sea_bake.model.fingerprint import BaseModel
 from sea_bake.tuning import pareto as reporting
 from sea_bake.tuning import splits
@@ -136,11 +138,15 @@ def tune(
     doors = Doors.of(model, revision=revision, dtype=dtype, device=device)
     for layers in dict.fromkeys([*space.layers, untuned()["layers"]]):
         check_layers(doors.base, layers)
+    for method in space.method:
+        check_method(method=method)
     triples = demos.builtin() if demonstrations is None else demonstrations
     if goal.needs_data:
         parts = splits.by_rows(goal, data, triples, select, confirm)
     else:
         parts = splits.by_question(triples, select, confirm, seed)
+    for method in space.method:
+        check_count(method, len(parts.fit))
     collecting: dict[str, Any] = {"position": position, "neutral": neutral, "max_new_tokens": max_new_tokens}
     collecting |= {"seed": seed, "batch_size": batch_size}
     form = prompt_format or PromptFormat()
@@ -177,6 +183,8 @@ class _Run:
     space: Space
     parts: splits.Splits
     texts: tuple[list[str], list[str]]
+    for method in space.method:
+        check_count(method, len(parts.fit))
     collecting: dict[str, Any]
     form: PromptFormat
     judging: dict[str, Any]
@@ -216,7 +224,7 @@ class _Run:
     def _activations(self, model: Any, tokenizer: Any) -> dict[str, Activations]:
         """Of every site that is searched, all layers: from an earlier run where there was one."""
         base, triples = BaseModel.of(model, self.doors.base), self.folder.triples(self.parts.fit)
-        sites = list(dict.fromkeys([untuned()["site"], *self.space.site]))
+        sites = list(dict.fromkeys([untuned()["site"], *self.space.sites]))
         kept = {site: self.folder.activations(site, base, triples, self.collecting, self.form) for site in sites}
         self.form = next((PromptFormat.from_json(one.recipe) for one in kept.values() if one), self.form)
         missing = [site for site in sites if kept[site] is None]

@@ -24,6 +24,8 @@ from sea_bake.evaluation import Judge, Row
 from sea_bake.evaluation.damage import NEUTRAL
 from sea_bake.fitting import fit
 from sea_bake.io import progress
+from sea_bake.methods.table import named
+from sea_bake.model.anatomy import Site
 from sea_bake.tuning.objective import Objective, gain, kl
 from sea_bake.tuning.results import CHOSEN_BASE, CHOSEN_DEFAULT, DEFAULT, DEFAULT_BASE, Trial
 from sea_bake.tuning.space import Settings, Space, starts
@@ -46,7 +48,8 @@ class Bench:
 
     def edit(self, settings: Settings) -> Edit:
         """Fitted from the saved activations: no model is run."""
-        return fit(None, activations=self.activations[settings["site"]], **settings)
+        site = (named(settings["method"]).reads or Site(settings["site"])).value
+        return fit(None, activations=self.activations[site], **settings)
 
     def trial(self, number: int, settings: Settings) -> Trial:
         """Fit and judge. What only these settings can be blamed for is told in the trial, not raised."""

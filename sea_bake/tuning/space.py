@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sea_bake.errors import SettingError
 from sea_bake.fitting import fit
 from sea_bake.methods.sea import check_share
+from sea_bake.methods.table import METHODS, SETTINGS, named, resolved
 from sea_bake.model.anatomy import Site
 from sea_bake.modeling_sea import FEATURES, MERGES, PARTS
 
@@ -24,6 +25,7 @@ _NUMBERS = (*_SHARES, "alpha")
 _NAMES = {"K_positive": "K+", "K_negative": "K-"}
 _WORDS = {"yes": True, "no": False, "true": True, "false": False}
 _KNOWN: dict[str, Sequence[Any]] = {
+    "method": tuple(METHODS),
     "site": [site.value for site in Site],
     "merge": MERGES,
     "feature": tuple(FEATURES),
@@ -46,11 +48,13 @@ class Range:
 class Space:
     """The settings that are searched, named as the arguments of :func:`sea_bake.fit`.
 
-    Each is a tuple of values (of one alone: it is fixed), or, of a number, a :class:`Range`. The defaults leave out
+    Each is a tuple of values (of one alone: it is fixed), or, of a number, a :class:`Range`. Of what is drawn, a method
+    gets the settings that it takes; one that can edit a single site (iti) gets that. The defaults leave out
     what was seen to break SmolLM2-135M at a tenth of its strength, so that few trials are wasted: "elu", and Φ edits of
     the residual stream ("block"), which no fold can carry either.
     """
 
+    method: tuple[str, ...] = ("sea",)
     site: tuple[str, ...] = ("mlp", "attn")
     layers: tuple[str, ...] = ("last:0.66", "last:0.33", "first:0.66", "all", "signature:0.5")
     K_positive: tuple[float | int, ...] | Range = Range(0.5, 0.999)
@@ -81,12 +85,18 @@ class Space:
     def axes(self) -> dict[str, tuple[Any, ...] | Range]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
+    def takes(self, name: str) -> bool:
+        """Whether some method of the space takes a setting."""
+        return name not in SETTINGS or any(name in named(method).takes for method in self.method)
+
     def distributions(self) -> dict[str, BaseDistribution]:
         """What Optuna draws from: the settings with more than one value."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution
 
         found: dict[str, BaseDistribution] = {}
         for name, axis in self.axes.items():
+            if not self.takes(name):
+                continue
             if isinstance(axis, Range) and name in _SHARES:
                 found[_left_out(name)] = FloatDistribution(1 - axis.high, 1 - axis.low, log=True)
             elif isinstance(axis, Range):
@@ -99,17 +109,29 @@ class Space:
         """What Optuna drew, as arguments of ``fit``: shares and alpha with four digits, which a recipe can hold."""
         found: Settings = {}
         for name, axis in self.axes.items():
-            if isinstance(axis, Range):
+            if isinstance(axis, Range) and self.takes(name):
                 value = 1 - drawn[_left_out(name)] if name in _SHARES else drawn[name]
                 found[name] = round(float(value), 4)
-            else:
+            elif not isinstance(axis, Range):
                 found[name] = next((v for v in axis if repr(v) == drawn.get(name)), axis[0])
-        return found
+        return own(found)
+
+    @property
+    def sites(self) -> list[str]:
+        """Of which activations are read."""
+        rows = [named(method) for method in self.method]
+        found = [row.reads or row.only for row in rows if row.reads or row.only]
+        return [
+            *(self.site if any(not (row.reads or row.only) for row in rows) else ()),
+            *(site.value for site in found),
+        ]
 
     def drawn(self, settings: Settings) -> dict[str, Any]:
         """The other way round, for those settings that lie in the space."""
         found: dict[str, Any] = {}
         for name, axis in self.axes.items():
+            if name not in settings:  # the method does not take it
+                continue
             value = settings[name]
             if isinstance(axis, Range):
                 if isinstance(value, float) and axis.low <= value <= axis.high:
@@ -130,6 +152,7 @@ class Space:
 
 def parse_space(
     *,
+    method: str | None = None,
     site: str | None = None,
     layers: Sequence[str] | None = None,
     K_positive: str | None = None,
@@ -143,6 +166,7 @@ def parse_space(
     """A search space out of the command line's texts: "mlp", "identity,tanh", "0.25:1".
 
     Args:
+        method: methods of sea-bake fit to try, such as sea,mean-difference,leace. Default: sea.
         site: "mlp", "attn", "block". Default: mlp,attn.
         layers: one specification, as of fit. Default: last:0.66, last:0.33, first:0.66, all, signature:0.5.
         K_positive, K_negative: shares (0.9:0.99) or ranks (1,2,4,8). Default: 0.5:0.999.
@@ -157,15 +181,27 @@ def parse_space(
     """
     texts = dict(locals())
     axes: dict[str, Any] = {name: _parsed(name, text) for name, text in texts.items() if text is not None}
-    return Space(**axes).check()
+    space = Space(**axes).check()
+    for name in axes:
+        if not space.takes(name):
+            raise SettingError(f"{name.replace('_', '-')} is no setting of {', '.join(space.method)}: drop it")
+    return space
 
 
 def untuned() -> Settings:
     """What ``fit`` takes when it is told nothing."""
     defaults = {name: parameter.default for name, parameter in inspect.signature(fit).parameters.items()}
+    defaults |= resolved({})
     defaults |= {"site": Site.parse(defaults["site"]).value}
     defaults |= {name: defaults["K"] for name in _SHARES if defaults[name] is None}
     return {field.name: defaults[field.name] for field in fields(Space)}
+
+
+def own(settings: Settings) -> Settings:
+    """Of settings those that their method takes, and the one site that it may be limited to."""
+    row = named(settings["method"])
+    found = {name: value for name, value in settings.items() if name not in SETTINGS or name in row.takes}
+    return found if row.only is None else found | {"site": row.only.value}
 
 
 def starts(space: Space) -> list[Settings]:
