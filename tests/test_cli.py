@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import sea_bake
-from sea_bake.fitting import DEFAULT_K, DEFAULT_LAYERS
+from sea_bake.methods.table import DEFAULT_K, METHODS
 
 COMMANDS = ("fit", "bake", "verify", "inspect", "demo", "import")
 
@@ -60,9 +60,11 @@ def test_help(command: str, flag: str) -> None:
                 "Examples:",
                 "sea-bake fit --activations acts.safetensors -K 8 --layers signature:0.5",
                 "accelerate launch",
-                "last:21, first:8, last:0.66 (a share), all, 10-29, 3,5,7 or signature:0.5",
+                "last:21, first:8, last:0.66 (a share), all, middle, 10-29, 3,5,7 or signature:0.5",
                 f"default: {DEFAULT_K}",  # the library's own
-                f"default: {DEFAULT_LAYERS}",
+                f"Default: the method's; of sea {METHODS['sea'].layers}",
+                f"Default: the method's; of sea {METHODS['sea'].alpha}",
+                *METHODS,
                 "squared-exponential, tanh, elu",
                 "default: sum",
             ),

@@ -34,7 +34,7 @@ from sea_bake.baking import WAYS
 from sea_bake.baking.open_base import open_folder, opened
 from sea_bake.demonstrations import builtin
 from sea_bake.errors import CheckpointError, EditError
-from sea_bake.fitting import DEFAULT_K
+from sea_bake.methods.table import DEFAULT_K
 from sea_bake.model.anatomy import FAMILIES, Site
 from sea_bake.model.hooks import hooked
 from sea_bake.model.loading import load_tokenizer

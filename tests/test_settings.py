@@ -47,7 +47,7 @@ OTHERS = {
 }
 OTHERS |= {
     (name, "sea_bake.tuning.space:parse_space"): "values to try; None: those of the search"
-    for name in ("site", "merge", "feature", "parts", "alpha", "centre")
+    for name in ("method", "site", "merge", "feature", "parts", "alpha", "centre")
 }
 # Arguments that no option sets.
 NO_OPTION = {
@@ -134,14 +134,14 @@ def test_the_reader_reads_what_python_does(verb: str) -> None:
 
 
 def test_a_doctored_signature_is_noticed() -> None:
-    def doctored(model: str, *, alpha: float = 0.5, site: int = 1) -> None: ...
+    def doctored(model: str, *, ridge: float = 0.5, merge: int = 1) -> None: ...
 
-    def honest(model: str, *, alpha: float = 0.77, site: str = "attn") -> None: ...
+    def honest(model: str, *, ridge: float = 0.1, merge: str = "sum") -> None: ...
 
-    found = {name: arguments("sea_bake.fitting:fit")[name] for name in ("model", "alpha", "site")}
+    found = {name: arguments("sea_bake.fitting:fit")[name] for name in ("model", "ridge", "merge")}
     found["model"] = Argument("model", str, REQUIRED, "")
-    doctored.__annotations__ = {"model": str, "alpha": float, "site": int, "return": None}
-    honest.__annotations__ = {"model": str, "alpha": float, "site": str, "return": None}
+    doctored.__annotations__ = {"model": str, "ridge": float, "merge": int, "return": None}
+    honest.__annotations__ = {"model": str, "ridge": float, "merge": str, "return": None}
     assert differences(found, honest) == []
     assert len(differences(found, doctored)) == 3
     with pytest.raises(LookupError):

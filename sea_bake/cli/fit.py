@@ -12,10 +12,8 @@ from sea_bake.errors import SettingError
 from sea_bake.pages.text import size
 
 # What saved activations have settled.
-_SETTLED = (
-    *("demonstrations", "format", "limit", "shuffle_seed", "split", "neutral", "max_new_tokens"),
-    *("site", "position", "seed", "save_activations", "show_prompt", *PROMPTS.split()),
-)
+_SETTLED = "demonstrations format limit shuffle_seed split neutral max_new_tokens site position seed save_activations"
+_SETTLED += f" show_prompt {PROMPTS}"
 
 
 @command(
@@ -50,11 +48,9 @@ def fit(
 
       sea-bake fit HuggingFaceTB/SmolLM2-135M-Instruct -o truthful.safetensors
 
-      sea-bake fit MODEL -d halueval.jsonl --site block -K 0.9999 --save-activations acts.safetensors
+      sea-bake fit MODEL -d halueval.jsonl --method mean-difference --save-activations acts.safetensors
 
       sea-bake fit --activations acts.safetensors -K 8 --layers signature:0.5 -o rank8.safetensors
-
-      sea-bake fit --activations acts.safetensors --method mean-difference -o vector.safetensors
 
       accelerate launch --num-processes 4 -m sea_bake fit MODEL      (data parallel)
     """
@@ -87,7 +83,7 @@ def fit(
     from sea_bake.model.sites import ranges
     from sea_bake.pages.edits import sentence
 
-    settled = [n for n in _SETTLED if n in given and not (n == "site" and named(call["method"]).reads)]
+    settled = [n for n in _SETTLED.split() if n in given and not (n == "site" and named(call["method"]).reads)]
     if activations is not None and settled:
         raise SettingError(f"--{settled[0].replace('_', '-')} has no effect with --activations, which fix it")
     check_taken(call["method"], given)

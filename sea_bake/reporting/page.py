@@ -54,12 +54,12 @@ def page(
 def _edit(stem: str, found: Findings, pictures: Sequence[Picture]) -> dict[str, Any]:
     """Numbers of one edit, layer by layer."""
     signatures = found.edit.recipe.get("signatures", {})
-    layers = []
+    layers: list[list[Any]] = []
     for layer, ranks in found.edit.ranks.items():
         shares = [f"{100 * share:.2f}" for share in found.explained[layer]] if found.explained else ["", ""]
         mark = signatures.get(str(layer))
         parts = [f"{size:.4g}" for size in found.sizes[layer].values()]
-        layers.append([layer, *(parts or [*ranks, *shares]), "" if mark is None else f"{mark:.4g}"])
+        layers.append([layer, *(parts or [*map(str, ranks), *shares]), "" if mark is None else f"{mark:.4g}"])
     norms = [f"‖{name}‖" for name in next(iter(found.sizes.values()))]
     shown = {
         "stem": stem,

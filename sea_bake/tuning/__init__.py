@@ -183,8 +183,6 @@ class _Run:
     space: Space
     parts: splits.Splits
     texts: tuple[list[str], list[str]]
-    for method in space.method:
-        check_count(method, len(parts.fit))
     collecting: dict[str, Any]
     form: PromptFormat
     judging: dict[str, Any]

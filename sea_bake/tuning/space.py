@@ -119,12 +119,8 @@ class Space:
     @property
     def sites(self) -> list[str]:
         """Of which activations are read."""
-        rows = [named(method) for method in self.method]
-        found = [row.reads or row.only for row in rows if row.reads or row.only]
-        return [
-            *(self.site if any(not (row.reads or row.only) for row in rows) else ()),
-            *(site.value for site in found),
-        ]
+        fixed = [row.reads or row.only for row in map(named, self.method)]
+        return [*(self.site if None in fixed else ()), *(site.value for site in fixed if site is not None)]
 
     def drawn(self, settings: Settings) -> dict[str, Any]:
         """The other way round, for those settings that lie in the space."""
