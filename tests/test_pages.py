@@ -109,7 +109,8 @@ def card(kind: str, *, bare: bool = False, **state: Any) -> Callable[[str], dict
         licence = SimpleNamespace(
             id="unknown" if bare else text, origin=text, **dict.fromkeys(links) if bare else links
         )
-        tables = {"settings": (row, [row]), "compared": (row, [row]), "ranks": [[1, 2, text, text]]}
+        tables = {"settings": (row, [row]), "compared": (row, [row]), "ranks": [] if bare else [[1, 2, text, text]]}
+        tables["methods"] = [("SEA", "2405.09719"), (text, "2306.03819"), (text, "")]
         lists: dict[str, Any] = {"results": [[text] * 7], "variants": [[text] * 4], "missing": row}
         said = {"title": text, "repo": text, "revision": text, "why": text, "report": text, "recipe": "sea_bake.yaml"}
         shown = {"conditions": text, "graph": "model.onnx", "licence": licence, **tables, **said, **lists}
@@ -130,7 +131,8 @@ def report(kind: str | None, *, bare: bool = False, **state: Any) -> Callable[[s
     def fill(text: str) -> dict[str, Any]:
         row, picture = [text, text], Drawn(caption=text, alt=text)
         shown = evaluation(text) | {"breakdown": [row]}
-        edit: dict[str, Any] = {"stem": "edit-1-", "first": [0.5, 0.995], "signatures": row, "layers": [row * 3]}
+        edit: dict[str, Any] = {"stem": "edit-1-", "first": [0.5, 0.995], "signatures": row}
+        edit |= {"layers": (row * 3, [row * 3]), "affine": kind is None}
         edit |= {"pictures": dict.fromkeys(("spectra", "layers", "movement", "projection"), picture), "still": text}
         edit |= {"apart": [row], "moved": (row, [row]), "demonstrations": text, "own": False}
         edit |= {"moves": [0.1], "turns": [0.9]} | ({"first": [], "moved": None, "apart": []} if bare else {})

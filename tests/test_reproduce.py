@@ -229,7 +229,7 @@ def test_the_command_line_says_so(tmp_path: Path) -> None:
     sources = [word for text in texts() for word in ("-d", text)]
     ran = tiny.run("reproduce", published(), *sources)
     assert ran.code == 0, ran
-    assert "reproduced: the same projectors" in ran.out
+    assert "reproduced: the same maps" in ran.out
 
     def another_seed(data: dict[str, Any]) -> None:
         data["fit"][0]["seed"] = 6

@@ -39,7 +39,7 @@ def reproduce(call: Call) -> None:
         if edit.same_texts is False:
             console.print("  the model's own (greedy) neutral texts came out otherwise here", markup=False)
     if report.reproduced:
-        console.print("[bold green]reproduced[/]: the same, within the recipe's tolerance")
+        console.print("[bold green]reproduced[/]: the same maps, within the recipe's tolerance")
     else:
         console.print("[bold red]NOT reproduced[/]")
         raise typer.Exit(1)
