@@ -130,8 +130,8 @@ def mean(values: list[float]) -> float:
 def test_every_search_holds_the_untuned_default(found: Tuning) -> None:
     first = found.trial(DEFAULT)
     assert first.settings == untuned() == {
-        "site": "attn", "layers": "last:0.66", "K_positive": 0.95, "K_negative": 0.95, "merge": "sum",
-        "feature": "identity", "centre": True, "alpha": 0.77, "parts": "both",
+        "method": "sea", "site": "attn", "layers": "last:0.66", "K_positive": 0.95, "K_negative": 0.95,
+        "merge": "sum", "feature": "identity", "centre": True, "alpha": 0.77, "parts": "both",
     }  # fmt: skip
     assert [trial.number for trial in found.trials] == list(range(COUNT))
     assert len({json.dumps(trial.settings) for trial in found.trials}) > COUNT // 2
