@@ -126,7 +126,7 @@ class Space:
         """The other way round, for those settings that lie in the space."""
         found: dict[str, Any] = {}
         for name, axis in self.axes.items():
-            if name not in settings:  # the method does not take it
+            if name not in settings or not self.takes(name):
                 continue
             value = settings[name]
             if isinstance(axis, Range):
