@@ -187,8 +187,7 @@ class Edit:
                         f"the edit's map of layer {index} is {self.maps[index].dim} wide, and the {self.site.value} "
                         f"activation of this model {output.shape[-1]}: it belongs to another model"
                     )
-            result: Tensor = layers[index](output)
-            return result
+            return layers[index](output)
 
         # First: what others record is then the edited output, as in an artefact.
         with hooked(modules, apply, first=True, inputs=self.site.is_input):

@@ -9,6 +9,7 @@ from typing import Any
 from sea_bake.artefact.evaluation import Row
 from sea_bake.artefact.names import RECIPE
 from sea_bake.edit import Edit
+from sea_bake.methods.table import METHODS
 from sea_bake.model.anatomy import Site
 from sea_bake.pages.edits import columns, sentence
 from sea_bake.pages.markdown import front_matter
@@ -75,7 +76,8 @@ def tags_of(edit: Edit) -> list[str]:
     """What readers of the Hub look for."""
     found = ["sea_bake", "steering-vector", "activation-steering", "model-editing"]
     found += [edit.method] if re.fullmatch(r"[a-z][a-z0-9-]*", edit.method) else []
-    found += ["arxiv:2405.09719"] if edit.method == "sea" else []
+    row = METHODS.get(edit.method)
+    found += [f"arxiv:{row.paper}"] if row and row.paper else []
     found += ["control-vector"] if edit.site is Site.BLOCK and edit.is_constant else []
     found += ["reproducible"] if can_be_fitted_again(edit) else []
     return [*found, f"base_model:{_RELATION}:{edit.base.name}"]

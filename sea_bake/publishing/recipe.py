@@ -18,7 +18,7 @@ from sea_bake.errors import CheckpointError
 from sea_bake.io.edits import EDIT_FILE
 from sea_bake.io.files import file_digest
 from sea_bake.io.signatures import arguments
-from sea_bake.methods.table import resolved
+from sea_bake.methods.table import METHODS, resolved
 from sea_bake.model.fingerprint import BaseModel
 from sea_bake.publishing.hub_errors import check_repo_id
 from sea_bake.publishing.tolerance import MEASURE, Tolerance
@@ -83,8 +83,7 @@ def describe_edit(edit: Edit, sha256: str, *, output: str) -> dict[str, Any]:
 
 def can_be_fitted_again(edit: Edit) -> bool:
     """Whether its recipe says what it was fitted on, and so can be followed."""
-    known = edit.method == "sea" or "method" in arguments("sea_bake.fitting:fit")
-    return known and "imported" not in edit.recipe and bool(edit.recipe.get("demonstrations_sha256"))
+    return edit.method in METHODS and "imported" not in edit.recipe and bool(edit.recipe.get("demonstrations_sha256"))
 
 
 @dataclass(frozen=True)
