@@ -200,6 +200,12 @@ ssize_t writev(int handle, const struct iovec *parts, int many) {
     return fails_on("write", handle) ? -1 : REAL(writev)(handle, parts, many);
 }
 
+/* What the C library writes of its own, for numpy: its inner calls do not come by here. */
+static void *real_fwrite;
+size_t fwrite(const void *bytes, size_t size, size_t many, FILE *file) {
+    return fails_on("write", fileno(file)) ? 0 : REAL(fwrite)(bytes, size, many, file);
+}
+
 #define PATH_CALL(name, arguments, folder, path, pass)                              \
     static void *real_##name;                                                       \
     int name arguments { return fails_at(#name, folder, path) ? -1 : REAL(name) pass; }

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import fault_commands
 import faults
 import pytest
+import strace
 import tiny
 
 pytestmark = [
@@ -132,8 +134,15 @@ def test_a_name_is_taken_when_all_is_on_disk_and_is_then_made_to_last(
     """Replayed in the order of the calls: a power cut at any moment leaves nothing half-written under a final name."""
     command = fault_commands.command(name)
     trial = faults.Trial(machine, command, tmp_path, overwrite=overwrite, plain=False)
-    output = command.outputs[0]
-    calls = [tuple(line.split(" ", 2)[1:]) for line in trial.calls]
+    lasting(trial, [tuple(line.split(" ", 2)[1:]) for line in trial.calls])
+    if overwrite and strace.is_there():  # the kernel's own account
+        trial.renew()
+        lasting(trial, strace.calls(trial.args, trial.folder))
+
+
+def lasting(trial: faults.Trial, calls: list[tuple[str, ...]]) -> None:
+    """Of calls (name, path from the folder) in their order."""
+    output = trial.command.outputs[0]
     taken = next(i for i, (call, path) in enumerate(calls) if call in ("rename", "exchange") and path == output)
     stage = calls[0][1]
     made = stage if trial.new[output] == "" else f"{stage}/{output}"
@@ -149,3 +158,49 @@ def test_a_name_is_taken_when_all_is_on_disk_and_is_then_made_to_last(
         before = inside if folder else [i for i in written if i < taken]
         assert max(before, default=0) < flushed[-1], f"{path} is written to after it was flushed"
     assert ("fsync", ".") in calls[taken:], "the new name itself is not flushed"
+
+
+needs_strace = pytest.mark.skipif(not strace.is_there(), reason="strace is not installed, or may not trace")
+
+
+def plain(calls: list[tuple[str, ...]]) -> set[tuple[str, str]]:
+    """Without what is drawn by lot in names; and calls by one name that are spelt in several ways."""
+    spelt = {"unlinkat": "unlink", "rmdir": "unlink", "mkdirat": "mkdir", "ftruncate64": "ftruncate", "fchmod": "chmod"}
+    lots = re.compile(r"sea-bake-[0-9a-f]{8}-(old-)?\w{8}|\.tmp\w{6}")
+    return {(spelt.get(call, call), lots.sub("LOT", path)) for call, path in calls}
+
+
+@needs_strace
+@pytest.mark.parametrize("name", ["bake --how insert", "export gguf, adapter"])
+def test_nothing_is_done_behind_the_librarys_back(tmp_path: Path, machine: faults.Machine, name: str) -> None:
+    """What the kernel did is what the library saw, but for one: safetensors renames its own temporary without the C
+    library, inside of ours; see the next test.
+    """
+    trial = faults.Trial(machine, fault_commands.command(name), tmp_path, overwrite=True, plain=False)
+    seen = plain([tuple(line.split(" ", 2)[1:]) for line in trial.calls])
+    trial.renew()
+    missed = plain(strace.calls(trial.args, trial.folder)) - seen
+    assert all(call == "rename" and path.startswith(".") and path.endswith(".safetensors") for call, path in missed)
+    assert len(seen) > 10
+    assert len(missed) == (2 if "insert" in name else 0)
+
+
+@needs_strace
+@pytest.mark.parametrize(
+    ("which", "fault"), [(1, "error=EIO"), (1, "signal=KILL"), (2, "error=ENOSPC"), (2, "signal=INT")]
+)
+def test_at_the_rename_of_safetensors(tmp_path: Path, machine: faults.Machine, which: int, fault: str) -> None:
+    """Of the two that a bake makes; nothing else in it makes this call."""
+    trial = faults.Trial(machine, fault_commands.command("bake --how insert"), tmp_path, overwrite=True, plain=False)
+    trial.renew()
+    options = ("-qq", "-o", "/dev/null", "-e", "trace=renameat", "-e", f"inject=renameat:{fault}:when={which}")
+    ran = strace.run(trial.args, *options)
+    assert "Traceback" not in ran.stderr
+    assert ran.returncode == {"signal=KILL": -9, "signal=INT": 130}.get(fault, 2), ran.stderr
+    assert trial.seen() == trial.old
+    assert trial.others() == trial.rest
+    if fault == "signal=KILL":
+        assert faults.litter(trial.folder)
+        assert trial.next_run(trial.old) == []
+    else:
+        assert faults.litter(trial.folder) == set()
