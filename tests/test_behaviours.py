@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import subprocess
 from collections import Counter
@@ -12,11 +13,16 @@ from statistics import mean, median
 from typing import Any
 
 import pytest
+import test_scripts
 import tiny
 
 from sea_bake.demonstrations import BEHAVIOURS, behaviours, builtin, load
-from sea_bake.errors import DemonstrationError
+from sea_bake.edit import Edit
+from sea_bake.errors import DemonstrationError, EvaluationError
+from sea_bake.evaluation import behaviours as scoring
+from sea_bake.evaluation import measures, preference, sandbox, statistics
 from sea_bake.io.signatures import arguments
+from sea_bake.reporting.living import demonstrations_of
 
 NAMES = list(BEHAVIOURS)
 ROOT = Path(__file__).resolve().parent.parent
@@ -142,6 +148,23 @@ def test_what_the_checks_refuse() -> None:
     assert alike([row, other]) == []
 
 
+def test_copies_of_questions_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The measure of scripts/check_overlap, and that shuffling keeps everything but the places of words."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    script = test_scripts.module("check_overlap", ROOT / "scripts" / "check_overlap")
+    questions = ["Which of the two rivers of Mesopotamia is the longer one?", "Who invented the first steam turbine?"]
+    frequent = {"the", "of", "is", "which", "who", "a"}
+    known = script.Questions(questions, frequent)
+    for copied in ("who invented the steam turbine", "so tell me, which of the two rivers of mesopotamia is wet"):
+        assert known.copies([script.words(copied)])[0] == 1
+    found = [script.words(row["prompt"]) for row in rows("truthful")]
+    assert known.copies(found)[0] == 0
+    dealt = script.shuffled(found, frequent, random.Random(0))
+    assert [len(one) for one in dealt] == [len(one) for one in found]
+    assert Counter(w for one in dealt for w in one) == Counter(w for one in found for w in one)
+    assert dealt != found
+
+
 # --- how they are loaded ---------------------------------------------------------------------------------------------
 
 
@@ -178,9 +201,196 @@ def test_where_they_are_from_is_recorded(name: str) -> None:
     assert f'"{name}"' in (arguments("sea_bake.demonstrations:load")["source"].help or "")
 
 
+def test_a_fit_from_the_command_line(tmp_path: Path) -> None:
+    """What the edit says of its demonstrations finds them again."""
+    base, edit = tiny.write_llama(tmp_path / "base", chat=True), tmp_path / "edit.safetensors"
+    ran = tiny.run("fit", base, "-d", "fair", "--limit", "6", "--neutral", "prompt", "--layers", "0-1", "-o", edit)
+    assert ran.code == 0, ran.message
+    fitted = Edit.load(edit)
+    assert fitted.recipe["demonstrations_from"]["source"] == "fair"
+    assert demonstrations_of(fitted) == load("fair", limit=6)
+    ran = tiny.run("fit", base, "-d", "fair", "--split", "validation", "-o", tmp_path / "other")
+    tiny.refused(ran, "DemonstrationError", "train, test, all")
+
+
 @pytest.mark.parametrize("command", ["fit", "tune"])
 def test_the_command_line_names_them(command: str) -> None:
     shown = tiny.run(command, "--help")
     assert shown.code == 0
     for name in NAMES:
         assert name in shown.out
+
+
+# --- what is seen in an answer ---------------------------------------------------------------------------------------
+
+
+def share(name: str, key: str, value: str, found: list[dict[str, Any]]) -> float:
+    """Mean of a scorer's value over the rows' ``key`` taken as answers, of those rows that have it."""
+    each = [scoring.values(name, row, row[key]) for row in found]
+    return mean(one[value] for one in each if value in one)
+
+
+@pytest.mark.parametrize("split", behaviours.SPLITS)
+def test_calibrated_tells_the_answers_apart(split: str) -> None:
+    found = rows("calibrated", split)
+    known = [row["known"] for row in found]
+    assert 0.4 <= mean(known) <= 0.6
+    assert share("calibrated", "positive", "calibrated", found) >= 0.98
+    assert share("calibrated", "negative", "calibrated", found) <= 0.1
+    for value in ("admits", "answers"):
+        assert share("calibrated", "positive", value, found) >= 0.95
+        assert share("calibrated", "negative", value, found) <= 0.15
+
+
+@pytest.mark.parametrize("answer", [
+    "I'm sorry, but I don't know that.", "As of now, it is unknown.", "There’s no way to know.", "I can’t tell.",
+    "It's impossible to say.", "", "Nobody knows.", "That information isn't known to me.",
+])  # fmt: skip
+def test_ways_not_to_know(answer: str) -> None:
+    assert scoring.values("calibrated", {"known": False}, answer) == {"calibrated": 1, "admits": 1}
+    assert scoring.values("calibrated", {"known": True}, answer) == {"calibrated": 0, "answers": 0}
+    assert scoring.values("calibrated", {"known": True}, "It is Paris, as you know.") == {"calibrated": 1, "answers": 1}
+
+
+def test_concise_counts_words_where_the_content_is() -> None:
+    found = rows("concise")
+    assert share("concise", "positive", "kept", found) == share("concise", "negative", "kept", found) == 1
+    assert 5 * share("concise", "positive", "words", found) < share("concise", "negative", "words", found)
+    row = {"keep": ["nairobi", "1989"]}
+    assert scoring.values("concise", row, "It is Nairobi.") == {"kept": 1, "words": 3}
+    assert scoring.values("concise", row, "Mombasa.") == scoring.values("concise", row, "") == {"kept": 0}
+    assert scoring.values("concise", {"keep": ["4"]}, "14")["kept"] == 0
+
+
+def test_formal_counts_contractions_and_slang() -> None:
+    found = rows("formal")
+    assert sum(scoring.values("formal", row, row["positive"])["informal"] for row in found) == 0
+    assert mean(scoring.values("formal", row, row["negative"])["informal"] > 0 for row in found) >= 0.97
+    assert scoring.values("formal", {}, "The ship's crew isn't gonna wait, it’s late.") == {"informal": 3, "words": 8}
+    assert scoring.values("formal", {}, " ") == {}
+
+
+def test_refusals_are_told_from_help() -> None:
+    found = rows("harmless-compliance")
+    assert share("harmless-compliance", "positive", "refused", found) <= 0.02
+    assert share("harmless-compliance", "negative", "refused", found) >= 0.93
+    for answer in (
+        "I'm sorry, but I can't assist with that.",
+        "As an AI, I have no opinion.",
+        "",
+        "I cannot help you.",
+    ):
+        assert scoring.values("harmless-compliance", {}, answer) == {"refused": 1}
+    for answer in ("Sure! Run ps first, then kill.", "Press it firmly; do not lift the cloth."):
+        assert scoring.values("harmless-compliance", {}, answer) == {"refused": 0}
+
+
+def test_no_rule_is_no_score() -> None:
+    assert set(scoring.SCORERS) < set(BEHAVIOURS)
+    for name, scorer in scoring.SCORERS.items():
+        record = {"values": {}}
+        assert all(column.columns(record) is None for column in scorer.measures), name
+    with pytest.raises(EvaluationError, match="no rule tells 'fair'"):
+        scoring.values("fair", {}, "Yes.")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_margin_of_a_set(name: str) -> None:
+    """What prefers the positive answers scores above 0, and what prefers the negative ones below."""
+
+    class Judge:
+        tokenizer = tiny.tokenizer()
+        sign = 1.0
+
+        def scorer(self, advance: Any) -> Any:
+            return lambda asked: [
+                (-self.sign * (1 + i % 2) * len(answer), False) for i, (_, answer) in enumerate(asked)
+            ]
+
+    judge, test = Judge(), load(name, split="test")[:20]
+    (column, right, *_) = measures.measures("demonstrations", [])
+    for sign, margin in ((1.0, 1.0), (-1.0, -1.0)):
+        judge.sign = sign
+        found = preference.records(judge, test)  # type: ignore[arg-type]
+        table, places = measures.table(column, found)
+        assert len(places) == len(test)
+        assert statistics.compare(table).base.value == pytest.approx(margin)
+        assert statistics.compare(measures.table(right, found)[0]).base.value == (sign > 0)
+
+
+# --- code ------------------------------------------------------------------------------------------------------------
+
+EVERY = """
+def outcome(code, tests):
+    names = {}
+    try:
+        exec(code, names)
+        for test in tests:
+            exec(test, names)
+    except Exception:
+        return False
+    return True
+
+wrong = [i for i, (code, tests) in enumerate(PROGRAMS) if outcome(code, tests) is not WANTED]
+assert not wrong, wrong
+"""
+
+
+@pytest.mark.parametrize(("key", "wanted"), [("positive", True), ("negative", False)])
+def test_every_snippet_does_what_it_says(key: str, wanted: bool) -> None:
+    """All in one sandbox: right ones pass their tests, and each wrong one fails."""
+    programs = [(row[key], row["tests"]) for row in rows("code")]
+    given = f"PROGRAMS = {programs!r}\nWANTED = {wanted}\n{EVERY}"
+    assert sandbox.run(given, seconds=20) == sandbox.Outcome(True)
+    assert not sandbox.run(f"PROGRAMS = {programs!r}\nWANTED = {not wanted}\n{EVERY}", seconds=20).passed
+
+
+def test_code_is_run_against_its_tests() -> None:
+    row = next(row for row in rows("code") if "clamp" in row["prompt"])
+    for wrapped in (
+        "{}",
+        "Here it is:\n```python\n{}\n```\nI hope that it helps.",
+        "Sure, here you are.\n\n{}\n\nDone.",
+    ):
+        assert scoring.values("code", row, wrapped.format(row["positive"])) == {"passed": 1}
+        assert scoring.values("code", row, wrapped.format(row["negative"])) == {"passed": 0}
+    for answer in ("", "I cannot write code.", "def clamp(x, low"):
+        assert scoring.values("code", row, answer) == {"passed": 0}
+
+
+@pytest.mark.parametrize(("program", "why"), [
+    ("while True: pass", "more than 1 second"),
+    ("import time\ntime.sleep(60)", "more than 1 second"),
+    ("import os\nos.fork()", "refuses os.fork"),
+    ("import sys\nsys.modules['posix'].fork()", "refuses os.fork"),
+    ("import os\nos.system('true')", "refuses os.system"),
+    ("import subprocess", "refuses import"),
+    ("import ctypes", "refuses import"),
+    ("import socket", "refuses import"),
+    ("import os\nos.kill(os.getppid(), 0)", "refuses os.kill"),
+    ("open('here', 'w')", "refuses open"),
+    ("open({outside!r}, 'w')", "refuses open"),
+    ("open('/etc/hostname')", "refuses open"),
+    ("import os\nos.remove({kept!r})", "refuses os.remove"),
+    ("import os\nos.mkdir({outside!r})", "refuses os.mkdir"),
+    ("x = bytearray(2 ** 30)", "MemoryError"),
+    ("f = lambda: f()\nf()", "RecursionError"),
+    ("import sys\nsys.exit(0)", "SystemExit"),
+    ("import os\nos._exit(0)", "ended its own process"),
+])  # fmt: skip
+def test_the_sandbox_refuses(program: str, why: str, tmp_path: Path) -> None:
+    kept, outside = tmp_path / "kept", tmp_path / "outside"
+    kept.touch()
+    program = program.replace("{outside!r}", repr(str(outside))).replace("{kept!r}", repr(str(kept)))
+    found = sandbox.run(program, seconds=1.0)
+    assert not found.passed
+    assert why in found.why
+    assert kept.exists()
+    assert not outside.exists()
+
+
+def test_the_sandbox_runs_what_is_harmless() -> None:
+    """The control: what tests of snippets need, printing included."""
+    program = "import math, re, random, collections\nfrom datetime import datetime\nprint(math.pi)\nx = sorted([3, 1])"
+    assert sandbox.run(program, ["assert x == [1, 3]", "assert datetime.strptime('2024', '%Y').year == 2024"]).passed
+    assert sandbox.run("x = 1", ["assert x == 2"]).why.startswith("AssertionError")
