@@ -15,17 +15,21 @@ from sea_bake.io.regular import check_folder
 from sea_bake.model.kernels import check_kernels
 from sea_bake.model.loading import architecture
 
+# SHA-256 of what earlier versions wrote: before there were affine maps.
+_EARLIER = ("4a806306ff3e8f306c3c24660815a7cc80c9cbae3ad57c930f3c56428b2b5d31",)
+
 
 def check_code(artefact: Path) -> None:
     """Raise CheckpointError unless the code that ``trust_remote_code`` would run for an inserted artefact is ours.
 
-    That is: ``modeling_sea.py`` is this sea_bake's, byte for byte, and no configuration names any other code.
+    That is: ``modeling_sea.py`` is this sea_bake's, or an earlier one's, byte for byte, and no configuration names any
+    other code.
     """
     check_folder(artefact)
     ours, theirs = Path(modeling_sea.__file__), artefact / CODE
     if not theirs.is_file():
         raise CheckpointError(f"{theirs} is missing: the artefact is not whole")
-    if file_digest(ours) != file_digest(theirs):
+    if file_digest(theirs) not in (file_digest(ours), *_EARLIER):
         raise CheckpointError(
             f"{theirs} is not this sea_bake's (sha256 {file_digest(theirs)[:16]}..., not {file_digest(ours)[:16]}...), "
             "so it is not run: it was changed, or comes from another version. Bake again, or use the sea_bake that "

@@ -118,13 +118,14 @@ def approximate(
 
 def _check(base: OpenBase, edits: Sequence[Edit], verdicts: Sequence[Exactness], rank: int | None) -> dict[Place, int]:
     """Place -> rank of its stand-in, for all places of edits that do not fold exactly."""
-    width = base.text.hidden_size
+    width = min(one.dim for edit in edits for one in edit.maps.values())
     if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= width):
         raise SettingError(f"rank = {rank!r}: a stand-in has a rank from 1 to the model's width, {width}")
     for edit, verdict in zip(edits, verdicts):
-        if edit.site is Site.BLOCK:
+        what = "of site block" if edit.site is Site.BLOCK else "with a constant" if "constant" in edit.extra else ""
+        if what and not verdict.fold:
             raise NotExactError(
-                f"an edit of site block has no linear stand-in either, in no family: {verdict.why}. "
+                f"an edit {what} has no linear stand-in: {verdict.why}. "
                 "Bake it with --how insert, which is exact for every edit."
             )
     places = sorted({(e.site, layer) for e, verdict in zip(edits, verdicts) if not verdict.fold for layer in e.layers})
@@ -146,7 +147,7 @@ def _stand_ins(
             f"{max(ranks.values())}. Give more with --calibration, or a lower --rank."
         )
     places, changes, layers = list(ranks), {}, []
-    width = next(iter(edits[0].maps.values())).dim
+    width = max(one.dim for edit in edits for one in edit.maps.values())
     group = max(1, _MEMORY // (48 * width**2))
     for i in range(0, len(places), group):
         found = moments(model, edits, places[i : i + group], calibration)

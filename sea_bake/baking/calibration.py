@@ -129,8 +129,8 @@ def moments(
     Raises:
         ActivationError: NaN or infinite activations.
     """
-    width = text_config(model).hidden_size
-    found = {place: [Moments(width) for _ in range(3)] for place in places}
+    widths = {(edit.site, layer): one.dim for edit in edits for layer, one in edit.maps.items()}
+    found = {place: [Moments(widths[place]) for _ in range(3)] for place in places}
     with watched(model, edits, places) as seen, progress.bar("calibration", len(calibration), "text") as advance:
         for text in calibration:
             logits(model, text)
@@ -227,8 +227,7 @@ class Reference:
     def __init__(
         self, model: Any, edits: Sequence[Edit], held: Sequence[Text], changes: dict[Place, LinearEdit]
     ) -> None:
-        width = text_config(model).hidden_size
-        self.fits = {place: Fit(width) for place in changes}
+        self.fits = {place: Fit(len(M.B)) for place, M in changes.items()}
         self.base = Distance()
         self.kept: list[tuple[Text, list[int], Tensor]] = []
         total, passed = sum(len(text.tokens.ids) for text in held), 0

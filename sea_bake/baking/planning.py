@@ -155,7 +155,7 @@ def refuse_fold(base: OpenBase, edits: Sequence[Edit], what: str = "a fold") -> 
     for edit in edits:
         found = by_settings(base, edit)
         if not found.fold:
-            none = edit.site is Site.BLOCK or edit.extra
+            none = edit.site is Site.BLOCK or "constant" in edit.extra
             stand_in = "" if none else ", or fold the best stand-in: --how fold --approximate"
             raise NotExactError(_refusal(what, base, edit, found.why, stand_in))
 

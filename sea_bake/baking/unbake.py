@@ -225,10 +225,10 @@ def _restore(artefact: Artefact, base: OpenBase, target: Path, make: Stage, copy
             linked += _place(folder / name, stage / name, copy or name not in {*checkpoint.shards, *left_out})
         total = sum(f.stat().st_size for f in stage.rglob("*") if f.is_file())
     count, differ = len(checkpoint.weight_map), sum(bool(changed.get(name)) for name in checkpoint.weight_map)
-    proof = (
-        f"the base itself, proven to be the one: of its {count} tensors, exactly the {differ} that the fold "
-        "lists differ from the artefact's"
-    )
+    granted = len(Checkpoint.open(artefact.folder).weight_map) - count
+    listed = f"exactly the {differ} that the fold lists differ" if differ else "none differs"
+    more = f", and the {granted} more that are there are the biases that it lists" if granted else ""
+    proof = f"the base itself, proven to be the one: of its {count} tensors, {listed} from the artefact's{more}"
     return RestoredBase(target, "fold", record.base, proof, 0, [], linked, total - linked)
 
 
