@@ -427,7 +427,7 @@ def test_what_cannot_be_stood_in_for_is_refused(workshop: Workshop, tmp_path: Pa
     unreadable = tmp_path / "broken.jsonl"
     unreadable.write_text('{"prompt": ')
     cases: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
-        (workshop.edit("llama", "block", "sum"), {}, NotExactError, "site block has no linear stand-in .* insert"),
+        (workshop.edit("llama", "block", "sum"), {}, NotExactError, "site block has no linear stand-in: .* insert"),
         (edit.with_settings(alpha=0.0), {}, EditError, r"changes nothing \(its strength alpha is 0\)"),
         (edit, {"how": "insert"}, SettingError, "approximate goes with how='fold'"),
         (edit, {"how": "adapter"}, SettingError, "approximate goes with how='fold'"),

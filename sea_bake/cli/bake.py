@@ -38,7 +38,5 @@ def bake(call: Call, more: MoreEdits = None) -> None:
 
         console.print(stand_in(report.details["approximation"]), markup=False)
     if report.left_out:
-        console.print(
-            f"left out (unedited weights in other forms, or code): {', '.join(report.left_out)}", markup=False
-        )
+        console.print(f"left out (weights in other forms, or code): {', '.join(report.left_out)}", markup=False)
     call.go_on("sea-bake", "verify", output, "--base", call["model"])

@@ -31,11 +31,10 @@ def plan(call: Call, more: MoreEdits = None) -> None:
         places = ", ".join(f"{site} is {module or 'not there'}" for site, module in kind.items() if site != "layers")
         console.print(f"layers {kind['layers']}: {places}", markup=False)
     rank = f" (rank {found.rank})" if found.rank else ""
-    rows = [
-        [row["site"], row["map"], row["feature"], "exact" if row["fold"] else "no",
-         f"exact{rank}" if row["adapter"] else "no", "exact", row["why"]]
-        for row in found.rows
-    ]  # fmt: skip
+    rows = []
+    for row in found.rows:
+        ways = ["exact" if row["fold"] else "no", f"exact{rank}" if row["adapter"] else "no", "exact"]
+        rows.append([row["site"], row["map"], row["feature"], *ways, row["why"]])
     head = ["site", "map", "feature", "fold", "adapter", "insert", "why"]
     console.print(table(head, rows, left=head))
     lines = [[row["site"], row["layers"] or "no", row["why"]] for row in found.constants]
