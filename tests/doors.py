@@ -36,12 +36,14 @@ def read_at_import(environment: Any) -> dict[str, str]:
 
 
 class Doors:
-    """A process that has imported torch, transformers and PEFT, and forks a child for every command."""
+    """A process that has imported "torch", transformers and PEFT, or "onnxruntime" alone, and forks a child for every
+    command.
+    """
 
-    def __init__(self, environment: dict[str, str]) -> None:
-        self.environment = read_at_import(environment)
+    def __init__(self, environment: dict[str, str], library: str) -> None:
+        command = [sys.executable, "-I", __file__, library]
         self.process = subprocess.Popen(
-            [sys.executable, "-I", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
         atexit.register(self.close)
 
@@ -64,8 +66,8 @@ class Doors:
 
 
 @functools.cache
-def _doors(environment: tuple[tuple[str, str], ...]) -> Doors:
-    return Doors(dict(environment))
+def _doors(environment: tuple[tuple[str, str], ...], library: str) -> Doors:
+    return Doors(dict(environment), library)
 
 
 _first: list[dict[str, str]] = []
@@ -77,27 +79,33 @@ def begin() -> None:
 
     if not _first:
         _first.append({**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"})
-        _doors(tuple(_first[0].items()))
+        _doors(tuple(_first[0].items()), "torch")
         vars(verification)["subprocess"] = types.SimpleNamespace(run=run, DEVNULL=subprocess.DEVNULL)
 
 
 def run(command: list[str], *, env: dict[str, str], **options: Any) -> subprocess.CompletedProcess[str]:
     """``subprocess.run`` for ``verify``: a fork where that is as good."""
-    torch_inside = not any("onnx_answers" in word for word in command)  # that door has no torch to import
+    library = "onnxruntime" if any("onnx_answers" in word for word in command) else "torch"
     if not _first:
         _first.append(dict(env))
-    if torch_inside and read_at_import(env) == read_at_import(_first[0]):
-        return _doors(tuple(_first[0].items())).run(command, env)
+    if read_at_import(env) == read_at_import(_first[0]):
+        return _doors(tuple(_first[0].items()), library).run(command, env)
     return subprocess.run(command, env=env, **options)
 
 
-def _serve() -> None:
-    import peft  # noqa: F401
-    import torch
-    from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: F401
+def _serve(library: str) -> None:
+    if library == "torch":
+        import peft  # noqa: F401
+        import torch
+        from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: F401
 
+        torch.set_num_threads(1)  # a thread pool does not survive a fork
+    else:  # the door of a graph has no torch
+        import onnxruntime  # noqa: F401
+        import safetensors.numpy  # noqa: F401
+
+        assert "torch" not in sys.modules
     assert "sea_bake" not in sys.modules
-    torch.set_num_threads(1)  # a thread pool does not survive a fork
     answers = os.fdopen(os.dup(1), "w")
     while line := sys.stdin.readline():
         asked = json.loads(line)
@@ -170,4 +178,4 @@ def _live(asked: dict[str, Any], out: int, err: int) -> None:
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(sys.argv[1])

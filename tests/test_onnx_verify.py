@@ -44,6 +44,7 @@ def sea_nodes(folder: Path, layer: int | None = None) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.own_processes
 def test_an_export_is_verified_in_onnx_runtime(tmp_path: Path) -> None:
     folder = changed(exports.plain(), tmp_path / "export")
     ran = tiny.run("verify", folder, "--json")
