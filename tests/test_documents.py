@@ -246,6 +246,14 @@ def _edit() -> Path:
 
 
 @functools.cache
+def _merged() -> Path:
+    """What somebody else might have made of the same edit: a checkpoint without any record of ours."""
+    folder = tiny.changeable(_baked("fold"), tiny.root() / "documents-merged")
+    shutil.rmtree(folder / "sea")
+    return folder
+
+
+@functools.cache
 def _activations() -> Path:
     from sea_bake import collect
     from sea_bake.model.loading import load_model, load_tokenizer
@@ -279,6 +287,10 @@ def _benchmarks() -> Path:
 
 STAND_INS: dict[str, Callable[[], Path]] = {
     "base": tiny.single,
+    "BASE": tiny.single,
+    "EDIT": _edit,
+    "THEIR_MODEL": _merged,
+    "me/truthful": _edit,  # here it wins over the Hub's
     "truthful.safetensors": _edit,
     "fair.safetensors": _edit,
     "edit.safetensors": _edit,
@@ -298,6 +310,7 @@ def _place(name: str, folder: Path) -> None:
     for needed in (name, "base"):  # artefacts find their base beside them
         if needed in STAND_INS and not (folder / needed).exists():
             source = STAND_INS[needed]()
+            (folder / needed).parent.mkdir(exist_ok=True)
             (shutil.copytree if source.is_dir() else shutil.copyfile)(source, folder / needed)
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from sea_bake import Edit, bake
 from sea_bake.artefact import Artefact
 from sea_bake.artefact.evaluation import edit_digest
 from sea_bake.errors import CheckpointError, EditError
+from sea_bake.exporting.gguf.given import exportable
 from sea_bake.io.edits import EDIT_FILE, hub_name
 from sea_bake.publishing import publish
 
@@ -140,8 +142,15 @@ def test_an_edit_on_the_hub_is_taken_wherever_one_is_named(
     data, neutral = benchmarks.write(tmp_path / "data"), tmp_path / "neutral.txt"
     neutral.write_text("A paragraph that is short.\n\nAnother one, shorter still.\n", "utf-8")
     told = ("--data", data, "--tasks", "bbq", "--limit", 2, "--neutral-text", neutral)
-    measured = desk.ok("eval", "tiny/llama", "--edit", name, *told)
+    measured = desk.ok("eval", "tiny/llama", "--edit", name, *told, "-o", tmp_path / "evaluation")
     assert [edit["origin"] for edit in measured["model"]["edits"]] == [pinned]
+    desk.ok("publish", fitted(), "ada/evaluated", "--evaluation", tmp_path / "evaluation")
+    (entry,) = yaml.safe_load(hub.file("ada/evaluated", ".eval_results/sea_bake-oskarvanderwal--bbq.yaml"))
+    (first, *_) = (row for row in measured["results"] if row["task"] == "bbq")
+    assert (entry["dataset"]["task_id"], entry["value"]) == ("bbq", first["value"])
+    assert str(entry["date"]) == measured["date"]
+    assert abs((date.today() - date.fromisoformat(measured["date"])).days) <= 1
+    assert "2 examples, from the start of the split, not all" in entry["notes"]
     desk.ok("bake", "tiny/llama", "--edit", name, "-o", tmp_path / "out")
     verdict = desk.ok("verify", tmp_path / "out", "--edit", name, "--max-new-tokens", 4)
     assert verdict["verdict"] == "verified"
@@ -212,6 +221,8 @@ def test_a_file_here_wins_over_the_hub(workshop: Workshop, tmp_path: Path, monke
         assert edit_digest(Edit.load(Path(name))) == edit_digest(edit)
     with pytest.raises(EditError, match="no edit 'ada/other': there is no such file here, and the Hub did not give it"):
         Edit.load("ada/other")
+    with pytest.raises(EditError, match="no edit 'ada/other'"):
+        exportable(Path("ada/other"))
     (tmp_path / "ada" / "folder").mkdir()
     with pytest.raises(EditError, match="is a folder here") as error:
         Edit.load("ada/folder")
@@ -475,6 +486,23 @@ def test_a_dry_run_of_an_edit_sends_nothing(desk: Desk, hub: Hub, fitted: Callab
     assert proposed["pull_request"] == f"{hub.url}/ada/shown/discussions/1"
     assert hub.file("ada/shown", EDIT_FILE, "refs/pr/1") == fitted("--alpha", "0.3").read_bytes()
     assert hub.file("ada/shown", EDIT_FILE) == fitted().read_bytes()
+
+
+def test_what_others_wrote_cannot_break_the_card_of_an_edit(workshop: Workshop, tmp_path: Path) -> None:
+    """An imported edit tells of itself what its file tells; a commit is nobody's to choose."""
+    evil = "x`\n\n# VERIFIED BY NASA\n\n<img src=http://e/p.png>|[a](b)\n```\n"
+    edit = workshop.edit("llama", "mlp", "sum")
+    for recipe, revision in (({"imported": evil, "method": evil}, None), ({"imported": "x"}, evil)):
+        base = replace(edit.base, name="tiny/llama", revision=revision)
+        path = replace(edit, base=base, recipe=recipe).save(tmp_path / "evil.safetensors", overwrite=True)
+        card = publish(path, "ada/x", dry_run=True).card
+        assert complaints(card) == []
+        body = card.split("---\n", 2)[2]
+        assert "\n# VERIFIED" not in body
+        assert "\n<img" not in body
+        assert body.count("```") % 2 == 0
+        assert "reproducible" not in card
+        assert "sea-bake reproduce" not in card
 
 
 def test_an_origin_in_a_record_is_a_name_and_a_commit(workshop: Workshop, tmp_path: Path) -> None:
