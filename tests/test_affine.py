@@ -25,7 +25,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sea_bake import Edit, Site, bake, export_gguf, verify
+from sea_bake import Edit, Site, bake, export_gguf, export_onnx, verify
 from sea_bake.baking import plan, unbake
 from sea_bake.edit import live
 from sea_bake.errors import CheckpointError, EditError, NotExactError, SettingError, WrongModelError
@@ -173,11 +173,11 @@ def width(model: Any, family: str, site: str) -> int:
     return config.num_attention_heads * (getattr(config, "head_dim", None) or config.hidden_size // 4)
 
 
-def edit_of(model: Any, family: str, case: Case, alpha: float, seed: int = 0) -> Edit:
+def edit_of(model: Any, family: str, case: Case, alpha: float, seed: int = 0, layers: Sequence[int] = LAYERS) -> Edit:
     d = width(model, family, case.site)
     maps = {
         layer: AffineMap(**{name: t.float().contiguous() for name, t in case.thin(parameters(d, seed + layer)).items()})
-        for layer in LAYERS
+        for layer in layers
     }
     return Edit(maps, Site(case.site), BaseModel.of(model, family), "sum", alpha=alpha)
 
@@ -436,6 +436,37 @@ def test_verify_proves_granted_biases_and_a_rewritten_base(workshop: Workshop, t
         tensors = load_file(file)  # control: the constant of one layer is lost
         save_file({n: t * ("layers.3." not in n) for n, t in tensors.items()}, file, {"format": "pt"})
         assert not verify(folder, base=base, max_new_tokens=4).passed
+
+
+@pytest.mark.parametrize(("family", "words"), [("llama", "vLLM and llama.cpp read"), ("qwen3", "other runtimes may")])
+def test_the_card_says_who_reads_granted_biases(workshop: Workshop, tmp_path: Path, family: str, words: str) -> None:
+    from sea_bake.artefact import Artefact
+    from sea_bake.publishing.card import render
+    from sea_bake.publishing.licence import Licence
+
+    edit = edit_of(workshop.model(family), family, CASES["LEACE"], 0.7)
+    folder = bake(workshop.base(family), edit, tmp_path / "fold").output
+    page = render(Artefact.open(folder), "me/it", licence=Licence("mit", "given"), base_card={})
+    assert words in page
+    assert "`attention_bias`" in page
+    plain = edit_of(workshop.model(family), family, CASES["Householder"], 0.7)  # control
+    folder = bake(workshop.base(family), plain, tmp_path / "plain").output
+    assert "biases" not in render(Artefact.open(folder), "me/it", licence=Licence("mit", "given"), base_card={})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["insert", "fold"])
+def test_onnx_has_them_all(tmp_path: Path, how: str) -> None:
+    """The heads' own node stands before its linear, and a granted bias behind one: traced, 8 bits, and verified."""
+    base = VERSION_1 / "base"
+    model, names = load(base), ["ITI", "LEACE", "mean difference"]
+    edits = [edit_of(model, "llama", CASES[n], 0.6, 10 * i, layers=(0, 1)) for i, n in enumerate(names)]
+    bake(base, edits, tmp_path / "art", how=how)
+    record = export_onnx(tmp_path / "art", tmp_path / "onnx", quantize=["int8"], strength=how == "insert")
+    assert record.error < EQUAL
+    assert bool(record.sea_nodes) == (how == "insert")
+    report = verify(tmp_path / "onnx", base=base, max_new_tokens=4)
+    assert report.passed, report.failures
 
 
 # --------------------------------------------------------------------------------------------- real weights

@@ -31,7 +31,8 @@ class BakeRecord:
         sites: edited site of each edit, in the order in which they act.
         layers: decoder layers that any of them edits, ascending.
         left_out: files of the base that were not carried over: weights in other forms, and code.
-        coverage: of a fold: "changed" (tensor -> its relative Frobenius change), "unchanged_writers".
+        coverage: of a fold: "changed" (tensor -> its relative Frobenius change), "unchanged_writers"; "granted" where
+            its configuration grants biases that the base lacks: their "keys" and "tensors".
         details: what one way alone has to say, such as an adapter's rank or an approximation's error.
         shards: of an insert: the base's shards, old name -> new name.
         patched: of an insert: the base's files that are other ones now, or new.
@@ -95,6 +96,19 @@ class BakeRecord:
     def changed(self) -> dict[str, float]:
         """Of a fold: tensor -> its relative Frobenius change."""
         return dict(self.coverage.get("changed") or {})
+
+    @property
+    def granted(self) -> list[str]:
+        """Of a fold: the keys of its configuration that grant biases which the base lacks."""
+        found = self.coverage.get("granted")
+        keys = found.get("keys") if isinstance(found, Mapping) else None
+        return [key for key in keys if isinstance(key, str)] if isinstance(keys, list) else []
+
+    @property
+    def rewritten(self) -> str | None:
+        """Of a fold: the family that the base is written as, where that is another one."""
+        found = self.details.get("rewritten")
+        return str(found.get("as")) if isinstance(found, Mapping) else None
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "output": str(self.output)}

@@ -234,12 +234,11 @@ def _restore(artefact: Artefact, base: OpenBase, target: Path, make: Stage, copy
 
 def _as_folded(base: OpenBase, record: BakeRecord) -> OpenBase:
     """The base as the fold saw it: under the configuration that grants what was needed, with biases of zeros."""
-    if record.details.get("rewritten"):
+    if record.rewritten:
         base = as_llama(base)
-    granted = record.coverage.get("granted") or {}
-    for key in granted.get("keys") or () if isinstance(granted, dict) else ():
+    for key in record.granted:
         text: Any = base.text
-        if getattr(text, key, None) is False:
+        if key in base.row.bias_keys and getattr(text, key, None) is False:
             base = with_key(base, key)
     return base
 
