@@ -111,6 +111,11 @@ def peak_memory() -> int:
     return _status("VmHWM")
 
 
+def resident_memory() -> int:
+    """Bytes: what is resident now, mapped files included (VmRSS)."""
+    return _status("VmRSS")
+
+
 def own_memory() -> int:
     """Bytes: what is resident now of this process's own (anonymous) pages, mapped files left out (RssAnon)."""
     return _status("RssAnon")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sea_bake.model.checkpoint.reader import own_pages
 from sea_bake.model.skeleton import stack_of
 
 
@@ -118,8 +119,14 @@ class Shifted:
     def __getitem__(self, _: object) -> Tensor:
         read: Tensor = self.tensor.read()
         if self._raised:
-            return read + 1
-        return read if self._axis is None else read.roll(1, dims=self._axis).mul_(-2)
+            return read.add_(1)
+        if self._axis is None:
+            return read
+        pages = own_pages(read.numel() * read.itemsize)
+        rolled, last = torch.frombuffer(pages, dtype=read.dtype).view(read.shape), read.shape[self._axis] - 1
+        rolled.narrow(self._axis, 1, last).copy_(read.narrow(self._axis, 0, last))
+        rolled.narrow(self._axis, 0, 1).copy_(read.narrow(self._axis, last, 1))
+        return rolled.mul_(-2)
 
     def get_shape(self) -> list[int]:
         return list(self.tensor.shape)

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import math
+import mmap
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from sea_bake.model.checkpoint.leftovers import claimed, is_left_over, unclaimed
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_OWN_PAGES = 1 << 18  # bytes
 
 _DTYPES = {
     "F64": torch.float64,
@@ -34,6 +36,16 @@ _DTYPES = {
     "I8": torch.int8,
     "BOOL": torch.bool,
 }
+
+
+def own_pages(size: int) -> mmap.mmap | bytearray:
+    """Memory that the system takes back with the tensor that lies in it.
+
+    malloc may keep what is smaller than 32 MiB, and that is most of a layer with many experts.
+    """
+    if size < _OWN_PAGES:
+        return bytearray(size)
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 class LazyTensor:
@@ -56,7 +68,7 @@ class LazyTensor:
 
     def read(self) -> Tensor:
         """All of it. Raises CheckpointError when the file is shorter than its header says."""
-        buffer = bytearray(math.prod(self.shape) * self.dtype.itemsize)
+        buffer = own_pages(math.prod(self.shape) * self.dtype.itemsize)
         with open(self._path, "rb") as file:
             file.seek(self.offset)
             if file.readinto(buffer) != len(buffer):
