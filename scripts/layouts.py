@@ -85,6 +85,7 @@ PAGE = common.Page(
     {
         "layout": ("layout",),
         "the call": ("the call",),
+        "of the processor": ("of the processor",),
         "peak memory": ("peak memory",),
         "above the libraries": ("above the libraries",),
         "tensors read": ("tensors read",),
@@ -230,10 +231,11 @@ def child(task: dict[str, Any]) -> dict[str, Any]:
     from sea_bake.edit import Edit
 
     base, output = Path(task["base"]), Path(task["output"])
-    _ = transformers.AutoConfig, transformers.PreTrainedModel, sea_bake.bake
+    architecture = LAYOUTS[task["layout"]].config["architectures"][0]
+    _ = transformers.AutoConfig, getattr(transformers, architecture), sea_bake.bake
     edits = [Edit.load(file) for file in task["edits"]]
     before = common.resident_memory()
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     with _reads() as read:
         if task["act"] == "plan":
             from sea_bake.baking import plan
@@ -241,11 +243,11 @@ def child(task: dict[str, Any]) -> dict[str, Any]:
             plan(base)
         else:
             sea_bake.bake(base, edits, output, how=task["act"])
-    took = time.perf_counter() - start
+    took = {"call_s": time.perf_counter() - start, "cpu_s": time.process_time() - cpu}
     stats = [file.stat() for file in output.rglob("*") if file.is_file()] if output.exists() else []
     written = sum(s.st_size for s in stats if s.st_nlink == 1)
     peak = common.peak_memory()
-    return {"call_s": took, "peak_memory": peak, "own_memory": peak - before, "read": len(read), "written": written}
+    return took | {"peak_memory": peak, "own_memory": peak - before, "read": len(read), "written": written}
 
 
 def measure(script: str, names: list[str], scratch: Path, args: Any) -> None:
@@ -270,6 +272,7 @@ def measure(script: str, names: list[str], scratch: Path, args: Any) -> None:
                 [
                     f"{name}: {act}",
                     f"{one[act]['call_s']:.2f} s",
+                    f"{one[act]['cpu_s']:.2f} s",
                     common.size_text(one[act]["peak_memory"]),
                     common.size_text(own) + share,
                     str(one[act]["read"]),

@@ -55,7 +55,7 @@ class OpenBase:
     stem: str
     classes: dict[str, str]
 
-    @property
+    @functools.cached_property
     def text(self) -> Any:
         """The decoder's configuration, also of a model that wraps it."""
         return decoder_config(self.config)
@@ -72,6 +72,16 @@ class OpenBase:
     def quantisation(self) -> str | None:
         """How its layers are quantised, if they are."""
         return quantisation(self.checkpoint, self.stem)
+
+    @functools.cached_property
+    def with_keys(self) -> dict[str, OpenBase]:
+        """Itself under configurations in which a key is true, by that key: each is made once."""
+        return {}
+
+    @functools.cached_property
+    def known_writers(self) -> dict[tuple[Site, int], list[Any]]:
+        """What ``writers.writers_of`` has found of a site and layer."""
+        return {}
 
     def record(self, edits: Sequence[Edit], output: Path, **facts: Any) -> BakeRecord:
         """The record of a bake on this base; ``facts`` are further attributes, or others in their place."""

@@ -76,8 +76,9 @@ def plan(model: str | Path | ModelSource, edits: Sequence[Edit] = (), *, revisio
         if not edits:
             for site in sites_of(base):
                 layers = base.layers_with(site)
+                biased = is_biased(base, site, layers)
                 for merge in MERGES:
-                    found = exactness(base.row, site, merge, biased=is_biased(base, site, layers))
+                    found = exactness(base.row, site, merge, biased=biased)
                     found = _on_disk(base, site, layers[0], found) if layers else found
                     kind = {"map": merge, "merge": merge, "feature": "identity"}
                     rows.append({"site": site.value, **kind, **asdict(found)})

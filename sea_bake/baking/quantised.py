@@ -22,7 +22,9 @@ def quantisation(checkpoint: Checkpoint, stem: str) -> str | None:
     method = claimed(checkpoint.config)
     if method is not None:
         return method
-    for name in sorted(n for n in checkpoint.weight_map if n.startswith(f"{stem}.")):
+    kinds = checkpoint.dtypes()
+    marked: tuple[str, ...] = tuple(MARKS) if kinds and kinds <= {*FLOATS} else ("",)
+    for name in sorted(n for n in checkpoint.weight_map if n.startswith(f"{stem}.") and n.endswith(marked)):
         mark = next((method for end, method in MARKS.items() if name.endswith(end)), None)
         tensor = checkpoint.tensor(name)
         if mark is None and name.endswith(".weight") and tensor is not None and tensor.dtype not in FLOATS:

@@ -50,6 +50,12 @@ def find_writers(base: OpenBase, edits: Sequence[Edit]) -> list[Writer]:
 
 def writers_of(base: OpenBase, site: Site, layer: int) -> list[Writer]:
     """The writers of one site; see :func:`find_writers`."""
+    if (site, layer) not in base.known_writers:
+        base.known_writers[site, layer] = _writers_of(base, site, layer)
+    return base.known_writers[site, layer]
+
+
+def _writers_of(base: OpenBase, site: Site, layer: int) -> list[Writer]:
     row, parts = base.row, base.layer_parts(layer)
     experts = row.experts or ""
     weights = [f"{base.place(site, layer).writer}.weight"]

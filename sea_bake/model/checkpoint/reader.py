@@ -152,6 +152,9 @@ class Checkpoint:
     def _held(self) -> dict[str, str]:
         """Every tensor of the shards that the index names: transformers loads them all, whether listed or not."""
         held: dict[str, str] = {}
+        listed: dict[str, set[str]] = {}
+        for name, file in self.weight_map.items():
+            listed.setdefault(file, set()).add(name)
         for shard in self.shards:
             if not isinstance(shard, str) or Path(shard).name != shard or shard.startswith("."):
                 raise CheckpointError(f"{self.folder / INDEX} points outside its folder: {shard!r}")
@@ -161,7 +164,7 @@ class Checkpoint:
             if not os.path.isfile(path):  # which no name makes raise
                 raise CheckpointError(f"{path} is missing, and {INDEX} names it: is the download complete?")
             names = set(_names(path))
-            absent = {name for name, file in self.weight_map.items() if file == shard} - names
+            absent = listed[shard] - names
             if absent:
                 raise CheckpointError(f"{path} lacks the tensor {sorted(absent)[0]}, which {INDEX} says it holds")
             twice = sorted(names & held.keys())
@@ -237,7 +240,7 @@ def _names(path: Path) -> list[str]:
         return list(file.keys())
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=1024)  # DeepSeek-V3 has 163 shards
 def _header(path: Path, _changed: int) -> tuple[dict[str, Any], int]:
     """A shard's own table of contents, and the offset of its first tensor; ``open`` has let safetensors check it."""
     with open(path, "rb") as file:
