@@ -18,13 +18,14 @@ from typing import Any
 
 import families
 import pytest
+import tiny
 import torch
 from conftest import Workshop
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sea_bake import Edit, bake, verify
+from sea_bake import Edit, bake, fit, verify
 from sea_bake.baking import plan
 from sea_bake.baking.linear import linear_edit
 from sea_bake.edit import live
@@ -525,6 +526,22 @@ def test_verify_of_half_precision_folds(workshop: Workshop, tmp_path: Path):
     assert any("like the unedited base" in failure for failure in verify(folder, base=base, max_new_tokens=4).failures)
 
 
+@pytest.mark.slow
+def test_verify_of_a_half_precision_fold_of_every_layer(tmp_path: Path):
+    """Each layer is rounded, and enlarges what the one before it rounded; a lost layer is more than that."""
+    base = tmp_path / "base"
+    tiny.new_llama(5).to(torch.bfloat16).save_pretrained(base)
+    tiny.tokenizer().save_pretrained(base)
+    edit = fit(base, tiny.demonstrations(), layers="all", neutral="prompt", K=0.9, **{**tiny.PAPER, "merge": "sum"})
+    folder = bake(base, edit, tmp_path / "fold", how="fold").output
+    report = verify(folder, base=base, max_new_tokens=4)
+    assert report.passed, report.failures
+    tensors, name = load_file(folder / "model.safetensors"), "model.layers.1.mlp.down_proj.weight"
+    tensors[name] = load_file(base / "model.safetensors")[name]  # control
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    assert any("logits differ" in failure for failure in verify(folder, base=base, max_new_tokens=4).failures)
+
+
 # ------------------------------------------------------------------------------------------------- a real model
 
 
@@ -534,7 +551,7 @@ def test_smollm2_with_real_text(smollm2: Path, tmp_path: Path):
     """20 of 30 layers: fold, adapter, merged and insert answer like the hooks, in a process that trusts no code."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from sea_bake import collect, fit
+    from sea_bake import collect
     from sea_bake.demonstrations import builtin
 
     tokenizer, model = AutoTokenizer.from_pretrained(smollm2), load_plain(smollm2, "llama", torch.float32)

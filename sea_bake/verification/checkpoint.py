@@ -48,7 +48,9 @@ def prove(subject: Subject, request: dict[str, Any], dtype: str) -> Verification
         facts["unexpected_keys"] = [name for name in facts["unexpected_keys"] if name not in reference["unused"]]
         base, live, artefact = (load_file(folder / f"{name}.safetensors") for name in ("base", "live", "artefact"))
     ran = subject.stored if subject.rounded else facts["dtype"]
-    found = verdict(subject, base, live, artefact, facts, tolerance(ran, largest_logit(live), folded=folded))
+    scale = largest_logit(live)
+    seen = tolerance(ran, scale, folded=folded and not subject.rounded)
+    found = verdict(subject, base, live, artefact, facts, tolerance(ran, scale, folded=folded), seen=seen)
     if found.passed or not isinstance(subject.artefact, Stranger):
         return found
     return replace(found, failures=[*found.failures, likeness(artefact, live, base)])
