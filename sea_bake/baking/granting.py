@@ -50,10 +50,11 @@ def granted(base: OpenBase, edits: Sequence[Edit]) -> OpenBase:
 
 def with_key(base: OpenBase, key: str) -> OpenBase:
     """The base under a configuration in which a key is true, and the biases that this grants."""
-    if key not in base.with_keys:
+    if key not in base.kept:
         raw = with_text(base.checkpoint.config, base.config, {key: True})
-        base.with_keys[key] = extended(base, raw, _set(base, key), _names(base, key), (key,))
-    return base.with_keys[key]
+        base.kept[key] = extended(base, raw, _set(base, key), _names(base, key), (key,))
+    found: OpenBase = base.kept[key]
+    return found
 
 
 def extended(

@@ -17,13 +17,7 @@ from sea_bake.errors import CheckpointError, FamilyError, SettingError, WrongMod
 from sea_bake.io.apart import check_apart
 from sea_bake.io.staging import need_space, scratch_folder
 from sea_bake.model.anatomy import SEA_PREFIX, Family, Place, Site, family
-from sea_bake.model.checkpoint import (
-    Checkpoint,
-    MergedCheckpoint,
-    check_references,
-    merge,
-    merged,
-)
+from sea_bake.model.checkpoint import Checkpoint, MergedCheckpoint, check_references, merge, merged
 from sea_bake.model.checkpoint.gguf import materialise
 from sea_bake.model.checkpoint.leftovers import without_claim
 from sea_bake.model.checkpoint.writer import linkable
@@ -74,13 +68,8 @@ class OpenBase:
         return quantisation(self.checkpoint, self.stem)
 
     @functools.cached_property
-    def with_keys(self) -> dict[str, OpenBase]:
-        """Itself under configurations in which a key is true, by that key: each is made once."""
-        return {}
-
-    @functools.cached_property
-    def known_writers(self) -> dict[tuple[Site, int], list[Any]]:
-        """What ``writers.writers_of`` has found of a site and layer."""
+    def kept(self) -> dict[Any, Any]:
+        """What was made of it once: by (site, layer) its writers, by key the base with that key."""
         return {}
 
     def record(self, edits: Sequence[Edit], output: Path, **facts: Any) -> BakeRecord:

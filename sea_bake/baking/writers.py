@@ -50,9 +50,10 @@ def find_writers(base: OpenBase, edits: Sequence[Edit]) -> list[Writer]:
 
 def writers_of(base: OpenBase, site: Site, layer: int) -> list[Writer]:
     """The writers of one site; see :func:`find_writers`."""
-    if (site, layer) not in base.known_writers:
-        base.known_writers[site, layer] = _writers_of(base, site, layer)
-    return base.known_writers[site, layer]
+    if (site, layer) not in base.kept:
+        base.kept[site, layer] = _writers_of(base, site, layer)
+    found: list[Writer] = base.kept[site, layer]
+    return found
 
 
 def _writers_of(base: OpenBase, site: Site, layer: int) -> list[Writer]:
