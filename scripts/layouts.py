@@ -91,7 +91,7 @@ PAGE = common.Page(
         "tensors read": ("tensors read",),
         "written": ("written",),
     },
-    {f"qwen3-30b-a3b: {act}": (f"qwen3-30b-a3b: {act}",) for act in ACTS},
+    {f"{name}: {act}": (f"{name}: {act}",) for name in ("qwen3-30b-a3b", "llama-70b") for act in ACTS},
 )
 
 
