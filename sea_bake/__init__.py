@@ -24,6 +24,7 @@ _HOMES = {
     "export_gguf": "sea_bake.exporting.gguf",
     "export_onnx": "sea_bake.exporting.onnx",
     "fit": "sea_bake.fitting",
+    "import_edit": "sea_bake.importing",
     "plan": "sea_bake.baking",
     "publish": "sea_bake.publishing",
     "report": "sea_bake.reporting",
@@ -47,6 +48,7 @@ __all__ = [
     "export_gguf",
     "export_onnx",
     "fit",
+    "import_edit",
     "plan",
     "publish",
     "report",
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
     from sea_bake.exporting.gguf import export_gguf
     from sea_bake.exporting.onnx import export_onnx
     from sea_bake.fitting import fit
+    from sea_bake.importing import import_edit
     from sea_bake.methods.sea import Projector
     from sea_bake.model.anatomy import Site
     from sea_bake.publishing import publish

@@ -270,17 +270,9 @@ class Edit:
         """
         base = BaseModel.of(model, source)
         chosen = select_layers(layers, base.num_layers)
-        if positive.shape != negative.shape or positive.dim() != 3 or positive.shape[-1] != base.hidden_size:
-            raise SettingError(
-                f"dense projections must both be [layers, {base.hidden_size}, {base.hidden_size}] for this model, "
-                f"not {tuple(positive.shape)} and {tuple(negative.shape)}"
-            )
-        if len(positive) not in (base.num_layers, len(chosen)):
-            raise SettingError(
-                f"{len(positive)} dense projections for {base.num_layers} layers ({len(chosen)} selected)"
-            )
-        rows = {layer: layer if len(positive) == base.num_layers else i for i, layer in enumerate(chosen)}
-        projectors = {layer: sea.from_dense(positive[row], negative[row]).float() for layer, row in rows.items()}
+        projectors = sea.dense_projectors(
+            positive, negative, layers=chosen, num_layers=base.num_layers, width=base.hidden_size
+        )
         recipe = {"imported": "dense projections of the authors' released code"}
         return cls(projectors, Site.parse(site), base, merge=merge, recipe=recipe)
 

@@ -31,6 +31,7 @@ ORDER = (
     "pages",
     "verification",
     "exporting",
+    "importing",
     "evaluation",
     "tuning",
     "reporting",

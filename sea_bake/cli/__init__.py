@@ -82,7 +82,7 @@ app.command("publish")(publish.publish)
 app.command("reproduce")(reproduce.reproduce)
 app.command("inspect")(inspect.inspect)
 app.command("demo")(demo.demo)
-app.command("import")(importing.import_dense)
+app.command("import")(importing.import_edit)
 
 
 def _version(value: bool) -> None:

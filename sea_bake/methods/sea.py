@@ -189,6 +189,31 @@ def from_dense(positive: Tensor, negative: Tensor, *, tolerance: float = 1e-3) -
     return Projector(kept, dropped, *ones)
 
 
+def dense_projectors(
+    positive: Tensor, negative: Tensor, *, layers: Sequence[int], num_layers: int, width: int
+) -> dict[int, Projector]:
+    """Decoder layer -> thin projectors, float32, of the authors' published files.
+
+    Args:
+        positive, negative: [L, d, d]; one for every layer of the model, or for the selected layers only.
+        layers: those that are edited.
+        num_layers, width: of the model.
+
+    Raises:
+        ActivationError: a matrix that is not an orthogonal projector.
+        SettingError: L is neither the model's number of layers nor the number of selected ones, or another width.
+    """
+    if positive.shape != negative.shape or positive.dim() != 3 or positive.shape[-1] != width:
+        raise SettingError(
+            f"dense projections must both be [layers, {width}, {width}] for this model, not {tuple(positive.shape)} "
+            f"and {tuple(negative.shape)}"
+        )
+    if len(positive) not in (num_layers, len(layers)):
+        raise SettingError(f"{len(positive)} dense projections for {num_layers} layers ({len(layers)} selected)")
+    rows = {layer: layer if len(positive) == num_layers else i for i, layer in enumerate(layers)}
+    return {layer: from_dense(positive[row], negative[row]).float() for layer, row in rows.items()}
+
+
 def _range_of(P: Tensor, name: str, tolerance: float) -> Tensor:
     if not torch.isfinite(P).all():
         raise ActivationError(f"the {name} projection holds NaN or infinite values")

@@ -62,7 +62,7 @@ class Change:
             CheckpointError: a value that this dtype cannot hold.
         """
         new = torch.empty_like(weight)
-        rows = [part.to(weight.device) for part in self._parts()]
+        rows = [part.to(weight.device) for part in self.parts()]
         step = max(1, _BLOCK // max(1, weight[0].numel()))
         for i in range(0, len(weight), step):
             piece = slice(i, i + step)
@@ -74,11 +74,16 @@ class Change:
 
     def element(self, value: Tensor, place: tuple[int, ...]) -> Tensor:
         """One element of the changed tensor, from the old one's."""
-        parts = self._parts()
+        parts = self.parts()
         added = parts[0][place[0]] @ parts[1][:, place[1]] if len(parts) == 2 else parts[0][place]
         return (added if self.scaling is None else value.double() + self.scaling * added).to(value.dtype)
 
-    def _parts(self) -> list[Tensor]:
+    def dtype(self) -> torch.dtype:
+        """That of the adapter's own file."""
+        with safe_open(str(self.file), framework="pt") as file:
+            return torch.result_type(*[file.get_tensor(key) for key in self.keys] * 2)
+
+    def parts(self) -> list[Tensor]:
         """Left and right factor, or the one tensor; float64."""
         with safe_open(str(self.file), framework="pt") as file:
             found = [file.get_tensor(key).double() for key in self.keys]
