@@ -21,6 +21,7 @@ _HOMES = {
     "bake": "sea_bake.baking",
     "collect": "sea_bake.activations",
     "evaluate": "sea_bake.evaluation",
+    "export_control_vector": "sea_bake.exporting.gguf.control_vector",
     "export_gguf": "sea_bake.exporting.gguf",
     "export_onnx": "sea_bake.exporting.onnx",
     "fit": "sea_bake.fitting",
@@ -45,6 +46,7 @@ __all__ = [
     "bake",
     "collect",
     "evaluate",
+    "export_control_vector",
     "export_gguf",
     "export_onnx",
     "fit",
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
     from sea_bake.errors import SeaBakeError
     from sea_bake.evaluation import evaluate
     from sea_bake.exporting.gguf import export_gguf
+    from sea_bake.exporting.gguf.control_vector import export_control_vector
     from sea_bake.exporting.onnx import export_onnx
     from sea_bake.fitting import fit
     from sea_bake.importing import import_edit

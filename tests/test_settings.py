@@ -33,9 +33,9 @@ COLLECT = "sea_bake.activations:collect_sites"
 OTHERS = {
     ("dtype", "sea_bake.exporting.onnx:export_onnx"): "of the graph, which has names of its own",
     ("batch_size", "sea_bake.recipes.reproducing:reproduce"): "None: the published recipe's own",
-    ("layers", "sea_bake.edit:Edit.from_dense"): "those of the released code's run",
-    ("site", "sea_bake.edit:Edit.from_dense"): "what the released code edits",
-    ("merge", "sea_bake.edit:Edit.from_dense"): "the released code's",
+    ("site", "sea_bake.importing:import_edit"): "None: where the files' own tool acts",
+    ("merge", "sea_bake.importing:import_edit"): "None: of dense projections the released code's",
+    ("alpha", "sea_bake.importing:import_edit"): "None: the files' own, or their tool's",
     ("limit", "sea_bake.demonstrations:load"): "of triples; None as everywhere",
     ("output", "sea_bake.recipes.starter:write_starter"): "None: made of the base's name",
     ("demonstrations", "sea_bake.reporting:report"): "a source, not the triples",
@@ -56,11 +56,7 @@ NO_OPTION = {
         "source": "of a living model",
         "prompt_format": "an option for each of its parts",
     },
-    "sea_bake.model.loading:load_model": {
-        "device": "of an import: the CPU, where the projectors are",
-        "trust_remote_code": "never switched on",
-    },
-    "sea_bake.edit:Edit.from_dense": {"source": "made of the model's name"},
+    "sea_bake.model.loading:load_model": {"trust_remote_code": "never switched on"},
     "sea_bake.demonstrations:load": {"source": "--demonstrations", "seed": "--seed is that of the fit"},
     "sea_bake.tuning:tune": {
         "space": "an option for each of its fields",

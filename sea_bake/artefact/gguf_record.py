@@ -34,14 +34,14 @@ class GgufRecord:
     """What an export to GGUF wrote.
 
     Attributes:
-        route: "rewritten" (the base's GGUF), "adapter", or "converted" (by llama.cpp).
+        route: "rewritten" (the base's GGUF), "adapter", "control-vector", or "converted" (by llama.cpp).
         base: the base model as the artefact or the edits name it.
         gguf: file name of the base's GGUF; None where none was given.
         architecture: as llama.cpp calls it.
         edits: site, merge and layers of each.
         changed: tensor -> what became of it. Rewritten: its types ("from", "type"), ‖W' - W‖ / ‖W‖ ("change"), and the
             new type's own rounding, ‖Q(W') - W'‖ / ‖W'‖ ("rounding"), and the share of the edit that is left ("kept").
-            Of an adapter: the shapes of its pair.
+            Of an adapter: the shapes of its pair. Of a control vector: the vector's length.
         types: of the whole file: name of a type -> number of tensors.
         notes: what to know: types that could not be kept, weights that could not be compared.
         weights_compared: tensors whose samples were held against the edits' fingerprint.

@@ -86,3 +86,21 @@ def gguf(call: Call) -> None:
     for note in report.notes:
         console.print(f"note: {note}", markup=False)
     call.go_on("llama-cli", "-m", *([call["base"] or "BASE.gguf", "--lora"] * (report.route == "adapter")), output)
+
+
+@app.command("control-vector")
+@command("sea_bake.exporting.gguf.control_vector:export_control_vector", edit=spelt(positional=True))
+def control_vector(call: Call) -> None:
+    """Export an edit that adds one vector behind each layer as a control vector for llama.cpp. Needs the extra gguf.
+
+    Its strength is in the vectors: --control-vector applies the edit as it is, --control-vector-scaled FILE:0.5 half
+    of it. It serves every quantisation of its base. Example:
+
+      sea-bake export control-vector happy.safetensors -o happy.gguf
+    """
+    report = call.run()
+    call.console.print(
+        f"[bold]{escape(str(call['output']))}[/]: control vector of {len(report.changed)} layers, "
+        f"{size(report.bytes_written)}"
+    )
+    call.go_on("llama-cli", "-m", "BASE.gguf", "--control-vector", call["output"])

@@ -61,7 +61,7 @@ def import_edit(
     files: str | Path | Sequence[str | Path],
     base: str | Path | ModelSource,
     *,
-    format: str | None = None,
+    format: str = "auto",
     layers: str | None = None,
     site: Site | str | None = None,
     alpha: float | None = None,
@@ -76,8 +76,8 @@ def import_edit(
             steering-vectors, LEACE (.pt), steering vector (.svec), ITI (.npy), AcT (.statedict), a PEFT LoRA's folder,
             or uu_positive.pt and uu_negative.pt of SEA's authors. No pickle is loaded.
         base: the model that the edit belongs to: folder, .gguf file or Hub id; or a PEFT LoRA that names its base.
-        format: "control-vector", "glp", "caa", "persona", "svec", "steering-vectors", "iti", "leace", "lora", "act",
-            "act-gaussian", "act-mean" or "dense". Default: seen from the files.
+        format: "auto" (seen from the files), "control-vector", "glp", "caa", "persona", "svec", "steering-vectors",
+            "iti", "leace", "lora", "act", "act-gaussian", "act-mean" or "dense".
         layers: decoder layers of the base to edit, as of fit, counted from 0 whatever the files count. Default: all
             that the files have; persona vectors and .svec need it; of dense projections "last:21".
         site: "block", "mlp", "attn" or "heads", where the files do not say. Default: where their own tool acts.
@@ -93,13 +93,13 @@ def import_edit(
         NotExactError: a LoRA that is no edit of an activation.
         CheckpointError: a base that cannot be opened.
     """
-    if format is not None and format not in FORMATS:
-        raise SettingError(f"unknown format {format!r}: use one of {', '.join(FORMATS)}")
+    if format != "auto" and format not in FORMATS:
+        raise SettingError(f"unknown format {format!r}: use auto, {', '.join(FORMATS)}")
     if isinstance(shift, bool) or not isinstance(shift, int) or abs(shift) > 1000:
         raise SettingError(f"shift = {shift!r} is no number of layers")
     where = None if site is None else Site.parse(site)
     given = Given.of(files)
-    row = FORMATS[format] if format else _seen(given)
+    row = _seen(given) if format == "auto" else FORMATS[format]
     if merge is not None and row is not dense.FORMAT:
         raise SettingError(f"a {row.title} is added as it stands: merge is for dense projections alone")
     source = ModelSource.parse(base, revision)

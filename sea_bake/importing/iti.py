@@ -83,9 +83,9 @@ def _read(given: Given, base: OpenBase, asked: Asked) -> Found:
     return Found(affine, Site.HEADS, alpha=ALPHA, facts={"heads": parts["heads"][0].tolist()})
 
 
-def _parts(given: Given, size: _Size, name: str) -> dict[str, list[Tensor]]:
+def _parts(given: Given, size: _Size, name: str) -> dict[str, list[Any]]:
     """Role -> arrays, by their shapes; activations stay on disk until a layer of them is needed."""
-    found: dict[str, list[Tensor]] = {}
+    found: dict[str, list[Any]] = {}
     for path, array in zip(given.paths, given.contents):
         role = _role(array, size)
         if role is None:
@@ -113,22 +113,23 @@ def _role(array: Any, size: _Size) -> str | None:
     return "sigma" if shape == (size.layers, size.heads) else None
 
 
-def _tensor(array: Any, path: Path, role: str) -> Tensor:
+def _tensor(array: Any, path: Path, role: str) -> Any:
     import numpy as np
 
     if role == "activations":
-        return torch.from_numpy(np.asarray(array))
+        return array  # on disk
     plain = array.astype(np.int64 if role == "heads" else np.float64)
     if not np.isfinite(plain).all():
         raise EditError(f"{path} holds NaN or infinity")
     return torch.from_numpy(plain)
 
 
-def _directions(parts: dict[str, list[Tensor]], size: _Size, banks: list[Tensor]) -> Tensor:
+def _directions(parts: dict[str, list[Any]], size: _Size, banks: list[Any]) -> Tensor:
     """[L, H, D]"""
     shape = (size.layers, size.heads, size.dim)
     if "directions" in parts:
-        return parts["directions"][0].reshape(shape)
+        found: Tensor = parts["directions"][0].reshape(shape)
+        return found
     if not banks or "labels" not in parts:
         raise SettingError("the directions are not among these files: give them, or activations with their labels")
     labels = parts["labels"][0]
@@ -144,9 +145,9 @@ def _directions(parts: dict[str, list[Tensor]], size: _Size, banks: list[Tensor]
     return theta
 
 
-def _heads(bank: Tensor, layer: int, size: _Size) -> Tensor:
+def _heads(bank: Any, layer: int, size: _Size) -> Tensor:
     """[n, H, D] of one layer, float64."""
-    found = bank[:, layer].double().reshape(-1, size.heads, size.dim)
+    found = torch.from_numpy(bank[:, layer].astype("float64")).reshape(-1, size.heads, size.dim)
     if not bool(torch.isfinite(found).all()):
         raise EditError(f"the activations of layer {layer} hold NaN or infinity")
     return found

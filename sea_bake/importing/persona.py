@@ -17,7 +17,7 @@ from sea_bake.model.anatomy import Site
 def _sees(given: Given) -> bool:
     from torch import Tensor
 
-    return given.all_are("torch") and all(isinstance(one, Tensor) and one.dim() == 2 for one in given.contents)
+    return given.kinds == ("torch",) and isinstance(given.contents[0], Tensor) and given.contents[0].dim() == 2
 
 
 def _read(given: Given, base: OpenBase, asked: Asked) -> Found:

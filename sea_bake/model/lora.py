@@ -79,9 +79,10 @@ class Change:
         return (added if self.scaling is None else value.double() + self.scaling * added).to(value.dtype)
 
     def dtype(self) -> torch.dtype:
-        """That of the adapter's own file."""
+        """The coarsest of its factors."""
         with safe_open(str(self.file), framework="pt") as file:
-            return torch.result_type(*[file.get_tensor(key) for key in self.keys] * 2)
+            kinds = [file.get_tensor(key).dtype for key in self.keys]
+        return max(kinds, key=lambda kind: torch.finfo(kind).eps)
 
     def parts(self) -> list[Tensor]:
         """Left and right factor, or the one tensor; float64."""

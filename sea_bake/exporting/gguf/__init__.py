@@ -1,5 +1,5 @@
 """GGUF, for llama.cpp and all that is built on it: the base's own file with its edited tensors rewritten; a LoRA
-adapter; or a whole folder through llama.cpp's own converter.
+adapter; a control vector; or a whole folder through llama.cpp's own converter.
 """
 
 from __future__ import annotations
