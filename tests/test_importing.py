@@ -256,7 +256,8 @@ def test_leace_equals_the_package(tmp_path: Path) -> None:
     one = foreign.eraser(llama())
     x = torch.randn(50, 32)
     parts = {"proj_left": one.proj_left, "proj_right": one.proj_right, "bias": one.bias}
-    save_file({f"{i}.{k}": v.clone().contiguous() for i in (0, 3) for k, v in parts.items()}, tmp_path / "v.safetensors")
+    several = {f"{i}.{name}": tensor.clone().contiguous() for i in (0, 3) for name, tensor in parts.items()}
+    save_file(several, tmp_path / "v.safetensors")
     edit = import_edit(tmp_path / "v.safetensors", tiny.single(), site="attn")
     assert (edit.layers, edit.maps[0].rank) == ((0, 3), 1)
     assert float((edit.layer(3)(x) - one(x)).abs().max()) < 1e-6 * float(x.abs().max())

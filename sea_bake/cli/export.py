@@ -91,16 +91,9 @@ def gguf(call: Call) -> None:
 @app.command("control-vector")
 @command("sea_bake.exporting.gguf.control_vector:export_control_vector", edit=spelt(positional=True))
 def control_vector(call: Call) -> None:
-    """Export an edit that adds one vector behind each layer as a control vector for llama.cpp. Needs the extra gguf.
-
-    Its strength is in the vectors: --control-vector applies the edit as it is, --control-vector-scaled FILE:0.5 half
-    of it. It serves every quantisation of its base. Example:
-
-      sea-bake export control-vector happy.safetensors -o happy.gguf
+    """Export an edit that adds one vector behind each layer as a control vector for llama.cpp, for every quantisation
+    of its base; --control-vector-scaled FILE:0.5 then applies half of it. Needs the extra gguf.
     """
     report = call.run()
-    call.console.print(
-        f"[bold]{escape(str(call['output']))}[/]: control vector of {len(report.changed)} layers, "
-        f"{size(report.bytes_written)}"
-    )
+    call.console.print(f"{call['output']}: {len(report.changed)} layers, {size(report.bytes_written)}", markup=False)
     call.go_on("llama-cli", "-m", "BASE.gguf", "--control-vector", call["output"])

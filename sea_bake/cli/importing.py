@@ -25,18 +25,14 @@ def import_edit(
 
     sea-bake import happy.gguf --base HuggingFaceTB/SmolLM2-135M-Instruct -o happy.safetensors
 
-    sea-bake import vec_layer_13_Llama-2-7b-chat-hf.pt -b meta-llama/Llama-2-7b-chat-hf --alpha 1.5
-
     sea-bake import evil_response_avg_diff.pt -b Qwen/Qwen2.5-7B-Instruct --layers 19 --alpha 2
-
-    sea-bake import uu_positive.pt uu_negative.pt -b meta-llama/Llama-2-7b-chat-hf
     """
     from sea_bake.io.apart import check_apart
     from sea_bake.io.staging import check_output
 
-    place = check_output(output, overwrite=overwrite, folder=False)
+    place = check_output(output, overwrite=overwrite, folder=False)  # no refusal waits for torch
     check_apart(place, [*call["files"], call["base"]], folder=False)
-    from sea_bake.pages.edits import sentence  # for which no refusal above has to wait
+    from sea_bake.pages.edits import sentence
 
     edit = call()
     edit.save(place, overwrite=overwrite)

@@ -93,14 +93,13 @@ def _directions(edits: Sequence[Edit]) -> dict[int, Tensor]:
         edits[0].base.check(edit.base, edit.layers, what="another of these edits' model")
         if not edit.is_constant:
             raise NotExactError(
-                f"a control vector adds one vector behind each layer, and this edit does more (a {edit.method} edit: "
-                f"merge {edit.merge}, rank {max(map(sum, edit.ranks.values()))}, with {', '.join(edit.extra) or 'no'} "
-                f"part beside): {_FOLD}"
+                f"a control vector adds one vector behind each layer, and this edit does more (merge {edit.merge}, "
+                f"rank {max(map(sum, edit.ranks.values()))}, {', '.join(edit.extra) or 'nothing'} beside): {_FOLD}"
             )
         if edit.site is not Site.BLOCK:
             raise NotExactError(
-                f"this edit adds its vectors at {edit.site.value}, and llama.cpp adds a control vector behind the whole "
-                f"layer (the site block): {_FOLD}"
+                f"this edit adds its vectors at {edit.site.value}, and llama.cpp adds a control vector behind the "
+                f"whole layer (the site block): {_FOLD}"
             )
         if 0 in edit.layers:
             raise NotExactError(

@@ -1,0 +1,191 @@
+"""Control vectors out of us and into us, in llama.cpp itself: on SmolLM2, logits and greedy answers."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import foreign
+import pytest
+import tiny
+import torch
+from test_gguf import Answer, Real, apart, in_float32, real, tokens  # noqa: F401  (a fixture)
+
+from sea_bake import Edit, Site, export_control_vector, export_gguf, import_edit
+from sea_bake.errors import EditError, NotExactError, OutputError, SettingError
+from sea_bake.exporting.gguf.header import GgufFile
+from sea_bake.methods.affine import AffineMap
+from sea_bake.model.fingerprint import BaseModel
+
+TOKENS = 24
+SCALE = 1.5
+D = 32
+
+
+def base(**changes: Any) -> BaseModel:
+    config = {"model_type": "llama", "hidden_size": D, "num_hidden_layers": 4, "num_attention_heads": 4}
+    rest = dict.fromkeys(("num_key_value_heads", "intermediate_size", "vocab_size"))
+    return BaseModel("tiny", None, {**rest, **config, **changes}, "float32", {})
+
+
+def constants(*layers: int, site: Site = Site.BLOCK, alpha: float = 1.0, seed: int = 0) -> Edit:
+    generator = torch.Generator().manual_seed(seed)
+    maps = {i: AffineMap(constant=torch.randn(D, generator=generator)) for i in layers}
+    return Edit(maps, site, base(), merge="sum", alpha=alpha)
+
+
+def test_what_is_written(tmp_path: Path) -> None:
+    """By gguf's own reader: the strength is in the vectors, and several edits add up."""
+    import gguf
+
+    one, other = constants(1, 3, alpha=-2.0), constants(3, seed=1)
+    one.save(tmp_path / "one.safetensors")
+    record = export_control_vector([tmp_path / "one.safetensors", other], tmp_path / "x.gguf")
+    reader = gguf.GGUFReader(tmp_path / "x.gguf")
+    found = {t.name: torch.tensor(t.data) for t in reader.tensors}
+    assert set(found) == {"direction.1", "direction.3"}
+    assert torch.equal(found["direction.1"], -2 * one.maps[1].constant)
+    assert torch.allclose(found["direction.3"], -2 * one.maps[3].constant + other.maps[3].constant)
+    keys = GgufFile.open(tmp_path / "x.gguf").keys
+    assert {k: v for k, v in keys.items() if not k.startswith("GGUF")} == {
+        "general.architecture": "controlvector",
+        "controlvector.model_hint": "llama",
+        "controlvector.layer_count": 2,
+    }
+    assert (record.route, sorted(record.changed), record.types) == ("control-vector", sorted(found), {"F32": 2})
+    shown = tiny.run("inspect", tmp_path / "x.gguf")
+    assert shown.code == 0, shown
+    assert "as it was written" in shown.out
+
+
+def test_out_and_in_again(tmp_path: Path) -> None:
+    model = foreign.vectors  # the same widths as the tiny Llama's
+    rows = torch.stack([model(_llama(), 1, seed=i)[0] for i in range(4)])
+    (file,) = foreign.control_vector(tmp_path / "in.gguf", {i: rows[i] for i in (1, 2)})
+    edit = import_edit(file, tiny.single(), alpha=0.5)
+    edit.save(tmp_path / "edit.safetensors")
+    ran = tiny.run("export", "control-vector", tmp_path / "edit.safetensors", "-o", tmp_path / "out.gguf")
+    assert ran.code == 0, ran
+    assert "llama-cli -m BASE.gguf --control-vector" in ran.out
+    again = import_edit(tmp_path / "out.gguf", tiny.single())
+    assert again.layers == (1, 2)
+    assert torch.allclose(again.maps[2].constant, 0.5 * rows[2])
+
+
+def _llama() -> Any:
+    import test_importing
+
+    return test_importing.llama()
+
+
+def test_what_no_control_vector_can_be(tmp_path: Path) -> None:
+    rank = Edit({1: AffineMap(A=torch.ones(1, D), B=torch.ones(D, 1))}, Site.BLOCK, base(), merge="sum")
+    both = Edit(
+        {1: AffineMap(A=torch.ones(1, D), B=torch.ones(D, 1), constant=torch.ones(D))}, Site.BLOCK, base(), "sum"
+    )
+    other = Edit({1: AffineMap(constant=torch.ones(48))}, Site.BLOCK, base(hidden_size=48), merge="sum")
+    (tmp_path / "there.gguf").write_bytes(b"x")
+    before = tiny.listing(tmp_path)
+    for edits, error, words in (
+        (rank, NotExactError, r"does more .*rank 1, .*sea-bake export gguf OUT"),
+        (both, NotExactError, "does more"),
+        (constants(1, site=Site.MLP), NotExactError, "adds its vectors at mlp"),
+        (constants(0, 1), NotExactError, "behind layer 0, .*--layers 1-3"),
+        (constants(1, alpha=0.0), EditError, "changes nothing"),
+        ([constants(1), other], EditError, "hidden_size = 32"),
+        ([], SettingError, "nothing to export"),
+        (tmp_path, EditError, "is a folder"),
+        (Edit.load(tiny.edit_file()), NotExactError, "merge l2"),
+    ):
+        with pytest.raises(error, match=words):
+            export_control_vector(edits, tmp_path / "x.gguf")
+    with pytest.raises(OutputError, match="exists already"):
+        export_control_vector(constants(1), tmp_path / "there.gguf")
+    with pytest.raises(SettingError, match=r"should end in \.gguf"):
+        export_control_vector(constants(1), tmp_path / "x.bin")
+    assert tiny.listing(tmp_path) == before
+    with pytest.raises(NotExactError, match="sea-bake export control-vector"):  # the way out that GGUF's refusal names
+        export_gguf(constants(1), tmp_path / "m.gguf", base=__import__("ggufs").single())
+
+
+# ------------------------------------------------------------------------------------------------- SmolLM2 in llama.cpp
+
+
+def llama_cpp(model: Path, prompts: list[list[int]], *arguments: object) -> list[Answer]:
+    """llama.cpp's server in this process, after its own reading of a command line: ``--control-vector-scaled F:S``."""
+    import xllamacpp
+
+    settings = xllamacpp.CommonParams()
+    words = [str(word).encode() for word in ("llama", "-m", model, *arguments)]
+    library = ctypes.CDLL(importlib.util.find_spec("xllamacpp.xllamacpp").origin)  # type: ignore[union-attr]
+    parse = library._Z19common_params_parseiPPcR13common_params13llama_examplePFviS0_E  # common_params_parse
+    parse.restype = ctypes.c_bool
+    parse.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
+    inside = id(settings) + object.__basicsize__  # the C++ structure that the Python object holds
+    assert parse(len(words), (ctypes.c_char_p * len(words))(*words), inside, 1, None)
+    assert settings.model.path == str(model)  # or it lies elsewhere
+    settings.n_ctx, settings.n_batch, settings.n_ubatch, settings.n_parallel, settings.warmup = 256, 128, 128, 1, False
+    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
+    settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    server, found = xllamacpp.Server(settings), []
+    for ids in prompts:
+        request = {"prompt": ids, "max_tokens": TOKENS, "temperature": 0, "logprobs": 10, "ignore_eos": True}
+        (choice,) = server.handle_completions({**request, "cache_prompt": False})["choices"]
+        steps = choice["logprobs"]["content"]
+        first = {entry["id"]: entry["logprob"] for entry in steps[0]["top_logprobs"]}
+        found.append(Answer([step["id"] for step in steps], first))
+    return found
+
+
+def under_hooks(model: Any, edit: Edit | None, prompts: list[list[int]]) -> list[Answer]:
+    import contextlib
+
+    found = []
+    with edit.live(model) if edit else contextlib.nullcontext():
+        for ids in prompts:
+            whole = torch.tensor([ids])
+            with torch.inference_mode():
+                first = model(input_ids=whole).logits[0, -1].log_softmax(-1)
+                whole = model.generate(
+                    input_ids=whole, attention_mask=torch.ones_like(whole), do_sample=False, min_new_tokens=TOKENS,
+                    max_new_tokens=TOKENS,
+                )  # fmt: skip
+            found.append(Answer(whole[0, len(ids) :].tolist(), dict(enumerate(first.tolist()))))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.smollm2
+def test_llama_cpp_adds_it_where_we_do(real: Real, tmp_path: Path) -> None:  # noqa: F811
+    """A file goes into llama.cpp and into us, and out of us into llama.cpp again: the same answers, and in all layers.
+
+    The control: the same vectors one layer later, and no vectors.
+    """
+    from sea_bake.model.loading import load_model
+
+    model = load_model(real.base, dtype="float32")
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.linspace(0.2, 1.0, 29)[:, None]
+    rows = scale * torch.randn(29, model.config.hidden_size, generator=generator)
+    (file,) = foreign.control_vector(tmp_path / "in.gguf", {i + 1: v for i, v in enumerate(rows)})
+    edit = import_edit(file, real.base, alpha=SCALE)
+    assert edit.layers == tuple(range(1, 30))
+    export_control_vector(edit, tmp_path / "out.gguf")
+    moved = foreign.control_vector(tmp_path / "late.gguf", {i + 2: v for i, v in enumerate(rows[:28])})
+    late = import_edit(moved, real.base, alpha=SCALE)
+    plain = in_float32(real.gguf, tmp_path / "base-f32.gguf")
+    hooks = under_hooks(model, edit, real.prompts)
+    for arguments in (
+        ("--control-vector-scaled", f"{file}:{SCALE}"),
+        ("--control-vector", tmp_path / "out.gguf"),
+    ):
+        found = llama_cpp(plain, real.prompts, *arguments)
+        assert tokens(found) == tokens(hooks)
+        assert apart(found, hooks) < 1e-3  # other kernels sum in another order
+        assert apart(found, under_hooks(model, late, real.prompts)) > 0.1
+        assert apart(found, under_hooks(model, None, real.prompts)) > 0.1
+    assert tokens(hooks) != tokens(under_hooks(model, None, real.prompts))
+    assert apart(llama_cpp(plain, real.prompts), under_hooks(model, None, real.prompts)) < 1e-3
