@@ -22,6 +22,7 @@ from typing import Any
 
 import benchmarks
 import ggufs
+import numpy as np
 import tiny
 import yaml
 from bending import bent, gguf_files, json_files, safetensors_files
@@ -418,6 +419,59 @@ def demonstration_files() -> st.SearchStrategy[bytes]:
     )
 
 
+def read_foreign(folder: Path, data: bytes) -> None:
+    """A file of another tool; the first word is its name. What is accepted is an edit that can be saved and applied."""
+    import torch
+
+    from sea_bake import Edit, import_edit
+    from sea_bake.errors import SettingError
+
+    name, _, content = data.partition(b" ")
+    path = folder / name.decode()
+    path.write_bytes(content)
+    heads = folder / "heads.npy"
+    if path.suffix == ".npy" and not heads.exists():
+        np.save(heads, np.array([(1, 1)]))
+    files = [path, heads] if path.suffix == ".npy" else [path]
+    needs = {"layers": "1", "site": "mlp"} if path.stem == "eraser" else {"layers": "1"}
+    try:
+        edit = import_edit(files, tiny.single(), **{} if path.suffix in (".gguf", ".npy") else needs)
+    except SettingError:  # a file that names other layers
+        edit = import_edit(files, tiny.single(), alpha=1.0)
+    for layer in edit.layers:
+        assert torch.isfinite(edit.layer(layer)(torch.ones(1, edit.maps[layer].dim))).all()
+    Edit.load(edit.save(folder / "edit.safetensors", overwrite=True))
+
+
+@functools.cache
+def foreign_samples() -> dict[str, bytes]:
+    """A small file of each kind, by its name."""
+    import foreign
+
+    folder = tiny.root() / "fuzzed-foreign"
+    folder.mkdir()
+    model = tiny.new_llama()
+    for name in ("control-vector", "glp", "persona", "svec", "steering-vectors", "leace"):
+        (folder / name).mkdir()
+        foreign.TOOLS[name].write(folder / name, model)
+    (folder / "leace" / "plain.pt").rename(folder / "leace" / "eraser.pt")
+    (folder / "act").mkdir()
+    foreign.write_act(folder / "act", model)
+    np.save(folder / "bank.npy", np.random.default_rng(0).standard_normal((16, 8)))
+    return {path.name: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def foreign_files() -> st.SearchStrategy[bytes]:
+    """GGUF and JSON changed in what they say, all others in their bytes."""
+
+    def of(name: str, content: bytes) -> st.SearchStrategy[bytes]:
+        kinds = {".gguf": gguf_files, ".svec": lambda data: json_files(json.loads(data))}
+        made = kinds.get(Path(name).suffix, bent)(content)
+        return made.map(lambda data: name.encode() + b" " + data)
+
+    return st.one_of(*(of(name, content) for name, content in foreign_samples().items()))
+
+
 @functools.cache
 def verified() -> Path:
     """The artefact with its verification and its report."""
@@ -494,4 +548,5 @@ TARGETS: dict[str, Target] = {
     ),
     "page": Target(lambda: json_files(_sea("sea/report.json")), read_page, 0.1),
     "demonstrations": Target(demonstration_files, read_demonstrations, 0.3),
+    "foreign": Target(foreign_files, read_foreign, 0.3),
 }

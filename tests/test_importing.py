@@ -7,6 +7,7 @@ The tools' formulas are written a second time in ``foreign.py``; concept-erasure
 from __future__ import annotations
 
 import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -288,3 +289,206 @@ def test_dense_projections_answer_as_the_oracle(turned: bool, tmp_path: Path) ->
         expected = summed * np.linalg.norm(h, axis=1, keepdims=True) / np.linalg.norm(summed, axis=1, keepdims=True)
         found = edit.layer(i)(torch.from_numpy(h).float()).double().numpy()
         assert np.abs(found - expected).max() < 1e-5
+
+
+# ------------------------------------------------------------------------------------------------------------ bad files
+
+
+def written(path: Path, value: Any) -> Path:
+    """By the tool that the suffix names."""
+    if path.suffix == ".npy":
+        np.save(path, value)
+    elif path.suffix == ".svec":
+        path.write_text(json.dumps(value))
+    elif path.suffix == ".gguf":
+        foreign.control_vector(path, *value[:1], **(value[1] if len(value) > 1 else {}))
+    elif isinstance(value, bytes):
+        path.write_bytes(value)
+    else:
+        torch.save(value, path)
+    return path
+
+
+V = torch.ones(32)
+UNIT = np.eye(32, dtype=np.float32)[0]
+BANK = np.ones((6, 4, 32), dtype=np.float32)
+MOMENTS = dict.fromkeys(("mu1", "mu2", "std1", "std2"), V)
+ERASER = {"proj_left": torch.ones(32, 1), "proj_right": torch.ones(1, 32), "bias": V}
+BAD: dict[str, tuple[dict[str, Any], tuple[str, ...], str, str]] = {
+    # width, depth, family
+    "a vector of another width": ({"v.gguf": ({1: np.ones(48)},)}, (), "WrongModelError", "48 wide in layer 1"),
+    "a vector of another depth": ({"v.gguf": ({31: np.ones(32)},)}, (), "WrongModelError", "has layer 31"),
+    "a vector of another family": (
+        {"v.gguf": ({1: np.ones(32)}, {"controlvector.model_hint": "qwen2"})}, (), "WrongModelError", "'qwen2'",
+    ),
+    "a CAA vector of another depth": ({"vec_layer_9_x.pt": V}, (), "WrongModelError", "has layer 9"),
+    "persona vectors one row short": ({"p.pt": torch.ones(4, 32)}, ("-l", "1"), "EditError", "row 0 is the embeddings"),
+    "persona vectors of another depth": ({"p.pt": torch.ones(33, 32)}, ("-l", "1"), "WrongModelError", "33 rows"),
+    "a svec of another family": (
+        {"s.svec": {"model_type": "gemma2", "directions": {"1": [1.0]}}}, ("-l", "0"), "WrongModelError", "'gemma2'",
+    ),
+    "an eraser of another width": (
+        {"e.pt": {"proj_left": torch.ones(8, 1), "proj_right": torch.ones(1, 8)}}, ("-l", "1", "-s", "mlp"),
+        "WrongModelError", "8 wide",
+    ),
+    "heads of another model": (
+        {"a.npy": np.ones((6, 4, 64), dtype=np.float32), "h.npy": np.ones((1, 2), int)}, (), "WrongModelError",
+        "activations are [n, 4, 32]",
+    ),
+    "a head that is not there": (
+        {"a.npy": BANK, "l.npy": np.arange(6) % 2, "h.npy": np.array([(1, 4)])}, (), "WrongModelError", "head 4",
+    ),
+    "an AcT map of another depth": (
+        {"model.layers.7.mlp.statedict": {"net.w1": V, "net.b1": V}}, (), "WrongModelError", "has layer 7",
+    ),
+    # NaN, and what is no number
+    "a NaN": ({"v.gguf": ({1: np.full(32, np.nan)},)}, (), "EditError", "NaN or infinity"),
+    "a NaN in a .pt": ({"vec_layer_1.pt": V * float("inf")}, (), "EditError", "NaN or infinity"),
+    "a NaN in JSON": (
+        {"s.svec": {"model_type": "llama", "directions": {"1": [float("nan")] * 32}}}, ("-l", "0"), "EditError", "NaN",
+    ),
+    "a number that no float holds": (
+        {"s.svec": {"model_type": "llama", "directions": {"1": [10**400] * 32}}}, ("-l", "0"), "EditError", "no float",
+    ),
+    "whole numbers": ({"vec_layer_1.pt": torch.ones(32, dtype=torch.int64)}, (), "EditError", "int64"),
+    "words": ({"s.svec": {"model_type": "llama", "directions": {"1": ["x"]}}}, ("-l", "0"), "EditError", "no list"),
+    "all labels alike": (
+        {"a.npy": BANK, "l.npy": np.ones(6, int), "h.npy": np.array([(1, 1)])}, (), "EditError", "labels are the same",
+    ),
+    "heads that all are alike": (
+        {"a.npy": BANK, "l.npy": np.arange(6) % 2, "h.npy": np.array([(1, 1)])}, (), "EditError", "NaN",
+    ),
+    "labels of other texts": (
+        {"a.npy": BANK, "l.npy": np.arange(5) % 2, "h.npy": np.array([(1, 1)])}, (), "EditError", "5 labels for 6",
+    ),
+    # what is not said
+    "layers to be chosen": ({"p.pt": torch.ones(5, 32)}, (), "SettingError", "choose them (--layers 2"),
+    "a layer in no name": ({"happy.pt": V}, (), "SettingError", "--layers 13"),
+    "an eraser without a layer": ({"e.pt": ERASER}, ("-s", "mlp"), "SettingError", "name it (--layers 13)"),
+    "an eraser without a site": ({"e.pt": ERASER}, ("-l", "1"), "SettingError", "--site block"),
+    "heads that nobody named": ({"a.npy": BANK, "l.npy": np.arange(6) % 2}, (), "SettingError", "'heads.npy'"),
+    "no spread": ({"d.npy": np.ones((16, 8)), "h.npy": np.array([(1, 1)])}, (), "SettingError", "give sigma"),
+    "Gaussian or of means": ({"model.layers.1.statedict": MOMENTS}, (), "EditError", "--format act-gaussian"),
+    "a merge of a vector": ({"vec_layer_1.pt": V}, ("--merge", "l2"), "SettingError", "dense projections alone"),
+    "an unknown format": ({"vec_layer_1.pt": V}, ("--format", "pickle"), "SettingError", "use auto, control-vector"),
+    "an unknown site": ({"vec_layer_1.pt": V}, ("-s", "resid"), "SettingError", "unknown site"),
+    "a strength that is none": ({"vec_layer_1.pt": V}, ("--alpha", "nan"), "SettingError", "alpha"),
+    # damaged, or something else
+    "no such file": ({}, (), "EditError", "no such file"),
+    "an empty file": ({"v.pt": b""}, (), "EditError", "no file that can be imported"),
+    "text": ({"v.pt": b"hello"}, (), "EditError", "no file that can be imported"),
+    "half an archive": ({"vec_layer_1.pt": b"PK\x03\x04" + b"\0" * 60}, (), "EditError", "cannot be read as a plain"),
+    "half a GGUF": ({"v.gguf.pt": b"GGUF\x03\0\0\0"}, (), "CheckpointError", "truncated"),
+    "half an array": ({"a.npy.pt": b"\x93NUMPY\x01\0"}, (), "EditError", "cannot be read as a NumPy array"),
+    "an array of objects": ({"a.npy": np.array([{}])}, (), "EditError", "Pickles are never loaded"),
+    "half a safetensors": ({"e.pt": b"\x10\0\0\0\0\0\0\0{}"}, (), "EditError", "cannot be read"),
+    "a dict of nothing known": ({"v.pt": {"x": V}}, (), "EditError", "no known format"),
+    "two widths in one eraser": (
+        {"e.pt": {**ERASER, "bias": torch.ones(31)}}, ("-l", "1", "-s", "mlp"), "EditError", "bias is 31 wide",
+    ),
+    "half an eraser": ({"e.pt": {"proj_left": V[:, None]}}, ("-l", "1", "-s", "mlp"), "EditError", "lacks proj_right"),
+    "two vectors for a layer": (
+        {"vec_layer_1_a.pt": V, "vec_layer_1_b.pt": V}, (), "EditError", "the second vector for layer 1",
+    ),
+    "an empty control vector": ({"v.gguf": ({},)}, (), "EditError", "no tensor direction.N"),
+    "a norm's map": (
+        {"model.layers.1.input_layernorm.statedict": {"net.w1": V, "net.b1": V}}, (), "EditError", "no site of a llama",
+    ),
+    "maps of two sites": (
+        {f"model.layers.1.{name}.statedict": {"net.w1": V, "net.b1": V} for name in ("mlp", "self_attn")}, (),
+        "EditError", "one edit has one site",
+    ),
+    "a map of no module": ({"x.statedict": {"net.w1": V, "net.b1": V}}, (), "EditError", "layers.3.mlp.down_proj"),
+    # GLP
+    "an unknown mode": ({"v.gguf": ({1: UNIT}, {**foreign.GLP, "dspark.mode": "rotate"})}, (), "EditError", "'rotate'"),
+    "another hook": (
+        {"v.gguf": ({1: UNIT}, {**foreign.GLP, "dspark.hook_point": "attn"})}, (), "EditError", "dspark.hook_point",
+    ),
+    "a newer contract": ({"v.gguf": ({1: UNIT}, {**foreign.GLP, "dspark.spec_version": 2})}, (), "EditError", "spec"),
+    "layers off by one": ({"v.gguf": ({2: UNIT, 3: UNIT}, foreign.GLP)}, (), "EditError", "layers 1,2"),
+    "no unit vector": ({"v.gguf": ({1: 2 * UNIT, 2: UNIT}, foreign.GLP)}, (), "EditError", "is no unit vector"),
+    "directions that were changed": (
+        {"v.gguf": ({1: UNIT, 2: UNIT}, {**foreign.GLP, "dspark.content_sha256": "0" * 64})}, (),
+        "EditError", "changed",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_files_are_refused(name: str, tmp_path: Path) -> None:
+    """One paragraph, exit code 2, and nothing is written."""
+    files, options, kind, words = BAD[name]
+    (tmp_path / "files").mkdir()
+    paths = [written(tmp_path / "files" / file, value) for file, value in files.items()] or [tmp_path / "nothing.pt"]
+    long = {"-l": "--layers", "-s": "--site"}
+    with tiny.nothing_happens(tmp_path, tmp_path / "files"):
+        ran = tiny.run(
+            "import",
+            *paths,
+            "--base",
+            tiny.single(),
+            *(long.get(word, word) for word in options),
+            "-o",
+            tmp_path / "out",
+        )
+        tiny.refused(ran, kind, words)
+
+
+class Pickled:
+    """As steering-vectors and concept-erasure pickle theirs."""
+
+    def __init__(self) -> None:
+        self.layer_activations, self.layer_type = {1: V}, "decoder_block"
+
+
+def test_the_cure_of_a_pickle_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The very lines that the refusal names, for objects, for dataclasses, and for probes of scikit-learn."""
+    import re
+    import shlex
+
+    monkeypatch.chdir(tmp_path)
+
+    def cured(path: Path) -> None:
+        ran = tiny.run("import", path, "--base", tiny.single(), "-o", tmp_path / "out")
+        tiny.refused(ran, "EditError", "Pickles are never loaded here", "If you trust whoever made it")
+        (line,) = re.findall(r"yourself: (python -c .*)", ran.err)
+        exec(shlex.split(line)[2], {})
+
+    torch.save(Pickled(), tmp_path / "object.pt")
+    cured(tmp_path / "object.pt")
+    assert import_edit(tmp_path / "plain.pt", tiny.single()).layers == (1,)
+    torch.save(foreign.eraser(llama()), tmp_path / "eraser.pt")
+    cured(tmp_path / "eraser.pt")
+    assert import_edit(tmp_path / "plain.pt", tiny.single(), layers="1", site="mlp").maps[1].rank == 1
+    (tmp_path / "vec_layer_1.pt").write_bytes((tmp_path / "eraser.pt").read_bytes())
+    import pickle
+
+    from sklearn.linear_model import LogisticRegression
+
+    x = np.random.default_rng(0).standard_normal((20, 8))
+    probes = [LogisticRegression().fit(x, np.arange(20) % 2) for _ in range(16)]
+    (tmp_path / "probes.pkl").write_bytes(pickle.dumps(probes))
+    cured(tmp_path / "probes.pkl")
+    np.save("heads.npy", np.array([(1, 2)]))
+    np.save("sigma.npy", np.ones((4, 4)))
+    made = import_edit([tmp_path / f"{name}.npy" for name in ("directions", "heads", "sigma")], tiny.single())
+    theta = probes[1 * 4 + 2].coef_[0] / np.linalg.norm(probes[6].coef_[0])
+    assert np.abs(made.maps[1].constant.numpy()[16:24] - theta).max() < 1e-6
+
+
+def test_an_archive_that_unpacks_to_more_is_refused(tmp_path: Path) -> None:
+    """A zip may hold gigabytes in a few bytes, and a tensor may say that it is larger than what it stands on."""
+    import zipfile
+
+    torch.save(torch.zeros(32), tmp_path / "vec_layer_1.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "vec_layer_1.pt") as before,
+        zipfile.ZipFile(tmp_path / "vec_layer_2.pt", "w", zipfile.ZIP_DEFLATED) as after,
+    ):
+        for entry in before.namelist():
+            after.writestr(entry, before.read(entry))
+    torch.save(torch.zeros(1).expand(1 << 40), tmp_path / "vec_layer_3.pt")
+    assert import_edit(tmp_path / "vec_layer_1.pt", tiny.single()).layers == (1,)  # the control
+    for name, words in (("vec_layer_2.pt", "is compressed"), ("vec_layer_3.pt", "larger than the file")):
+        ran = tiny.run("import", tmp_path / name, "--base", tiny.single(), "-o", tmp_path / "out")
+        tiny.refused(ran, "EditError", words)

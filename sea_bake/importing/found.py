@@ -79,7 +79,7 @@ def check_family(hint: object, base: OpenBase, where: str) -> None:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     ours = base.text.model_type
-    if hint in (ours, base.config.model_type, ARCHITECTURES.get(ours)):
+    if not isinstance(hint, str) or hint in (ours, base.config.model_type, ARCHITECTURES.get(ours)):
         return
     if hint in CONFIG_MAPPING_NAMES or hint in ARCHITECTURES.values():
         raise WrongModelError(
