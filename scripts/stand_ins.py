@@ -3,6 +3,7 @@
 vLLM         an HTTP server with the two endpoints that are asked, answered by transformers (this file, run as a script)
 optimum      a greedy loop around ONNX Runtime
 llama.cpp    xllamacpp, which is llama.cpp itself: its server in this process, asked for one token after another
+repeng       random vectors in a file as it writes it, added by layers that are wrapped as its own
 """
 
 from __future__ import annotations
@@ -45,6 +46,27 @@ def llama_logprobs(task: dict[str, Any]) -> dict[str, Any]:
             found.append(row)
     np.save(task["output"], np.stack(found))
     return {"llama-cpp-python": f"not used: xllamacpp {xllamacpp.__version__} stood in"}
+
+
+# -------------------------------------------------------------------------------------------------------------- repeng
+
+
+def repeng(task: dict[str, Any], answers: Any) -> dict[str, Any]:
+    """Vectors of its form, written by the tests, and a model whose layers are wrapped; see scripts/check_repeng."""
+    import smoke
+
+    smoke.tests()
+    import foreign
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(task["model"], dtype=torch.float32).eval()
+    layers = range(1, model.config.num_hidden_layers)
+    rows = foreign.vectors(model, len(layers))
+    foreign.control_vector(Path(task["vector"]), dict(zip(layers, rows)))
+    for layer, v in zip(layers, rows):
+        model.model.layers[layer] = foreign.Wrapped(model.model.layers[layer], task["strength"] * v)
+    return {"tokens": answers(model, task), "layers": len(layers), "versions": {"repeng": "(a stand-in)"}}
 
 
 # ------------------------------------------------------------------------------------------------------------- optimum

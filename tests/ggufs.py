@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import importlib.util
 import json
 from pathlib import Path
 
@@ -53,3 +55,35 @@ def llama(path: Path, folder: Path | None = None) -> Path:
 def single() -> Path:
     """The one of this run. Not to be changed."""
     return llama(tiny.root() / "single.gguf")
+
+
+def llama_cpp(
+    model: Path, prompts: list[list[int]], count: int, *arguments: object
+) -> list[tuple[list[int], dict[int, float]]]:
+    """llama.cpp's server in this process, after its own reading of a command line: ``--control-vector-scaled F:S``.
+
+    Greedy tokens of each prompt, and the log-probabilities of the ten likeliest first ones. The cache is float32.
+    """
+    import xllamacpp
+
+    settings = xllamacpp.CommonParams()
+    words = [str(word).encode() for word in ("llama", "-m", model, *arguments)]
+    library = ctypes.CDLL(importlib.util.find_spec("xllamacpp.xllamacpp").origin)  # type: ignore[union-attr]
+    parse = library._Z19common_params_parseiPPcR13common_params13llama_examplePFviS0_E  # common_params_parse
+    parse.restype = ctypes.c_bool
+    parse.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
+    inside = id(settings) + object.__basicsize__  # the C++ structure that the Python object holds
+    assert parse(len(words), (ctypes.c_char_p * len(words))(*words), inside, 1, None)
+    assert settings.model.path == str(model)  # or it lies elsewhere
+    settings.n_ctx, settings.n_batch, settings.n_ubatch, settings.n_parallel, settings.warmup = 256, 128, 128, 1, False
+    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
+    settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    server, found = xllamacpp.Server(settings), []
+    for ids in prompts:
+        request = {"prompt": ids, "max_tokens": count, "temperature": 0, "logprobs": 10, "ignore_eos": True}
+        (choice,) = server.handle_completions({**request, "cache_prompt": False})["choices"]
+        steps = choice["logprobs"]["content"]
+        first = {entry["id"]: entry["logprob"] for entry in steps[0]["top_logprobs"]}
+        found.append(([step["id"] for step in steps], first))
+    return found

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import foreign
+import ggufs
 import pytest
 import tiny
 import torch
@@ -106,38 +106,16 @@ def test_what_no_control_vector_can_be(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"should end in \.gguf"):
         export_control_vector(constants(1), tmp_path / "x.bin")
     assert tiny.listing(tmp_path) == before
-    with pytest.raises(NotExactError, match="sea-bake export control-vector"):  # the way out that GGUF's refusal names
-        export_gguf(constants(1), tmp_path / "m.gguf", base=__import__("ggufs").single())
+    normed = replace(constants(1), base=base(model_type="gemma2"))
+    with pytest.raises(NotExactError, match="sea-bake export control-vector"):  # the way out of GGUF's refusal
+        export_gguf(normed, tmp_path / "m.gguf", base=ggufs.single())
 
 
 # ------------------------------------------------------------------------------------------------- SmolLM2 in llama.cpp
 
 
-def llama_cpp(model: Path, prompts: list[list[int]], *arguments: object) -> list[Answer]:
-    """llama.cpp's server in this process, after its own reading of a command line: ``--control-vector-scaled F:S``."""
-    import xllamacpp
-
-    settings = xllamacpp.CommonParams()
-    words = [str(word).encode() for word in ("llama", "-m", model, *arguments)]
-    library = ctypes.CDLL(importlib.util.find_spec("xllamacpp.xllamacpp").origin)  # type: ignore[union-attr]
-    parse = library._Z19common_params_parseiPPcR13common_params13llama_examplePFviS0_E  # common_params_parse
-    parse.restype = ctypes.c_bool
-    parse.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
-    inside = id(settings) + object.__basicsize__  # the C++ structure that the Python object holds
-    assert parse(len(words), (ctypes.c_char_p * len(words))(*words), inside, 1, None)
-    assert settings.model.path == str(model)  # or it lies elsewhere
-    settings.n_ctx, settings.n_batch, settings.n_ubatch, settings.n_parallel, settings.warmup = 256, 128, 128, 1, False
-    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
-    settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-    settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    server, found = xllamacpp.Server(settings), []
-    for ids in prompts:
-        request = {"prompt": ids, "max_tokens": TOKENS, "temperature": 0, "logprobs": 10, "ignore_eos": True}
-        (choice,) = server.handle_completions({**request, "cache_prompt": False})["choices"]
-        steps = choice["logprobs"]["content"]
-        first = {entry["id"]: entry["logprob"] for entry in steps[0]["top_logprobs"]}
-        found.append(Answer([step["id"] for step in steps], first))
-    return found
+def in_llama_cpp(model: Path, prompts: list[list[int]], *arguments: object) -> list[Answer]:
+    return [Answer(*one) for one in ggufs.llama_cpp(model, prompts, TOKENS, *arguments)]
 
 
 def under_hooks(model: Any, edit: Edit | None, prompts: list[list[int]]) -> list[Answer]:
@@ -182,10 +160,10 @@ def test_llama_cpp_adds_it_where_we_do(real: Real, tmp_path: Path) -> None:  # n
         ("--control-vector-scaled", f"{file}:{SCALE}"),
         ("--control-vector", tmp_path / "out.gguf"),
     ):
-        found = llama_cpp(plain, real.prompts, *arguments)
+        found = in_llama_cpp(plain, real.prompts, *arguments)
         assert tokens(found) == tokens(hooks)
         assert apart(found, hooks) < 1e-3  # other kernels sum in another order
         assert apart(found, under_hooks(model, late, real.prompts)) > 0.1
         assert apart(found, under_hooks(model, None, real.prompts)) > 0.1
     assert tokens(hooks) != tokens(under_hooks(model, None, real.prompts))
-    assert apart(llama_cpp(plain, real.prompts), under_hooks(model, None, real.prompts)) < 1e-3
+    assert apart(in_llama_cpp(plain, real.prompts), under_hooks(model, None, real.prompts)) < 1e-3

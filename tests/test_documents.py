@@ -39,6 +39,9 @@ ELSEWHERE = {
     r"sea-bake export gguf .*--converter .*": "needs llama.cpp's converter: scripts/check_gguf_families runs it",
     r"sea-bake publish me/\S+|sea-bake publish (?!.*--dry-run).*|sea-bake reproduce .*": "needs the Hub: "
     "tests/test_publish.py and tests/test_reproduce.py run it on loopback",
+    r"llama-cli .*": "llama.cpp's own: tests/test_control_vectors.py and tests/test_gguf.py run it in the process",
+    r"sea-bake (import|bake|export control-vector) .*happy.*": "needs a file of another tool: "
+    "tests/test_importing.py and tests/test_control_vectors.py make them",
     r"sea-bake export gguf .*": "needs a real GGUF: tests/test_gguf.py runs it on SmolLM2's",
 }
 # Python that is compiled only, with the reason; its imports of sea_bake are resolved.

@@ -61,6 +61,11 @@ ONCE: dict[str, tuple[str, Callable[[], bytes]]] = {
         lambda: with_changes(fuzzing.evaluation(), model={**fuzzing.evaluation()["model"], "how": []}),
     ),
     "an edit of numbers whose products are infinite": ("edit", lambda: huge_edit()),
+    "an archive on two disks": (
+        "foreign",
+        lambda: b"v.pt PK\x03\x04PK\x06\x07" + struct.pack("<LQL", 0, 0, 2) + b"PK\x05\x06" + bytes(18),
+    ),
+    "a family that is a list": ("foreign", lambda: b'v.svec {"model_type": [], "directions": {}}'),
     "a GGUF whose name of a tensor is a page long": (
         "gguf",
         lambda: b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + 2 * (struct.pack("<Q", 4000) + b"\xff" * 4000 + b"\0\0\0\0\1"),

@@ -26,8 +26,8 @@ from sea_bake.importing import (
 from sea_bake.importing.found import Asked, Format, Found
 from sea_bake.importing.reading import Given
 from sea_bake.io.files import file_digest
-from sea_bake.methods import sea
 from sea_bake.methods.affine import AffineMap
+from sea_bake.methods.layers import select_layers
 from sea_bake.methods.sea import Projector
 from sea_bake.model.anatomy import Site
 from sea_bake.model.fingerprint import BaseModel
@@ -107,7 +107,7 @@ def import_edit(
         tempfile.TemporaryDirectory(prefix="sea-bake-") as scratch,
         opened(source, Path(scratch) / "base" if source.is_gguf else None) as it,
     ):
-        chosen = None if layers is None else sea.select_layers(layers, it.text.num_hidden_layers)
+        chosen = None if layers is None else select_layers(layers, it.text.num_hidden_layers)
         found = row.read(given, it, Asked(chosen, where, merge, shift != 0))
         maps = _placed(found, row, it, chosen, shift)
         fingerprint = BaseModel.of_checkpoint(it.source, it.config, it.checkpoint.tensor, it.stem)

@@ -13,6 +13,7 @@ from sea_bake.errors import EditError
 from sea_bake.importing.found import Asked, Format, Found
 from sea_bake.importing.reading import Given
 from sea_bake.methods import sea
+from sea_bake.methods.layers import select_layers
 from sea_bake.model.anatomy import Site
 
 LAYERS = "last:21"
@@ -42,7 +43,7 @@ def _read(given: Given, base: OpenBase, asked: Asked) -> Found:
         if not isinstance(content, Tensor):
             raise EditError(f"{path} holds a {type(content).__name__}, not a [layers, d, d] tensor")
     depth = base.text.num_hidden_layers
-    layers = asked.layers or sea.select_layers(LAYERS, depth)
+    layers = asked.layers or select_layers(LAYERS, depth)
     found = sea.dense_projectors(*given.contents, layers=layers, num_layers=depth, width=base.text.hidden_size)
     return Found(found, asked.site or Site.MLP, merge=asked.merge or "l2")
 

@@ -164,9 +164,9 @@ def conversion(path: Path) -> str:
 
 def _is_archive(path: Path) -> bool:
     """Whether it is a zip, as torch writes it: nothing in it is packed, or a few bytes could become gigabytes."""
-    if not zipfile.is_zipfile(path):
-        return False
     try:
+        if not zipfile.is_zipfile(path):
+            return False
         with zipfile.ZipFile(path) as archive:
             packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:

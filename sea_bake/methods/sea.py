@@ -5,6 +5,7 @@ Shapes: H, H+, H- are [n, d], one activation vector per demonstration. Nothing d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
