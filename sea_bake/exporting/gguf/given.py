@@ -114,7 +114,7 @@ def refuse_inexact(source: Exportable, row: Family, writers: Sequence[GgufWriter
 def _refusal(edit: Edit, row: Family, found: Exactness) -> str:
     if edit.site is Site.BLOCK and edit.is_constant:
         cure = "It runs beside the base as a control vector: sea-bake export control-vector EDIT -o OUT.gguf."
-    elif edit.site is Site.BLOCK:
+    elif edit.site is Site.BLOCK or "constant" in edit.extra:  # which has no linear stand-in
         cure = "It runs as inserted layers only: bake --how insert, and transformers, vLLM or ONNX run it."
     else:
         cure = "Bake the best linear stand-in (bake --approximate) and let llama.cpp convert that folder (--converter)."
