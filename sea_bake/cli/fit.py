@@ -11,9 +11,8 @@ from sea_bake.cli.options import FORMAT, PROMPTS, SOURCE, Call, command, spelt
 from sea_bake.errors import SettingError
 from sea_bake.pages.text import size
 
-# What saved activations have settled.
 _SETTLED = "demonstrations format limit shuffle_seed split neutral max_new_tokens site position seed save_activations"
-_SETTLED += f" show_prompt {PROMPTS}"
+_SETTLED += f" show_prompt {PROMPTS}"  # by saved activations
 
 
 @command(
@@ -43,8 +42,7 @@ def fit(
     """Fit an edit from demonstrations: SEA, or another --method.
 
     The defaults of SEA are those that helped on SmolLM2-135M-Instruct (scripts/STUDY.md); the paper's, for 7B models,
-    are --site mlp --merge l2 --no-centre -K 0.998 --alpha 1. A setting that a method does not take is refused.
-    Examples:
+    are --site mlp --merge l2 --no-centre -K 0.998 --alpha 1. Examples:
 
       sea-bake fit HuggingFaceTB/SmolLM2-135M-Instruct -o truthful.safetensors
 
