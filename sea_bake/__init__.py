@@ -25,7 +25,7 @@ _HOMES = {
     "export_gguf": "sea_bake.exporting.gguf",
     "export_onnx": "sea_bake.exporting.onnx",
     "fit": "sea_bake.fitting",
-    "import_edit": "sea_bake.importing",
+    "import_edit": "sea_bake.exporting.edits",
     "plan": "sea_bake.baking",
     "publish": "sea_bake.publishing",
     "report": "sea_bake.reporting",
@@ -69,11 +69,11 @@ if TYPE_CHECKING:
     from sea_bake.edit import Edit
     from sea_bake.errors import SeaBakeError
     from sea_bake.evaluation import evaluate
+    from sea_bake.exporting.edits import import_edit
     from sea_bake.exporting.gguf import export_gguf
     from sea_bake.exporting.gguf.control_vector import export_control_vector
     from sea_bake.exporting.onnx import export_onnx
     from sea_bake.fitting import fit
-    from sea_bake.importing import import_edit
     from sea_bake.methods.sea import Projector
     from sea_bake.model.anatomy import Site
     from sea_bake.publishing import publish

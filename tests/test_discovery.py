@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +186,8 @@ def test_known_rows_would_have_been_discovered(family: str):
     """The rows of ``anatomy`` were written by hand; the proof finds the same (T5 apart, which is no causal model)."""
     text = families.config(family).get_text_config(decoder=True)
     found = _discovered(text.model_type, json.dumps(text.to_dict(), default=str), type(text))
-    assert asdict(found) == asdict(FAMILIES[text.model_type])
+    known = replace(FAMILIES[text.model_type], bias_keys=())  # which are a configuration's, and not proved
+    assert asdict(found) == asdict(known)
 
 
 def made(config: Any, folder: Path) -> Path:

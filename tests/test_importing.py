@@ -21,7 +21,7 @@ from foreign import TOOLS
 
 from sea_bake import Edit, bake, import_edit, verify
 from sea_bake.errors import SeaBakeError, SettingError, WrongModelError
-from sea_bake.importing import FORMATS
+from sea_bake.exporting.edits import FORMATS
 
 FAMILIES = ("llama", "qwen3", "gpt2", "gemma3_text", "mixtral")
 IDS = torch.tensor([[1, 5, 9, 40, 77, 3]])

@@ -319,8 +319,12 @@ def test_a_fit_says_how_it_came_about(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["mean-difference", "iti", "leace", "ablation"])
-def test_a_fit_of_a_model_is_one_of_its_activations(name: str) -> None:
-    """Also where neutral texts are not generated, since nothing reads them."""
+def test_a_fit_of_a_model_is_one_of_its_activations(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where neutral texts are not generated, since nothing reads them. Each text by itself: an answer that goes on
+    from a prompt which is read otherwise differs by a rounding, and heads of equal accuracy then change places.
+    """
+    monkeypatch.setattr("sea_bake.activations.capture.shared", lambda *_, **__: None)
+    collected.cache_clear()
     whole = fit(tiny.single(), tiny.demonstrations(TRIPLES), method=name)
     assert same(whole, fitted(name))
     assert whole.recipe["neutral"] == "prompt"

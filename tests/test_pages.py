@@ -88,7 +88,10 @@ def verification(text: str, *, approximate: bool = False) -> SimpleNamespace:
 
 
 def an_artefact(text: str, kind: str, *, doubt: bool = False, local: bool = False, **more: Any) -> SimpleNamespace:
-    bake = SimpleNamespace(how=text, why=text, details=SimpleNamespace(rank=3, flags={text: text}))
+    details = SimpleNamespace(rank=3, flags={text: text})
+    bake = SimpleNamespace(
+        how=text, why=text, details=details, granted={text: [text]}, rewritten=text, architecture=text
+    )
     names = {"base": None if local else text, "base_name": text, "auto_class": "AutoModelForCausalLM"}
     proof = verification(text, approximate=bool(more.get("approximate")))
     state = {
@@ -111,11 +114,31 @@ def card(kind: str, *, bare: bool = False, **state: Any) -> Callable[[str], dict
         )
         tables = {"settings": (row, [row]), "compared": (row, [row]), "ranks": [] if bare else [[1, 2, text, text]]}
         tables["methods"] = [("SEA", "2405.09719"), (text, "2306.03819"), (text, "")]
-        lists: dict[str, Any] = {"results": [[text] * 7], "variants": [[text] * 4], "missing": row}
+        lists: dict[str, Any] = {
+            "origins": [] if bare else row,
+            "results": [[text] * 7],
+            "variants": [[text] * 4],
+            "missing": row,
+        }
         said = {"title": text, "repo": text, "revision": text, "why": text, "report": text, "recipe": "sea_bake.yaml"}
+        said |= {"refits": not bare}
         shown = {"conditions": text, "graph": "model.onnx", "licence": licence, **tables, **said, **lists}
         empty = {"results": [], "variants": [], "missing": [], "revision": None, "why": "", "report": None}
         return {"artefact": an_artefact(text, kind, **state), **shown, **(empty if bare else {})}
+
+    return fill
+
+
+def edit_card(*, bare: bool = False) -> Callable[[str], dict[str, Any]]:
+    def fill(text: str) -> dict[str, Any]:
+        row, own = [text, text], dict.fromkeys(("title", "name", "repo", "sha256", "fingerprint", "sentence"), text)
+        base = SimpleNamespace(name=text, num_layers=4, revision=None if bare else text)
+        edit = SimpleNamespace(layers=[1, 2], recipe=SimpleNamespace(imported=text))
+        licence = SimpleNamespace(id="unknown" if bare else text, origin=text, name=text, link=text)
+        shown = {"edit": edit, "base": base, "licence": licence, "method": "sea", "settings": (row, [row])}
+        lists = {"ranks": [] if bare else [[text, 1, 2]], "results": [] if bare else [[text] * 7]}
+        more = {"refits": not bare, "missing": text, "revision": None if bare else text, "recipe": "sea_bake.yaml"}
+        return own | shown | lists | more
 
     return fill
 
@@ -165,6 +188,8 @@ FILLED: dict[str, Callable[[str], dict[str, Any]]] = {
     "card.md.j2, adapter": card("adapter"),
     "card.md.j2, a bare adapter": card("adapter", bare=True, local=True),
     "card.md.j2, onnx": card("onnx"),
+    "edit_card.md.j2": edit_card(),
+    "edit_card.md.j2, bare": edit_card(bare=True),
     "card.md.j2, bare": card("fold", bare=True, edits=[], verification=None, revision=None),
     "report.html.j2, insert": report("insert"),
     "report.html.j2, an approximate fold": report("fold", approximate=True),

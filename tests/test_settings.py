@@ -33,9 +33,9 @@ COLLECT = "sea_bake.activations:collect_sites"
 OTHERS = {
     ("dtype", "sea_bake.exporting.onnx:export_onnx"): "of the graph, which has names of its own",
     ("batch_size", "sea_bake.recipes.reproducing:reproduce"): "None: the published recipe's own",
-    ("site", "sea_bake.importing:import_edit"): "None: where the files' own tool acts",
-    ("merge", "sea_bake.importing:import_edit"): "None: of dense projections the released code's",
-    ("alpha", "sea_bake.importing:import_edit"): "None: the files' own, or their tool's",
+    ("site", "sea_bake.exporting.edits:import_edit"): "None: where the files' own tool acts",
+    ("merge", "sea_bake.exporting.edits:import_edit"): "None: of dense projections the released code's",
+    ("alpha", "sea_bake.exporting.edits:import_edit"): "None: the files' own, or their tool's",
     ("limit", "sea_bake.demonstrations:load"): "of triples; None as everywhere",
     ("output", "sea_bake.recipes.starter:write_starter"): "None: made of the base's name",
     ("demonstrations", "sea_bake.reporting:report"): "a source, not the triples",

@@ -72,6 +72,8 @@ def fit(
     source = None if model is None else ModelSource.parse(model, call["revision"])
     triples, form = None if activations is not None else call.load(), call(verb=FORMAT)
     if show_prompt:
+        if source is None:
+            raise SettingError("--show-prompt has no effect with --activations, which fix it")
         shown = call.run(source, triples, prompt_format=form, verb="sea_bake.activations.preview:preview")
         console.print(str(shown), markup=False, highlight=False, soft_wrap=True)
         return

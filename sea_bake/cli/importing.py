@@ -12,7 +12,7 @@ from sea_bake.cli.printing import Overwrite
 
 
 @command(
-    "sea_bake.importing:import_edit",
+    "sea_bake.exporting.edits:import_edit",
     base=spelt("-b", positional=False),
     files=spelt(hint=list[Path], metavar="FILE [MORE]"),
 )

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sea_bake.baking.open_base import OpenBase
 from sea_bake.errors import EditError
-from sea_bake.importing.found import Asked, Format, Found
-from sea_bake.importing.reading import Given
+from sea_bake.exporting.edits.found import Asked, Format, Found
+from sea_bake.exporting.edits.reading import Given
 from sea_bake.methods import sea
 from sea_bake.methods.layers import select_layers
 from sea_bake.model.anatomy import Site

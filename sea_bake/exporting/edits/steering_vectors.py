@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from sea_bake.baking.open_base import OpenBase
 from sea_bake.errors import EditError
-from sea_bake.importing.found import Asked, Format, Found
-from sea_bake.importing.reading import Given, vector
+from sea_bake.exporting.edits.found import Asked, Format, Found
+from sea_bake.exporting.edits.reading import Given, vector
 from sea_bake.methods.affine import AffineMap
 from sea_bake.model.anatomy import Site
 

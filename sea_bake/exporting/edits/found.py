@@ -8,8 +8,8 @@ from typing import Any
 
 from sea_bake.baking.open_base import OpenBase
 from sea_bake.errors import WrongModelError
+from sea_bake.exporting.edits.reading import Given
 from sea_bake.exporting.gguf.names import ARCHITECTURES
-from sea_bake.importing.reading import Given
 from sea_bake.methods.affine import AffineMap
 from sea_bake.methods.sea import Projector
 from sea_bake.model.anatomy import Site

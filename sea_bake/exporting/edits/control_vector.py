@@ -15,9 +15,9 @@ from torch import Tensor
 
 from sea_bake.baking.open_base import OpenBase
 from sea_bake.errors import EditError
+from sea_bake.exporting.edits.found import Asked, Format, Found, check_family
+from sea_bake.exporting.edits.reading import Given
 from sea_bake.exporting.gguf.header import GgufFile
-from sea_bake.importing.found import Asked, Format, Found, check_family
-from sea_bake.importing.reading import Given
 from sea_bake.methods.affine import AffineMap
 from sea_bake.model.anatomy import Site
 

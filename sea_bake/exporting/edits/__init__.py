@@ -10,7 +10,7 @@ from typing import Any
 from sea_bake.baking.open_base import OpenBase, opened
 from sea_bake.edit import Edit
 from sea_bake.errors import EditError, SettingError, WrongModelError
-from sea_bake.importing import (
+from sea_bake.exporting.edits import (
     act,
     caa,
     control_vector,
@@ -23,8 +23,8 @@ from sea_bake.importing import (
     steering_vectors,
     svec,
 )
-from sea_bake.importing.found import Asked, Format, Found
-from sea_bake.importing.reading import Given
+from sea_bake.exporting.edits.found import Asked, Format, Found
+from sea_bake.exporting.edits.reading import Given
 from sea_bake.io.files import file_digest
 from sea_bake.methods.affine import AffineMap
 from sea_bake.methods.layers import select_layers
@@ -132,8 +132,9 @@ def _seen(given: Given) -> Format:
     named = ", ".join(path.name for path in given.paths[:3])
     if not found:
         raise EditError(
-            f"{named}: no known format looks like this; known are {', '.join(FORMATS)} (sea_bake/importing/README.md "
-            "says what each holds). Files of one edit belong together, and of no other"
+            f"{named}: no known format looks like this; known are {', '.join(FORMATS)} "
+            "(sea_bake/exporting/edits/README.md says what each holds). Files of one edit belong together, and of no "
+            "other"
         )
     raise EditError(f"{named} may be {' or '.join(row.name for row in found)}: say which (--format {found[0].name})")
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from sea_bake.baking.open_base import OpenBase
 from sea_bake.errors import EditError, SettingError
-from sea_bake.importing.found import Asked, Format, Found
-from sea_bake.importing.reading import Given, vector
+from sea_bake.exporting.edits.found import Asked, Format, Found
+from sea_bake.exporting.edits.reading import Given, vector
 from sea_bake.methods.affine import AffineMap
 
 _PARTS = ("proj_left", "proj_right", "bias")
