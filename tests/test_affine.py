@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -357,6 +358,23 @@ def test_the_plan_names_what_holds_a_constant(workshop: Workshop) -> None:
     out = tiny.run("plan", workshop.base("qwen2")).out
     assert "--as llama" in out
     assert "a constant folds" in out
+
+
+def test_an_edit_of_heads_has_their_width(tmp_path: Path) -> None:
+    """The heads of this model are 48 wide, and its stream 32: either is an axis of the writer."""
+    base = tiny.write_llama(tmp_path / "base", head_dim=12)
+    model = BaseModel.of(load_model(base), "base")
+    for wide, how in itertools.product((32, 48), ("insert", "fold", "adapter")):
+        maps = {1: AffineMap(A=torch.randn(2, wide), B=torch.randn(wide, 2))}
+        edit = Edit(maps, Site.HEADS, model, "sum")
+        if wide == 48:
+            bake(base, edit, tmp_path / how, how=how)
+            continue
+        with pytest.raises(WrongModelError, match=r"32 wide in layer 1, and the heads activation of 'base' 48"):
+            bake(base, edit, tmp_path / f"no-{how}", how=how)
+        assert not (tmp_path / f"no-{how}").exists()
+    with pytest.raises(WrongModelError, match=r"48 wide in layer 1, and the mlp activation of 'base' 32"):
+        bake(base, Edit({1: AffineMap(constant=torch.ones(48))}, Site.MLP, model, "sum"), tmp_path / "no")
 
 
 def test_a_gate_is_inserted_only(workshop: Workshop, tmp_path: Path) -> None:

@@ -365,6 +365,18 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...], str, str]] = {
     "layers to be chosen": ({"p.pt": torch.ones(5, 32)}, (), "SettingError", "choose them (--layers 2"),
     "a layer in no name": ({"happy.pt": V}, (), "SettingError", "--layers 13"),
     "an eraser without a layer": ({"e.pt": ERASER}, ("-s", "mlp"), "SettingError", "name it (--layers 13)"),
+    "an eraser that is moved": (
+        {"e.pt": ERASER}, ("-l", "1", "-s", "mlp", "--shift", "1"), "SettingError", "drop --shift",
+    ),
+    "a direction behind a layer that is not there": (
+        {"s.svec": {"model_type": "llama", "directions": {"4": [1.0] * 32}}}, ("-l", "3"), "WrongModelError", "layer 4",
+    ),
+    **{
+        f"a vector as {kind}": (
+            {"vec_layer_1.pt": V}, ("-l", "1", "-s", "mlp", "--format", kind), "EditError", "vec_layer_1.pt",
+        )
+        for kind in ("svec", "steering-vectors", "iti", "leace", "persona", "act")
+    },
     "an eraser without a site": ({"e.pt": ERASER}, ("-l", "1"), "SettingError", "--site block"),
     "heads that nobody named": ({"a.npy": BANK, "l.npy": np.arange(6) % 2}, (), "SettingError", "'heads.npy'"),
     "no spread": ({"d.npy": np.ones((16, 8)), "h.npy": np.array([(1, 1)])}, (), "SettingError", "give sigma"),

@@ -94,7 +94,8 @@ def into(holder: str, whose: str = "the writer") -> str:
 
 def _unheld(row: Family, site: Site) -> str:
     why = f"a constant goes into a bias: the writer of {site.value} has none, and no key of {row.model_type} grants one"
-    return f"{why} (as the Llama that it is, it does: --as llama)" if row.model_type in AS_LLAMA else why
+    as_llama = " (where no sliding window is in use, it folds as the Llama that it is: --how fold --as llama)"
+    return why + as_llama * (row.model_type in AS_LLAMA)
 
 
 def _of_block(row: Family, *, is_constant: bool, holder: str | None) -> Exactness:

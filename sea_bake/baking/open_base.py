@@ -12,8 +12,9 @@ from typing import Any
 
 from sea_bake.artefact.record import BakeRecord
 from sea_bake.baking.quantised import quantisation
+from sea_bake.baking.widths import check_width
 from sea_bake.edit import Edit
-from sea_bake.errors import CheckpointError, FamilyError, SettingError, WrongModelError
+from sea_bake.errors import CheckpointError, FamilyError, SettingError
 from sea_bake.io.apart import check_apart
 from sea_bake.io.staging import need_space, scratch_folder
 from sea_bake.model.anatomy import SEA_PREFIX, Family, Place, Site, family
@@ -172,13 +173,8 @@ def check_edits(base: OpenBase, edits: Sequence[Edit]) -> None:
     found = BaseModel.of_checkpoint(base.source, base.config, base.checkpoint.tensor, base.stem)
     for edit in edits:
         edit.base.check(found, edit.layers, what=f"'{base.source.name}'")
-        for layer in edit.layers if edit.site.is_input else ():
-            weight = base.checkpoint.tensor(f"{base.stem}.{layer}.{base.place(edit.site, layer).writer}.weight")
-            if weight is not None and edit.maps[layer].dim not in weight.shape:
-                raise WrongModelError(
-                    f"the edit's map of layer {layer} is {edit.maps[layer].dim} wide, and the heads of "
-                    f"'{base.source.name}' give {tuple(weight.shape)[-1]}: it belongs to another model"
-                )
+        for layer in edit.layers:
+            check_width(base, edit.site, layer, edit.maps[layer].dim, "edit")
 
 
 def class_names(config: dict[str, Any]) -> dict[str, str]:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake.baking.open_base import OpenBase, opened
+from sea_bake.baking.widths import check_width
 from sea_bake.edit import Edit
-from sea_bake.errors import EditError, SettingError, WrongModelError
+from sea_bake.errors import EditError, SeaBakeError, SettingError, WrongModelError, first_line_of
 from sea_bake.exporting.edits import (
     act,
     caa,
@@ -108,7 +109,16 @@ def import_edit(
         opened(source, Path(scratch) / "base" if source.is_gguf else None) as it,
     ):
         chosen = None if layers is None else select_layers(layers, it.text.num_hidden_layers)
-        found = row.read(given, it, Asked(chosen, where, merge, shift != 0))
+        try:
+            found = row.read(given, it, Asked(chosen, where, merge, shift != 0))
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            if isinstance(error, SeaBakeError):
+                raise
+            named = ", ".join(path.name for path in given.paths[:3])
+            raise EditError(
+                f"{named} cannot be read as a {row.title} ({type(error).__name__}: {first_line_of(error)}): it is "
+                "damaged, or of another format (then drop --format)"
+            ) from error
         maps = _placed(found, row, it, chosen, shift)
         fingerprint = BaseModel.of_checkpoint(it.source, it.config, it.checkpoint.tensor, it.stem)
     recipe = {} if row.method is None else {"method": row.method}
@@ -164,21 +174,8 @@ def _placed(
             )
         maps = {layer: maps[layer] for layer in chosen}
     for layer, one in maps.items():
-        _check_width(base, found.site, layer, one.dim, title)
+        check_width(base, found.site, layer, one.dim, title)
     return {layer: one.float() for layer, one in sorted(maps.items())}
-
-
-def _check_width(base: OpenBase, site: Site, layer: int, width: int, title: str) -> None:
-    place = base.place(site, layer)  # also: the layer has this site
-    expected = base.text.hidden_size
-    if site is Site.HEADS:
-        weight = base.checkpoint.tensor(f"{base.stem}.{layer}.{place.writer}.weight")
-        expected = expected if weight is None else weight.shape[0 if place.writer in base.row.input_first else -1]
-    if width != expected:
-        raise WrongModelError(
-            f"this {title} is {width} wide in layer {layer}, and the {site.value} activation of '{base.source.name}' "
-            f"{expected}: it belongs to another model"
-        )
 
 
 def _digests(given: Given) -> Mapping[str, Any]:

@@ -36,8 +36,10 @@ def _read(given: Given, base: OpenBase, asked: Asked) -> Found:
         raise SettingError(f"{path} does not say what it erases from: name the site (--site block, mlp or attn)")
     content: dict[Any, Any] = given.contents[0]
     if set(content) <= set(_PARTS):
-        if asked.layers is None or len(asked.layers) != 1 or asked.shifted:
-            raise SettingError(f"{path} holds one eraser, and does not say for which layer: name it (--layers 13)")
+        if asked.shifted:
+            raise SettingError(f"{path} holds one eraser, of the layer that you name: drop --shift")
+        if asked.layers is None or len(asked.layers) != 1:
+            raise SettingError(f"{path} holds one eraser, not saying for which layer: name it (--layers 13)")
         return Found({asked.layers[0]: _map(content, str(path))}, asked.site)
     erasers: dict[int, dict[str, Any]] = {}
     for key, tensor in content.items():

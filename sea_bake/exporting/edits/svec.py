@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sea_bake.baking.open_base import OpenBase
-from sea_bake.errors import EditError
+from sea_bake.errors import EditError, WrongModelError
 from sea_bake.exporting.edits.found import Asked, Format, Found, check_family
 from sea_bake.exporting.edits.reading import Given, vector
 from sea_bake.methods.affine import AffineMap
@@ -34,6 +34,11 @@ def _read(given: Given, base: OpenBase, asked: Asked) -> Found:
     for name, values in directions.items():
         if not (name.isascii() and name.isdigit() and len(name) < 7):
             raise EditError(f"{path} has a direction for {name!r:.40}, which is no layer")
+        if int(name) >= base.text.num_hidden_layers:
+            raise WrongModelError(
+                f"{path} has a direction for layer {int(name)}, and '{base.source.name}' has the layers 0 to "
+                f"{base.text.num_hidden_layers - 1}: it belongs to another model"
+            )
         if int(name) - 1 in maps:
             raise EditError(f"{path} has two directions for layer {int(name)}")
         maps[int(name) - 1] = AffineMap(constant=_floats(values, f"{path}: direction {name}"))
