@@ -6,6 +6,7 @@ import functools
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,12 @@ def calls(args: list[object], folder: Path) -> list[tuple[str, str]]:
 def run(args: list[object], *options: object) -> subprocess.CompletedProcess[str]:
     """``sea-bake ARGS`` under strace."""
     command = ["strace", "-f", *options, sys.executable, "-m", "sea_bake", *args]
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    return subprocess.run(
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    )
 
 
 def _path(name: str, rest: str) -> str:

