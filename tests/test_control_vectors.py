@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import ggufs
 import pytest
 import tiny
 import torch
-from test_gguf import Answer, Real, apart, in_float32, real, tokens  # noqa: F401  (a fixture)
+from test_gguf import Answer, Real, apart, in_float32, living_answers, real, tokens  # noqa: F401  (a fixture)
 
 from sea_bake import Edit, Site, export_control_vector, export_gguf, import_edit
 from sea_bake.errors import EditError, NotExactError, OutputError, SettingError
@@ -119,20 +120,8 @@ def in_llama_cpp(model: Path, prompts: list[list[int]], *arguments: object) -> l
 
 
 def under_hooks(model: Any, edit: Edit | None, prompts: list[list[int]]) -> list[Answer]:
-    import contextlib
-
-    found = []
     with edit.live(model) if edit else contextlib.nullcontext():
-        for ids in prompts:
-            whole = torch.tensor([ids])
-            with torch.inference_mode():
-                first = model(input_ids=whole).logits[0, -1].log_softmax(-1)
-                whole = model.generate(
-                    input_ids=whole, attention_mask=torch.ones_like(whole), do_sample=False, min_new_tokens=TOKENS,
-                    max_new_tokens=TOKENS,
-                )  # fmt: skip
-            found.append(Answer(whole[0, len(ids) :].tolist(), dict(enumerate(first.tolist()))))
-    return found
+        return living_answers(model, prompts)
 
 
 @pytest.mark.slow

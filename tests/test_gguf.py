@@ -788,7 +788,11 @@ def llama_cpp(model: Path, prompts: list[list[int]], lora: Path | None = None) -
 def transformers_answers(folder: Path, prompts: list[list[int]]) -> list[Answer]:
     from sea_bake.model.loading import load_model
 
-    model, found = load_model(folder, dtype="float32"), []
+    return living_answers(load_model(folder, dtype="float32"), prompts)
+
+
+def living_answers(model: Any, prompts: list[list[int]]) -> list[Answer]:
+    found = []
     for ids in prompts:
         whole = torch.tensor([ids])
         with torch.inference_mode():

@@ -46,8 +46,9 @@ def read(
     Args:
         open_ended: the demonstrations whose neutral text is to be written; none are left over.
     """
+    writes = set(open_ended)
     jobs = [
-        Job({role: roles[role][i] for role in ROLES}, i in open_ended, partial(_span, position, seed, i))
+        Job({role: roles[role][i] for role in ROLES}, i in writes, partial(_span, position, seed, i))
         for i in range(len(roles["neutral"]))
     ]
     options: dict[str, Any] = {"sites": sites, "layers": layers, "batch_size": batch_size}

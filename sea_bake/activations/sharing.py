@@ -14,7 +14,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -58,12 +58,12 @@ class Job:
         """The texts that are there already."""
         return {role: text for role, text in self.texts.items() if not (self.writes and role == "neutral")}
 
-    @property
+    @cached_property
     def prompt(self) -> tuple[int, ...]:
         """What is read once: all of the prompt where it is to be continued, else what the texts have in common."""
         return self.texts["neutral"].ids if self.writes else common([text.ids for text in self.texts.values()])
 
-    @property
+    @cached_property
     def again(self) -> int:
         """Tokens at the prompt's end that the answers read again: where one parts earlier, or is no longer than it."""
         read = self.prompt
@@ -122,10 +122,7 @@ class Sharing:
             passes = self._caught(count, partial(self._forward, ids, seen, cache))
             _cut(cache, mask.shape[1] - again)
             for row, (job, text, start) in enumerate(zip(jobs, texts, starts)):
-                first, end = (place - start for place in job.span(role, text))
-                found[row][1][role] = {
-                    site: out[:, row, first:end].float().mean(1).cpu() for site, out in passes[0].items()
-                }
+                found[row][1][role] = _means(passes[0], row, job.span(role, text), start)
         return found
 
     def holds(self, job: Job, neutral: Tokens, found: Mapping[str, Vectors]) -> bool:
@@ -133,11 +130,9 @@ class Sharing:
         for role, text in {**job.texts, "neutral": neutral}.items():
             ids = torch.tensor([text.ids], device=self.device)
             passes = self._caught(1, partial(self.backbone, input_ids=ids, use_cache=False))
-            first, end = job.span(role, text)
-            for site, vectors in found[role].items():
-                alone = passes[0][site][:, 0, first:end].float().mean(1)
+            for site, alone in _means(passes[0], 0, job.span(role, text), 0).items():
                 room = _ROUNDING.get(self.model.dtype, 1e-1) * float(alone.abs().max())
-                if not float((alone - vectors).abs().max()) <= room:
+                if not float((alone - found[role][site]).abs().max()) <= room:
                     return False
         return True
 
@@ -160,9 +155,7 @@ class Sharing:
             ids = ids[: self.max_new_tokens]
             kept = ids[: next((i for i, token in enumerate(ids) if token in self.stops), len(ids))]
             text = Tokens((*job.prompt, *kept), len(job.prompt))
-            first, end = (place - len(job.prompt) + 1 for place in job.span("neutral", text))
-            vectors = {site: out[:, row, first:end].float().mean(1).cpu() for site, out in steps.items()}
-            found.append((text, {"neutral": vectors}))
+            found.append((text, {"neutral": _means(steps, row, job.span("neutral", text), len(job.prompt) - 1)}))
         return found
 
     def _forward(self, ids: Tensor, mask: Tensor, cache: Any) -> None:
@@ -230,6 +223,12 @@ def common(rows: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     """What all rows begin with."""
     low, high = min(rows), max(rows)  # in dictionary order all others lie between these two
     return low[: next((i for i, (a, b) in enumerate(zip(low, high)) if a != b), min(len(low), len(high)))]
+
+
+def _means(outputs: Mapping[Site, Tensor], row: int, span: Span, start: int) -> Vectors:
+    """Site -> [L, d] float32 on the CPU: a row's mean over a span, of [L, rows, tokens, d] from token ``start`` on."""
+    first, end = (place - start for place in span)
+    return {site: output[:, row, first:end].float().mean(1).cpu() for site, output in outputs.items()}
 
 
 def _cut(cache: Any, length: int) -> None:
