@@ -51,6 +51,29 @@ def llama(path: Path, folder: Path | None = None) -> Path:
     return path
 
 
+def shortened(source: Path, path: Path, depth: int) -> Path:
+    """A GGUF's first ``depth`` layers, its embeddings, head and all its keys; every tensor in float32."""
+    import gguf
+
+    reader = gguf.GGUFReader(source)
+    arch = reader.fields["general.architecture"].contents()
+    writer = gguf.GGUFWriter(str(path), arch)
+    for key, entry in reader.fields.items():
+        if not key.startswith("GGUF.") and key != "general.architecture":
+            value = depth if key == f"{arch}.block_count" else entry.contents()
+            inner = entry.types[-1] if entry.types[0] == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(key, value, entry.types[0], sub_type=inner)
+    for tensor in reader.tensors:
+        stem, _, rest = tensor.name.partition(".")
+        if stem != "blk" or int(rest.split(".")[0]) < depth:
+            writer.add_tensor(tensor.name, gguf.dequantize(tensor.data, tensor.tensor_type))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
 @functools.cache
 def single() -> Path:
     """The one of this run. Not to be changed."""

