@@ -458,8 +458,10 @@ def baking_what_is_no_causal_lm(folder: Path) -> Case:
 
 @case
 def baking_with_code_of_its_own(folder: Path) -> Case:
-    base = configured(folder, auto_map={"AutoModelForCausalLM": "modeling_own.Own"})
-    return baking(base, kind="CheckpointError", words=("custom code of its own", "auto_map", "supports natively"))
+    own = {"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
+    base = configured(folder, auto_map=own, architectures=["OwnForCausalLM"])
+    words = ("custom code of its own", "auto_map", "no OwnForCausalLM of its own", "supports natively")
+    return baking(base, kind="CheckpointError", words=words)
 
 
 @case

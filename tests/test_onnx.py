@@ -510,7 +510,9 @@ INPUTS: dict[str, tuple[Callable[[], Path], Callable[[Path], None], list[str], s
     "no guard": (exports.artefact, changed(sea={}), [], "not as sea_bake writes it"),
     "another class": (exports.artefact, changed(architectures=["Elsewhere"]), [], "not as sea_bake writes it"),
     "no such class": (exports.artefact, changed(architectures=["SEANoneForCausalLM"]), [], "has no class None"),
-    "code of its own": (exports.base, changed(auto_map={"AutoConfig": "x.Y"}), ["--unedited"], "custom code"),
+    "code of its own": (
+        exports.base, changed(auto_map={"AutoConfig": "x.Y"}, architectures=["Y"]), ["--unedited"], "custom code"
+    ),
     "a shard less": (
         exports.artefact, lambda folder: (folder / "model-sea.safetensors").unlink(), [], "model-sea.safetensors"
     ),

@@ -22,7 +22,6 @@ from sea_bake.demonstrations import Demonstration
 from sea_bake.edit import Edit
 from sea_bake.errors import EditError, SettingError
 from sea_bake.io.apart import check_apart
-from sea_bake.model.checkpoint.leftovers import remark
 from sea_bake.model.source import ModelSource
 
 WAYS = {"insert": insert, "fold": fold, "adapter": adapter}
@@ -94,8 +93,7 @@ def bake(
             how, why = choose(base, edits)
             how = how if architecture is None else "fold"  # which says why not
         base = granted(base, edits) if how == "fold" else base
-        if left := base.checkpoint.left_over:
-            why += f"; {remark(left)}, and the output does not name it"
+        why += "".join(f"; {remark}, and the output does not name it" for remark in base.remarks())
         if how != "insert":
             check_plain(base)
         return WAYS[how](base, edits, target, why=why, overwrite=overwrite, copy=copy)

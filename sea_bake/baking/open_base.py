@@ -11,20 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake.artefact.record import BakeRecord
+from sea_bake.baking.classes import class_names, without_code
 from sea_bake.baking.quantised import quantisation
 from sea_bake.baking.widths import check_width
 from sea_bake.edit import Edit
-from sea_bake.errors import CheckpointError, FamilyError, SettingError
+from sea_bake.errors import CheckpointError, SettingError
 from sea_bake.io.apart import check_apart
+from sea_bake.io.files import read_json
 from sea_bake.io.staging import need_space, scratch_folder
-from sea_bake.model.anatomy import SEA_PREFIX, Family, Place, Site, family
+from sea_bake.model.anatomy import Family, Place, Site
 from sea_bake.model.checkpoint import Checkpoint, MergedCheckpoint, check_references, merge, merged
 from sea_bake.model.checkpoint.gguf import materialise
-from sea_bake.model.checkpoint.leftovers import without_claim
+from sea_bake.model.checkpoint.leftovers import remark, without_claim
 from sea_bake.model.checkpoint.writer import linkable
 from sea_bake.model.discovery import family_of
 from sea_bake.model.fingerprint import BaseModel
-from sea_bake.model.loading import architecture, language_models
 from sea_bake.model.sites import decoder_config, lacking
 from sea_bake.model.skeleton import build_of, skeleton, stack_of
 from sea_bake.model.source import ModelSource
@@ -67,6 +68,18 @@ class OpenBase:
     def quantisation(self) -> str | None:
         """How its layers are quantised, if they are."""
         return quantisation(self.checkpoint, self.stem)
+
+    def remarks(self) -> list[str]:
+        """What its config.json names and nothing here needs: the output of a bake names it no more."""
+        found = [remark(left)] if (left := self.checkpoint.left_over) else []
+        if "auto_map" not in self.checkpoint.config and read_json(self.checkpoint.folder / "config.json").get(
+            "auto_map"
+        ):
+            found.append(
+                "config.json names custom code (auto_map) that is not run, and not needed: transformers has a "
+                f"{self.architecture} of its own"
+            )
+        return found
 
     @functools.cached_property
     def kept(self) -> dict[Any, Any]:
@@ -145,7 +158,7 @@ def _with_adapter(source: ModelSource) -> MergedCheckpoint:
     """The merged view of a PEFT adapter's base."""
     import transformers
 
-    checkpoint = Checkpoint.open(source.base().folder())
+    checkpoint = without_code(Checkpoint.open(source.base().folder()))
     check_references(checkpoint.folder, checkpoint.config)
     model_class = getattr(transformers, list(class_names(checkpoint.config).values())[-1])
     return merged(source, checkpoint, model_class, _config(checkpoint))
@@ -158,6 +171,7 @@ def open_folder(folder: Path, source: ModelSource) -> OpenBase:
 
 def open_checkpoint(checkpoint: Checkpoint, source: ModelSource) -> OpenBase:
     """The same of a checkpoint that is open already."""
+    checkpoint = without_code(checkpoint)
     classes = class_names(checkpoint.config)
     check_references(checkpoint.folder, checkpoint.config)
     config = _config(checkpoint)
@@ -175,41 +189,6 @@ def check_edits(base: OpenBase, edits: Sequence[Edit]) -> None:
         edit.base.check(found, edit.layers, what=f"'{base.source.name}'")
         for layer in edit.layers:
             check_width(base, edit.site, layer, edit.maps[layer].dim, "edit")
-
-
-def class_names(config: dict[str, Any]) -> dict[str, str]:
-    """Auto class -> the base's own class name; the last are those that answer, all of one name.
-
-    Raises:
-        CheckpointError: it has custom code of its own, or is no language model.
-        FamilyError: edited already.
-    """
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
-
-    model_type = config.get("model_type")
-    if not isinstance(model_type, str):
-        raise CheckpointError("config.json names no model_type")
-    if model_type.startswith(SEA_PREFIX):
-        family(model_type)
-    if config.get("auto_map"):
-        raise CheckpointError(
-            "the base has custom code of its own (auto_map in config.json): two kinds of custom code cannot be joined. "
-            "Use a base that transformers supports natively."
-        )
-    heads = language_models(model_type)
-    if not heads or model_type not in CONFIG_MAPPING_NAMES:
-        raise FamilyError(f"unknown model family '{model_type}': transformers has no language model of that name")
-    named = architecture(config) or next(iter(heads.values()))
-    if named not in heads.values():
-        raise CheckpointError(
-            f"the base is a {named}, not the language model {next(iter(heads.values()))}: only that can be edited"
-        )
-    return {
-        "AutoConfig": CONFIG_MAPPING_NAMES[model_type],
-        **({"AutoModel": MODEL_MAPPING_NAMES[model_type]} if model_type in MODEL_MAPPING_NAMES else {}),
-        **{auto: name for auto, name in heads.items() if name == named},
-    }
 
 
 def layers_stem(base: Checkpoint, row: Family) -> str:
@@ -240,6 +219,8 @@ def _config(checkpoint: Checkpoint) -> Any:
         config = AutoConfig.from_pretrained(str(checkpoint.folder), trust_remote_code=False)
     except Exception as error:
         raise CheckpointError(f"{checkpoint.folder / 'config.json'} cannot be understood: {error}") from error
+    if hasattr(config, "auto_map") and "auto_map" not in checkpoint.config:
+        del config.auto_map
     return without_claim(config) if checkpoint.left_over else config
 
 

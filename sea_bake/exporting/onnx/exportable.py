@@ -12,6 +12,7 @@ from sea_bake import modeling_sea
 from sea_bake.artefact import Artefact, BakeRecord, is_artefact
 from sea_bake.artefact.code import load_inserted
 from sea_bake.artefact.record import layers_of
+from sea_bake.baking.classes import without_code
 from sea_bake.baking.quantised import quantisation
 from sea_bake.errors import CheckpointError, FamilyError
 from sea_bake.model.anatomy import SEA_PREFIX
@@ -112,7 +113,7 @@ def _unedited(model: str | Path) -> Exportable:
     folder = source.folder()
     if is_artefact(folder):
         raise CheckpointError(f"{folder} is not unedited: sea_bake wrote it. Drop --unedited.")
-    checkpoint = Checkpoint.open(folder)
+    checkpoint = without_code(Checkpoint.open(folder))
     found = Exportable(folder, source.name, source.revision, "unedited", checkpoint.config, _weights(checkpoint))
     _check(found, checkpoint)
     return found

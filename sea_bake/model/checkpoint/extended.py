@@ -47,7 +47,9 @@ class ExtendedCheckpoint(Checkpoint):
     ) -> ExtendedCheckpoint:
         """Raises CheckpointError where a shard of the base has that name."""
         if shard in base.shards:
-            raise CheckpointError(f"{base.folder} has a shard called like one of ours ({shard}): rename it")
+            raise CheckpointError(
+                f"{base.folder} has a shard called like one of ours ({shard}): rename it, in the index too"
+            )
         if isinstance(base, ExtendedCheckpoint):
             zeros, keys = base.zeros | zeros, (*base.keys, *keys)
         weight_map = base.weight_map | dict.fromkeys(zeros, shard)
@@ -77,7 +79,9 @@ def renamed_shards(base: Checkpoint, own: str) -> dict[str, str]:
     """
     names = {shard: "model-base.safetensors" if shard == SINGLE else shard for shard in base.shards}
     if len({*names.values(), own}) <= len(names):
-        raise CheckpointError(f"{base.folder} has a shard called like one of ours ({own}, ...): rename it")
+        raise CheckpointError(
+            f"{base.folder} has a shard called like one of ours ({own}, ...): rename it, in the index too"
+        )
     return names
 
 

@@ -123,8 +123,11 @@ class Checkpoint:
                 raise CheckpointError(f"{folder / INDEX} has no weight_map")
             if not all(isinstance(shard, str) for shard in weight_map.values()):
                 raise CheckpointError(f"{folder / INDEX} names a shard that is no string")
-            if not isinstance(index.get("metadata") or {}, dict):
-                raise CheckpointError(f"{folder / INDEX} has metadata that is no JSON object: remove that entry")
+            if not isinstance(index.get("metadata"), dict):
+                raise CheckpointError(
+                    f'{folder / INDEX} has no JSON object "metadata", without which transformers loads no shards: '
+                    'write "metadata": {} into it'
+                )
         elif file == SINGLE:
             _refuse_part(folder)
             index, weight_map = None, dict.fromkeys(_names(folder / SINGLE), SINGLE)
