@@ -46,10 +46,17 @@ _IDS = re.compile(r"(token_id|token_index|_id|token_ids)$")
 # What no rule makes right: model type -> keys of its configuration (a.b is b of a's), set behind the rules.
 ODD: dict[str, dict[str, Any]] = {
     "chameleon": {"vocabulary_map": {"<image>": 120}},
+    "bailing_hybrid": {"num_expert_group": 1, "qk_head_dim": 24},
+    "cohere_compass": {"text_config.rope_parameters.full_attention": {"rope_type": "default", "rope_theta": 10000.0}},
+    "cohere_compass_text": {"rope_parameters.full_attention": {"rope_type": "default", "rope_theta": 10000.0}},
     "deepseek_v2": {"num_experts_per_tok": 2, "n_routed_experts": 4},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "ernie4_5_vl_moe": {"text_config.rope_parameters.mrope_section": [2, 2, 4]},
     "falcon_h1": {"mamba_d_ssm": 128, "mamba_n_heads": 8, "mamba_d_head": 16},
     "glm4v_moe": {"text_config.rope_parameters.mrope_section": [2, 1, 1]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
+    "longcat_flash": {"qk_head_dim": 24},
+    "mistral4": {"qk_head_dim": 24, "rope_parameters.partial_rotary_factor": 1.0},
     "mamba2": {"num_heads": 8, "head_dim": 16},
     **{
         name: {"text_config.rope_parameters.mrope_section": [2, 3, 3]}
@@ -58,6 +65,9 @@ ODD: dict[str, dict[str, Any]] = {
             *("qwen2_5_omni_thinker", "qwen2_5_vl", "qwen2_vl"),
         )
     },
+    "step3p7": {"text_config.sliding_window": 8, "sliding_window": 8},
+    "xlnet": {"d_head": 16},
+    "zamba2": {"attention_hidden_size": 128, "attention_head_dim": 32, "hybrid_layer_ids": [3]},
     "reformer": {"axial_pos_shape": [8, 16], "axial_pos_embds_dim": [32, 32], "is_decoder": True},
 }
 _DECODERS = (
