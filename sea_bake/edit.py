@@ -6,24 +6,25 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from sea_bake.errors import EditError, SettingError, WrongModelError
 from sea_bake.io import store
 from sea_bake.io.edits import edit_file
-from sea_bake.methods import sea, storing
+from sea_bake.methods import storing
 from sea_bake.methods.affine import AffineMap
 from sea_bake.methods.layers import select_layers
-from sea_bake.methods.sea import Projector
+from sea_bake.methods.storing import Array, seen
 from sea_bake.model.anatomy import Site
 from sea_bake.model.fingerprint import BaseModel
-from sea_bake.model.hooks import hooked
-from sea_bake.model.sites import site_modules
 from sea_bake.model.source import ModelSource
-from sea_bake.modeling_sea import FEATURES, MERGES, PARTS, SEALayer
+from sea_bake.model.travelling import FEATURES, MERGES, PARTS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sea_bake.methods.sea import Projector
+    from sea_bake.modeling_sea import SEALayer
 
 FORMAT = "sea_bake.edit"
 VERSIONS = (1, 2)  # read; the last one is written. Version 1 holds SEA's projectors alone.
@@ -67,14 +68,14 @@ class Edit:
             raise SettingError(f"alpha = {self.alpha!r} is not a finite number")
         if not self.maps:
             raise SettingError("an edit needs at least one layer")
-        kinds = {(type(one), one.extra) for one in self.maps.values()}
+        kinds = {(one.is_sea, one.extra) for one in self.seen.values()}
         if len(kinds) > 1:
             raise EditError(
                 "its layers hold maps of different kinds (some with a constant, a scale or a gate, and some "
                 "without): make one edit of each kind"
             )
         settings = (self.merge, self.feature, self.parts)
-        if AffineMap in {kind for kind, _ in kinds} and settings != ("sum", "identity", "both"):
+        if not self.is_sea and settings != ("sum", "identity", "both"):
             raise SettingError("merge, feature function and parts are SEA's: an affine map has sum, identity and both")
 
     @property
@@ -82,20 +83,30 @@ class Edit:
         return tuple(sorted(self.maps))
 
     @property
+    def seen(self) -> dict[int, storing.AnyMap]:
+        """Decoder layer -> its map: of one from a file, without torch."""
+        return {layer: seen(self.maps, layer) for layer in self.layers}
+
+    @property
+    def is_sea(self) -> bool:
+        """Whether its maps are SEA's projectors, and not affine maps."""
+        return seen(self.maps, self.layers[0]).is_sea
+
+    @property
     def projectors(self) -> dict[int, Projector]:
         """Decoder layer -> Projector; empty for an edit of another method than SEA."""
-        return {layer: one for layer, one in self.maps.items() if isinstance(one, Projector)}
+        return dict(self.maps) if self.is_sea else {}  # type: ignore[arg-type]
 
     @property
     def method(self) -> str:
         """How it was found: a key of ``methods.METHODS``; "imported" or "affine" where that is not known."""
-        default = "sea" if self.projectors else "affine"
+        default = "sea" if self.is_sea else "affine"
         return str(self.recipe.get("method") or default)
 
     @property
     def extra(self) -> tuple[str, ...]:
         """What its maps have besides a low-rank part: of "scale", "constant" and "gate"."""
-        return self.maps[self.layers[0]].extra
+        return seen(self.maps, self.layers[0]).extra
 
     @property
     def is_constant(self) -> bool:
@@ -105,14 +116,23 @@ class Edit:
     @property
     def ranks(self) -> dict[int, tuple[int, int]]:
         """Decoder layer -> (k+, k-); of an affine map, (k, 0)."""
-        return {layer: self.maps[layer].ranks for layer in self.layers}
+        return {layer: one.ranks for layer, one in self.seen.items()}
+
+    @property
+    def widths(self) -> dict[int, int]:
+        """Decoder layer -> d."""
+        return {layer: one.dim for layer, one in self.seen.items()}
+
+    @property
+    def spectra(self) -> dict[int, Mapping[str, list[float]]]:
+        """Decoder layer -> singular values of SEA's, "positive" and "negative"; empty for another method."""
+        return {layer: one.spectra for layer, one in self.seen.items() if one.spectra is not None}
 
     @property
     def changes_nothing(self) -> bool:
         """Whether every activation comes out as it went in."""
-        affine = [one for one in self.maps.values() if isinstance(one, AffineMap)]
-        if affine:
-            return self.alpha == 0 or all(one.changes_nothing for one in affine)
+        if not self.is_sea:
+            return self.alpha == 0 or all(one.changes_nothing for one in self.seen.values())  # type: ignore[union-attr]
         directions = {"both": sum, "positive": lambda ranks: ranks[0], "negative": lambda ranks: ranks[1]}[self.parts]
         halved = self.merge == "average" and self.parts == "both"
         scaled = self.parts == "positive" or halved or self.feature != "identity"
@@ -127,6 +147,8 @@ class Edit:
 
     def layer(self, index: int) -> SEALayer:
         """The SEALayer of one decoder layer: the very module that a baked checkpoint carries."""
+        from sea_bake.modeling_sea import SEALayer
+
         one = self.maps[index]
         built = SEALayer(one.dim, one.ranks, self.merge, self.feature, self.parts, self.alpha, one.extra)
         built.load_state_dict(self.layer_tensors(index))
@@ -134,18 +156,23 @@ class Edit:
 
     def layer_tensors(self, index: int) -> dict[str, Tensor]:
         """{"A": [k, d], "B": [d, k]} and the rest of an affine map, float32, as ``SEALayer`` names them."""
+        import torch
+
         one = self.maps[index]
         if isinstance(one, AffineMap):
             return {name: tensor.clone() for name, tensor in one.parts.items()}  # layers may share one; files may not
         up, un = one.positive, one.negative
         return {"A": torch.cat([up, un]), "B": torch.cat([up, -un]).T.contiguous()}
 
+    def layer_arrays(self, index: int) -> dict[str, Array]:
+        """:meth:`layer_tensors` in NumPy: of an edit from a file, without torch."""
+        one = seen(self.maps, index)
+        if isinstance(one, storing.StoredMap):
+            return one.arrays()
+        return {name: tensor.numpy() for name, tensor in self.layer_tensors(index).items()}
+
     def describe(self) -> dict[str, Any]:
         """All but the factors themselves, as plain data."""
-        spectra = {
-            str(layer): {"positive": p.positive_spectrum.tolist(), "negative": p.negative_spectrum.tolist()}
-            for layer, p in sorted(self.projectors.items())
-        }
         settings = {name: getattr(self, name) for name in ("merge", "feature", "parts", "alpha")}
         return {
             "base": self.base.name,
@@ -158,7 +185,7 @@ class Edit:
             "extra": list(self.extra),
             "layers": list(self.layers),
             "ranks": {str(layer): list(ranks) for layer, ranks in self.ranks.items()},
-            "spectra": spectra,
+            "spectra": {str(layer): dict(both) for layer, both in self.spectra.items()},
             "recipe": self.recipe,
         }
 
@@ -174,6 +201,9 @@ class Edit:
         Raises:
             WrongModelError: the edit belongs to another model.
         """
+        from sea_bake.model.hooks import hooked
+        from sea_bake.model.sites import site_modules
+
         if check:
             self.check(model)
         modules = site_modules(model, self.site, self.layers)
@@ -224,7 +254,7 @@ class Edit:
             WrongModelError: it was fitted on another model than ``model``.
         """
         found = edit_file(path)
-        tensors, header = store.load(found.path, form=FORMAT, version=VERSIONS, error=EditError)
+        tensors, header = store.load_arrays(found.path, form=FORMAT, version=VERSIONS, error=EditError)
         try:
             base, site = BaseModel.from_json(header["base"]), Site.parse(header["site"])
             width = None if site is Site.HEADS else base.hidden_size  # the heads' is not among a base's numbers
@@ -268,6 +298,8 @@ class Edit:
             ActivationError: a matrix that is not an orthogonal projector.
             SettingError: L is neither the model's number of layers nor the number of selected ones.
         """
+        from sea_bake.methods import sea
+
         base = BaseModel.of(model, source)
         chosen = select_layers(layers, base.num_layers)
         projectors = sea.dense_projectors(

@@ -30,7 +30,7 @@ from transformers import AutoModel
 
 from sea_bake import Edit, bake, collect, fit
 from sea_bake.artefact.names import SHARD
-from sea_bake.baking import WAYS
+from sea_bake.baking import way
 from sea_bake.baking.open_base import open_folder, opened
 from sea_bake.demonstrations import builtin
 from sea_bake.errors import CheckpointError, EditError
@@ -410,7 +410,7 @@ def test_alpha_zero_is_the_base_to_the_bit(workshop: Workshop, tmp_path: Path, f
     with pytest.raises(EditError, match="changes nothing"):
         bake(workshop.base(family), edit, tmp_path / "zero", how="insert")
     with opened(ModelSource.parse(workshop.base(family)), tmp_path / "zero") as base:
-        WAYS["insert"](base, [edit], tmp_path / "zero", why="the control")
+        way("insert")(base, [edit], tmp_path / "zero", why="the control")
     for dtype in (torch.float32, torch.bfloat16):
         before = answers(workshop.model(family, dtype), generate=False)
         after = answers(load(tmp_path / "zero", dtype), generate=False)

@@ -258,11 +258,11 @@ def on_disk(folder: Path) -> BaseModel:
     from transformers import AutoConfig
 
     from sea_bake.model.checkpoint import Checkpoint
+    from sea_bake.model.discovery import family_of
 
     base = Checkpoint.open(folder)
-    return BaseModel.of_checkpoint(
-        ModelSource.parse(folder), AutoConfig.from_pretrained(folder), base.tensor, "model.layers"
-    )
+    config = AutoConfig.from_pretrained(folder)
+    return BaseModel.of_checkpoint(ModelSource.parse(folder), config, family_of(config), base.tensor, "model.layers")
 
 
 def test_a_fine_tune_is_refused() -> None:

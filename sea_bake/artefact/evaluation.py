@@ -27,6 +27,8 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
+import numpy as np
+
 from sea_bake.edit import Edit
 from sea_bake.io.store import finite, whole
 
@@ -276,7 +278,7 @@ def edit_digest(edit: Edit) -> str:
     """SHA-256 of all that decides what an edit does to an activation."""
     digest = hashlib.sha256(f"{edit.site.value} {edit.merge} {edit.feature} {edit.parts} {edit.alpha}".encode())
     for layer in edit.layers:
-        for name, tensor in edit.maps[layer].parts.items():
+        for name, tensor in edit.seen[layer].parts.items():
             named = "" if name in ("positive", "negative") else f"{name} "
-            digest.update(f"{named}{layer} {tuple(tensor.shape)}".encode() + tensor.contiguous().numpy().tobytes())
+            digest.update(f"{named}{layer} {tuple(tensor.shape)}".encode() + np.ascontiguousarray(tensor).tobytes())
     return digest.hexdigest()

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sea_bake.artefact.output import check_folder
 from sea_bake.artefact.record import BakeRecord
-from sea_bake.baking.adapter import adapter
-from sea_bake.baking.approximate import approximate as fold_approximately
-from sea_bake.baking.as_llama import as_llama
-from sea_bake.baking.as_llama import check as check_architecture
-from sea_bake.baking.fold import fold
 from sea_bake.baking.granting import granted
-from sea_bake.baking.insert import insert
-from sea_bake.baking.loadable import check_plain
 from sea_bake.baking.open_base import check_edits, opened
 from sea_bake.baking.planning import Plan, choose, plan
 from sea_bake.baking.unbake import RestoredBase, unbake
@@ -24,9 +19,15 @@ from sea_bake.errors import EditError, SettingError
 from sea_bake.io.apart import check_apart
 from sea_bake.model.source import ModelSource
 
-WAYS = {"insert": insert, "fold": fold, "adapter": adapter}
+# Each in a module of its own: an insert does not wait for what the others compute with.
+WAYS = {
+    "insert": "sea_bake.baking.insert:insert",
+    "fold": "sea_bake.baking.fold:fold",
+    "adapter": "sea_bake.baking.adapter:adapter",
+}
+ARCHITECTURES = ("llama",)  # what a base of another family can be rewritten as
 
-__all__ = ["WAYS", "BakeRecord", "Plan", "RestoredBase", "bake", "plan", "unbake"]
+__all__ = ["ARCHITECTURES", "WAYS", "BakeRecord", "Plan", "RestoredBase", "bake", "plan", "unbake", "way"]
 
 
 def bake(
@@ -81,8 +82,14 @@ def bake(
     check_apart(target, [source.path, calibration, *given])
     with opened(source, target) as base:
         check_edits(base, edits)
-        base = base if architecture is None else as_llama(base)
+        if architecture is not None:
+            from sea_bake.baking.as_llama import as_llama
+
+            base = as_llama(base)
         if approximate:
+            from sea_bake.baking.approximate import approximate as fold_approximately
+            from sea_bake.baking.loadable import check_plain
+
             base = granted(base, edits)
             check_plain(base)
             return fold_approximately(
@@ -95,15 +102,30 @@ def bake(
         base = granted(base, edits) if how == "fold" else base
         why += "".join(f"; {remark}, and the output does not name it" for remark in base.remarks())
         if how != "insert":
+            from sea_bake.baking.loadable import check_plain
+
             check_plain(base)
-        return WAYS[how](base, edits, target, why=why, overwrite=overwrite, copy=copy)
+        return way(how)(base, edits, target, why=why, overwrite=overwrite, copy=copy)
+
+
+def way(how: str) -> Any:
+    """The function of a way to bake."""
+    module, _, name = WAYS[how].partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def check_settings(
     *, how: str, approximate: bool, calibration: object, rank: int | None, architecture: str | None
 ) -> None:
     """Raise SettingError for what no edit and no base could make right."""
-    check_architecture(architecture, how)
+    if architecture is not None and architecture not in ARCHITECTURES:
+        raise SettingError(
+            f"unknown architecture {architecture!r}: a base can be rewritten as {', '.join(ARCHITECTURES)}"
+        )
+    if architecture is not None and how not in ("auto", "fold"):
+        raise SettingError(
+            f"--as {architecture} rewrites the base, which goes with how='fold' (--how fold), not {how!r}"
+        )
     if how != "auto" and how not in WAYS:
         raise SettingError(f"unknown way to bake {how!r}: use one of auto, {', '.join(WAYS)}")
     if approximate and how not in ("auto", "fold"):

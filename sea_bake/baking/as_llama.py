@@ -15,12 +15,11 @@ from sea_bake.baking.exactness import AS_LLAMA
 from sea_bake.baking.granting import extended
 from sea_bake.baking.open_base import OpenBase
 from sea_bake.baking.shift_test import layer_output
-from sea_bake.errors import NotExactError, SettingError, reason_of
+from sea_bake.errors import NotExactError, reason_of
 from sea_bake.model.anatomy import family
 from sea_bake.model.one_layer import decoder_depth, quiet
 from sea_bake.model.skeleton import skeleton, stack_of
 
-ARCHITECTURES = ("llama",)
 _ARCHITECTURES = ("Qwen2ForCausalLM", "MistralForCausalLM")
 _CLASSES = {"AutoConfig": "LlamaConfig", "AutoModel": "LlamaModel", "AutoModelForCausalLM": "LlamaForCausalLM"}
 _WINDOW = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
@@ -48,7 +47,8 @@ def as_llama(base: OpenBase) -> OpenBase:
     config = _config(base)
     names = _missing(base, config)
     raw = _spelt(config, base.checkpoint.config)
-    made = extended(base, raw, config, names, ("attention_bias",) if config.attention_bias else ())
+    keys = ("attention_bias",) if config.attention_bias else ()
+    made = extended(replace(base, plain=None), raw, lambda: config, names, keys)
     made = replace(made, row=family("llama"), classes=dict(_CLASSES))
     _measure(base, made)
     return made
@@ -129,17 +129,3 @@ def _refused(base: OpenBase, why: str) -> NotExactError:
         f"{base.source.name} as a Llama would not be exact: {why}. Bake with --how insert, which is exact for every "
         "edit."
     )
-
-
-def check(architecture: str | None, how: str) -> None:
-    """Raise SettingError for an unknown architecture, or a way of baking that keeps the base's own."""
-    if architecture is None:
-        return
-    if architecture not in ARCHITECTURES:
-        raise SettingError(
-            f"unknown architecture {architecture!r}: a base can be rewritten as {', '.join(ARCHITECTURES)}"
-        )
-    if how not in ("auto", "fold"):
-        raise SettingError(
-            f"--as {architecture} rewrites the base, which goes with how='fold' (--how fold), not {how!r}"
-        )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +20,6 @@ from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, SettingError
 from sea_bake.model.anatomy import Site
 from sea_bake.model.checkpoint.extended import ExtendedCheckpoint, Zeros
-from sea_bake.model.one_layer import decoder_depth, quiet
-from sea_bake.model.skeleton import changed, skeleton, stack_of
 
 BIASES = "model-biases.safetensors"
 
@@ -51,20 +49,25 @@ def granted(base: OpenBase, edits: Sequence[Edit]) -> OpenBase:
 def with_key(base: OpenBase, key: str) -> OpenBase:
     """The base under a configuration in which a key is true, and the biases that this grants."""
     if key not in base.kept:
-        raw = with_text(base.checkpoint.config, base.config, {key: True})
-        base.kept[key] = extended(base, raw, _set(base, key), _names(base, key), (key,))
+        of = None if base.plain else base.config
+        raw = with_text(base.checkpoint.config, of, {key: True})
+        base.kept[key] = extended(base, raw, lambda: _set(base, key), _names(base, key), (key,))
     found: OpenBase = base.kept[key]
     return found
 
 
 def extended(
-    base: OpenBase, raw: dict[str, Any], config: Any, names: Mapping[str, tuple[int, ...]], keys: tuple[str, ...]
+    base: OpenBase,
+    raw: dict[str, Any],
+    configured: Callable[[], Any],
+    names: Mapping[str, tuple[int, ...]],
+    keys: tuple[str, ...],
 ) -> OpenBase:
     """The base under another configuration, with biases of zeros.
 
     Args:
         raw: its config.json.
-        config: the same for transformers.
+        configured: gives the same for transformers.
         names: on-disk names of the biases -> shape.
         keys: of the configuration, which grant them.
     """
@@ -72,8 +75,9 @@ def extended(
     for name, shape in names.items():
         weight = base.checkpoint.tensor(f"{name.removesuffix('bias')}weight")
         assert weight is not None
-        zeros[name] = Zeros(shape, weight.dtype)
-    return replace(base, config=config, checkpoint=ExtendedCheckpoint.of(base.checkpoint, raw, zeros, BIASES, keys))
+        zeros[name] = Zeros(shape, weight.form)
+    made = ExtendedCheckpoint.of(base.checkpoint, raw, zeros, BIASES, keys)
+    return replace(base, configured=configured, checkpoint=made)
 
 
 def text_of(raw: Mapping[str, Any], config: Any) -> Mapping[str, Any]:
@@ -89,6 +93,8 @@ def with_text(raw: dict[str, Any], config: Any, changes: Mapping[str, Any]) -> d
 
 
 def _part(config: Any) -> str | None:
+    if config is None:  # of a plain build, which has no parts
+        return None
     text = config.get_text_config(decoder=True)
     return next((key for key in config.sub_configs if getattr(config, key, None) is text), None)
 
@@ -110,6 +116,8 @@ def _serves(base: OpenBase, key: str, site: Site, layers: Sequence[int]) -> bool
 
 def _names(base: OpenBase, key: str) -> dict[str, tuple[int, ...]]:
     """On-disk name -> shape, of the biases that a key would grant; none where the files keep the weights otherwise."""
+    if base.plain is not None:
+        return base.plain.biases(key) if base.plain.build.grants.get(key) else {}
     text: Any = base.text
     if getattr(text, key, None) is not False:
         return {}
@@ -124,6 +132,9 @@ def _names(base: OpenBase, key: str) -> dict[str, tuple[int, ...]]:
 @functools.lru_cache(maxsize=8)
 def _parts(cls: Any, text: str, key: str) -> tuple[tuple[int, str, tuple[int, ...]], ...]:
     """(layer, name inside it, shape) of the biases that a key grants in transformers; none where it does more."""
+    from sea_bake.model.one_layer import decoder_depth, quiet
+    from sea_bake.model.skeleton import changed, skeleton, stack_of
+
     config = cls.from_dict(json.loads(text))
     try:
         with quiet():

@@ -8,25 +8,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
-
-import sea_bake.modeling_sea as modeling_sea
 from sea_bake.artefact.names import CODE, ORIGINALS, SHARD
 from sea_bake.artefact.output import staged
 from sea_bake.artefact.record import BakeRecord
-from sea_bake.baking.loadable import check_inserted
 from sea_bake.baking.open_base import OpenBase
-from sea_bake.baking.shift_test import measure
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, FamilyError
 from sea_bake.io.files import write_json
 from sea_bake.io.staging import need_space
+from sea_bake.io.store import write_tensors
+from sea_bake.methods.storing import Array
 from sea_bake.model.anatomy import FAMILIES, SEA_PREFIX, Site
 from sea_bake.model.checkpoint import Checkpoint, carry, place
 from sea_bake.model.checkpoint.extended import index_with, renamed_shards
 from sea_bake.model.checkpoint.reader import INDEX
 from sea_bake.model.checkpoint.writer import NAMED, keep_tokenizer_class, linkable, public, public_bytes
+from sea_bake.model.travelling import CONFIGURED, FILE, guarded
 
 _MOVED_ALONG = ("bitsandbytes",)  # seen to put its linears in place through ``set_submodule``
 _OWN_BYTES = 8 << 20  # configuration, code, tokenizer: room for what is neither a shard nor the edit
@@ -39,25 +36,31 @@ def insert(
     checkpoint, folder = base.checkpoint, base.checkpoint.folder
     _refuse_lost(base, edits)
     if base.row.model_type not in FAMILIES and not base.is_quantised:  # discovered on random weights: now on the real
+        from sea_bake.baking.shift_test import measure
+
         measure(base, [edit for edit in edits if edit.site is not Site.BLOCK], folds=False)
     tensors = sea_tensors(edits, base)
-    edit_bytes = 2 * sum(t.numel() * t.element_size() for t in tensors.values())
+    edit_bytes = 2 * sum(array.nbytes for array in tensors.values())
     linked = not copy and linkable(folder, target.parent)
     need_space(target.parent, edit_bytes + _OWN_BYTES + (0 if linked else checkpoint.size()))
     shard_names = renamed_shards(checkpoint, SHARD)
     config = sea_config(base, edits)
     with staged(target, overwrite=overwrite) as stage:
         write_json(stage / "config.json", config)
-        check_inserted(base, stage, tensors)
+        if base.plain is None:  # else it is known that the class finds all of its tensors
+            from sea_bake.baking.loadable import check_inserted
+
+            check_inserted(base, stage, tensors)
         linked_bytes = 0
         for old, new in shard_names.items():
             if place(folder / old, stage / new, copy=copy):
                 linked_bytes += (stage / new).stat().st_size
-        save_file(tensors, str(stage / SHARD), metadata={"format": "pt"})
+        write_tensors(tensors, stage / SHARD, {"format": "pt"})
         write_json(stage / INDEX, index_with(checkpoint, shard_names, SHARD, tensors))
-        shutil.copyfile(modeling_sea.__file__, stage / CODE)
+        shutil.copyfile(FILE, stage / CODE)
         left_out = carry(folder, stage, written=["config.json", INDEX, CODE], shards=checkpoint.shards)
-        keep_tokenizer_class(stage, checkpoint.config["model_type"])
+        known = base.plain.takes_tokenizer if base.plain else None
+        keep_tokenizer_class(stage, checkpoint.config["model_type"], known=known)
         patched = _keep_originals(checkpoint, stage)
         record = base.record(
             edits,
@@ -101,9 +104,9 @@ def _keep_originals(base: Checkpoint, stage: Path) -> list[str]:
     return patched
 
 
-def sea_tensors(edits: Sequence[Edit], base: OpenBase) -> dict[str, torch.Tensor]:
-    """Tensor name in the artefact -> SEA tensor, float32. Edits of one module are numbered in the order they act."""
-    tensors: dict[str, torch.Tensor] = {}
+def sea_tensors(edits: Sequence[Edit], base: OpenBase) -> dict[str, Array]:
+    """Tensor name in the artefact -> SEA tensor, float32, in NumPy. Edits of one module are numbered as they act."""
+    tensors: dict[str, Array] = {}
     taken: dict[str, int] = {}
     for edit in edits:
         for layer in edit.layers:
@@ -112,7 +115,7 @@ def sea_tensors(edits: Sequence[Edit], base: OpenBase) -> dict[str, torch.Tensor
             path = ".".join(part for part in (base.stem, str(layer), module, name) if part)
             number = taken.get(path, 0)
             taken[path] = number + 1
-            tensors |= {f"{path}.{number}.{name}": t for name, t in edit.layer_tensors(layer).items()}
+            tensors |= {f"{path}.{number}.{name}": t for name, t in edit.layer_arrays(layer).items()}
     return tensors
 
 
@@ -124,12 +127,14 @@ def sea_config(base: OpenBase, edits: Sequence[Edit]) -> dict[str, Any]:
     that it is one: the guard makes that fail with a message that says what to do. Our own configuration class puts the
     true value back.
     """
-    config, guard, own = public(base.checkpoint.config), _guard(base.config), base.classes["AutoConfig"]
+    config, own = public(base.checkpoint.config), base.classes["AutoConfig"]
+    guard = base.plain.guard if base.plain else _guard(base.config)
+    names = {name: f"SEA{name}" if base.plain else class_name(name, own) for name in base.classes.values()}
     return {
-        **modeling_sea.put(config, guard, modeling_sea.GUARD.format),
-        "architectures": [class_name(base.architecture, own)],
+        **guarded(config, guard),
+        "architectures": [names[base.architecture]],
         "model_type": SEA_PREFIX + config["model_type"],
-        "auto_map": {auto: f"{Path(CODE).stem}.{class_name(name, own)}" for auto, name in base.classes.items()},
+        "auto_map": {auto: f"{Path(CODE).stem}.{names[name]}" for auto, name in base.classes.items()},
         "sea": {
             "edits": [one for edit in edits for one in _config_of(base, edit)],
             "guard": guard,
@@ -148,12 +153,12 @@ def class_name(name: str, own: str) -> str:
 
     theirs = getattr(getattr(transformers, name, None), "config_class", None)
     is_own = theirs is None or name == own or theirs.__name__ == own
-    return f"SEA{name}" if is_own else f"SEA{name}{modeling_sea.CONFIGURED}{own}"
+    return f"SEA{name}" if is_own else f"SEA{name}{CONFIGURED}{own}"
 
 
 def _config_of(base: OpenBase, edit: Edit) -> list[dict[str, Any]]:
     """One entry; or one for each module and width, where the site is another in layers of another kind."""
-    kinds = {layer: (base.place(edit.site, layer).module, edit.maps[layer].dim) for layer in edit.layers}
+    kinds = {layer: (base.place(edit.site, layer).module, edit.widths[layer]) for layer in edit.layers}
     return [
         {
             "module": module,

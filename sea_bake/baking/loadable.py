@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import sea_bake.modeling_sea as modeling_sea
 from sea_bake.baking.open_base import OpenBase
 from sea_bake.errors import CheckpointError, reason_of
 from sea_bake.io.files import read_json
+from sea_bake.methods.storing import Array
 from sea_bake.model.checkpoint.extended import ExtendedCheckpoint
 from sea_bake.model.loading import refuse_mismatched
 from sea_bake.model.one_layer import quiet
@@ -34,7 +34,7 @@ def check_plain(base: OpenBase) -> None:
     _check(base, cls, copy.deepcopy(base.config), zeros)
 
 
-def check_inserted(base: OpenBase, folder: Path, tensors: Mapping[str, Tensor]) -> None:
+def check_inserted(base: OpenBase, folder: Path, tensors: Mapping[str, Array]) -> None:
     """An insert: its class, made of its config.json, finds the base's tensors and the edits'.
 
     Args:
@@ -58,7 +58,7 @@ def check_inserted(base: OpenBase, folder: Path, tensors: Mapping[str, Tensor]) 
                 f"an insert of {base.source.name} could not be loaded: {cls.__name__} is configured by a "
                 f"{cls.config_class.__name__}, and the artefact by a {config_class.__name__}"
             )
-    _check(base, classes[-1], made, tensors)
+    _check(base, classes[-1], made, {name: torch.from_numpy(array) for name, array in tensors.items()})
 
 
 def _check(base: OpenBase, cls: Any, config: Any, tensors: Mapping[str, Any]) -> None:

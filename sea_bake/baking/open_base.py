@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sea_bake.artefact.record import BakeRecord
 from sea_bake.baking.classes import class_names, without_code
+from sea_bake.baking.layers import check_layers, parts_of
 from sea_bake.baking.quantised import quantisation
 from sea_bake.baking.widths import check_width
 from sea_bake.edit import Edit
@@ -19,15 +20,13 @@ from sea_bake.errors import CheckpointError, SettingError
 from sea_bake.io.apart import check_apart
 from sea_bake.io.files import read_json
 from sea_bake.io.staging import need_space, scratch_folder
-from sea_bake.model.anatomy import Family, Place, Site
+from sea_bake.model.anatomy import Family, Place, Site, family
 from sea_bake.model.checkpoint import Checkpoint, MergedCheckpoint, check_references, merge, merged
-from sea_bake.model.checkpoint.gguf import materialise
 from sea_bake.model.checkpoint.leftovers import remark, without_claim
 from sea_bake.model.checkpoint.writer import linkable
-from sea_bake.model.discovery import family_of
 from sea_bake.model.fingerprint import BaseModel
+from sea_bake.model.plain import Plain, plain
 from sea_bake.model.sites import decoder_config, lacking
-from sea_bake.model.skeleton import build_of, skeleton, stack_of
 from sea_bake.model.source import ModelSource
 
 
@@ -38,23 +37,35 @@ class OpenBase:
     Attributes:
         source: as the user named it.
         checkpoint: its files; for a GGUF or an adapter, those of the plain checkpoint made from it.
-        config: transformers' configuration.
+        configured: gives transformers' configuration.
         row: family of its text decoder.
         stem: prefix of the decoder layers' tensors on disk, such as "model.layers".
         classes: Auto class -> the base's own class name.
+        plain: what is known of it without transformers, where that is all that has to be.
     """
 
     source: ModelSource
     checkpoint: Checkpoint
-    config: Any
+    configured: Callable[[], Any]
     row: Family
     stem: str
     classes: dict[str, str]
+    plain: Plain | None = None
+
+    @functools.cached_property
+    def config(self) -> Any:
+        """transformers' configuration."""
+        return self.configured()
 
     @functools.cached_property
     def text(self) -> Any:
         """The decoder's configuration, also of a model that wraps it."""
         return decoder_config(self.config)
+
+    @property
+    def numbers(self) -> Any:
+        """What counts and sizes are read from: the decoder's configuration, or what is known without."""
+        return self.plain or self.text
 
     @property
     def architecture(self) -> str:
@@ -97,7 +108,7 @@ class OpenBase:
 
     @functools.cached_property
     def _parts(self) -> dict[int, set[str]]:
-        return _parts_of(self.checkpoint, self.stem)
+        return parts_of(self.checkpoint, self.stem)
 
     def place(self, site: Site, layer: int) -> Place:
         """Where a site lies in a layer; where the layer has none of its writers, as in the first kind of layers.
@@ -115,7 +126,7 @@ class OpenBase:
 
     def layers_with(self, site: Site) -> list[int]:
         """The decoder layers that have a site."""
-        layers = range(self.text.num_hidden_layers)
+        layers = range(self.numbers.num_hidden_layers)
         return [layer for layer in layers if self.row.place(site, self.layer_parts(layer)) is not None]
 
 
@@ -134,6 +145,8 @@ def opened(source: ModelSource, target: Path | None) -> Iterator[OpenBase]:
             raise CheckpointError(
                 f"{source.path} is a GGUF, which plan does not read: sea-bake bake takes it, and says what folds"
             )
+        from sea_bake.model.checkpoint.gguf import materialise
+
         need_space(target.parent, 8 * source.folder().stat().st_size)
         with scratch_folder(target) as plain:
             materialise(source, plain)
@@ -172,23 +185,31 @@ def open_folder(folder: Path, source: ModelSource) -> OpenBase:
 def open_checkpoint(checkpoint: Checkpoint, source: ModelSource) -> OpenBase:
     """The same of a checkpoint that is open already."""
     checkpoint = without_code(checkpoint)
+    known = plain(checkpoint)
+    if known is not None:
+        check_references(checkpoint.folder, checkpoint.config)
+        row = family(known.model_type)
+        read = functools.partial(_config, checkpoint)
+        return OpenBase(source, checkpoint, read, row, layers_stem(checkpoint, row), known.build.classes, known)
+    from sea_bake.model.discovery import family_of
+
     classes = class_names(checkpoint.config)
     check_references(checkpoint.folder, checkpoint.config)
     config = _config(checkpoint)
     text = decoder_config(config)
     row = family_of(text)
     stem = layers_stem(checkpoint, row)
-    _check_layers(checkpoint, stem, text)
-    return OpenBase(source, checkpoint, config, row, stem, classes)
+    check_layers(checkpoint, stem, text)
+    return OpenBase(source, checkpoint, lambda: config, row, stem, classes)
 
 
 def check_edits(base: OpenBase, edits: Sequence[Edit]) -> None:
     """Raise WrongModelError unless every edit was fitted on this base."""
-    found = BaseModel.of_checkpoint(base.source, base.config, base.checkpoint.tensor, base.stem)
+    found = BaseModel.of_checkpoint(base.source, base.numbers, base.row, base.checkpoint.tensor, base.stem)
     for edit in edits:
         edit.base.check(found, edit.layers, what=f"'{base.source.name}'")
         for layer in edit.layers:
-            check_width(base, edit.site, layer, edit.maps[layer].dim, "edit")
+            check_width(base, edit.site, layer, edit.widths[layer], "edit")
 
 
 def layers_stem(base: Checkpoint, row: Family) -> str:
@@ -222,52 +243,3 @@ def _config(checkpoint: Checkpoint) -> Any:
     if hasattr(config, "auto_map") and "auto_map" not in checkpoint.config:
         del config.auto_map
     return without_claim(config) if checkpoint.left_over else config
-
-
-def _parts_of(base: Checkpoint, stem: str) -> dict[int, set[str]]:
-    """Layer -> names of its tensors, inside the layer."""
-    found: dict[int, set[str]] = {}
-    for name in base.weight_map:
-        number, _, part = name.removeprefix(f"{stem}.").partition(".")
-        if name.startswith(f"{stem}.") and number.isdigit():
-            found.setdefault(int(number), set()).add(part)
-    return found
-
-
-def _check_layers(base: Checkpoint, stem: str, text: Any) -> None:
-    """Every layer is there, and none lacks a tensor that all others of its kind have."""
-    count = text.num_hidden_layers
-    if not 0 < count <= len(base.weight_map):  # before a row is made for each of 10^9 layers
-        raise CheckpointError(
-            f"{base.folder} holds {len(base.weight_map)} tensors, and config.json asks for {count} layers: it belongs "
-            "to another model"
-        )
-    there = _parts_of(base, stem)
-    parts = {layer: there.get(layer, set()) for layer in range(count)}
-    lost = _first_lost(parts, {layer: any(".experts." in part for part in own) for layer, own in parts.items()})
-    if lost is not None and parts[lost[0]]:
-        lost = _first_lost(parts, _kinds(text, parts))
-    if lost is not None:
-        raise CheckpointError(
-            f"{base.folder} lacks the tensor {stem}.{lost[0]}.{lost[1]}: the checkpoint is incomplete, or shares this "
-            "tensor between layers, where an edit of one would change the others"
-        )
-
-
-def _first_lost(parts: dict[int, set[str]], kinds: dict[int, Any]) -> tuple[int, str] | None:
-    """The first layer that lacks what all others of its kind have, and the first such part."""
-    for layer, own in parts.items():
-        others = [p for i, p in parts.items() if i != layer and kinds[i] == kinds[layer]]
-        absent = set.intersection(*others) - own if others else set()
-        if absent or not own:
-            return layer, min(absent, default="")
-    return None
-
-
-def _kinds(text: Any, parts: dict[int, set[str]]) -> dict[int, Any]:
-    """Layer -> its kind as transformers builds it; where it cannot, all are of one."""
-    try:
-        stack = None if text.is_encoder_decoder else stack_of(skeleton(text), len(parts))
-    except Exception:  # said better where it is built in earnest
-        stack = None
-    return dict.fromkeys(parts) if stack is None else {i: build_of(layer) for i, layer in enumerate(stack[1])}

@@ -9,7 +9,6 @@ from typing import Any
 
 from sea_bake.baking.exactness import Exactness, exactness, of_edit
 from sea_bake.baking.granting import holder
-from sea_bake.baking.linear import changes
 from sea_bake.baking.open_base import OpenBase, check_edits, opened
 from sea_bake.baking.writers import writers_of
 from sea_bake.edit import Edit
@@ -18,7 +17,7 @@ from sea_bake.model.anatomy import Site
 from sea_bake.model.checkpoint.leftovers import remark
 from sea_bake.model.sites import planned_layers, ranges
 from sea_bake.model.source import ModelSource
-from sea_bake.modeling_sea import MERGES
+from sea_bake.model.travelling import MERGES
 
 _MERGED = (
     "the base is a base with an adapter, so an adapter of the edit would belong to the two merged, which no server has"
@@ -65,7 +64,8 @@ def plan(model: str | Path | ModelSource, edits: Sequence[Edit] = (), *, revisio
     """
     source = ModelSource.parse(model, revision)
     with opened(source, None) as base:
-        planned_layers(base.config, Site.MLP if base.row.streams else Site.BLOCK)  # or transformers cannot build it
+        if base.plain is None:  # or transformers cannot build it
+            planned_layers(base.config, Site.MLP if base.row.streams else Site.BLOCK)
         check_edits(base, edits)
         names = ("merge", "feature", "parts", "alpha")
         settings = [
@@ -86,7 +86,7 @@ def plan(model: str | Path | ModelSource, edits: Sequence[Edit] = (), *, revisio
             rows.append({"site": "any", **kind, **asdict(exactness(base.row, Site.MLP, "sum", "Φ"))})
         how, why = choose(base, edits) if edits else (None, "")
         adapters = bool(edits) and all(row["adapter"] for row in rows)
-        rank = max(change.rank for change in changes(edits).values()) if adapters else None
+        rank = _rank(edits) if adapters else None
         constants = [] if edits else [_constant(base, site) for site in sites_of(base)]
         return Plan(base.source.name, base.row.model_type, how, why, rank, rows, constants, _kinds(base))
 
@@ -99,7 +99,18 @@ def sites_of(base: OpenBase) -> list[Site]:
 def _map(edit: Edit) -> str:
     """SEA's merge; of another map, what it is made of."""
     low_rank = ["low rank"] if any(map(any, edit.ranks.values())) else []
-    return edit.merge if edit.projectors else " + ".join([*low_rank, *edit.extra])
+    return edit.merge if edit.is_sea else " + ".join([*low_rank, *edit.extra])
+
+
+def _rank(edits: Sequence[Edit]) -> int:
+    """The largest rank of what all edits do to one writer."""
+    found: dict[tuple[Site, int], int] = {}
+    for edit in edits:
+        for layer, (kept, dropped) in edit.ranks.items():
+            key = (edit.site.written_by, layer)
+            rank = {"both": kept + dropped, "positive": kept, "negative": dropped}[edit.parts]
+            found[key] = found.get(key, 0) + rank
+    return max(found.values())
 
 
 def _constant(base: OpenBase, site: Site) -> dict[str, Any]:
@@ -117,7 +128,7 @@ def _constant(base: OpenBase, site: Site) -> dict[str, Any]:
 def _kinds(base: OpenBase) -> list[dict[str, Any]]:
     kinds: dict[tuple[tuple[str, str | None], ...], list[int]] = {}
     sites = [site for site in sites_of(base) if site is not Site.BLOCK]
-    for layer in range(base.text.num_hidden_layers):
+    for layer in range(base.numbers.num_hidden_layers):
         parts = base.layer_parts(layer)
         places = {site.value: base.row.place(site, parts) for site in sites}
         modules = {site: place.module if place else None for site, place in places.items()}

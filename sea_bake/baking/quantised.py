@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sea_bake.model.checkpoint import Checkpoint
-from sea_bake.model.checkpoint.editing import FLOATS
+from sea_bake.model.checkpoint.dtypes import FLOATS
 from sea_bake.model.checkpoint.leftovers import MARKS, claimed
 
 # What transformers undoes, run with 5.23. Without save_original_format=False, save_pretrained turns the weights back:
@@ -22,13 +22,13 @@ def quantisation(checkpoint: Checkpoint, stem: str) -> str | None:
     method = claimed(checkpoint.config)
     if method is not None:
         return method
-    kinds = checkpoint.dtypes()
+    kinds = checkpoint.forms()
     marked: tuple[str, ...] = tuple(MARKS) if kinds and kinds <= {*FLOATS} else ("",)
     for name in sorted(n for n in checkpoint.weight_map if n.startswith(f"{stem}.") and n.endswith(marked)):
         mark = next((method for end, method in MARKS.items() if name.endswith(end)), None)
         tensor = checkpoint.tensor(name)
-        if mark is None and name.endswith(".weight") and tensor is not None and tensor.dtype not in FLOATS:
-            mark = "fp8" if tensor.dtype.is_floating_point else f"as {str(tensor.dtype).removeprefix('torch.')}"
+        if mark is None and name.endswith(".weight") and tensor is not None and tensor.form not in FLOATS:
+            mark = "fp8" if tensor.form.is_floating_point else f"as {tensor.form}"
         if mark is not None:
             return mark
     return None

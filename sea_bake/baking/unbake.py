@@ -10,13 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sea_bake.artefact import Artefact
 from sea_bake.artefact.names import CODE, ORIGINALS, RECORD, SHARD, VERIFICATION
 from sea_bake.artefact.output import check_folder, is_ours, staged
 from sea_bake.artefact.record import BakeRecord
-from sea_bake.baking.as_llama import as_llama
 from sea_bake.baking.granting import with_key
 from sea_bake.baking.open_base import OpenBase, check_edits, opened
 from sea_bake.errors import CheckpointError, WrongModelError
@@ -235,6 +232,8 @@ def _restore(artefact: Artefact, base: OpenBase, target: Path, make: Stage, copy
 def _as_folded(base: OpenBase, record: BakeRecord) -> OpenBase:
     """The base as the fold saw it: under the configuration that grants what was needed, with biases of zeros."""
     if record.rewritten:
+        from sea_bake.baking.as_llama import as_llama
+
         base = as_llama(base)
     for key in record.granted:
         text: Any = base.text
@@ -270,6 +269,8 @@ def _same(a: Any, b: Any) -> bool:
     """Bit for bit, also where both are NaN."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
+    import torch
+
     left, right = (t.read().reshape(-1).view(torch.uint8) for t in (a, b))
     return bool(torch.equal(left, right))
 

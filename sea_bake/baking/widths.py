@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def check_width(base: OpenBase, site: Site, layer: int, width: int, what: str) -> None:
     """Raise WrongModelError unless a site's activation is so wide; of quantised heads no file says how wide."""
-    writer, expected = base.place(site, layer).writer, base.text.hidden_size  # also: the layer has this site
+    writer, expected = base.place(site, layer).writer, base.numbers.hidden_size  # also: the layer has this site
     weight = base.checkpoint.tensor(f"{base.stem}.{layer}.{writer}.weight") if site.is_input else None
     if weight is not None:
         expected = width if base.is_quantised else weight.shape[0 if writer in base.row.input_first else -1]

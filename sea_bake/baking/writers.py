@@ -10,7 +10,7 @@ from sea_bake.baking.quantised import ways_out
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError
 from sea_bake.model.anatomy import Site
-from sea_bake.model.checkpoint.editing import FLOATS
+from sea_bake.model.checkpoint.dtypes import FLOATS
 
 _EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
@@ -61,7 +61,7 @@ def _writers_of(base: OpenBase, site: Site, layer: int) -> list[Writer]:
     experts = row.experts or ""
     weights = [f"{base.place(site, layer).writer}.weight"]
     if site is Site.MLP and row.fused and weights[0] not in parts:
-        count = next((n for key in _EXPERT_COUNTS if isinstance(n := getattr(base.text, key, None), int)), 0)
+        count = next((n for key in _EXPERT_COUNTS if isinstance(n := getattr(base.numbers, key, None), int)), 0)
         weights = (
             [row.fused] if row.fused in parts or not experts else [*dict.fromkeys(map(experts.format, range(count)))]
         )
@@ -88,10 +88,10 @@ def _bias(weight: str) -> str:
 
 
 def _checked(base: OpenBase, writer: Writer) -> Writer:
-    name, width = writer.name, base.text.hidden_size
+    name, width = writer.name, base.numbers.hidden_size
     tensor = base.checkpoint.tensor(name)
-    if base.is_quantised or (tensor is not None and tensor.dtype not in FLOATS):
-        raise CheckpointError(ways_out(base.source.name, base.quantisation or str(tensor and tensor.dtype), name))
+    if base.is_quantised or (tensor is not None and tensor.form not in FLOATS):
+        raise CheckpointError(ways_out(base.source.name, base.quantisation or str(tensor and tensor.form), name))
     if tensor is None:
         raise CheckpointError(
             f"{base.checkpoint.folder} lacks the tensor {name}: the checkpoint is incomplete, or a writer of "

@@ -65,14 +65,14 @@ def layer_table(edit: Edit) -> Table:
     """Ranks, leading singular values and signature of each layer; of an affine map, its parts and their sizes."""
     signatures = edit.recipe.get("signatures", {})
     rows = []
-    if not edit.projectors:
+    if not edit.is_sea:
         for layer in edit.layers:
-            sizes = (f"{name} {tuple(t.shape)} |{float(t.norm()):.3g}|" for name, t in edit.maps[layer].parts.items())
+            parts = edit.layer_arrays(layer).items()
+            sizes = (f"{name} {part.shape} |{float((part.astype('d') ** 2).sum() ** 0.5):.3g}|" for name, part in parts)
             rows.append([str(layer), ", ".join(sizes)])
         return table(["layer", "parts, shapes and norms"], rows)
     for layer in edit.layers:
-        p = edit.projectors[layer]
-        leading = (" ".join(f"{x:.3g}" for x in s[:3].tolist()) for s in (p.positive_spectrum, p.negative_spectrum))
+        leading = (" ".join(f"{x:.3g}" for x in spectrum[:3]) for spectrum in edit.spectra[layer].values())
         mark = signatures.get(str(layer))
-        rows.append([str(layer), *map(str, p.ranks), *leading, "" if mark is None else f"{mark:.4g}"])
+        rows.append([str(layer), *map(str, edit.ranks[layer]), *leading, "" if mark is None else f"{mark:.4g}"])
     return table(["layer", "k+", "k-", "σ+ (leading)", "σ- (leading)", "signature"], rows)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sea_bake.errors import EditError
-from sea_bake.modeling_sea import EXTRA
+from sea_bake.model.travelling import EXTRA
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _LARGEST = 1e12  # of any number in a map: products of two of them, and of an activation, are finite in float32
 
@@ -32,6 +33,9 @@ class AffineMap:
         gate: c, [k]: B A h becomes B relu(A h + c), which no weight can do.
     """
 
+    is_sea: ClassVar[bool] = False
+    spectra: ClassVar[None] = None
+
     A: Tensor | None = None
     B: Tensor | None = None
     scale: Tensor | None = None
@@ -39,17 +43,7 @@ class AffineMap:
     gate: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if (self.A is None) != (self.B is None) or (self.gate is not None and self.A is None):
-            raise EditError("A and B go together, and a gate goes with both")
-        if not self.parts:
-            raise EditError("a map without any part changes nothing")
-        k, d = self.rank, self.dim
-        shapes = {"A": (k, d), "B": (d, k), "scale": (d,), "constant": (d,), "gate": (k,)}
-        for name, tensor in self.parts.items():
-            if tuple(tensor.shape) != shapes[name]:
-                raise EditError(f"{name} is {tuple(tensor.shape)}, not {shapes[name]}")
-            if not bool((tensor.abs() < _LARGEST).all()):
-                raise EditError(f"{name} holds NaN, infinity, or a number of {_LARGEST:g} and more")
+        check_parts(self.parts)
 
     @property
     def parts(self) -> dict[str, Tensor]:
@@ -60,7 +54,7 @@ class AffineMap:
     @property
     def extra(self) -> tuple[str, ...]:
         """Names of the parts besides A and B."""
-        return tuple(name for name in self.parts if name in EXTRA)
+        return extra_of(self.parts)
 
     @property
     def dim(self) -> int:
@@ -89,23 +83,31 @@ class AffineMap:
 
     def __call__(self, h: Tensor) -> Tensor:
         """h [..., d] -> y, in the dtype of both: the definition, for people who work on activations without a model."""
+        import torch
+
         y = h if self.scale is None else self.scale * h
         if self.A is not None and self.B is not None:
             read = h @ self.A.T
             y = y + (read if self.gate is None else torch.relu(read + self.gate)) @ self.B.T
         return y if self.constant is None else y + self.constant
 
-    @classmethod
-    def restored(cls, tensors: Mapping[str, Tensor]) -> AffineMap:
-        """From what a file holds under the names of ``parts``.
 
-        Raises:
-            EditError: other names, another dtype, shapes that do not agree, NaN.
-        """
-        strange = sorted(set(tensors) - {field.name for field in fields(cls)})
-        if strange:
-            raise EditError(f"{strange[0]} is no part of an affine map")
-        for name, tensor in tensors.items():
-            if tensor.dtype != torch.float32:
-                raise EditError(f"{name} is {tensor.dtype}, not float32")
-        return cls(**dict(tensors))
+def extra_of(parts: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the parts besides A and B."""
+    return tuple(name for name in parts if name in EXTRA)
+
+
+def check_parts(parts: Mapping[str, Any]) -> None:
+    """Raise EditError unless these are the parts of an affine map: name -> tensor, or array."""
+    if ("A" in parts) != ("B" in parts) or ("gate" in parts and "A" not in parts):
+        raise EditError("A and B go together, and a gate goes with both")
+    if not parts:
+        raise EditError("a map without any part changes nothing")
+    k = len(parts["A"]) if "A" in parts else 0
+    d = next(len(parts[name]) for name in ("constant", "B", "scale") if name in parts)
+    shapes = {"A": (k, d), "B": (d, k), "scale": (d,), "constant": (d,), "gate": (k,)}
+    for name, part in parts.items():
+        if tuple(part.shape) != shapes[name]:
+            raise EditError(f"{name} is {tuple(part.shape)}, not {shapes[name]}")
+        if not bool((abs(part) < _LARGEST).all()):
+            raise EditError(f"{name} holds NaN, infinity, or a number of {_LARGEST:g} and more")

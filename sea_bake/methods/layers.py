@@ -8,7 +8,6 @@ from pathlib import Path
 
 from sea_bake.errors import SettingError
 from sea_bake.model.anatomy import Site, family
-from sea_bake.model.discovery import family_of
 from sea_bake.model.sites import decoder_config, lacking, planned_layers
 from sea_bake.model.source import ModelSource
 
@@ -75,6 +74,8 @@ def check_layers(model: str | Path | ModelSource, layers: str | Sequence[int], s
         FamilyError, SettingError: the same.
     """
     from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+
+    from sea_bake.model.discovery import family_of
 
     source = ModelSource.parse(model)
     if source.is_gguf:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ class Projector:
             Both float64 as fitted, float32 in an Edit.
         positive_spectrum, negative_spectrum: singular values of Ω+ and Ω-, descending, float64.
     """
+
+    is_sea: ClassVar[bool] = True
 
     positive: Tensor
     negative: Tensor
@@ -49,6 +52,11 @@ class Projector:
     def extra(self) -> tuple[str, ...]:
         """Nothing beside its low-rank part; see AffineMap."""
         return ()
+
+    @property
+    def spectra(self) -> dict[str, list[float]]:
+        """The two, as plain numbers."""
+        return {"positive": self.positive_spectrum.tolist(), "negative": self.negative_spectrum.tolist()}
 
     def float(self) -> Projector:
         """The same with float32 rows: what an Edit holds and saves."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sea_bake.demonstrations import MIN_TRIPLES
 from sea_bake.errors import ActivationError, SettingError, need
-from sea_bake.methods import ablation, act, contrastive, iti, leace, mean_difference, pca, sea
-from sea_bake.methods.collected import Fit, each
 from sea_bake.model.anatomy import Site
-from sea_bake.modeling_sea import FEATURES, MERGES, PARTS
+from sea_bake.model.travelling import FEATURES, MERGES, PARTS
+
+if TYPE_CHECKING:
+    from sea_bake.methods.collected import Fit
 
 # What scripts/study_defaults has chosen on SmolLM2-135M-Instruct, and confirmed on held-back data: scripts/STUDY.md.
 # The paper's setting (mlp, l2, no centring, K = 0.998, for 7B models) makes that model's text fall apart.
@@ -44,7 +46,7 @@ class Method:
     """One row.
 
     Attributes:
-        fit: (Collected, **settings) -> maps, and what a recipe records of how they came about.
+        function: of one layer: (neutral, positive, negative, **settings) -> its map.
         title: in words.
         help: what it does, in one line.
         paper: its arXiv id; "" where there is none.
@@ -55,9 +57,10 @@ class Method:
         only: the one site that can be edited; None: any.
         neutral: whether the neutral texts are read.
         extra: (extra of ours, module) that it needs.
+        all_layers: its function is of all layers: (Collected, **settings) -> maps, and what a recipe records of them.
     """
 
-    fit: Fit
+    function: str
     title: str
     help: str
     paper: str
@@ -70,11 +73,21 @@ class Method:
     only: Site | None = None
     neutral: bool = False
     extra: tuple[str, str] | None = None
+    all_layers: bool = False
+
+    @property
+    def fit(self) -> Fit:
+        """(Collected, **settings) -> maps, and what a recipe records of how they came about; imported now."""
+        module, _, name = self.function.partition(":")
+        found: Any = getattr(importlib.import_module(module), name)
+        from sea_bake.methods.collected import each
+
+        return found if self.all_layers else each(found)
 
 
 METHODS: dict[str, Method] = {
     "sea": Method(
-        each(sea.projector),
+        "sea_bake.methods.sea:projector",
         "SEA",
         "keep what co-varies with the positive, drop what co-varies with the negative",
         "2405.09719",
@@ -84,7 +97,7 @@ METHODS: dict[str, Method] = {
         neutral=True,
     ),
     "mean-difference": Method(
-        each(mean_difference.shift),
+        "sea_bake.methods.mean_difference:shift",
         "mean difference",
         "add the difference of the means (CAA, steering vectors)",
         "2312.06681",
@@ -92,7 +105,7 @@ METHODS: dict[str, Method] = {
         layers="middle",
     ),
     "pca": Method(
-        each(pca.shift),
+        "sea_bake.methods.pca:shift",
         "principal direction",
         "add the principal direction of the differences (RepE, control vectors)",
         "2310.01405",
@@ -102,7 +115,7 @@ METHODS: dict[str, Method] = {
         fewest=3,
     ),
     "iti": Method(
-        iti.fit,
+        "sea_bake.methods.iti:fit",
         "inference-time intervention",
         "add sigma theta in the attention heads that know best",
         "2306.03341",
@@ -110,11 +123,12 @@ METHODS: dict[str, Method] = {
         site=Site.HEADS,
         layers="all",
         alpha=15.0,
-        fewest=2 * iti.FOLDS,
+        fewest=10,  # two in each of its folds
         only=Site.HEADS,
+        all_layers=True,
     ),
     "leace": Method(
-        each(leace.eraser),
+        "sea_bake.methods.leace:eraser",
         "LEACE",
         "erase what a linear classifier could tell positive from negative by",
         "2306.03819",
@@ -122,23 +136,24 @@ METHODS: dict[str, Method] = {
         extra=("leace", "concept_erasure"),
     ),
     "ablation": Method(
-        ablation.fit,
+        "sea_bake.methods.ablation:fit",
         "directional ablation",
         "take one direction of the residual stream out of all that is written",
         "2406.11717",
         ("direction",),
         layers="all",
         reads=Site.BLOCK,
+        all_layers=True,
     ),
     "act": Method(
-        each(act.transport),
+        "sea_bake.methods.act:transport",
         "Linear-AcT",
         "transport every unit from negative to positive, by a scale and a constant",
         "2410.23054",
         fewest=10,
     ),
     "contrastive": Method(
-        each(contrastive.projector),
+        "sea_bake.methods.contrastive:projector",
         "contrastive directions",
         "keep and drop what co-varies with one of the two and not with the other",
         "",
@@ -180,6 +195,8 @@ def check_settings(
         MissingExtraError: the method needs a package that is not installed.
     """
     given = {name: value for name, value in locals().items() if name in SETTINGS}
+    from sea_bake.methods import contrastive, iti, sea
+
     row = named(method)
     check_taken(method, [name for name, value in given.items() if value != SETTINGS[name]])
     if row.only is not None and site is not None and Site.parse(site) is not row.only:

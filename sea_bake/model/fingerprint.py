@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from sea_bake.errors import WrongModelError
 from sea_bake.io.store import finite
 from sea_bake.model.anatomy import SEA_PREFIX, Family, Site
-from sea_bake.model.discovery import family_of
-from sea_bake.model.sites import decoder_config, text_config
-from sea_bake.model.skeleton import decoder_of
+from sea_bake.model.checkpoint.reader import LazyTensor
+from sea_bake.model.sites import text_config
 from sea_bake.model.source import ModelSource
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # What makes two checkpoints interchangeable for an edit; read through transformers, so both spellings of a key count.
 _SHAPE = (
@@ -93,6 +92,11 @@ class BaseModel:
         Raises:
             FamilyError: a family that ``anatomy`` does not know.
         """
+        import torch
+
+        from sea_bake.model.discovery import family_of
+        from sea_bake.model.skeleton import decoder_of
+
         config = text_config(model)
         row = family_of(config)
         stack = getattr(decoder_of(model), row.layers)
@@ -103,23 +107,24 @@ class BaseModel:
                 found = getattr(found, part, None)
             if isinstance(found, torch.nn.Module):
                 found = getattr(found, "weight", None)
-            return found.detach() if isinstance(found, Tensor) else None
+            return found.detach() if isinstance(found, torch.Tensor) else None
 
         source = source if isinstance(source, ModelSource) else ModelSource(source)
         revision = getattr(model.config, "_commit_hash", None) or source.revision
         return cls._sampled(source.name, revision, config, row, tensor)
 
     @classmethod
-    def of_checkpoint(cls, source: ModelSource, config: Any, tensor: Callable[[str], Any], stem: str) -> BaseModel:
+    def of_checkpoint(
+        cls, source: ModelSource, text: Any, row: Family, tensor: Callable[[str], Any], stem: str
+    ) -> BaseModel:
         """Fingerprint of a checkpoint on disk.
 
         Args:
-            config: the transformers configuration read from it.
+            text: the configuration of its decoder, or its numbers alone.
+            row: its family.
             tensor: on-disk tensor name -> the tensor or a lazy slice of it (None when there is none).
             stem: prefix of the decoder layers' tensor names, such as "model.layers".
         """
-        text = decoder_config(config)
-        row = family_of(text)
 
         def on_disk(layer: int, path: str) -> Any:
             return tensor(f"{stem}.{layer}.{path}")
@@ -141,11 +146,12 @@ class BaseModel:
                 path, found = next(((p, t) for p in written if (t := tensor(layer, p)) is not None), ("", None))
                 if found is None or found.dim() not in (2, 3) or not found.is_floating_point():
                     continue  # a quantised weight has no comparable values
-                if found.dtype.itemsize < 2:
+                form = found.form if isinstance(found, LazyTensor) else found.dtype
+                if form.itemsize < 2:
                     continue  # neither has an FP8 one, which some devices dequantise on loading
-                if found.device.type == "meta":
+                if not isinstance(found, LazyTensor) and found.device.type == "meta":
                     continue  # neither has an offloaded one
-                dtype = str(found.dtype).removeprefix("torch.")
+                dtype = str(form).removeprefix("torch.")
                 samples[f"{layer}.{written[path]}"] = _sample(found)
         return cls(name, revision, {key: getattr(config, key, None) for key in _SHAPE}, dtype, samples)
 
@@ -170,11 +176,10 @@ class BaseModel:
             theirs = other.samples.get(key)
             if key.split(".", 1)[0] not in wanted or theirs is None:
                 continue
-            a, b = torch.tensor(ours, dtype=torch.float64), torch.tensor(theirs, dtype=torch.float64)
-            apart = (a - b).abs() > resolution * a.abs().clamp_min(1e-4) if a.shape == b.shape else None
-            if apart is None or bool(apart.any()):
+            apart = [i for i, (a, b) in enumerate(zip(ours, theirs)) if abs(a - b) > resolution * max(abs(a), 1e-4)]
+            if apart or len(ours) != len(theirs):
                 layer, path = key.split(".", 1)
-                first = None if apart is None else int(apart.nonzero()[0, 0])
+                first = apart[0] if len(ours) == len(theirs) else None
                 cure = self._elsewhere(other) or "fit the edit on this model."
                 values = "" if first is None else f": {ours[first]:.6g} there, {theirs[first]:.6g} here"
                 raise WrongModelError(
@@ -195,6 +200,8 @@ def _sample(weight: Any) -> list[float]:
     """16 values along the diagonal of a [rows, columns] matrix (of the first one of a stack); readable from a lazy
     tensor without decoding it all.
     """
+    if isinstance(weight, LazyTensor):
+        return [weight.element(place) for place in sample_places(weight.shape)]
     return [float(weight[place]) for place in sample_places(weight.shape)]
 
 

@@ -6,9 +6,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from sea_bake.errors import CheckpointError, SettingError, need
 from sea_bake.io.files import read_json
@@ -16,10 +14,12 @@ from sea_bake.io.hub import commit_of
 from sea_bake.model.checkpoint.leftovers import claimed, remark, without_claim
 from sea_bake.model.checkpoint.reader import Checkpoint, weights_file
 from sea_bake.model.kernels import check_kernels
-from sea_bake.model.lora import merge_into
 from sea_bake.model.source import ModelSource
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | str:
@@ -28,13 +28,16 @@ def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | str:
     Raises:
         SettingError: any other name.
     """
+    import torch
+
     if dtype is None or dtype == "auto":
         return "auto"
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype not in DTYPES:
         raise SettingError(f"unknown dtype {dtype!r}: use auto, {', '.join(DTYPES)}")
-    return DTYPES[dtype]
+    found: torch.dtype = getattr(torch, dtype)
+    return found
 
 
 def processes() -> Any:
@@ -42,6 +45,7 @@ def processes() -> Any:
 
     Without a GPU it has to be told so, or it takes the processes of ``torchrun`` for strangers.
     """
+    import torch
     from accelerate import PartialState
 
     return PartialState(cpu=not torch.cuda.is_available())
@@ -49,6 +53,8 @@ def processes() -> Any:
 
 def default_device() -> str:
     """cuda when there is one (each process of a distributed run its own), else cpu."""
+    import torch
+
     return str(processes().device) if torch.cuda.is_available() else "cpu"
 
 
@@ -169,7 +175,7 @@ def own_dtype(source: ModelSource) -> torch.dtype | str:
         CheckpointError: files that disagree, as :meth:`Checkpoint.open` says them.
     """
     if source.is_gguf:
-        return torch.float32
+        return parse_dtype("float32")
     checkpoint = _checkpoint(source)
     return "auto" if checkpoint is None else checkpoint.dtype() or "auto"
 
@@ -221,6 +227,10 @@ def _with_adapter(
     source: ModelSource, dtype: torch.dtype | str, device: str | None, trust_remote_code: bool
 ) -> tuple[Any, list[str]]:
     """Merged in the base's own dtype, as on disk; cast only then, so that the merged checkpoint would be the same."""
+    import torch
+
+    from sea_bake.model.lora import merge_into
+
     model, unused = load_reported(source.base(), device=device, trust_remote_code=trust_remote_code)
     merge_into(model, source)
     for parameter in model.parameters():

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from sea_bake.errors import CheckpointError, FamilyError, SettingError, reason_of
 from sea_bake.model.anatomy import Family, Site
-from sea_bake.model.discovery import family_of
-from sea_bake.model.loading import language_models
-from sea_bake.model.skeleton import decoder_of
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def text_config(model: Any) -> Any:
@@ -51,6 +48,8 @@ def _of_decoder(config: Any) -> Any:
 
 def model_family(model: Any) -> Family:
     """The family row of a living model. Raises FamilyError when there is none."""
+    from sea_bake.model.discovery import family_of
+
     return family_of(text_config(model))
 
 
@@ -94,7 +93,10 @@ def planned_layers(config: Any, site: Site) -> tuple[int, ...]:
     Raises:
         FamilyError: transformers cannot build it; the message says why.
     """
+    import torch
     import transformers
+
+    from sea_bake.model.loading import language_models
 
     failure: Exception | None = None
     for auto in language_models(config.model_type):
@@ -110,6 +112,10 @@ def planned_layers(config: Any, site: Site) -> tuple[int, ...]:
 
 
 def _stack(model: Any) -> tuple[Family, nn.ModuleList]:
+    from torch import nn
+
+    from sea_bake.model.skeleton import decoder_of
+
     row = model_family(model)
     decoder = decoder_of(model)
     stack = getattr(decoder, row.layers, None)

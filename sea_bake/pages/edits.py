@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sea_bake.activations.rendering import PLAIN_TEMPLATE, said_of_reasoning
 from sea_bake.artefact.verification import Verification
 from sea_bake.edit import Edit
 from sea_bake.methods.table import METHODS
@@ -27,7 +26,7 @@ def sentence(edit: Edit) -> str:
     how = f"merge {_merge(edit)}, per layer {_span(kept)} directions kept and {_span(dropped)} dropped"
     return (
         f"{_kind(edit)} on {edit.base.name}: {edit.site.value} of layers {ranges(edit.layers)}, "
-        + (how if edit.projectors else f"per layer {_parts(edit)}")
+        + (how if edit.is_sea else f"per layer {_parts(edit)}")
         + ("" if edit.alpha == 1 else f", alpha {edit.alpha:g}")
         + (f", {edit.origin} on the Hub" if edit.origin else "")
         + (f". {reasoning}" if (reasoning := _reasoning(edit)) else "")
@@ -47,12 +46,12 @@ def settings(edit: Edit) -> dict[str, str]:
         "site": _SITES.get(edit.site.value, edit.site.value),
         "decoder layers": f"{ranges(edit.layers)} of {edit.base.num_layers}",
         "kind": _kind(edit),
-        "map": f"merge {_merge(edit)}" if edit.projectors else _parts(edit),
+        "map": f"merge {_merge(edit)}" if edit.is_sea else _parts(edit),
         "strength": f"{edit.alpha:g}",
     }
-    if edit.projectors or isinstance(centre, bool):
+    if edit.is_sea or isinstance(centre, bool):
         found["centred"] = ("yes" if centre else "no") if isinstance(centre, bool) else unknown
-    if edit.projectors:
+    if edit.is_sea:
         found |= {
             "K (share of variance, or rank)": unknown if None in K else "/".join(dict.fromkeys(map(str, K))),
             "rank kept, k+": _span(kept),
@@ -94,6 +93,8 @@ def compared(verification: Verification) -> list[list[str]]:
 
 def _prompts(edit: Edit) -> str:
     """How they were rendered; "" where that is not recorded."""
+    from sea_bake.activations.rendering import PLAIN_TEMPLATE
+
     recipe = edit.recipe
     if "chat_template" not in recipe:
         return ""
@@ -113,13 +114,16 @@ def _prompts(edit: Edit) -> str:
 
 def _reasoning(edit: Edit) -> str:
     opened = edit.recipe.get("reasoning")
-    closed = bool(edit.recipe.get("close_reasoning"))
-    return said_of_reasoning(opened, closed=closed) if isinstance(opened, str) else ""
+    if not isinstance(opened, str):
+        return ""
+    from sea_bake.activations.rendering import said_of_reasoning
+
+    return said_of_reasoning(opened, closed=bool(edit.recipe.get("close_reasoning")))
 
 
 def _kind(edit: Edit) -> str:
     row = METHODS.get(edit.method)
-    if edit.method != "sea" or not edit.projectors:
+    if edit.method != "sea" or not edit.is_sea:
         return row.title if row else "affine edit"
     return "linear SEA" if edit.feature == "identity" else f"Φ-SEA ({edit.feature})"
 

@@ -18,7 +18,7 @@ from sea_bake.errors import CheckpointError, FamilyError
 from sea_bake.model.anatomy import SEA_PREFIX
 from sea_bake.model.checkpoint import Checkpoint
 from sea_bake.model.checkpoint.leftovers import remark
-from sea_bake.model.loading import DTYPES, load_model
+from sea_bake.model.loading import load_model, parse_dtype
 from sea_bake.model.source import ModelSource
 
 _CACHED = {"full_attention", "sliding_attention"}  # layers whose cache is a pair of growing tensors, and nothing else
@@ -61,7 +61,7 @@ class Exportable:
         """
         if self.how != "insert":
             return load_model(self.folder, dtype=dtype, device="cpu")
-        return load_inserted(self.folder, dtype=DTYPES[dtype])
+        return load_inserted(self.folder, dtype=parse_dtype(dtype))
 
 
 def exportable(artefact: str | Path | Artefact, *, unedited: bool = False) -> Exportable:

@@ -12,7 +12,6 @@ from torch import Tensor
 from sea_bake.errors import CheckpointError
 from sea_bake.model.checkpoint.reader import LazyTensor
 
-FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _BLOCK = 1 << 22  # elements in float64 at a time: 32 MiB
 
 

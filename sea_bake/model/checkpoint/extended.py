@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors.torch import save_file
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from sea_bake.errors import CheckpointError
+from sea_bake.model.checkpoint.dtypes import Dtype
 from sea_bake.model.checkpoint.reader import SINGLE, Checkpoint, LazyTensor, lazy
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Zeros(LazyTensor):
     """A tensor of zeros that lies nowhere."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        self.shape, self.dtype, self.device = shape, dtype, torch.device("cpu")
+    def __init__(self, shape: tuple[int, ...], form: Dtype) -> None:
+        self.shape, self.form = shape, form
 
     def read(self) -> Tensor:
+        import torch
+
         return torch.zeros(self.shape, dtype=self.dtype)
 
-    def __getitem__(self, index: tuple[int, ...]) -> Tensor:
-        return torch.zeros((), dtype=self.dtype)
+    def element(self, index: tuple[int, ...]) -> float:
+        return 0.0
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class ExtendedCheckpoint(Checkpoint):
 
     def write_zeros(self, folder: Path) -> dict[str, LazyTensor]:
         """Write the new shard, and say where each tensor lies in it."""
+        from safetensors.torch import save_file
+
         path = folder / self.shard
         save_file({name: zero.read() for name, zero in self.zeros.items()}, str(path), {"format": "pt"})
         return {name: lazy(path, name) for name in self.zeros}
@@ -104,4 +109,4 @@ def index_with(base: Checkpoint, names: dict[str, str], own: str, tensors: dict[
 
 
 def _count(tensor: Any) -> int:
-    return int(torch.Size(tensor.shape).numel())
+    return math.prod(tensor.shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
+from sea_bake.model.checkpoint.dtypes import BOOL, INT32, Dtype
 
 # Tensor names that only a quantiser writes.
 MARKS = {
@@ -40,7 +40,7 @@ def unclaimed(config: dict[str, Any]) -> dict[str, Any]:
     return {key: unclaimed(value) if isinstance(value, dict) else value for key, value in kept.items()}
 
 
-def is_left_over(config: dict[str, Any], names: Iterable[str], dtype: Callable[[str], torch.dtype]) -> bool:
+def is_left_over(config: dict[str, Any], names: Iterable[str], dtype: Callable[[str], Dtype]) -> bool:
     """Whether a config.json names a quantisation, and not one tensor shows any.
 
     Args:
@@ -53,9 +53,9 @@ def is_left_over(config: dict[str, Any], names: Iterable[str], dtype: Callable[[
     return not any(_shows(name, dtype(name)) for name in names)
 
 
-def _shows(name: str, dtype: torch.dtype) -> bool:
-    narrow = dtype.itemsize < 2 or dtype == torch.int32
-    plain = dtype == torch.bool or name.endswith(_MASKS)
+def _shows(name: str, dtype: Dtype) -> bool:
+    narrow = dtype.itemsize < 2 or dtype == INT32
+    plain = dtype == BOOL or name.endswith(_MASKS)
     return name.endswith((*MARKS, *_SCALES)) or (narrow and not plain)
 
 

@@ -6,17 +6,18 @@ import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from sea_bake.errors import CheckpointError
 from sea_bake.io import progress
 from sea_bake.model.checkpoint.reader import INDEX, Checkpoint, LazyTensor
 from sea_bake.model.checkpoint.writer import carry, place
-from sea_bake.model.lora import Change, changes, check_plain
 from sea_bake.model.source import ModelSource
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sea_bake.model.lora import Change
 
 _TOKENIZER = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "spiece.model",
@@ -54,8 +55,11 @@ class _MergedTensor(LazyTensor):
     def read(self) -> Tensor:
         return self._change(super().read())
 
-    def __getitem__(self, index: tuple[int, ...]) -> Tensor:
-        return self._change.element(super().__getitem__(index), index)
+    def element(self, index: tuple[int, ...]) -> float:
+        import torch
+
+        value = torch.tensor(super().element(index), dtype=self.dtype)
+        return float(self._change.element(value, index))
 
 
 def merged(source: ModelSource, base: Checkpoint, model_class: Any, config: Any) -> MergedCheckpoint:
@@ -69,6 +73,8 @@ def merged(source: ModelSource, base: Checkpoint, model_class: Any, config: Any)
         CheckpointError: the adapter is damaged or not of the kind that can be merged, or one of its tensors has no
             counterpart on disk: none is ever left out.
     """
+    from sea_bake.model.lora import changes, check_plain
+
     found = {}
     for name, change in changes(source, model_class, config).items():
         on_disk = _on_disk(base, name, model_class.base_model_prefix)
@@ -89,6 +95,8 @@ def merge(checkpoint: MergedCheckpoint, folder: Path) -> None:
     Shards without an adapted tensor are hard-linked where that is possible. The tokenizer is the adapter's own, if it
     has one.
     """
+    import torch
+
     base = checkpoint.folder
     touched = checkpoint.touched
     with progress.bar("merge", len(checkpoint.changes), "tensor") as advance:

@@ -10,32 +10,22 @@ import mmap
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from sea_bake.errors import CheckpointError
 from sea_bake.io.files import read_json
+from sea_bake.model.checkpoint.dtypes import Dtype, dtype_of, number
 from sea_bake.model.checkpoint.leftovers import claimed, is_left_over, unclaimed
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _OWN_PAGES = 1 << 18  # bytes
-
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I8": torch.int8,
-    "BOOL": torch.bool,
-}
 
 
 def own_pages(size: int) -> mmap.mmap | bytearray:
@@ -52,37 +42,52 @@ class LazyTensor:
     """A tensor that is still on disk: shape and dtype for free, elements read one by one at their offset.
 
     Plain reads and no memory map: a shard may be larger than the memory.
+
+    Attributes:
+        offset: of its first byte in the file.
+        shape: as its header says.
+        form: its dtype, known without torch.
     """
 
-    def __init__(self, path: Path, offset: int, dtype: str, shape: list[int]) -> None:
+    def __init__(self, path: Path, offset: int, form: Dtype, shape: list[int]) -> None:
         self._path, self.offset = path, offset
-        self.shape = tuple(shape)
-        self.dtype = _DTYPES.get(dtype, torch.uint8)
-        self.device = torch.device("cpu")
+        self.shape, self.form = tuple(shape), form
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.form.torch
+
+    @property
+    def device(self) -> torch.device:
+        import torch
+
+        return torch.device("cpu")
 
     def dim(self) -> int:
         return len(self.shape)
 
     def is_floating_point(self) -> bool:
-        return self.dtype.is_floating_point
+        return self.form.is_floating_point
 
     def read(self) -> Tensor:
         """All of it. Raises CheckpointError when the file is shorter than its header says."""
-        buffer = own_pages(math.prod(self.shape) * self.dtype.itemsize)
+        import torch
+
+        buffer = own_pages(math.prod(self.shape) * self.form.itemsize)
         with open(self._path, "rb") as file:
             file.seek(self.offset)
             if file.readinto(buffer) != len(buffer):
                 raise CheckpointError(f"{self._path} is truncated")
         return torch.frombuffer(buffer, dtype=self.dtype).view(self.shape)
 
-    def __getitem__(self, index: tuple[int, ...]) -> Tensor:
+    def element(self, index: tuple[int, ...]) -> float:
         """The element at a full index."""
         flat = 0
         for i, length in zip(index, self.shape, strict=True):
             flat = flat * length + i
         with open(self._path, "rb") as file:
-            file.seek(self.offset + flat * self.dtype.itemsize)
-            return torch.frombuffer(bytearray(file.read(self.dtype.itemsize)), dtype=self.dtype)[0]
+            file.seek(self.offset + flat * self.form.itemsize)
+            return number(file.read(self.form.itemsize), self.form)
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,7 @@ class Checkpoint:
         checkpoint = cls(folder, config, weight_map, index)
         if index is not None:
             checkpoint = replace(checkpoint, weight_map=checkpoint._held())
-        if is_left_over(config, checkpoint.weight_map, lambda name: checkpoint._entry(name).dtype):
+        if is_left_over(config, checkpoint.weight_map, lambda name: checkpoint._entry(name).form):
             checkpoint = replace(checkpoint, config=unclaimed(config))
         return checkpoint
 
@@ -188,14 +193,20 @@ class Checkpoint:
         return lazy(self.folder / self.weight_map[name], name)
 
     def dtypes(self) -> set[torch.dtype]:
+        """:meth:`forms`, as torch's."""
+        return {form.torch for form in self.forms()}
+
+    def forms(self) -> set[Dtype]:
         """The float dtypes of its matrices; none where there are others than floats, which belong to a quantiser."""
         headers = [_header(path, path.stat().st_mtime_ns)[0] for path in (self.folder / shard for shard in self.shards)]
         entries = [entry for header in headers for name, entry in header.items() if name != "__metadata__"]
-        kinds = {_DTYPES.get(entry["dtype"], torch.uint8) for entry in entries if len(entry["shape"]) > 1}
+        kinds = {dtype_of(entry["dtype"]) for entry in entries if len(entry["shape"]) > 1}
         return kinds if all(kind.is_floating_point and kind.itemsize > 1 for kind in kinds) else set()
 
     def dtype(self) -> torch.dtype | None:
         """The one of :meth:`dtypes` that the configuration names; else the widest; None where there is none."""
+        import torch
+
         kinds = self.dtypes()
         named = getattr(torch, str(self.config.get("dtype") or self.config.get("torch_dtype")), None)
         return named if named in kinds else max(kinds, key=lambda kind: (kind.itemsize, str(kind)), default=None)
@@ -209,7 +220,7 @@ def lazy(path: Path, name: str) -> LazyTensor:
     """A tensor of a shard."""
     entries, start = _header(path, path.stat().st_mtime_ns)
     entry = entries[name]
-    return LazyTensor(path, start + entry["data_offsets"][0], entry["dtype"], entry["shape"])
+    return LazyTensor(path, start + entry["data_offsets"][0], dtype_of(entry["dtype"]), entry["shape"])
 
 
 def weights_file(folder: Path, config: dict[str, Any]) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -108,22 +108,25 @@ def _is_path(name: str) -> bool:
     return name.startswith(("/", "~", ".")) or "\\" in name or name.count("/") > 1 or name[1:3] in (":/", ":")
 
 
-def keep_tokenizer_class(stage: Path, model_type: str) -> None:
+def keep_tokenizer_class(stage: Path, model_type: str, *, known: Callable[[str], bool] | None = None) -> None:
     """Name the tokenizer's class. AutoTokenizer goes by model_type, which is another one now, when no class is named in
     tokenizer_config.json, and for families whose published names it distrusts (qwen2: many a fine-tune's is wrong).
 
     Args:
         model_type: the base's.
+        known: whether a named class is known to be taken, without transformers.
     """
-    from transformers.models.auto import tokenization_auto
-
     path = stage / "tokenizer_config.json"
     has_tokenizer = any((stage / n).is_file() for n in ("tokenizer.json", "tokenizer.model", "vocab.json"))
     config = read_json(path) if path.is_file() else {}
+    if not has_tokenizer or (known is not None and known(str(config.get("tokenizer_class") or ""))):
+        return
+    from transformers.models.auto import tokenization_auto
+
     name = tokenization_auto.TOKENIZER_MAPPING_NAMES.get(model_type)
     if isinstance(name, tuple):
         name = name[1] or name[0]
     named = str(config.get("tokenizer_class") or "").removesuffix("Fast")
     distrusted = model_type in getattr(tokenization_auto, "MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS", ())
-    if has_tokenizer and name and (not named or (distrusted and named != name.removesuffix("Fast"))):
+    if name and (not named or (distrusted and named != name.removesuffix("Fast"))):
         write_json(path, {**config, "tokenizer_class": name})
