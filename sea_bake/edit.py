@@ -13,6 +13,7 @@ from sea_bake.io import store
 from sea_bake.io.edits import edit_file
 from sea_bake.methods import storing
 from sea_bake.methods.affine import AffineMap
+from sea_bake.methods.facts import MapFacts
 from sea_bake.methods.layers import select_layers
 from sea_bake.methods.storing import Array, seen
 from sea_bake.model.anatomy import Site
@@ -31,7 +32,7 @@ VERSIONS = (1, 2)  # read; the last one is written. Version 1 holds SEA's projec
 
 
 @dataclass(frozen=True)
-class Edit:
+class Edit(MapFacts):
     """A closed-form edit of one model.
 
     Attributes:
@@ -79,54 +80,10 @@ class Edit:
             raise SettingError("merge, feature function and parts are SEA's: an affine map has sum, identity and both")
 
     @property
-    def layers(self) -> tuple[int, ...]:
-        return tuple(sorted(self.maps))
-
-    @property
-    def seen(self) -> dict[int, storing.AnyMap]:
-        """Decoder layer -> its map: of one from a file, without torch."""
-        return {layer: seen(self.maps, layer) for layer in self.layers}
-
-    @property
-    def is_sea(self) -> bool:
-        """Whether its maps are SEA's projectors, and not affine maps."""
-        return seen(self.maps, self.layers[0]).is_sea
-
-    @property
-    def projectors(self) -> dict[int, Projector]:
-        """Decoder layer -> Projector; empty for an edit of another method than SEA."""
-        return dict(self.maps) if self.is_sea else {}  # type: ignore[arg-type]
-
-    @property
     def method(self) -> str:
         """How it was found: a key of ``methods.METHODS``; "imported" or "affine" where that is not known."""
         default = "sea" if self.is_sea else "affine"
         return str(self.recipe.get("method") or default)
-
-    @property
-    def extra(self) -> tuple[str, ...]:
-        """What its maps have besides a low-rank part: of "scale", "constant" and "gate"."""
-        return seen(self.maps, self.layers[0]).extra
-
-    @property
-    def is_constant(self) -> bool:
-        """Whether it adds one vector per layer, and nothing else."""
-        return self.extra == ("constant",) and not any(map(any, self.ranks.values()))
-
-    @property
-    def ranks(self) -> dict[int, tuple[int, int]]:
-        """Decoder layer -> (k+, k-); of an affine map, (k, 0)."""
-        return {layer: one.ranks for layer, one in self.seen.items()}
-
-    @property
-    def widths(self) -> dict[int, int]:
-        """Decoder layer -> d."""
-        return {layer: one.dim for layer, one in self.seen.items()}
-
-    @property
-    def spectra(self) -> dict[int, Mapping[str, list[float]]]:
-        """Decoder layer -> singular values of SEA's, "positive" and "negative"; empty for another method."""
-        return {layer: one.spectra for layer, one in self.seen.items() if one.spectra is not None}
 
     @property
     def changes_nothing(self) -> bool:

@@ -197,6 +197,8 @@ REFUSALS = {
     "fit, no model": ("fit", "-o", "new"),
     "fit, no such model": ("fit", "./nomodel", "-o", "new"),
     "import, the output is there": ("import", "a.pt", "b.pt", "--base", "nomodel", "-o", "odd.yaml"),
+    "inspect, no such file": ("inspect", "nothing.safetensors"),
+    "plan, no such edit": ("plan", "nomodel", "nothing.safetensors"),
     "help": ("fit", "--help"),
 }
 
@@ -210,7 +212,7 @@ def test_what_is_refused_by_its_words_does_not_wait_for_torch(tmp_path: Path) ->
         "except SystemExit as ended:\n    print(ended.code, *sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
     said = {}
-    for name, arguments in {**REFUSALS, "control": ("inspect", "nothing.safetensors")}.items():
+    for name, arguments in {**REFUSALS, "control": ("verify", "nothing")}.items():
         ran = subprocess.run(
             [sys.executable, "-c", script, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 import types
 from collections.abc import Callable
 from operator import attrgetter
@@ -106,7 +107,7 @@ def plain(hint: Any) -> Any:
 def differences(found: dict[str, Argument], function: Callable[..., Any]) -> list[str]:
     """Where the reading of a function is not what Python says of it."""
     parameters = inspect.signature(function).parameters
-    hints = get_type_hints(function)
+    hints = get_type_hints(function, vars(sys.modules[function.__module__]) | {"torch": torch})  # imported later
     hints = {name: Any if hint == (Any | None) else hint for name, hint in hints.items()}  # Python 3.10 adds None
     wrong = [] if list(found) == list(parameters) else [f"names: {list(found)}"]
     for name, argument in found.items():

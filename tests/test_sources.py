@@ -143,7 +143,7 @@ def test_a_merge_is_pefts_own(workshop: Workshop, tmp_path: Path, kind: str):
         assert isinstance(seen.checkpoint, MergedCheckpoint)
         view = {name: seen.checkpoint.tensor(name).read() for name in base.weight_map}
         changed = set(seen.checkpoint.changes)
-        corner = {n: seen.checkpoint.tensor(n)[(1,) * view[n].dim()] for n in changed}
+        corner = {n: seen.checkpoint.tensor(n).element((1,) * view[n].dim()) for n in changed}
     with opened(source, tmp_path / "out") as plain:
         folder = plain.checkpoint.folder
         disk = {name: plain.checkpoint.tensor(name).read() for name in base.weight_map}

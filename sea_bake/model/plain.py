@@ -127,6 +127,8 @@ _KEYS: dict[str, Callable[[Any], bool]] = {
     "dtype": _none_or(_one_of("float32", "bfloat16", "float16")),
     "torch_dtype": _none_or(_one_of("float32", "bfloat16", "float16")),
     "_name_or_path": _text,
+    "_model_name_or_path": _text,
+    "unk_token_id": _none_or(_tokens),
 }
 _NEEDED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 _LINEARS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
@@ -153,7 +155,8 @@ BUILDS: dict[str, Build] = {
               "rope_interleaved": _one_of(False), "transformers.js_config": lambda value: isinstance(value, dict)},
     ),
     "mistral": Build("Mistral", head_dim="given", keys={**_WINDOW, "head_dim": _none_or(_whole)}),
-    "qwen2": Build("Qwen2", biased=_LINEARS[:3], keys=_WINDOWS, tokenizer="Qwen2Tokenizer"),
+    "qwen2": Build("Qwen2", biased=_LINEARS[:3], keys={**_WINDOWS, "use_mrope": _one_of(False)},
+                   tokenizer="Qwen2Tokenizer"),
     "qwen3": Build("Qwen3", head_norms=_QK_NORMS, grants=_ATTENTION, head_dim="needed",
                    keys={**_WINDOWS, "attention_bias": _flag, "head_dim": _whole}),
     "granite": Build(
