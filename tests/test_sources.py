@@ -158,7 +158,7 @@ def test_a_merge_is_pefts_own(workshop: Workshop, tmp_path: Path, kind: str):
     assert all(torch.equal(before[n], disk[n]) for n in set(before) - changed)
     assert min(gap(before[n], disk[n]) for n in changed) > MOVED
     for name, value in corner.items():
-        assert gap(value, view[name][(1,) * view[name].dim()]) <= 2.0**-7 * float(view[name].abs().max())
+        assert gap(torch.tensor(value), view[name][(1,) * view[name].dim()]) <= 2.0**-7 * float(view[name].abs().max())
     if kind != "half precision":
         assert furthest(on_disk, by_peft(adapter).state_dict()) <= MERGED
         return
