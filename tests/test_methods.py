@@ -256,14 +256,14 @@ def test_leace_leaves_no_covariance_with_the_label(n: int) -> None:
 
 
 def test_nothing_dense_is_formed() -> None:
-    """n = 6, d = 50,000: a d x d matrix would take 20 GB."""
+    """n = 6, d = 50,000 in 500 heads: a d x d matrix would take 20 GB."""
     rng = np.random.default_rng(0)
     roles = tensors(tuple(rng.normal(size=(12, 50_000)) for _ in range(3)))
     for name, row in METHODS.items():
         settings: dict[str, Any] = {"K_positive": 2, "K_negative": 2, "feature": "identity", "centre": True}
         settings |= {"ridge": 0.1, "heads": 2, "direction": None}
         taken = {key for key in settings if key in row.takes}
-        maps, _ = row.fit(Collected({0: roles}, (0,), 2, 10), **{key: settings[key] for key in taken})
+        maps, _ = row.fit(Collected({0: roles}, (0,), 2, 500), **{key: settings[key] for key in taken})
         assert maps[0].dim == 50_000, name
         assert isinstance(maps[0], Projector if name in ("sea", "contrastive") else AffineMap)
 
