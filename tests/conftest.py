@@ -31,6 +31,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Every operation of a trace would be put into the log that pytest keeps of a test.
 logging.getLogger("torch.__trace").propagate = False
 
+# A trace makes and drops millions of small things: what is dead is looked for a twentieth as often as Python would.
+gc.set_threshold(20_000, 10, 10)
+
 real.begin()
 
 # The longest files first, so that the workers end together; what the first one makes of SmolLM2 two later ones take.
@@ -91,6 +94,7 @@ if TYPE_CHECKING:
     import torch
 
     from sea_bake import Activations, Edit
+    from sea_bake.artefact.record import BakeRecord
 
 # Examples are drawn the same way in every run: a failure here is a failure everywhere.
 settings.register_profile("sea_bake", max_examples=20, deadline=None, derandomize=True, database=None)
@@ -178,6 +182,14 @@ class Workshop:
 
         name = "-".join(["sea", family, *setting])
         return self.once(name, make)
+
+    def folded(self, family: str, site: str, merge: str) -> BakeRecord:
+        """The fold of a linear edit: its report, whose ``output`` is the folder."""
+        from sea_bake import bake
+
+        name = "-".join(["fold", family, site, merge])
+        edit = self.edit(family, site, merge, "identity")
+        return self.once(name, lambda: bake(self.base(family), edit, self.folder / name, how="fold"))
 
 
 def load(folder: Path, dtype: torch.dtype | str = "auto", **options: Any) -> Any:

@@ -144,7 +144,7 @@ def test_llama_cpp_adds_it_where_we_do(real: Real, tmp_path: Path) -> None:  # n
     moved = foreign.control_vector(tmp_path / "late.gguf", {i + 2: v for i, v in enumerate(rows[:28])})
     late = import_edit(moved, real.base, alpha=SCALE)
     plain = in_float32(real.gguf, tmp_path / "base-f32.gguf")
-    hooks = under_hooks(model, edit, real.prompts)
+    hooks, one_late, unedited = (under_hooks(model, one, real.prompts) for one in (edit, late, None))
     for arguments in (
         ("--control-vector-scaled", f"{file}:{SCALE}"),
         ("--control-vector", tmp_path / "out.gguf"),
@@ -152,7 +152,7 @@ def test_llama_cpp_adds_it_where_we_do(real: Real, tmp_path: Path) -> None:  # n
         found = in_llama_cpp(plain, real.prompts, *arguments)
         assert tokens(found) == tokens(hooks)
         assert apart(found, hooks) < 1e-3  # other kernels sum in another order
-        assert apart(found, under_hooks(model, late, real.prompts)) > 0.1
-        assert apart(found, under_hooks(model, None, real.prompts)) > 0.1
-    assert tokens(hooks) != tokens(under_hooks(model, None, real.prompts))
-    assert apart(in_llama_cpp(plain, real.prompts), under_hooks(model, None, real.prompts)) < 1e-3
+        assert apart(found, one_late) > 0.1
+        assert apart(found, unedited) > 0.1
+    assert tokens(hooks) != tokens(unedited)
+    assert apart(in_llama_cpp(plain, real.prompts), unedited) < 1e-3

@@ -86,17 +86,19 @@ def exact_settings(family: str) -> list[tuple[str, str]]:
 
 @pytest.mark.slow
 @every_family
-def test_live_is_folded_and_reloaded(workshop: Workshop, tmp_path: Path, family: str):
+def test_live_is_folded_and_reloaded(workshop: Workshop, family: str):
     """Every exact site and merge; a plain checkpoint, whose only changed tensors are those of the coverage report."""
     base, model = workshop.base(family), workshop.model(family)
     before = logits(model)
     for site, merge in exact_settings(family):
         edit = workshop.edit(family, site, merge, "identity")
-        folder = tmp_path / f"{site}-{merge}"
-        report = bake(base, edit, folder, how="fold")
+        report = workshop.folded(family, site, merge)
+        folder = report.output
         with edit.live(model):
             expected = logits(model)
-        found = logits(load_plain(folder, family))
+        folded = load_plain(folder, family)
+        workshop.once(("weights of", folder), folded.state_dict)
+        found = logits(folded)
         assert difference(expected, before) > VISIBLE, (site, merge)
         assert difference(found, expected) < EQUAL, (site, merge)
         config, theirs = (json.loads((f / "config.json").read_text()) for f in (folder, base))
@@ -140,8 +142,8 @@ def test_live_is_adapted_and_merged(workshop: Workshop, tmp_path: Path, family: 
             assert difference(logits(adapted), before) == 0
         merged = adapted.merge_and_unload()
         assert difference(logits(merged), expected) < equal, (site, merge)
-        bake(base, edit, tmp_path / f"fold-{site}-{merge}", how="fold")
-        folded = load_plain(tmp_path / f"fold-{site}-{merge}", family).state_dict()
+        fold = workshop.folded(family, site, merge).output
+        folded = workshop.once(("weights of", fold), lambda fold=fold: load_plain(fold, family).state_dict())
         for name, weight in merged.state_dict().items():  # the same weights, not only the same answers
             assert torch.allclose(weight, folded[name], rtol=0, atol=1e-6 * float(weight.abs().max())), name
 
@@ -152,15 +154,16 @@ def test_live_is_adapted_and_merged(workshop: Workshop, tmp_path: Path, family: 
 def test_a_fold_that_skips_one_writer_is_noticed(workshop: Workshop, tmp_path: Path, family: str, site: str):
     """The control of the equality: one of the folded tensors, the base's again."""
     base, model, edit = workshop.base(family), workshop.model(family), workshop.edit(family, site, "sum", "identity")
-    report = bake(base, edit, tmp_path / "fold", how="fold")
+    report = workshop.folded(family, site, "sum")
+    fold = report.output
     with edit.live(model):
         expected = logits(model)
     weights = [name for name in report.coverage["changed"] if not name.endswith("bias")]
-    original, path = load_file(base / "model.safetensors"), tmp_path / "fold" / "model.safetensors"
+    original, path = load_file(base / "model.safetensors"), fold / "model.safetensors"
     for skipped in (weights[0], weights[-1]):
         tensors = load_file(path)
         tensors[skipped] = original[skipped]
-        shutil.copytree(tmp_path / "fold", tmp_path / "skipped", dirs_exist_ok=True)
+        shutil.copytree(fold, tmp_path / "skipped", dirs_exist_ok=True)
         save_file(tensors, tmp_path / "skipped" / "model.safetensors", metadata={"format": "pt"})
         assert difference(logits(load_plain(tmp_path / "skipped", family)), expected) > 10 * EQUAL, skipped
 

@@ -816,14 +816,31 @@ def tokens(answers: list[Answer]) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class Real:
-    """SmolLM2, its own GGUF, a fold of an edit, and the prompts as token ids."""
+    """SmolLM2, its own GGUF, and the prompts as token ids; an edit of it and what is made of that, when it is wanted."""
 
     base: Path
     gguf: Path
-    fold: Path
-    edit: Path
     folder: Path
     prompts: list[list[int]]
+
+    @functools.cached_property
+    def edit(self) -> Path:
+        from sea_bake import fit
+        from sea_bake.demonstrations import builtin
+
+        one = fit(self.base, builtin()[:16], layers="last:20", neutral="prompt", K=0.9, **tiny.PAPER)
+        # On so few texts P+ and P- nearly cancel: the second alone, weakened, changes every answer and still speaks.
+        one.with_settings(merge="sum", parts="negative", alpha=0.3).save(self.folder / "edit.safetensors")
+        return self.folder / "edit.safetensors"
+
+    @functools.cached_property
+    def fold(self) -> Path:
+        return bake(self.base, self.edit, self.folder / "fold", how="fold").output
+
+    @functools.cached_property
+    def in_f32(self) -> GgufRecord:
+        """The base's file, float32 where the fold edits it."""
+        return export_gguf(self.fold, self.folder / "f32.gguf", base=self.gguf, edited_type="f32")
 
     @functools.cached_property
     def hf_base(self) -> list[Answer]:
@@ -836,24 +853,15 @@ class Real:
 
 @pytest.fixture(scope="module")
 def real(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
-    from sea_bake import fit
-    from sea_bake.demonstrations import builtin
     from sea_bake.model.loading import load_tokenizer
 
     folder = tmp_path_factory.mktemp("gguf-smollm2")
-    one = fit(smollm2, builtin()[:16], layers="last:20", neutral="prompt", K=0.9, **tiny.PAPER)
-    # On so few texts P+ and P- nearly cancel: the second alone, weakened, changes every answer and still speaks.
-    one = one.with_settings(merge="sum", parts="negative", alpha=0.3)
-    one.save(folder / "edit.safetensors")
-    fold = bake(smollm2, one, folder / "fold", how="fold").output
     tokenizer = load_tokenizer(smollm2)
     prompts = [
         tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True)
         for text in PROMPTS
     ]
-    yield Real(
-        smollm2, smollm2_files.gguf(), fold, folder / "edit.safetensors", folder, [ids["input_ids"] for ids in prompts]
-    )
+    yield Real(smollm2, smollm2_files.gguf(), folder, [ids["input_ids"] for ids in prompts])
     shutil.rmtree(folder)
 
 
@@ -868,9 +876,8 @@ def in_float32(source: Path, target: Path) -> Path:
 @pytest.mark.smollm2
 def test_llama_cpp_answers_like_the_artefact_in_float32(real: Real) -> None:
     """Rewritten, and the base with the LoRA: transformers' greedy tokens, from its own weights in float32."""
-    export_gguf(real.fold, real.folder / "f32.gguf", base=real.gguf, edited_type="f32")
     export_gguf(real.edit, real.folder / "lora.gguf", base=real.gguf, lora=True)
-    edited = in_float32(real.folder / "f32.gguf", real.folder / "all-f32.gguf")
+    edited = in_float32(real.in_f32.output, real.folder / "all-f32.gguf")
     base = in_float32(real.gguf, real.folder / "base-f32.gguf")
     rewritten, plain = llama_cpp(edited, real.prompts), llama_cpp(base, real.prompts)
     adapted = llama_cpp(base, real.prompts, real.folder / "lora.gguf")
@@ -893,7 +900,7 @@ def test_the_demo_models_own_gguf_shows_the_edit(real: Real) -> None:
     """Q4_1 as it comes from PyPI: its tensors rewritten in their own type or in 8 bits, or left alone under a LoRA."""
     plain = llama_cpp(real.gguf, real.prompts)
     noise = apart(plain, real.hf_base)  # the quantisation's own error: llama.cpp rounds activations to 8 bits here
-    export_gguf(real.fold, real.folder / "q8_0.gguf", base=real.gguf, edited_type="q8_0")
+    eight = export_gguf(real.fold, real.folder / "q8_0.gguf", base=real.gguf, edited_type="q8_0")
     export_gguf(real.fold, real.folder / "lora.gguf", base=real.gguf, lora=True, overwrite=True)
     for found in (
         llama_cpp(real.folder / "q8_0.gguf", real.prompts),
@@ -918,7 +925,6 @@ def test_the_demo_models_own_gguf_shows_the_edit(real: Real) -> None:
         assert entry["kept"] == pytest.approx(kept, abs=1e-3)
         assert kept > 0
     assert min(entry["kept"] for entry in report.changed.values()) < 0.9  # the control: and q8_0 keeps it
-    eight = export_gguf(real.fold, real.folder / "q8_0.gguf", base=real.gguf, edited_type="q8_0", overwrite=True)
     assert all(abs(entry["kept"] - 1) < 0.1 for entry in eight.changed.values())
     assert eight.notes == []
 
@@ -927,8 +933,7 @@ def test_the_demo_models_own_gguf_shows_the_edit(real: Real) -> None:
 @pytest.mark.smollm2
 def test_transformers_reads_the_rewritten_file_as_the_artefact(real: Real) -> None:
     """Float32 where edited, so nothing is rounded: the same model. And no byte of the rest is another."""
-    path = real.folder / "f32.gguf"
-    report = export_gguf(real.fold, path, base=real.gguf, edited_type="f32", overwrite=True)
+    report, path = real.in_f32, real.in_f32.output
     found = transformers_answers(path, real.prompts)
     assert tokens(found) == tokens(real.hf_fold)
     # The same float64 product, rounded once; a last bit may differ where blocks of columns are others.
