@@ -816,7 +816,7 @@ def tokens(answers: list[Answer]) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class Real:
-    """SmolLM2, its own GGUF, and the prompts as token ids; an edit of it and what is made of that, when it is wanted."""
+    """SmolLM2, its own GGUF, and the prompts as token ids; an edit and what is made of it, when it is wanted."""
 
     base: Path
     gguf: Path

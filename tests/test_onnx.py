@@ -6,6 +6,7 @@ several tokens, and in a left-padded batch. Every proof has a control: the same 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import itertools
@@ -35,7 +36,7 @@ from sea_bake.artefact import Artefact
 from sea_bake.artefact.names import EXPORT
 from sea_bake.edit import live
 from sea_bake.errors import FamilyError
-from sea_bake.exporting.onnx import checking, export_onnx, finishing
+from sea_bake.exporting.onnx import checking, export_onnx, finishing, matching
 from sea_bake.verification.bypass import bypass
 from sea_bake.verification.onnx_answers import Decoder
 
@@ -320,6 +321,35 @@ def test_the_record_says_what_it_was_made_of() -> None:
     assert {"onnx", "torch", "transformers", "sea-bake"} <= set(record["versions"])
     for kind in ("int8", "int4"):
         assert record["variants"][kind]["distance"]["mean_kl"] > 0
+
+
+@pytest.mark.slow
+def test_quick_matching_rewrites_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph as it was traced, rewritten with and without it: the same to the byte, and another one than before."""
+    from onnxscript.optimizer import optimize_ir
+    from onnxscript.rewriter._matcher import SimplePatternMatcher
+
+    model = families.tiny("llama", layers=1)
+    inputs = {"input_ids": IDS, "attention_mask": MASK, "use_cache": False}
+    with torch.no_grad():
+        program = torch.onnx.export(model, (), kwargs=inputs, dynamo=True, optimize=False, verbose=False)
+    assert program is not None
+    traced = program.model_proto
+    whole, calls = SimplePatternMatcher.match, []
+    counted = lambda *a, **options: (calls.append(1), whole(*a, **options))[1]  # noqa: E731
+    monkeypatch.setattr(SimplePatternMatcher, "match", counted)
+
+    def rewritten(way: Any) -> tuple[bytes, int]:
+        copied = onnx_ir.from_proto(traced)
+        calls.clear()
+        with way():
+            optimize_ir(copied)
+        return onnx_ir.to_proto(copied).SerializeToString(), len(calls)
+
+    (slow, tried), (quick, left) = rewritten(contextlib.nullcontext), rewritten(matching.quick_matching)
+    assert quick == slow != traced.SerializeToString()
+    assert left < tried / 10
+    assert SimplePatternMatcher.match is counted  # and afterwards it is onnxscript's again
 
 
 # ------------------------------------------------------------------------------------------------------- ways to export
