@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sea_bake.io import progress
-from sea_bake.model.loading import processes
+from sea_bake.model.processes import dealt, gathered
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int, *, left: bool) -> tuple[Tensor, Tensor]:
@@ -34,20 +34,16 @@ def distributed(
 
     The batches do not depend on the number of processes, so neither do the results.
     """
-    from accelerate.utils import gather_object
-
-    state = processes()
     order = sorted(range(len(jobs)), key=lambda i: -key(jobs[i]))  # longest first: out of memory shows at once
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     mine: list[tuple[int, Any]] = []
-    own = batches[state.process_index :: state.num_processes]
+    own = dealt(batches)
     with progress.bar(description, sum(map(len, own)), "seq") as advance:
         for batch in own:
             mine += zip(batch, run([jobs[i] for i in batch]))
             advance(len(batch))
-    everything = gather_object(mine) if state.num_processes > 1 else mine
     results: list[Any] = [None] * len(jobs)
-    for i, result in everything:
+    for i, result in gathered(mine):
         results[i] = result
     return results
 

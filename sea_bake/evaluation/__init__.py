@@ -26,6 +26,7 @@ from sea_bake.evaluation.keeping import Keeping
 from sea_bake.evaluation.results import kind_of, rows_of, samples_of
 from sea_bake.evaluation.running import run
 from sea_bake.evaluation.tasks import TASKS, export_tasks, locate
+from sea_bake.model.processes import is_main_process
 
 DEFAULT_TASKS = ("truthfulqa_mc1", "truthfulqa_mc2", "bbq", "hellaswag")
 
@@ -57,7 +58,8 @@ def evaluate(
     """Run benchmarks on a base and on its edited form, and compare them example by example.
 
     The edited form is the base under live hooks (``edit``), or an artefact given as ``model``; a plain model without
-    either is measured alone. One model is in memory at a time.
+    either is measured alone. One model is in memory at a time. Under ``torchrun`` or ``accelerate launch`` the
+    processes share the batches, to the same figures; one of them speaks and writes.
 
     Args:
         model: base (folder, .gguf file, Hub id), or a folder written by sea-bake bake.
@@ -114,7 +116,8 @@ def evaluate(
 
     def tell(text: str) -> None:
         remarks.append(text)
-        say(text)
+        if is_main_process():
+            say(text)
 
     settings: dict[str, Any] = {"limit": limit, "offset": offset, "fewshot": fewshot, "chat": chat, "dtype": dtype}
     form = PromptFormat.shared([one.recipe for one in doors.all_edits()])
@@ -138,6 +141,8 @@ def evaluate(
         remarks=remarks,
         date=f"{datetime.now(timezone.utc):%Y-%m-%d}",
     )
+    if not is_main_process():
+        return evaluation
     if kept.folder is not None:
         reporting.write(evaluation, kept.folder)
     if write and doors.artefact is not None:

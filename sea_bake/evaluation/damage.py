@@ -26,6 +26,7 @@ from sea_bake.evaluation.finite import check_finite, watched
 from sea_bake.evaluation.measures import Column, read
 from sea_bake.evaluation.neutral import PROMPTS, TEXTS
 from sea_bake.io.regular import MAX_JSON, read_text
+from sea_bake.model.processes import dealt, gathered
 
 NEUTRAL, GENERATION = "neutral_text", "generation"
 TITLES = {NEUTRAL: "neutral text", GENERATION: "greedy answers"}
@@ -63,7 +64,7 @@ class Neutral:
         self.ids = [ids for ids in encoded if len(ids) > 1]
         if len(self.ids) < 2:
             raise EvaluationError("fewer than two neutral texts have two tokens")
-        self._kept: list[Tensor] = []
+        self._kept: dict[int, Tensor] = {}
         self._stride = 1
 
     @torch.inference_mode()
@@ -76,24 +77,24 @@ class Neutral:
         device = model.get_input_embeddings().weight.device
         base = not self._kept
         found: list[Record] = []
-        for i, ids in enumerate(self.ids):
+        for i, ids in dealt(list(enumerate(self.ids))):
             rows = torch.tensor([ids], device=device)
             logits = model(input_ids=rows, use_cache=False).logits
             check_finite(model, logits, [ids])
             logs = logits[0, :-1].float().log_softmax(-1)
             told = logs.gather(1, rows[0, 1:, None]).squeeze(1)
-            if base and i == 0:
+            if base and not self._kept:
                 total = sum(len(ids) - 1 for ids in self.ids) * logs.shape[-1] * 4
                 self._stride = -(-total // _LOGITS)
             values = {"nll": -float(told.double().sum()), "tokens": float(len(told))}
             at = logs[:: self._stride].cpu()
             if base:
-                self._kept.append(at)
+                self._kept[i] = at
             kl, same = _divergence(self._kept[i], at)
             values |= {"kl": kl, "agreed": same, "compared": float(len(at))}
             found.append({"task": NEUTRAL, "id": i, "hash": f"{len(ids)} tokens", "values": values})
             advance(1)
-        return found
+        return together(found)
 
 
 def _divergence(base: Tensor, other: Tensor) -> tuple[float, float]:
@@ -121,7 +122,7 @@ def generations(
     """
     device = model.get_input_embeddings().weight.device
     found: list[Record] = []
-    for i, prompt in enumerate(prompts):
+    for i, prompt in dealt(list(enumerate(prompts))):
         ids = torch.tensor([encode(tokenizer, prompt, form=form).ids], device=device)
         mask = torch.ones_like(ids)
         out = generate(
@@ -138,7 +139,12 @@ def generations(
         record = {"task": GENERATION, "id": i, "hash": prompt, "prompt": prompt, "response": response, "values": values}
         found.append(record)
         advance(1)
-    return found
+    return together(found)
+
+
+def together(mine: list[Record]) -> list[Record]:
+    """The records of all processes, in their order."""
+    return sorted(gathered(mine), key=lambda record: record["id"])
 
 
 def repetition(ids: Sequence[int]) -> float:

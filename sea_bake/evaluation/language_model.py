@@ -16,6 +16,7 @@ from sea_bake.errors import EvaluationError
 from sea_bake.evaluation.finite import not_finite, watched
 from sea_bake.evaluation.prefixes import Scorer
 from sea_bake.model.caches import can_share
+from sea_bake.model.processes import are_several, dealt, gathered
 
 
 class SharedPrefixLM(HFLM):
@@ -69,12 +70,52 @@ class SharedPrefixLM(HFLM):
         ours = [self.shares and len(prompt) + len(answer) <= self.max_length for _, prompt, answer in requests]
         told = iter(self.scorer([(prompt, answer) for (_, prompt, answer), own in zip(requests, ours) if own]))
         rest = [request for request, own in zip(requests, ours) if not own]
-        others = iter(self._stock(rest) if rest else ())
+        others = iter(self._dealt(rest, self._stock, self._scored) if rest else ())
         return [next(told) if own else next(others) for own in ours]
 
     def _room(self, answer: list[int]) -> int:
         """Tokens of a prompt that are read before this answer."""
         return self.max_length if self.backend == "seq2seq" else self.max_length + 1 - len(answer)
+
+    def _dealt(self, requests: Any, answer: Any, order: Any) -> Any:
+        """Answers to all requests, each process having given those to its own batches of them."""
+        if not are_several():
+            return answer(requests)
+        own = [i for batch in dealt(order(requests)) for i in batch]
+        found = list(zip(own, answer([requests[i] for i in own]))) if own else []
+        told = gathered(found)
+        self.advance(len(told) - len(found))
+        for cut in gathered([self.cut]):
+            self.cut |= cut
+        return [one for _, one in sorted(told, key=lambda item: item[0])]
+
+    def _scored(self, requests: Any) -> list[list[int]]:
+        """The batches in which the harness scores requests: by length, and in a causal model (where a batch of ours
+        would be another one, since it answers alike contexts once) all in one.
+        """
+        if self.backend == "causal":
+            return [list(range(len(requests)))]
+        return self._batches(range(len(requests)), key=lambda i: tuple(requests[i][1] + requests[i][2]))
+
+    def _written(self, requests: Any) -> list[list[int]]:
+        """The batches in which the harness writes answers: by settings, then by length."""
+        groups: dict[str, list[int]] = {}
+        for i, request in enumerate(requests):
+            groups.setdefault(repr(request.args[1]), []).append(i)
+        texts = [request.args[0] for request in requests]
+        lengths = {text: len(self.tok_encode(text)) for text in texts}
+        return [
+            batch
+            for group in groups.values()
+            for batch in self._batches(group, lambda i: texts[i], lambda i: lengths[texts[i]])
+        ]
+
+    def _batches(self, which: Any, key: Any, length: Any = None) -> list[list[int]]:
+        """The longest first; then, as the harness does, by what they hold."""
+        size = length or (lambda i: len(key(i)))
+        ordered = sorted(which, key=lambda i: (-size(i), key(i)))
+        step = self.scorer.batch_size
+        return [ordered[i : i + step] for i in range(0, len(ordered), step)]
 
     def _stock(self, requests: Any) -> Any:
         while True:
@@ -100,6 +141,9 @@ class SharedPrefixLM(HFLM):
         return {name: torch.tensor([ids], device=self.device) for name, ids in told.items()}
 
     def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
+        return self._dealt(requests, self._write, self._written)
+
+    def _write(self, requests: Any) -> Any:
         while True:
             try:
                 return super().generate_until(requests, disable_tqdm=True)

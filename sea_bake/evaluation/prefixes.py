@@ -22,6 +22,7 @@ from sea_bake.activations import DEFAULT_BATCH_SIZE
 from sea_bake.errors import EvaluationError
 from sea_bake.evaluation.finite import check_finite
 from sea_bake.model.caches import cache_name
+from sea_bake.model.processes import dealt, gathered
 
 Ids = tuple[int, ...]
 Score = tuple[float, bool]
@@ -71,23 +72,34 @@ class Scorer:
             shared = _common(answers)
             common = min(answers)[:shared]
             start = self._forward([common], [common], None, 1)[1] if shared else None
+            batches: list[list[Ids]] = []
             # The longest first: what does not fit into memory is seen at once.
             for _, group in groupby(sorted(answers, key=len, reverse=True), key=len):
-                self._in_batches(start, shared, {prompt: sorted(answers[prompt], key=len) for prompt in group})
+                prompts = list(group)
+                batches += [prompts[i : i + self.batch_size] for i in range(0, len(prompts), self.batch_size)]
+            found: list[tuple[tuple[Ids, Ids], Score]] = []
+            for batch in dealt(batches):
+                found += self._in_batches(start, shared, {prompt: sorted(answers[prompt], key=len) for prompt in batch})
+            everything = gathered(found)
+            self._known |= dict(everything)
+            told += len(everything) - len(found)  # by other processes
         self.advance(told)
         return [self._known[pair] for pair in asked]
 
-    def _in_batches(self, start: Any, shared: int, answers: dict[Ids, list[Ids]]) -> None:
+    def _in_batches(
+        self, start: Any, shared: int, answers: dict[Ids, list[Ids]]
+    ) -> Iterator[tuple[tuple[Ids, Ids], Score]]:
         prompts = list(answers)
         while prompts:
             batch = prompts[: self.batch_size]
             try:
-                self._score(start, shared, {prompt: answers[prompt] for prompt in batch})
+                found = self._score(start, shared, {prompt: answers[prompt] for prompt in batch})
             except RuntimeError as error:
                 self.halve(error)
                 continue  # outside of the handler nothing holds on to the tensors that did not fit
+            yield from found.items()
             prompts = prompts[len(batch) :]
-            self.advance(sum(len(answers[prompt]) for prompt in batch))
+            self.advance(len(found))
 
     def halve(self, error: RuntimeError) -> None:
         """Halve the batch if this error says that memory ran out; raise it again if it does not.
@@ -104,7 +116,7 @@ class Scorer:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _score(self, start: Any, shared: int, answers: dict[Ids, list[Ids]]) -> None:
+    def _score(self, start: Any, shared: int, answers: dict[Ids, list[Ids]]) -> dict[tuple[Ids, Ids], Score]:
         """All answers to a batch of prompts that have the same length."""
         begun = copy.deepcopy(start)
         if begun is not None:
@@ -132,7 +144,7 @@ class Scorer:
                 told = logs[row, : len(rest)]
                 rest_value = float(told.gather(1, rest[:, None]).sum())
                 found[prompt, answer] = value + rest_value, greedy and bool((told.argmax(-1) == rest).all())
-        self._known |= found
+        return found
 
     def _forward(self, rows: Sequence[Ids], texts: Sequence[Ids], cache: Any, keep: int) -> tuple[Tensor, Any]:
         """[rows, keep, vocabulary] log-probabilities in float32 (or finer), and the cache that holds these rows too.

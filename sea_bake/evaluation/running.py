@@ -17,6 +17,8 @@ from sea_bake.evaluation.finite import check_finite
 from sea_bake.evaluation.keeping import Keeping, digest
 from sea_bake.evaluation.prefixes import Scorer, no_memory, out_of_memory
 from sea_bake.io import progress
+from sea_bake.model.fingerprint import BaseModel
+from sea_bake.model.processes import are_several, check_alike, from_main, is_main_process
 
 if TYPE_CHECKING:
     from sea_bake.evaluation.harness import SharedPrefixLM
@@ -119,23 +121,27 @@ def run(
     cost: bool,
     say: Callable[[str], None],
 ) -> dict[str, dict[str, Answers]]:
-    """Unit -> door -> answers.
+    """Unit -> door -> answers. Several processes share the work; what is kept, the main one reads and writes.
 
     Raises:
+        SettingError: processes that do not have the same models, edits, data, settings and versions.
         EvaluationError: a door that cannot be evaluated.
         OutputError: the output holds answers of another run.
     """
     found: dict[str, dict[str, Answers]] = {unit.name: {} for unit in units}
-    identity = {door: doors.identity(door) if kept.folder else "" for door in doors.names}
+    keeps = kept.folder is not None and is_main_process()
+    identity = {door: doors.identity(door) if keeps else "" for door in doors.names}
     first = identity[doors.names[0]]
 
     def inputs(unit: Unit, door: str) -> str:
         return digest(unit.inputs, identity[door], first if unit.against else None)
 
     for unit in units:
-        ready = {door: kept.get(unit.name, door, inputs(unit, door)) for door in doors.names}
+        ready = {door: kept.get(unit.name, door, inputs(unit, door)) if keeps else None for door in doors.names}
         if not unit.against or None not in ready.values():
             found[unit.name] = {door: answers for door, answers in ready.items() if answers is not None}
+    check_alike({"edit or model": doors.describe(), **{f"settings of {unit.name}": unit.inputs for unit in units}})
+    found = from_main(found)
     for door in doors.names:
         lacking = [unit for unit in units if door not in found[unit.name]]
         begun = {unit.data for unit in lacking} - {""}
@@ -145,10 +151,13 @@ def run(
         with doors.open(door) as model:
             session = Session(model, tokenizer, batch_size, say)
             session.check(cost=cost)
+            if are_several():
+                check_alike({"model": BaseModel.of(model, doors.base).to_json()})
             for unit in missing:
                 with progress.bar(f"{door}: {unit.name}", unit.count, unit.word) as advance:
                     answers = answered(unit, session, advance)
-                kept.put(unit.name, door, inputs(unit, door), *answers)
+                if keeps:
+                    kept.put(unit.name, door, inputs(unit, door), *answers)
                 found[unit.name][door] = answers
     doors.close()
     return {name: {door: by_door[door] for door in doors.names} for name, by_door in found.items()}

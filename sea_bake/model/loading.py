@@ -14,6 +14,7 @@ from sea_bake.io.hub import commit_of
 from sea_bake.model.checkpoint.leftovers import claimed, remark, without_claim
 from sea_bake.model.checkpoint.reader import Checkpoint, weights_file
 from sea_bake.model.kernels import check_kernels
+from sea_bake.model.processes import processes
 from sea_bake.model.source import ModelSource
 
 if TYPE_CHECKING:
@@ -38,17 +39,6 @@ def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | str:
         raise SettingError(f"unknown dtype {dtype!r}: use auto, {', '.join(DTYPES)}")
     found: torch.dtype = getattr(torch, dtype)
     return found
-
-
-def processes() -> Any:
-    """accelerate's view of this run: one process, or those of ``accelerate launch`` and ``torchrun``.
-
-    Without a GPU it has to be told so, or it takes the processes of ``torchrun`` for strangers.
-    """
-    import torch
-    from accelerate import PartialState
-
-    return PartialState(cpu=not torch.cuda.is_available())
 
 
 def default_device() -> str:

@@ -1,0 +1,73 @@
+"""The processes of one run: one, or those of ``torchrun`` and ``accelerate launch``, which share the work.
+
+Work is dealt out in pieces that do not depend on how many processes there are (a batch, a text), so neither do the
+results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from sea_bake.errors import SettingError
+
+Item = TypeVar("Item")
+
+
+def processes() -> Any:
+    """accelerate's view of this run: one process, or those of ``accelerate launch`` and ``torchrun``.
+
+    Without a GPU it has to be told so, or it takes the processes of ``torchrun`` for strangers.
+    """
+    import torch
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
+def are_several() -> bool:
+    return bool(processes().num_processes > 1)
+
+
+def is_main_process() -> bool:
+    """The one that speaks and writes."""
+    return bool(processes().is_main_process)
+
+
+def dealt(pieces: Sequence[Item]) -> list[Item]:
+    """Those of this process: every n-th."""
+    state = processes()
+    return list(pieces[state.process_index :: state.num_processes])
+
+
+def gathered(mine: Sequence[Item]) -> list[Item]:
+    """What all processes have, on each of them; a process that died stops the run. Every process has to call it."""
+    if not are_several():
+        return list(mine)
+    from accelerate.utils import gather_object
+
+    found: list[Item] = gather_object(list(mine))
+    return found
+
+
+def from_main(value: Item) -> Item:
+    """The main process' value, on each of them."""
+    if not are_several():
+        return value
+    from accelerate.utils import broadcast_object_list
+
+    box = [value]
+    broadcast_object_list(box)
+    return box[0]
+
+
+def check_alike(what: dict[str, Any]) -> None:
+    """Raise SettingError on every process unless all were given the same: ``what`` is called -> plain data."""
+    everyone = gathered([what])
+    for name, value in everyone[0].items():
+        odd = [i for i, other in enumerate(everyone) if other.get(name) != value]
+        if odd:
+            raise SettingError(
+                f"process {odd[0]} of {len(everyone)} has another {name} than process 0: start all of them with the "
+                "same command line, files and versions"
+            )

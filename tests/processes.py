@@ -1,0 +1,77 @@
+"""Several processes of one run, as ``torchrun`` would start them, but forked from one that has imported everything.
+
+Run as a script it is the one that forks: it reads the command line of each process, and prints how each ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tiny
+
+
+def together(commands: Sequence[Sequence[Any]]) -> list[tiny.Ran]:
+    """``sea-bake ARGS`` in as many processes as there are command lines, which know of each other."""
+    request = json.dumps([list(map(str, args)) for args in commands])
+    ran = subprocess.run([sys.executable, __file__], input=request, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    return [tiny.Ran(*one) for one in json.loads(ran.stdout)]
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+def _serve() -> None:
+    import lm_eval.models.huggingface  # noqa: F401
+    import torch
+
+    import sea_bake.evaluation
+    import sea_bake.evaluation.harness  # noqa: F401
+
+    tiny.preload()
+    torch.set_num_threads(1)  # a thread pool does not survive a fork
+    commands = json.load(sys.stdin)
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(len(commands))}
+    with tempfile.TemporaryDirectory() as folder:
+        pids = [_forked(place, rank, args, Path(folder)) for rank, args in enumerate(commands)]
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        said = [[Path(folder, f"{rank}.{name}").read_text() for name in ("out", "err")] for rank in range(len(pids))]
+    print(json.dumps([[code, *texts] for code, texts in zip(codes, said)]))
+
+
+def _forked(place: dict[str, str], rank: int, args: list[str], folder: Path) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    os.environ |= place | {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": place["WORLD_SIZE"]}
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(folder / f"{rank}.{name}", os.O_WRONLY | os.O_CREAT), number)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+    sys.argv = ["sea-bake", *args]
+    code: Any = 1
+    try:
+        from sea_bake.cli import main
+
+        main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    _serve()

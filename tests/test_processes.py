@@ -1,0 +1,128 @@
+"""Several processes share the work of an evaluation: the same files as from one, to the last digit; one that dies, or
+was started with something else, stops them all, and nothing is lost.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import benchmarks
+import pytest
+import tiny
+from processes import together
+
+TASKS = ("truthfulqa_mc2", "bbq", "gsm8k")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    folder = tmp_path_factory.mktemp("asked")
+    data, neutral = benchmarks.write(folder / "data"), folder / "neutral.txt"
+    texts = ("A paragraph that is short.", "Another one, shorter still.", "A third, so that one process has more.")
+    neutral.write_text("\n\n".join(texts))
+    edit = ("eval", tiny.single(), "--edit", tiny.edit_file(), "--data", data, "--neutral-text", neutral)
+    return [*edit, "--tasks", ",".join(TASKS), "--batch-size", 2]
+
+
+@pytest.fixture(scope="module")
+def alone(asked: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("alone") / "out"
+    ran = tiny.run(*asked, "-o", output)
+    assert ran.code == 0, ran
+    return output
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files but the page, whose pictures have identifiers of their own."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".html")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_the_figures_are_those_of_one_process(count: int, asked: list[Any], alone: Path, tmp_path: Path) -> None:
+    ran = together([[*asked, "-o", tmp_path / "out", "--json"]] * count)
+    assert [one.code for one in ran] == [0] * count, ran
+    assert json.loads(ran[0].out) == json.loads((alone / "evaluation.json").read_text())
+    assert not any(one.out or "wrote" in one.err for one in ran[1:])  # one of them speaks
+    assert contents(tmp_path / "out") == contents(alone)
+
+
+def test_of_other_batches_the_last_digits_are_others(asked: list[Any], alone: Path, tmp_path: Path) -> None:
+    """The control of the comparison above."""
+    ran = tiny.run(*asked[:-1], 3, "-o", tmp_path / "other")
+    assert ran.code == 0, ran
+    assert contents(tmp_path / "other") != contents(alone)
+
+
+def test_each_process_answers_its_own_share(asked: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches are parted: none is done twice, and none is left out."""
+    from sea_bake.model import processes
+
+    class State:
+        num_processes, process_index = 3, 0
+
+    shares = []
+    for index in range(3):
+        State.process_index = index
+        monkeypatch.setattr(processes, "processes", lambda: State)
+        shares.append(processes.dealt(list(range(10))))
+    assert sorted(piece for share in shares for piece in share) == list(range(10))
+    assert {len(share) for share in shares} == {3, 4}
+
+
+def launched(count: int, *args: Any) -> subprocess.Popen[str]:
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
+    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([*words, "-m", "sea_bake", *map(str, args)], text=True, **streams)
+
+
+def workers(pid: int) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(pid), "-f", "sea_bake"], capture_output=True, text=True).stdout
+    return sorted(map(int, found.split()))
+
+
+@pytest.mark.parametrize("kill", range(int(os.environ.get("SEA_BAKE_TEST_KILLS", "1"))))
+def test_a_process_that_dies_stops_the_run_which_goes_on_later(
+    kill: int, asked: list[Any], alone: Path, tmp_path: Path
+) -> None:
+    """Under ``torchrun``; each time another process, at another moment of the run."""
+    output = tmp_path / "out"
+    running = launched(2, *asked, "-o", output)
+    wanted = kill % (2 * len(TASKS))
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and running.poll() is None:
+        if len(list(output.glob("examples/*.jsonl"))) > wanted:
+            break
+        time.sleep(0.01)
+    found = workers(running.pid)
+    assert len(found) == 2, running.poll()
+    os.kill(found[kill % 2], signal.SIGKILL)
+    running.communicate(timeout=120)
+    assert running.returncode != 0
+    kept = contents(output)
+    assert 0 < len(kept) < len(contents(alone))
+    assert all(contents(alone)[name] == data for name, data in kept.items())  # whole, and right
+    again = together([[*asked, "-o", output]] * 2)
+    assert [ran.code for ran in again] == [0, 0], again
+    assert contents(output) == contents(alone)
+
+
+def test_a_process_that_was_started_with_something_else_is_refused(asked: list[Any], tmp_path: Path) -> None:
+    """Every process says so, and nothing is written."""
+    words = [*asked, "-o", tmp_path / "out"]
+    edit = tiny.edit_file(site="attn")
+    for odd, what in (
+        ([edit if word == tiny.edit_file() else word for word in words], "edit or model"),
+        ([*words, "--limit", 2], "settings of truthfulqa_mc2"),
+    ):
+        for ran in together([words, odd]):
+            tiny.refused(ran, "SettingError", f"process 1 of 2 has another {what} than process 0", "same command line")
+        assert not (tmp_path / "out").exists()
