@@ -39,7 +39,6 @@ def evaluate(
       torchrun --nproc_per_node 2 -m sea_bake eval smollm2-truthful --data ../data -o evaluation
     """
     from sea_bake.errors import SettingError
-    from sea_bake.model.processes import is_main_process
 
     console, output, data, names = call.console, call["output"], call["data"], call["tasks"]
     if export_tasks is not None:
@@ -52,10 +51,7 @@ def evaluate(
         return
     if console.quiet and not call.as_json and output is None and not call["write"]:
         raise SettingError("--quiet would show nothing: add -o FOLDER, --write or --json")
-    found = call(say=aside(console))
-    if not is_main_process():
-        return
-    call.emit(found.to_json())
+    found = call.run(say=aside(console))
     show(found, console)
     if output is not None:
         console.print(f"wrote {output}: evaluation.json, evaluation.md, evaluation.html, examples/", markup=False)

@@ -27,9 +27,12 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier
 def prepare(*, quiet: bool) -> Console:
     """Set progress bars and library chatter; returns the console for people (silent with --json or --quiet).
 
-    transformers reads them when it is imported; that is not done here, since no refusal has to wait for it.
+    transformers reads them when it is imported; that is not done here, since no refusal has to wait for it. Of several
+    processes (torchrun's) the first one speaks; the others have but errors to tell.
     """
-    progress.set_quiet(quiet)
+    others = os.environ.get("RANK", "0") != "0"
+    sys.stdout = open(os.devnull, "w") if others else sys.stdout  # noqa: SIM115
+    progress.set_quiet(quiet or others)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")  # other libraries' bars; ours say the same, once
