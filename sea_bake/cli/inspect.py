@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from sea_bake.cli.options import Call, command
 from sea_bake.cli.printing import Overwrite, table
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from sea_bake.edit import Edit
 
 
 @command()
@@ -31,6 +26,7 @@ def inspect(
     from sea_bake.io.edits import edit_file
     from sea_bake.pages.artefacts import facts, sentences
     from sea_bake.pages.edits import sentence
+    from sea_bake.pages.layers import by_layer
 
     console = call.console
     known: dict[str, Any] = {}
@@ -51,7 +47,7 @@ def inspect(
     call.emit(known)
     for edit in edits:
         console.print(sentence(edit), markup=False)
-        console.print(layer_table(edit))
+        console.print(table(*by_layer(edit)))
         for key, value in edit.recipe.items():
             if key != "signatures":
                 console.print(f"  {key}: {value}", style="dim", markup=False)
@@ -59,20 +55,3 @@ def inspect(
         console.print(line, markup=False)
     if plot is not None:
         console.print(f"drew {plot}", markup=False)
-
-
-def layer_table(edit: Edit) -> Table:
-    """Ranks, leading singular values and signature of each layer; of an affine map, its parts and their sizes."""
-    signatures = edit.recipe.get("signatures", {})
-    rows = []
-    if not edit.is_sea:
-        for layer in edit.layers:
-            parts = edit.layer_arrays(layer).items()
-            sizes = (f"{name} {part.shape} |{float((part.astype('d') ** 2).sum() ** 0.5):.3g}|" for name, part in parts)
-            rows.append([str(layer), ", ".join(sizes)])
-        return table(["layer", "parts, shapes and norms"], rows)
-    for layer in edit.layers:
-        leading = (" ".join(f"{x:.3g}" for x in spectrum[:3]) for spectrum in edit.spectra[layer].values())
-        mark = signatures.get(str(layer))
-        rows.append([str(layer), *map(str, edit.ranks[layer]), *leading, "" if mark is None else f"{mark:.4g}"])
-    return table(["layer", "k+", "k-", "σ+ (leading)", "σ- (leading)", "signature"], rows)
