@@ -3,8 +3,9 @@
 For every family, encoder-decoders and multimodal wrappers too, on tiny random models, and for SmolLM2; with plain
 batches, the KV cache, left padding and greedy generation, in float32 and bfloat16. Every site x merge x feature
 function meets Llama and one of the other three in ``families.DEEP``; each of these, and SmolLM2, meets every pair of
-two of them (``pairs``); the other families meet ``FEW``. The hooks in turn are held against the dense float64
-``oracle``. Every proof has a control: a damaged artefact that the same comparison must reject.
+two of them (``pairs``); the other families meet ``FEW``; in bfloat16 each meets a share of its own (``in_half``). The
+hooks in turn are held against the dense float64 ``oracle``. Every proof has a control: a damaged artefact that the same
+comparison must reject.
 """
 
 from __future__ import annotations
@@ -70,6 +71,18 @@ HAVE = {
     f: list(dict.fromkeys((s if s in families.sites(f) else "attn", m, p) for s, m, p in FEW)) for f in families.ALL
 }
 SETTINGS = HAVE | {FIRST: EVERY} | {f: [*pairs(shift), HEADS] for shift, f in enumerate(OTHERS)}
+
+
+def in_half(family: str) -> list[Setting]:
+    """Those settings of a family that are reloaded in bfloat16 too, where all are in float32: every family has two or
+    more, and every setting several families.
+    """
+    have, place = SETTINGS[family], families.ALL.index(family)
+    if family in families.DEEP:
+        return [*pairs(0), HEADS] if family == FIRST else have
+    return [have[(place + i) % len(have)] for i in (0, 2)]
+
+
 every_setting = pytest.mark.parametrize(
     ("family", "setting"),
     [
@@ -255,9 +268,15 @@ def test_the_settings_are_shared_out_and_hold_every_pair():
     shares = [pairs(shift) for shift in range(len(OTHERS))]
     outputs = [setting for setting in EVERY if setting[0] in OUTPUTS]
     assert sorted(itertools.chain(*shares)) == sorted(outputs)
-    for share in shares:
+    for share in (*shares, [s for s in in_half(FIRST) if s != HEADS]):
         for i, j in itertools.combinations(range(3), 2):
             assert {(s[i], s[j]) for s in share} == {(s[i], s[j]) for s in outputs}
+    for family in families.ALL:
+        assert len(set(in_half(family)) & set(SETTINGS[family])) >= 2
+    for setting in FEW:
+        assert sum(setting in in_half(family) for family in families.ALL) > len(families.ALL) // 4
+    for i in range(3):
+        assert {s[i] for s in REAL_IN_HALF} == {s[i] for s in outputs}
 
 
 # ---------------------------------------------------------------------------------------------- the equality
@@ -267,7 +286,7 @@ def test_the_settings_are_shared_out_and_hold_every_pair():
 def test_live_is_inserted_and_reloaded(workshop: Workshop, family: str, setting: Setting):
     edit = workshop.edit(family, *setting)
     artefact = workshop.artefact(family, *setting)
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32, torch.bfloat16)[: 1 + (setting in in_half(family))]:
         base = workshop.model(family, dtype)
         before = workshop.once(("answers", family, dtype), lambda base=base: answers(base))
         live = live_answers(edit, base)
@@ -583,6 +602,9 @@ TEXTS = (
 )
 
 
+REAL_IN_HALF = [pairs(0)[i] for i in (0, 5, 10, 3)]
+
+
 class Real:
     """SmolLM2 and its activations at each site: loaded once, 16 demonstrations, prompt-only neutral texts."""
 
@@ -621,10 +643,10 @@ def real(smollm2: Path) -> Real:
 @pytest.mark.smollm2
 @pytest.mark.parametrize("setting", pairs(0), ids="-".join)
 def test_live_is_inserted_and_reloaded_on_smollm2(real: Real, tmp_path: Path, setting: Setting):
-    """20 of 30 layers edited; every pair of site, merge and feature function."""
+    """20 of 30 layers edited; every pair of site, merge and feature function, and each of them in bfloat16 too."""
     edit = real.edit(*setting)
     bake(real.folder, edit, tmp_path / "art", how="insert")
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32, torch.bfloat16)[: 1 + (setting in REAL_IN_HALF)]:
         live = live_answers(edit, real.models[dtype], real.prompts)
         assert_visible(real.before[dtype], live)
         reloaded = load(tmp_path / "art", dtype)
