@@ -130,7 +130,8 @@ def whole(line: str) -> None:
     found, rest = command(shlex.split(line)[1:])
     assert not hasattr(found, "commands") or rest, f"{line} names no command"
     if found is not command_line():
-        found.make_context(line, rest)
+        # As below the whole command line: a command keeps the spellings of --help that it met first.
+        found.make_context(line, rest, **command_line().context_settings)
 
 
 def named(text: str) -> list[str]:

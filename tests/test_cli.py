@@ -359,7 +359,15 @@ def test_a_lost_shard_is_no_verdict() -> None:
     assert not (path / "sea_verification.json").exists()
 
 
-@pytest.mark.parametrize("arguments", [["inspect"], ["inspect", "--json"], ["--help"], ["bake", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["inspect"], marks=pytest.mark.slow),
+        pytest.param(["inspect", "--json"], marks=pytest.mark.slow),
+        ["--help"],
+        ["bake", "--help"],
+    ],
+)
 def test_a_reader_that_leaves_is_no_failed_verification(arguments: list[str]) -> None:
     """Exit code 141, as of any program that writes into a closed pipe; 1 would say that a verification failed."""
     path = [tiny.edit_file()] if arguments[0] == "inspect" else []

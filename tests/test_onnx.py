@@ -550,7 +550,9 @@ INPUTS: dict[str, tuple[Callable[[], Path], Callable[[Path], None], list[str], s
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", INPUTS)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] * (case == "an export")) for case in INPUTS]
+)
 def test_inputs_that_cannot_be_exported(case: str, tmp_path: Path) -> None:
     make, spoil, options, words = INPUTS[case]
     source = tiny.changeable(make(), tmp_path / "source")

