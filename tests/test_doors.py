@@ -122,7 +122,7 @@ class Prompts:
 
 # Ids 0 to 6 are special; 12 tokens are more than the sliding windows (8) of the tiny Mistral and Gemma.
 IDS = torch.randint(7, families.VOCAB, (3, 12), generator=torch.Generator().manual_seed(0))
-TINY = Prompts(IDS, lengths=(12, 9, 5), prefill=8, new=8)
+TINY = Prompts(IDS, lengths=(12, 9, 5), prefill=8, new=5)
 
 
 PROMPT = torch.randint(
