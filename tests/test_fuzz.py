@@ -16,6 +16,7 @@ from fuzzing import TARGETS, Target
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sea_bake.artefact.names import VERIFICATION
 from sea_bake.errors import EditError, SeaBakeError
 
 EXAMPLES = 600  # for the fastest readers: all of them take some 15 s together
@@ -43,6 +44,12 @@ def with_changes(valid: Any, **changes: Any) -> bytes:
     return json.dumps({**valid, **changes}).encode()
 
 
+def verdict(**changes: dict[str, Any]) -> bytes:
+    """A valid verdict, with something else in its parts."""
+    valid = json.loads((fuzzing.verified() / VERIFICATION).read_text())
+    return with_changes(valid, **{name: {**valid[name], **change} for name, change in changes.items()})
+
+
 def huge_edit() -> bytes:
     """A valid file whose constants are of 1e38."""
     from safetensors.torch import load, save
@@ -60,6 +67,10 @@ ONCE: dict[str, tuple[str, Callable[[], bytes]]] = {
         "evaluation",
         lambda: with_changes(fuzzing.evaluation(), model={**fuzzing.evaluation()["model"], "how": []}),
     ),
+    "a verdict of unused tensors that are a number": ("verification", lambda: verdict(facts={"unused_by_the_base": 3})),
+    "a verdict of unused tensors without names": ("verification", lambda: verdict(facts={"unused_by_the_base": [1]})),
+    "a verdict of a strength that is a text": ("verification", lambda: verdict(facts={"strength_0": "weak"})),
+    "a verdict of a count of 400 digits": ("verification", lambda: verdict(equality={"prompts": 10**400})),
     "an edit of numbers whose products are infinite": ("edit", lambda: huge_edit()),
     "an archive on two disks": (
         "foreign",

@@ -126,6 +126,7 @@ class Verification:
     def from_json(cls, data: Mapping[str, Any]) -> Verification:
         """Raises ValueError for what ``verify`` would not write: lacking or garbled fields, a verdict of no numbers."""
         found = build(cls, data)
+        build(_Shown, found.facts, "facts")
         if found.approximate and found.baseline is None:
             raise ValueError("baseline is missing, and the artefact is called approximate")
         if found.passed and not all(map(math.isfinite, found._numbers())):
@@ -135,4 +136,13 @@ class Verification:
     def _numbers(self) -> Iterator[float]:
         yield from (self.tolerance, self.kl_limit or 0.0)
         for one in (self.equality, self.effect, self.baseline, *(v.equality for v in self.variants.values())):
-            yield from () if one is None else (float(value or 0.0) for value in vars(one).values())
+            yield from () if one is None else (value for value in vars(one).values() if isinstance(value, float))
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """The facts that are shown, and not only kept."""
+
+    unused_by_the_base: list[str] = field(default_factory=list)
+    runtimes: list[str] | None = None
+    strength_0: float | None = None

@@ -14,6 +14,7 @@ from typing import Any
 
 from sea_bake.artefact.evaluation import Record
 from sea_bake.errors import OutputError
+from sea_bake.io import leases
 from sea_bake.io.staging import check_output, staged_file
 
 EXAMPLES = "examples"
@@ -59,9 +60,12 @@ class Keeping:
         Raises:
             OutputError: there are some of other inputs, and ``overwrite`` is off.
         """
-        if self.folder is None or not self.path(task, door).is_file():
+        if self.folder is None:
             return None
         path = self.path(task, door)
+        leases.sweep(path)  # what a run has left that was killed when this unit was in its place already
+        if not path.is_file():
+            return None
         try:
             header, *lines = path.read_text("utf-8").splitlines()
             told = json.loads(header)

@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+_LARGEST = (1 << 63) - 1  # bytes of a file, and whatever is counted
 
 
 def build(cls: type[T], data: Any, where: str = "") -> T:
     """An instance of a dataclass. Keys that it has no field for are left alone; a field with a default may be absent.
 
     Fields may be str, int, float, bool, None, Any, dataclasses, and lists, tuples, dictionaries and unions of these.
-    A float may be infinite, and never NaN.
+    A float may be infinite, and never NaN; an int has at most 64 bits.
 
     Args:
         where: what to call the data in an error: "equality".
@@ -74,6 +75,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if hint in (str, bool) and isinstance(value, hint):
         return value
     if hint is int and isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > _LARGEST:
+            raise ValueError(f"{where} is too large a number")
         return value
     raise ValueError(f"{where} is {_kind(value)}, not {getattr(origin or hint, '__name__', hint)}")
 
