@@ -99,6 +99,12 @@ def continued(decoder, ids, mask, count):
     return np.stack(told, axis=1), first
 
 
+def continues(decoder, ids, text):
+    """Whether a text is what would be continued behind ids, one most likely token after the other: in one pass."""
+    logits = forced(decoder, [*ids, *text[:-1]], len(text))
+    return logits.argmax(-1).tolist() == list(text)
+
+
 def answer(decoder, request, output):
     """Write one safetensors file of answers: those of ``answers.answer``, and ``cached.i`` beside ``logits.i``."""
     positions, count, pad = request["positions"], request["max_new_tokens"], request["pad"]
@@ -107,12 +113,15 @@ def answer(decoder, request, output):
         found[f"logits.{i}"] = forced(decoder, ids, positions)
         found[f"cached.{i}"] = cached(decoder, ids, positions)
     prompts = request["prompts"]
-    for i, ids in enumerate(prompts):
-        found[f"greedy.{i}"] = continued(decoder, [ids], np.ones((1, len(ids)), int), count)[0][0]
     fill = [max(map(len, prompts)) - len(ids) for ids in prompts]
     batch = [[pad] * n + ids for n, ids in zip(fill, prompts)]
     told, logits = continued(decoder, batch, [[0] * n + [1] * len(p) for n, p in zip(fill, prompts)], count)
     found |= {f"padded.{i}": row for i, row in enumerate(told)} | {"padded_logits": logits}
+    for i, ids in enumerate(prompts):  # as in ``answers.answer``: the first one by itself, as others where they part
+        text = told[i]
+        if i == 0 or not continues(decoder, ids, text.tolist()):
+            text = continued(decoder, [ids], np.ones((1, len(ids)), int), count)[0][0]
+        found[f"greedy.{i}"] = text
     save_file({name: np.ascontiguousarray(value) for name, value in found.items()}, output)
 
 

@@ -39,7 +39,7 @@ def main(path: str) -> int:
             model, _ = load_reported(source, dtype=request["dtype"], device=request["device"])
         if request.get("bare"):  # the other door knows no penalties and no end, only the most likely token
             model.generation_config = GenerationConfig()
-        answer(model, request, request["output"])
+        answer(model, request | {"alone": 0}, request["output"])
         with live(edits, model, check=False):
             answer(model, request, request["live_output"])
         facts["dtype"] = str(model.dtype).removeprefix("torch.")
