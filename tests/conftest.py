@@ -24,6 +24,7 @@ from roomy import roomy
 _HOME = tempfile.TemporaryDirectory(prefix="sea-bake-tests-")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_MODULES_CACHE"] = _HOME.name  # copies that transformers makes of custom code belong to this run alone
+os.environ["SEA_BAKE_CACHE"] = ""  # the base of each verification answers, but where a test says otherwise
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Tiny models have nothing to share out; on busy cores, threads that wait for each other cost 20 times more.

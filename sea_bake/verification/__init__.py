@@ -38,6 +38,7 @@ def verify(
     max_new_tokens: int = DEFAULT_NEW_TOKENS,
     positions: int = 64,
     write: bool = True,
+    fresh: bool = False,
 ) -> Verification:
     """Reload an artefact in a fresh process and hold it against the hook-edited base, and against the base.
 
@@ -60,6 +61,7 @@ def verify(
         max_new_tokens: length of the greedy continuations.
         positions: number of last positions of each text at which logits are compared.
         write: write sea_verification.json into the artefact.
+        fresh: let the base answer again, whatever it has answered to an earlier verification.
 
     Raises:
         SettingError: an unknown dtype, or one for an export, whose graphs have their own.
@@ -71,6 +73,7 @@ def verify(
         raise SettingError(f"unknown dtype {dtype!r}: use auto, {', '.join(DTYPES)}")
     given = [edit] if isinstance(edit, str | Path) else edit
     ask: dict[str, Any] = {"prompts": prompts, "max_new_tokens": max_new_tokens, "positions": positions}
+    ask["fresh"] = fresh
     theirs = None if base is None or not given else _of_somebody_else(artefact)
     if theirs is not None:
         assert base is not None
@@ -126,6 +129,7 @@ def _prove(
     prompts: Sequence[str] | None,
     max_new_tokens: int,
     positions: int,
+    fresh: bool,
 ) -> Verification:
     """Open all doors on one request, and judge."""
     if edits is not None:
@@ -140,6 +144,7 @@ def _prove(
             files,
             plain or (source.folder() if model.kind == "adapter" else model.folder),
             device or default_device(),
+            fresh,
         )
         own = not isinstance(model, Stranger) or model.has_tokenizer
         request = request_for(

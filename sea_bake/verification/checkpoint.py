@@ -44,6 +44,7 @@ def prove(subject: Subject, request: dict[str, Any], dtype: str) -> Verification
         }
         facts = open_door([sys.executable, "-I", answers.__file__], folder, "artefact", reloaded)
         advance(1)
+        facts["base_kept"] = reference["base_kept"]
         facts["unused_by_the_base"] = [name for name in facts["unexpected_keys"] if name in reference["unused"]]
         facts["unexpected_keys"] = [name for name in facts["unexpected_keys"] if name not in reference["unused"]]
         base, live, artefact = (load_file(folder / f"{name}.safetensors") for name in ("base", "live", "artefact"))

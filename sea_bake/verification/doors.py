@@ -25,6 +25,7 @@ from sea_bake.io.files import read_json
 from sea_bake.model.checkpoint.reader import Checkpoint, weights_file
 from sea_bake.model.loading import auto_class, load_tokenizer
 from sea_bake.model.source import ModelSource
+from sea_bake.verification.kept import kept
 from sea_bake.verification.strangers import Stranger
 
 _PROMPTS = 6
@@ -40,6 +41,7 @@ class Subject:
         edits: files of the edits, in the order in which they act.
         plain: the folder with its configuration and tokenizer: an adapter has none of its own, it lives on its base.
         device: on which all doors run.
+        fresh: the base answers again, whatever it has answered before.
     """
 
     artefact: Artefact | Stranger
@@ -47,6 +49,7 @@ class Subject:
     edits: list[Path]
     plain: Path
     device: str
+    fresh: bool = False
 
     @property
     def form(self) -> PromptFormat:
@@ -166,15 +169,24 @@ def _rows(artefact: Path) -> int | None:
 
 
 def open_reference(request: dict[str, Any], subject: Subject, folder: Path) -> dict[str, Any]:
-    """The base, and the base under ``Edit.live``: their answers go to base.safetensors and live.safetensors."""
+    """The base, and the base under ``Edit.live``: their answers go to base.safetensors and live.safetensors.
+
+    Those of the base are taken from an earlier verification, where that asked the same of the same.
+    """
+    source, base = subject.source.on_disk(), folder / "base.safetensors"
+    place = None if subject.fresh else kept(source, request)
+    known = place is not None and place.give(base)
     reference = request | {
-        "model": str(subject.source.path or subject.source.name),
-        "revision": subject.source.revision,
+        "model": str(source.path),
+        "revision": source.revision,
         "edits": [str(e) for e in subject.edits],
-        "output": str(folder / "base.safetensors"),
+        "output": None if known else str(base),
         "live_output": str(folder / "live.safetensors"),
     }
-    return open_door(fresh("sea_bake.verification.reference"), folder, "reference", reference)
+    facts = open_door(fresh("sea_bake.verification.reference"), folder, "reference", reference)
+    if place is not None and not known:
+        place.keep(base)
+    return facts | {"base_kept": known}
 
 
 def fresh(module: str) -> list[str]:

@@ -66,7 +66,7 @@ def prove(subject: Subject, request: dict[str, Any]) -> Verification:
         progress.bar("verify", 1 + len(record.graphs), "door") as advance,
     ):
         folder = Path(scratch)
-        open_reference(request, subject, folder)
+        facts["base_kept"] = open_reference(request, subject, folder)["base_kept"]
         advance(1)
         for name in record.graphs:
             facts = _open(subject, name, request, folder) | facts

@@ -20,7 +20,10 @@ from sea_bake.verification.answers import answer
 
 
 def main(path: str) -> int:
-    """Answer as the base into "output", as the hook-edited base into "live_output"; a SeaBakeError goes to "facts"."""
+    """Answer as the base into "output" (None: its answers are known), as the hook-edited base into "live_output".
+
+    A SeaBakeError goes to "facts".
+    """
     request = json.loads(Path(path).read_text("utf-8"))
     facts: dict[str, Any] = {}
     try:
@@ -39,7 +42,8 @@ def main(path: str) -> int:
             model, _ = load_reported(source, dtype=request["dtype"], device=request["device"])
         if request.get("bare"):  # the other door knows no penalties and no end, only the most likely token
             model.generation_config = GenerationConfig()
-        answer(model, request | {"alone": 0}, request["output"])
+        if request["output"] is not None:
+            answer(model, request | {"alone": 0}, request["output"])
         with live(edits, model, check=False):
             answer(model, request, request["live_output"])
         facts["dtype"] = str(model.dtype).removeprefix("torch.")
