@@ -213,7 +213,7 @@ def _reads() -> Iterator[set[tuple[str, int]]]:
     read, found = LazyTensor.read, set()
 
     def noted(self: Any) -> Any:
-        found.add((str(self._path), self.offset))
+        found.add((str(self.path), self.offset))
         return read(self)
 
     LazyTensor.read = noted  # type: ignore[method-assign]

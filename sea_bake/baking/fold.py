@@ -30,6 +30,7 @@ from sea_bake.model.anatomy import Site
 from sea_bake.model.checkpoint import carry, place
 from sea_bake.model.checkpoint.editing import edit_in_place
 from sea_bake.model.checkpoint.extended import ExtendedCheckpoint, index_with, renamed_shards
+from sea_bake.model.checkpoint.ranges import copy_but
 from sea_bake.model.checkpoint.reader import INDEX, LazyTensor
 from sea_bake.model.checkpoint.writer import keep_tokenizer_class, linkable, public_bytes
 
@@ -85,7 +86,9 @@ def write_folded(
                 if place(folder / shard, stage / names[shard], copy=copy):
                     linked_bytes += (stage / names[shard]).stat().st_size
                 continue
-            shutil.copyfile((folder / shard).resolve(), stage / names[shard])
+            own_tensors = [checkpoint.tensor(w.name) for w in writers if checkpoint.weight_map[w.name] == shard]
+            spans = [(t.offset, t.offset + t.nbytes) for t in own_tensors if t is not None]
+            copy_but((folder / shard).resolve(), stage / names[shard], spans)
         placed = extended.write_zeros(stage) if extended and own else {}
         for writer in sorted(writers, key=lambda w: checkpoint.weight_map[w.name]):
             tensor = placed.get(writer.name) or checkpoint.tensor(writer.name)

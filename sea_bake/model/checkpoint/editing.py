@@ -1,4 +1,4 @@
-"""Edit single tensors of a shard in place, by their on-disk names: every header and every other byte stays as it is."""
+"""Write single tensors of a shard anew, by their on-disk names: every header and every other byte stays as it is."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def edit_in_place(
     matrix of the tensor (one expert of a stack) in its own dtype, and a block of it in the wider one.
 
     Args:
-        path: a private copy of the shard; it is written to.
-        tensor: where the tensor lies in it: 1-D, 2-D, or a stack of those.
+        path: a private copy of the shard; the tensor is written there, where it lies in its own file.
+        tensor: read from its own file, which may be the same: 1-D, 2-D, or a stack of those.
         change: [d, columns] in the wider dtype -> the same; has to act on each column by itself.
         axis: -1 or -2: where d lies in each matrix of the stack.
         whole: ``change`` needs all columns of a matrix at once.
@@ -40,12 +40,12 @@ def edit_in_place(
     size = math.prod(shape) * tensor.dtype.itemsize
     wide = torch.float32 if tensor.dtype.itemsize == 2 else torch.float64
     before = changed = 0.0
-    with open(path, "r+b") as file:
-        for start in range(tensor.offset, tensor.offset + math.prod(tensor.shape) * tensor.dtype.itemsize, size):
-            file.seek(start)
+    with open(tensor.path, "rb") as source, open(path, "r+b") as file:
+        for start in range(tensor.offset, tensor.offset + tensor.nbytes, size):
+            source.seek(start)
             buffer = bytearray(size)
-            if file.readinto(buffer) != size:
-                raise CheckpointError(f"{path} is truncated: {name} is not whole")
+            if source.readinto(buffer) != size:
+                raise CheckpointError(f"{tensor.path} is truncated: {name} is not whole")
             matrix = torch.frombuffer(buffer, dtype=tensor.dtype).view(shape)
             columns = matrix if axis == -2 else matrix.T
             step = columns.shape[1] if whole else max(1, _BLOCK // len(columns))

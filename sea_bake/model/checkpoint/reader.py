@@ -44,13 +44,13 @@ class LazyTensor:
     Plain reads and no memory map: a shard may be larger than the memory.
 
     Attributes:
-        offset: of its first byte in the file.
+        path, offset: its file, and its first byte in that.
         shape: as its header says.
         form: its dtype, known without torch.
     """
 
     def __init__(self, path: Path, offset: int, form: Dtype, shape: list[int]) -> None:
-        self._path, self.offset = path, offset
+        self.path, self.offset = path, offset
         self.shape, self.form = tuple(shape), form
 
     @property
@@ -63,6 +63,10 @@ class LazyTensor:
 
         return torch.device("cpu")
 
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.form.itemsize
+
     def dim(self) -> int:
         return len(self.shape)
 
@@ -73,11 +77,11 @@ class LazyTensor:
         """All of it. Raises CheckpointError when the file is shorter than its header says."""
         import torch
 
-        buffer = own_pages(math.prod(self.shape) * self.form.itemsize)
-        with open(self._path, "rb") as file:
+        buffer = own_pages(self.nbytes)
+        with open(self.path, "rb") as file:
             file.seek(self.offset)
             if file.readinto(buffer) != len(buffer):
-                raise CheckpointError(f"{self._path} is truncated")
+                raise CheckpointError(f"{self.path} is truncated")
         return torch.frombuffer(buffer, dtype=self.dtype).view(self.shape)
 
     def element(self, index: tuple[int, ...]) -> float:
@@ -85,7 +89,7 @@ class LazyTensor:
         flat = 0
         for i, length in zip(index, self.shape, strict=True):
             flat = flat * length + i
-        with open(self._path, "rb") as file:
+        with open(self.path, "rb") as file:
             file.seek(self.offset + flat * self.form.itemsize)
             return number(file.read(self.form.itemsize), self.form)
 
