@@ -188,7 +188,7 @@ class Edit(MapFacts):
         """One safetensors file: thin factors, and a JSON header with everything else. Raises OutputError."""
         tensors, described = storing.stored(self.maps)
         header = {
-            "base": self.base.only(self.layers).to_json(),
+            "base": self.base.to_json(),
             "family": self.base.model_type,
             "site": self.site.value,
             "layers": list(self.layers),

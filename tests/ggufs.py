@@ -43,7 +43,12 @@ def llama(path: Path, folder: Path | None = None) -> Path:
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
     for name, tensor in load_file(folder / "model.safetensors").items():
         stem, _, kind = name.rpartition(".")
-        writer.add_tensor(f"{names.get_name(stem)}.{kind}", tensor.numpy())
+        values = tensor.numpy()
+        for part, heads in (("q_proj", "num_attention_heads"), ("k_proj", "num_key_value_heads")):
+            if stem.endswith(part):  # rotated in pairs of neighbours there, and of halves here
+                halves = values.reshape(config[heads], 2, -1, *values.shape[1:])
+                values = halves.swapaxes(1, 2).reshape(values.shape)
+        writer.add_tensor(f"{names.get_name(stem)}.{kind}", values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -6,21 +6,26 @@ import functools
 import json
 import os
 import pickle
+import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from conftest import Workshop
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from sea_bake import Edit, SeaBakeError, Site, fit
+from sea_bake import Edit, SeaBakeError, Site, bake, fit
 from sea_bake.activations.prompt_format import PromptFormat
+from sea_bake.baking.open_base import opened
 from sea_bake.errors import ActivationError, EditError, SettingError, WrongModelError
+from sea_bake.model import samples
 from sea_bake.model.fingerprint import BaseModel
 from sea_bake.model.loading import load_model
 from sea_bake.model.source import ModelSource
@@ -79,7 +84,7 @@ def test_what_is_saved_comes_back(tmp_path: Path, site: Site) -> None:
             assert torch.allclose(found, spectrum, rtol=5e-7, atol=0)
     for name in ("layers", "ranks", "site", "merge", "feature", "parts", "alpha", "recipe"):
         assert getattr(back, name) == getattr(edit, name), name
-    assert back.base == edit.base.only(edit.layers)
+    assert back.base == edit.base
     assert back.recipe["K_negative"] == 2
     assert back.save(tmp_path / "again").read_bytes() == (tmp_path / "edit").read_bytes()
 
@@ -262,7 +267,7 @@ def on_disk(folder: Path) -> BaseModel:
 
     base = Checkpoint.open(folder)
     config = AutoConfig.from_pretrained(folder)
-    return BaseModel.of_checkpoint(ModelSource.parse(folder), config, family_of(config), base.tensor, "model.layers")
+    return BaseModel.of_checkpoint(ModelSource.parse(folder), config, family_of(config), base, "model.layers")
 
 
 def test_a_fine_tune_is_refused() -> None:
@@ -299,26 +304,100 @@ def test_another_architecture_is_refused() -> None:
     assert Edit.load(tiny.edit_file(), llama()).layers == (0, 1, 2, 3)
 
 
-def test_only_the_edited_layers_count() -> None:
-    """Weights that the edit does not stand beside may differ: an adapter elsewhere is no other model to it."""
+# Where a model can move while the layers that are edited stay as they are.
+MOVED = {
+    "embed_tokens.weight": "model.embed_tokens",
+    "norm.weight": "model.norm",
+    "lm_head.weight": "lm_head",
+    "mlp.down_proj of layer 0": "model.layers.0.mlp.down_proj",
+    "self_attn.q_proj.weight of layer 0": "model.layers.0.self_attn.q_proj",
+    "input_layernorm.weight of layer 3": "model.layers.3.input_layernorm",
+    "mlp.up_proj.weight of layer 2": "model.layers.2.mlp.up_proj",  # in an edited layer, beside its writers
+}
+
+
+@pytest.mark.parametrize("place", MOVED)
+def test_a_model_that_moved_elsewhere_is_another(tmp_path: Path, place: str) -> None:
+    """Embeddings, norms, head and unedited layers count: living, in a file, and back from one."""
+    tiny.write_llama(tmp_path / "base", tie_word_embeddings=False)
+    model = load_model(tmp_path / "base")
+    edit = fit(model, tiny.demonstrations(3), tokenizer=tiny.tokenizer(), layers=[2], neutral="prompt")
+    back = Edit.load(edit.save(tmp_path / "edit"), model)  # the control: it is the base
+    with torch.no_grad():
+        model.get_submodule(MOVED[place]).weight.mul_(1.01)
+    model.save_pretrained(tmp_path / "moved")
+    for check in (
+        lambda: edit.check(model),
+        lambda: back.check(model),
+        lambda: back.base.check(on_disk(tmp_path / "moved"), back.layers),
+        lambda: bake(tmp_path / "moved", back, tmp_path / "no"),
+    ):
+        with pytest.raises(WrongModelError, match=rf"weights differ \(first seen in {re.escape(place)}:"):
+            check()
+    assert not (tmp_path / "no").exists()
+
+
+def test_what_an_older_release_sampled_is_what_counts() -> None:
+    """The edited layers' writers, in its edits: another model elsewhere is not seen, and one there is."""
     edit = fit(llama(), tiny.demonstrations(3), tokenizer=tiny.tokenizer(), layers=[2], neutral="prompt")
+    older = {key: values for key, values in edit.base.samples.items() if key.startswith("2.")}
+    data = {k: v for k, v in edit.base.to_json().items() if k != "rest"} | {"samples": older}
+    old = replace(edit, base=BaseModel.from_json(data))
     other = tiny.new_llama()
     with torch.no_grad():
         other.model.layers[0].mlp.down_proj.weight.mul_(2)
-    edit.check(other)
+    old.check(other)
     with torch.no_grad():
         other.model.layers[2].mlp.down_proj.weight.mul_(2)
     with pytest.raises(WrongModelError, match=r"mlp\.down_proj of layer 2"):
-        edit.check(other)
+        old.check(other)
+
+
+def test_norms_say_nothing_beside_quantised_weights() -> None:
+    """Some ways of quantising move factors from a norm into the weights behind it."""
+    edit = fit(llama(), tiny.demonstrations(3), tokenizer=tiny.tokenizer(), layers=[2], neutral="prompt")
+    found = BaseModel.of(llama(), "x")
+    moved = found.rest | {"1.input_layernorm.weight": [9.0] * 4}
+    quantised = {key: values for key, values in found.samples.items() if not key.startswith("1.")}
+    edit.base.check(replace(found, samples=quantised, rest=moved), edit.layers)
+    with pytest.raises(WrongModelError, match=r"input_layernorm\.weight of layer 1"):  # the control
+        edit.base.check(replace(found, rest=moved), edit.layers)
+    with pytest.raises(WrongModelError, match=r"embed_tokens\.weight"):
+        edit.base.check(replace(found, samples={}, rest=moved | {"embed_tokens.weight": [9.0] * 16}), edit.layers)
 
 
 def test_disk_and_memory_give_one_fingerprint() -> None:
     living = BaseModel.of(llama(), ModelSource.parse(tiny.single()))
     assert on_disk(tiny.single()) == living
     assert on_disk(tiny.sharded()).samples == living.samples
+    assert on_disk(tiny.sharded()).rest == living.rest
     assert on_disk(tiny.single(seed=1)).samples != living.samples  # the control
+    assert on_disk(tiny.single(seed=1)).rest != living.rest
     assert len(living.samples) == 2 * tiny.LAYERS
     assert {len(values) for values in living.samples.values()} == {16}
+    assert living.rest.keys() == {"embed_tokens.weight", "norm.weight", "lm_head.weight"} | {
+        f"{layer}.{part}.weight"
+        for layer in range(tiny.LAYERS)
+        for part in (
+            "input_layernorm", "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj",
+            "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+        )
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "gemma3_text", "mixtral", "bart", "qwen3_next"])
+def test_files_and_memory_share_the_embeddings_name(workshop: Workshop, family: str) -> None:
+    """However they are called, and wherever the decoder lies in the model."""
+    folder, model = workshop.base(family), workshop.model(family)
+    with opened(ModelSource.parse(folder), None) as base:
+        found = BaseModel.of_checkpoint(base.source, base.numbers, base.row, base.checkpoint, base.stem)
+    living = BaseModel.of(model, "x")
+    living.check(found, [1])
+    found.check(living, [1])
+    embeddings = model.get_input_embeddings().weight
+    expected = samples.values(embeddings, samples.WRITER)
+    assert [key for key in living.rest.keys() & found.rest.keys() if found.rest[key] == expected]
 
 
 # ----------------------------------------------------------------------------------------------------------------- live

@@ -25,7 +25,7 @@ import torch
 import yaml
 from conftest import Workshop, load
 from hub_server import Hub, complaints
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from test_publish import ADA, BASE_CARD, BOB, HELLASWAG, PROBE, RESULTS, TRUTHFULQA, Desk
 
 from sea_bake import Edit, bake
@@ -208,6 +208,30 @@ def test_a_moved_base_is_refused_with_the_commit_that_is_right(
     desk.ok(*cure)
     other = tiny.run("bake", tiny.single(seed=1), edit, "-o", tmp_path / "other")
     tiny.refused(other, "WrongModelError", "'moving/base'", f"--revision {before}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["embed_tokens.weight", "layers.0.self_attn.v_proj.weight"])
+def test_a_base_that_moved_beside_the_edited_layers_is_refused(
+    desk: Desk, hub: Hub, fitted: Callable[..., Path], tmp_path: Path, part: str
+) -> None:
+    """Its embeddings alone, or one matrix of a layer that is not edited; at the edit's own commit it is baked."""
+    name = f"moving/{part.split('.')[0]}"
+    hub.add(name, desk.folder / "tiny-llama")
+    edit = tmp_path / "edit.safetensors"
+    desk.ok("fit", name, *FIT, "-o", edit)
+    desk.ok("publish", edit, f"ada/of-{part.split('.')[0]}")
+    before = hub.repos[name].heads["main"]
+    moved = tiny.changeable(desk.folder / "tiny-llama", tmp_path / "moved")
+    weights = load_file(moved / "model.safetensors")
+    weights[f"model.{part}"] *= 1.01
+    save_file(weights, moved / "model.safetensors", {"format": "pt"})
+    hub.add(name, moved)
+    words = ("bake", name, f"ada/of-{part.split('.')[0]}", "-o", tmp_path / "out")
+    ran, _ = desk.run(*words)
+    tiny.refused(ran, "WrongModelError", "weights differ", part.split(".", 2)[-1], f"--revision {before}")
+    assert not (tmp_path / "out").exists()
+    desk.ok(*words, "--revision", before)
 
 
 def test_a_file_here_wins_over_the_hub(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,8 +206,14 @@ def test_another_base_is_not_the_folds(tmp_path: Path) -> None:
         unbake(baked, tmp_path / "out", base=tiny.single(seed=1))
     with pytest.raises(WrongModelError, match="not the base of"):  # already folded
         unbake(baked, tmp_path / "out", base=baked)
-    # The last tensor of the file is a norm, which no fold lists and no fingerprint samples.
-    fine_tuned = spoilt(furnished("single"), tmp_path / "tuned", "model.safetensors")
+    # The last tensor of the file is a norm, which no fold lists; a fingerprint samples its last value.
+    fine_tuned = spoilt(furnished("single"), tmp_path / "sampled", "model.safetensors")
+    with pytest.raises(WrongModelError, match="its weights are not those of"):
+        unbake(baked, tmp_path / "out", base=fine_tuned)
+    fine_tuned = tiny.changeable(furnished("single"), tmp_path / "tuned")
+    data = bytearray((fine_tuned / "model.safetensors").read_bytes())
+    data[-5] ^= 0xFF  # the value before, which none does
+    (fine_tuned / "model.safetensors").write_bytes(bytes(data))
     with pytest.raises(WrongModelError, match=r"model\.norm\.weight differs from the artefact's, which the fold does"):
         unbake(baked, tmp_path / "out", base=fine_tuned)
     other = tiny.changeable(furnished("single"), tmp_path / "config")

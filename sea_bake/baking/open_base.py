@@ -205,7 +205,7 @@ def open_checkpoint(checkpoint: Checkpoint, source: ModelSource) -> OpenBase:
 
 def check_edits(base: OpenBase, edits: Sequence[Edit]) -> None:
     """Raise WrongModelError unless every edit was fitted on this base."""
-    found = BaseModel.of_checkpoint(base.source, base.numbers, base.row, base.checkpoint.tensor, base.stem)
+    found = BaseModel.of_checkpoint(base.source, base.numbers, base.row, base.checkpoint, base.stem)
     for edit in edits:
         edit.base.check(found, edit.layers, what=f"'{base.source.name}'")
         for layer in edit.layers:

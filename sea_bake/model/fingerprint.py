@@ -1,4 +1,4 @@
-"""Know a model again: what it is called, how it is built, and a sample of the weights beside the edit.
+"""Know a model again: what it is called, how it is built, and a sample of its weights.
 
 The same fingerprint is taken from a living model and from a checkpoint that is never loaded, in whatever dtype each
 has: sampled values are compared after rounding both to the coarser of the two dtypes.
@@ -6,19 +6,21 @@ has: sampled values are compared after rounding both to the coarser of the two d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sea_bake.errors import WrongModelError
 from sea_bake.io.store import finite
-from sea_bake.model.anatomy import SEA_PREFIX, Family, Site
-from sea_bake.model.checkpoint.reader import LazyTensor
+from sea_bake.model import samples
+from sea_bake.model.anatomy import SEA_PREFIX, Family
 from sea_bake.model.sites import text_config
 from sea_bake.model.source import ModelSource
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from sea_bake.model.checkpoint import Checkpoint
 
 # What makes two checkpoints interchangeable for an edit; read through transformers, so both spellings of a key count.
 _SHAPE = (
@@ -30,7 +32,6 @@ _SHAPE = (
     "intermediate_size",
     "vocab_size",
 )
-_SAMPLES = 16
 # From coarse to fine. A sample taken in one and seen again in another agrees to the coarser one's rounding.
 _RESOLUTION = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-24, "float64": 2.0**-53}
 
@@ -42,8 +43,10 @@ class BaseModel:
     Attributes:
         name, revision: Hub id (or the folder's own name) and commit.
         config: the numbers of ``_SHAPE``.
-        dtype: dtype of the weights that were sampled.
-        samples: "<layer>.<tensor>" -> 16 evenly spaced values of it, for the output projections of every layer.
+        dtype: dtype of the weights that were sampled; the coarsest of several.
+        samples: "<layer>.<tensor>" -> 16 evenly spaced values of it, for the output projections of every layer. In an
+            edit that an older release wrote, of the edited layers.
+        rest: the same of embeddings, norms, head and all else beside them (``samples.of_rest``); empty in such an edit.
     """
 
     name: str
@@ -51,6 +54,7 @@ class BaseModel:
     config: dict[str, Any]
     dtype: str
     samples: dict[str, list[float]] = field(repr=False, default_factory=dict)
+    rest: dict[str, list[float]] = field(repr=False, default_factory=dict)
 
     @property
     def model_type(self) -> str:
@@ -64,18 +68,16 @@ class BaseModel:
     def hidden_size(self) -> int:
         return int(self.config["hidden_size"])
 
-    def only(self, layers: Iterable[int]) -> BaseModel:
-        """The same fingerprint with the samples of these layers alone."""
-        wanted = {str(layer) for layer in layers}
-        return replace(self, samples={k: v for k, v in self.samples.items() if k.split(".", 1)[0] in wanted})
-
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> BaseModel:
         """Raises KeyError, TypeError or ValueError when a field is missing or of another type."""
-        samples = {str(k): [finite(x) for x in v] for k, v in data["samples"].items()}
+        sampled = [
+            {str(k): [finite(x) for x in v] for k, v in found.items()}
+            for found in (data["samples"], data.get("rest") or {})
+        ]
         config = {key: data["config"].get(key) for key in _SHAPE}
         for key in ("hidden_size", "num_hidden_layers"):
             if isinstance(config[key], bool) or not isinstance(config[key], int) or config[key] < 1:
@@ -83,7 +85,7 @@ class BaseModel:
         revision = data.get("revision")
         if not isinstance(revision, str | None):
             raise TypeError("base.revision")
-        return cls(str(data["name"]), revision, config, str(data["dtype"]), samples)
+        return cls(str(data["name"]), revision, config, str(data["dtype"]), *sampled)
 
     @classmethod
     def of(cls, model: Any, source: ModelSource | str) -> BaseModel:
@@ -111,52 +113,58 @@ class BaseModel:
 
         source = source if isinstance(source, ModelSource) else ModelSource(source)
         revision = getattr(model.config, "_commit_hash", None) or source.revision
-        return cls._sampled(source.name, revision, config, row, tensor)
+        inside = next((name for name, module in model.named_modules() if module is stack), row.layers)
+        named = {name: p.detach() for name, p in model.named_parameters()}
+        return cls._sampled(source.name, revision, config, row, tensor, named, named.get, inside)
 
     @classmethod
-    def of_checkpoint(
-        cls, source: ModelSource, text: Any, row: Family, tensor: Callable[[str], Any], stem: str
-    ) -> BaseModel:
+    def of_checkpoint(cls, source: ModelSource, text: Any, row: Family, checkpoint: Checkpoint, stem: str) -> BaseModel:
         """Fingerprint of a checkpoint on disk.
 
         Args:
             text: the configuration of its decoder, or its numbers alone.
             row: its family.
-            tensor: on-disk tensor name -> the tensor or a lazy slice of it (None when there is none).
             stem: prefix of the decoder layers' tensor names, such as "model.layers".
         """
 
         def on_disk(layer: int, path: str) -> Any:
-            return tensor(f"{stem}.{layer}.{path}")
+            return checkpoint.tensor(f"{stem}.{layer}.{path}")
 
-        return cls._sampled(source.name, source.revision, text, row, on_disk)
+        named = checkpoint.weight_map
+        return cls._sampled(source.name, source.revision, text, row, on_disk, named, checkpoint.tensor, stem)
 
     @classmethod
     def _sampled(
-        cls, name: str, revision: str | None, config: Any, row: Family, tensor: Callable[[int, str], Any]
+        cls,
+        name: str,
+        revision: str | None,
+        config: Any,
+        row: Family,
+        inside: Callable[[int, str], Any],
+        names: Iterable[str],
+        tensor: Callable[[str], Any],
+        stack: str,
     ) -> BaseModel:
-        samples: dict[str, list[float]] = {}
-        dtype = "float32"
-        for layer in range(config.num_hidden_layers):
-            for site in (Site.ATTN, Site.MLP):
-                # The first expert's writer: alone on disk, the first of the fused tensor in memory.
-                experts = [] if site is Site.ATTN else [row.fused, row.experts and row.experts.format(0)]
-                written = {f"{place.writer}.weight": place.writer for place in row.places(site)}
-                written |= dict.fromkeys(filter(None, experts), row.writer(site))
-                path, found = next(((p, t) for p in written if (t := tensor(layer, p)) is not None), ("", None))
-                if found is None or found.dim() not in (2, 3) or not found.is_floating_point():
-                    continue  # a quantised weight has no comparable values
-                form = found.form if isinstance(found, LazyTensor) else found.dtype
-                if form.itemsize < 2:
-                    continue  # neither has an FP8 one, which some devices dequantise on loading
-                if not isinstance(found, LazyTensor) and found.device.type == "meta":
-                    continue  # neither has an offloaded one
-                dtype = str(form).removeprefix("torch.")
-                samples[f"{layer}.{written[path]}"] = _sample(found)
-        return cls(name, revision, {key: getattr(config, key, None) for key in _SHAPE}, dtype, samples)
+        writers = samples.of_writers(row, config.num_hidden_layers, inside)
+        rest = samples.of_rest(names, stack, writers, tensor)
+        dtypes = {
+            str(samples.form_of(one)).removeprefix("torch.")
+            for one in (*writers.values(), *(one for one, _ in rest.values()))
+        }
+        return cls(
+            name,
+            revision,
+            {key: getattr(config, key, None) for key in _SHAPE},
+            max(dtypes, key=lambda dtype: _RESOLUTION.get(dtype, 1.0), default="float32"),
+            {key: samples.values(one, samples.WRITER) for key, one in writers.items()},
+            {key: samples.values(one, count) for key, (one, count) in rest.items()},
+        )
 
     def check(self, other: BaseModel, layers: Iterable[int], *, what: str = "this model") -> None:
-        """Raise unless ``other`` is the same model, as far as the edited layers show.
+        """Raise unless ``other`` is the same model, as far as the samples show.
+
+        Args:
+            layers: those that are edited: what differs in them is named first.
 
         Raises:
             WrongModelError: the architectures or the sampled weights differ; the message says where.
@@ -171,22 +179,34 @@ class BaseModel:
                     f"An edit belongs to one model: {self._elsewhere(other) or 'fit again on this one.'}"
                 )
         resolution = 2 * max(_RESOLUTION.get(d, 1.0) for d in (self.dtype, other.dtype))
-        wanted = {str(layer) for layer in layers}
-        for key, ours in self.samples.items():
-            theirs = other.samples.get(key)
-            if key.split(".", 1)[0] not in wanted or theirs is None:
-                continue
+        edited = {str(layer) for layer in layers}
+        for key, ours, theirs in sorted(
+            self._seen_in_both(other), key=lambda one: one[0].split(".", 1)[0] not in edited
+        ):
             apart = [i for i, (a, b) in enumerate(zip(ours, theirs)) if abs(a - b) > resolution * max(abs(a), 1e-4)]
             if apart or len(ours) != len(theirs):
-                layer, path = key.split(".", 1)
+                layer, _, path = key.partition(".")
+                place = f"{path} of layer {layer}" if layer.isdigit() else key
                 first = apart[0] if len(ours) == len(theirs) else None
                 cure = self._elsewhere(other) or "fit the edit on this model."
                 values = "" if first is None else f": {ours[first]:.6g} there, {theirs[first]:.6g} here"
                 raise WrongModelError(
-                    f"{what} is built like '{self.name}', but its weights differ (first seen in {path} of layer "
-                    f"{layer}{values}): it is another model, a fine-tune or a quantised copy. "
-                    f"{cure[:1].upper()}{cure[1:]}"
+                    f"{what} is built like '{self.name}', but its weights differ (first seen in {place}{values}): it "
+                    f"is another model, a fine-tune or a quantised copy. {cure[:1].upper()}{cure[1:]}"
                 )
+
+    def _seen_in_both(self, other: BaseModel) -> Iterator[tuple[str, list[float], list[float]]]:
+        """Key, values here, values there. In a layer with quantised writers norms say nothing: some ways of quantising
+        move factors from one to the other.
+        """
+        plain = {key.split(".", 1)[0] for key in self.samples.keys() & other.samples.keys()}
+        for key, ours in self.samples.items():
+            if key in other.samples:
+                yield key, ours, other.samples[key]
+        for key, ours in self.rest.items():
+            layer = key.split(".", 1)[0]
+            if key in other.rest and (layer in plain or not layer.isdigit()):
+                yield key, ours, other.rest[key]
 
     def _elsewhere(self, other: BaseModel) -> str:
         """Where the right base is, if that is on the Hub and the other one is not said to be it; else ""."""
@@ -194,20 +214,3 @@ class BaseModel:
             return ""
         commit = f"at its commit (--revision {self.revision})"
         return f"name the base that it was fitted on ('{self.name}'), {commit}, or fit again on this model."
-
-
-def _sample(weight: Any) -> list[float]:
-    """16 values along the diagonal of a [rows, columns] matrix (of the first one of a stack); readable from a lazy
-    tensor without decoding it all.
-    """
-    if isinstance(weight, LazyTensor):
-        return [weight.element(place) for place in sample_places(weight.shape)]
-    return [float(weight[place]) for place in sample_places(weight.shape)]
-
-
-def sample_places(shape: Sequence[int]) -> list[tuple[int, ...]]:
-    """Where the samples of a weight [..., rows, columns] are taken, in their order: one full index each."""
-    *stack, rows, columns = shape
-    first = (0,) * len(stack)
-    last = _SAMPLES - 1
-    return [(*first, i * (rows - 1) // last, i * (columns - 1) // last) for i in range(_SAMPLES)]

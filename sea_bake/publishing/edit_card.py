@@ -58,6 +58,7 @@ def render(
         repo=repo,
         sha256=sha256,
         fingerprint=fingerprint(edit.base),
+        samples_all=bool(edit.base.rest),
         recipe=RECIPE,
         licence=licence,
         sentence=sentence(edit),

@@ -151,6 +151,7 @@ def _text(described: dict[str, Any]) -> str:
 def fingerprint(base: BaseModel) -> str:
     """SHA-256 of what a base is known by: the numbers of its configuration, and the sampled weights."""
     data = {"config": base.config, "dtype": base.dtype, "samples": base.samples}
+    data |= {"rest": base.rest} if base.rest else {}
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 

@@ -120,7 +120,7 @@ def import_edit(
                 "damaged, or of another format (then drop --format)"
             ) from error
         maps = _placed(found, row, it, chosen, shift)
-        fingerprint = BaseModel.of_checkpoint(it.source, it.numbers, it.row, it.checkpoint.tensor, it.stem)
+        fingerprint = BaseModel.of_checkpoint(it.source, it.numbers, it.row, it.checkpoint, it.stem)
     recipe = {} if row.method is None else {"method": row.method}
     names = ", ".join(_plain(path.name) for path in given.paths[:4]) + ", ..." * (len(given.paths) > 4)
     facts = {"format": row.name, "files": _digests(given), "shift": shift, **found.facts}

@@ -6,15 +6,16 @@ A fine-tune that differs from the model by less than the quantisation does canno
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 
 from sea_bake.edit import Edit
-from sea_bake.errors import WrongModelError
+from sea_bake.errors import CheckpointError, WrongModelError
 from sea_bake.exporting.gguf.header import GgufFile, GgufTensor
 from sea_bake.exporting.gguf.names import ARCHITECTURES, writers_of
 from sea_bake.model.anatomy import Family, Site
-from sea_bake.model.fingerprint import sample_places
+from sea_bake.model.samples import sample_places
 
 _KEYS = {
     "hidden_size": "embedding_length",
@@ -30,6 +31,10 @@ _KEYS = {
 _FLOATS = {"F32": 2.0**-23, "F16": 2.0**-10, "BF16": 2.0**-7}
 _DTYPES = {"float64": 0.0, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 _LEAST_SHARE = 0.8
+# There are many more of them, of which any may have its outliers just where it is sampled; and what is another model in
+# one layer is that in most.
+_ELSEWHERE = 2
+_EMBEDDINGS = {"embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight"}
 
 
 def check_base(file: GgufFile, row: Family, edits: Sequence[Edit]) -> int:
@@ -62,25 +67,38 @@ def check_base(file: GgufFile, row: Family, edits: Sequence[Edit]) -> int:
 
 
 def _check_weights(file: GgufFile, row: Family, edit: Edit) -> int:
-    compared = 0
-    paths = {row.writer(site): site for site in (Site.ATTN, Site.MLP)}
-    for key, ours in edit.base.only(edit.layers).samples.items():
+    """Every writer that was sampled, and the embeddings; those that are edited first. The number of the edited ones."""
+    compared, paths = 0, {row.writer(site): site for site in (Site.ATTN, Site.MLP)}
+    for key, ours in sorted(edit.base.samples.items(), key=lambda one: int(one[0].partition(".")[0]) not in edit.maps):
         layer, _, path = key.partition(".")
         if path not in paths:
             continue
-        site = paths[path]
-        tensor = writers_of(file, row, site, int(layer), edit.base.hidden_size)[0].tensor
-        turned = path in row.input_first or (len(tensor.shape) == 3 and row.fused in row.input_first)
-        share = _difference(file, tensor, ours, turned=turned)
-        limit = min(_LEAST_SHARE, type_error(tensor) + _DTYPES.get(edit.base.dtype, _LEAST_SHARE))
-        if not share <= limit:
-            raise WrongModelError(
-                f"{file.path.name} is built like '{edit.base.name}', but its weights differ by more than quantisation "
-                f"explains ({tensor.name}, {tensor.type.name}: {share:.2g} of their size; at most {limit:.2g} is "
-                "expected): it is another model, a fine-tune or edited already. Give the GGUF of the edit's own base."
-            )
-        compared += 1
+        is_edited = int(layer) in edit.maps
+        with contextlib.nullcontext() if is_edited else contextlib.suppress(CheckpointError):
+            tensor = writers_of(file, row, paths[path], int(layer), edit.base.hidden_size)[0].tensor
+            turned = path in row.input_first or (len(tensor.shape) == 3 and row.fused in row.input_first)
+            _check_tensor(file, tensor, ours, edit, turned=turned, factor=1 if is_edited else _ELSEWHERE)
+            compared += is_edited
+    rows = edit.base.config.get("vocab_size")
+    for key in _EMBEDDINGS & edit.base.rest.keys():
+        embeddings = file.tensors.get("token_embd.weight")
+        if embeddings is not None and embeddings.shape == (rows, edit.base.hidden_size):
+            with contextlib.suppress(CheckpointError):
+                _check_tensor(file, embeddings, edit.base.rest[key], edit, turned=False, factor=_ELSEWHERE)
     return compared
+
+
+def _check_tensor(
+    file: GgufFile, tensor: GgufTensor, ours: Sequence[float], edit: Edit, *, turned: bool, factor: float
+) -> None:
+    share = _difference(file, tensor, ours, turned=turned)
+    limit = min(_LEAST_SHARE, factor * (type_error(tensor) + _DTYPES.get(edit.base.dtype, _LEAST_SHARE)))
+    if not share <= limit:
+        raise WrongModelError(
+            f"{file.path.name} is built like '{edit.base.name}', but its weights differ by more than quantisation "
+            f"explains ({tensor.name}, {tensor.type.name}: {share:.2g} of their size; at most {limit:.2g} is "
+            "expected): it is another model, a fine-tune or edited already. Give the GGUF of the edit's own base."
+        )
 
 
 def type_error(tensor: GgufTensor) -> float:
