@@ -66,7 +66,9 @@ class Edit(MapFacts):
             if value not in known:
                 raise SettingError(f"unknown {name} {value!r}: use one of {', '.join(known)}")
         if isinstance(self.alpha, bool) or not isinstance(self.alpha, int | float) or not abs(self.alpha) < 1e6:
-            raise SettingError(f"alpha = {self.alpha!r} is not a finite number")
+            raise SettingError(
+                f"alpha = {self.alpha!r} is no strength: use a number between -1e6 and 1e6; 1 is the map itself"
+            )
         if not self.maps:
             raise SettingError("an edit needs at least one layer")
         kinds = {(one.is_sea, one.extra) for one in self.seen.values()}

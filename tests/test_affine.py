@@ -425,6 +425,27 @@ def test_qwen2_as_the_llama_that_it_is(workshop: Workshop, tmp_path: Path, name:
     assert (tmp_path / "back" / "config.json").read_bytes() == (base / "config.json").read_bytes()
 
 
+def test_a_way_out_is_named_where_there_is_one(workshop: Workshop, tmp_path: Path) -> None:
+    """``--as llama`` to a Qwen2 and to a Mistral that looks back at everything; not to a window, nor for an adapter."""
+    wide = tiny.changeable(workshop.base("mistral"), tmp_path / "wide")
+    tiny.patch_json(wide / "config.json", sliding_window=None)
+    bases = {"qwen2": workshop.base("qwen2"), "mistral": wide}
+    for family, base in (*bases.items(), ("mistral", workshop.base("mistral"))):
+        PLACES.setdefault(family, LLAMA)
+        edit = edit_of(workshop.model(family), family, CASES["LEACE"], 1.0)
+        folds = base in bases.values()
+        assert ("--as llama" in plan(base, [edit]).rows[0]["why"]) == folds
+        assert any("--as llama" in row["why"] for row in plan(base).constants) == folds
+        with pytest.raises(NotExactError) as refused:
+            bake(base, edit, tmp_path / "no", how="fold")
+        assert ("--how fold --as llama" in str(refused.value)) == folds
+        if folds:
+            bake(base, edit, tmp_path / family, how="fold", architecture="llama")
+        with pytest.raises(NotExactError) as refused:
+            bake(base, edit, tmp_path / "no", how="adapter")
+        assert "--as" not in str(refused.value)
+
+
 def test_what_is_no_llama_is_refused(workshop: Workshop, tmp_path: Path) -> None:
     for family, words in (
         ("mistral", "sliding_window.*--how insert"),

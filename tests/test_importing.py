@@ -385,6 +385,21 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...], str, str]] = {
     "an unknown format": ({"vec_layer_1.pt": V}, ("--format", "pickle"), "SettingError", "use auto, control-vector"),
     "an unknown site": ({"vec_layer_1.pt": V}, ("-s", "resid"), "SettingError", "unknown site"),
     "a strength that is none": ({"vec_layer_1.pt": V}, ("--alpha", "nan"), "SettingError", "alpha"),
+    "a strength beyond all": ({"vec_layer_1.pt": V}, ("--alpha", "1e9"), "SettingError", "between -1e6 and 1e6"),
+    "a base without a name": ({"vec_layer_1.pt": V}, ("--base", ""), "CheckpointError", "the model has no name"),
+    # nothing
+    "zeros": ({"vec_layer_1.pt": 0 * V}, (), "EditError", "changes nothing in the layers 1"),
+    "zeros in the layers that are chosen": (
+        {"p.pt": torch.eye(5, 32) * torch.tensor([1, 1, 0, 0, 1])[:, None]}, ("-l", "1,2"), "EditError", "layers 1-2",
+    ),
+    "projections of a deeper model": (
+        {"uu_positive.pt": torch.eye(32).repeat(4, 1, 1), "uu_negative.pt": torch.eye(32).repeat(4, 1, 1)}, (),
+        "SettingError", "--layers all",
+    ),
+    "projections of other layers": (
+        {"uu_positive.pt": torch.eye(32).repeat(3, 1, 1), "uu_negative.pt": torch.eye(32).repeat(3, 1, 1)},
+        ("-l", "all"), "SettingError", "to 3 of its layers (then name these: --layers)",
+    ),
     # damaged, or something else
     "no such file": ({}, (), "EditError", "no such file"),
     "an empty file": ({"v.pt": b""}, (), "EditError", "no file that can be imported"),
@@ -455,8 +470,11 @@ class Pickled:
 
 def test_the_cure_of_a_pickle_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The very lines that the refusal names, for objects, for dataclasses, and for probes of scikit-learn."""
+    import pickle
     import re
     import shlex
+
+    from sklearn.linear_model import LogisticRegression
 
     monkeypatch.chdir(tmp_path)
 
@@ -468,15 +486,27 @@ def test_the_cure_of_a_pickle_works(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     torch.save(Pickled(), tmp_path / "object.pt")
     cured(tmp_path / "object.pt")
-    assert import_edit(tmp_path / "plain.pt", tiny.single()).layers == (1,)
+    assert import_edit(tmp_path / "object_plain.pt", tiny.single()).layers == (1,)
     torch.save(foreign.eraser(llama()), tmp_path / "eraser.pt")
     cured(tmp_path / "eraser.pt")
-    assert import_edit(tmp_path / "plain.pt", tiny.single(), layers="1", site="mlp").maps[1].rank == 1
-    (tmp_path / "vec_layer_1.pt").write_bytes((tmp_path / "eraser.pt").read_bytes())
-    import pickle
-
-    from sklearn.linear_model import LogisticRegression
-
+    assert import_edit(tmp_path / "eraser_plain.pt", tiny.single(), layers="1", site="mlp").maps[1].rank == 1
+    # Arrays: one alone, several, in the archives of torch, in its older files, and pickled as they are.
+    row = np.arange(32, dtype=np.float32)
+    several = {"layer_activations": {np.int64(1): row, 2: [row, row][0]}, "layer_type": "decoder_block"}
+    torch.save(row, tmp_path / "vec_layer_1.pt")
+    torch.save(several, tmp_path / "several.pt", _use_new_zipfile_serialization=False)
+    (tmp_path / "vec_layer_2_x.pkl").write_bytes(pickle.dumps(row))
+    (tmp_path / "vec_layer_3.pt").write_bytes(pickle.dumps({"v": row}["v"], protocol=2))
+    for name, layers in (
+        ("vec_layer_1.pt", (1,)),
+        ("several.pt", (1, 2)),
+        ("vec_layer_2_x.pkl", (2,)),
+        ("vec_layer_3.pt", (3,)),
+    ):
+        cured(tmp_path / name)
+        found = import_edit((tmp_path / name).with_name(f"{Path(name).stem}_plain.pt"), tiny.single())
+        assert found.layers == layers
+        assert all(torch.equal(one.constant, torch.tensor(row)) for one in found.maps.values())
     x = np.random.default_rng(0).standard_normal((20, 8))
     probes = [LogisticRegression().fit(x, np.arange(20) % 2) for _ in range(16)]
     (tmp_path / "probes.pkl").write_bytes(pickle.dumps(probes))

@@ -453,7 +453,9 @@ def test_refused(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("name", "n", "fewest"), [("iti", 9, 10), ("act", 9, 10), ("leace", 2, 3), ("pca", 2, 3)])
 def test_too_few_demonstrations_are_refused(name: str, n: int, fewest: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sea_bake.fitting.load_model", lambda *args, **options: pytest.fail("loaded"))
-    with pytest.raises(ActivationError, match=f"{n} usable triples: {name} needs at least {fewest}"):
+    with pytest.raises(
+        ActivationError, match=rf"{n} usable triples: {name} needs at least {fewest}\. .*\(--method\): sea, mean-diff"
+    ):
         fit(tiny.single(), tiny.demonstrations(n), method=name)
 
 

@@ -32,18 +32,10 @@ def as_llama(base: OpenBase) -> OpenBase:
     Raises:
         NotExactError: it is none exactly; the message says why.
     """
-    text, kind = base.text, base.row.model_type
-    if kind == "llama":
+    if base.row.model_type == "llama":
         raise NotExactError(f"{base.source.name} is a Llama already: drop --as")
-    if kind not in AS_LLAMA or base.config is not text or base.architecture not in _ARCHITECTURES:
-        raise _refused(base, f"a {base.architecture} is no Llama by another name ({', '.join(AS_LLAMA)} are)")
-    window = _window(text)
-    if window is not None:
-        raise _refused(
-            base, f"its attention looks back {window} tokens (sliding_window), and a Llama's over all of them"
-        )
-    if getattr(text, "hidden_act", None) != "silu":
-        raise _refused(base, f"its activation is {text.hidden_act}, and readers of a Llama compute silu")
+    if why := why_not(base):
+        raise _refused(base, why)
     config = _config(base)
     names = _missing(base, config)
     raw = _spelt(config, base.checkpoint.config)
@@ -52,6 +44,19 @@ def as_llama(base: OpenBase) -> OpenBase:
     made = replace(made, row=family("llama"), classes=dict(_CLASSES))
     _measure(base, made)
     return made
+
+
+def why_not(base: OpenBase) -> str:
+    """Why its configuration is not that of a Llama by another name; "" where it is."""
+    text = base.text
+    if base.row.model_type not in AS_LLAMA or base.config is not text or base.architecture not in _ARCHITECTURES:
+        return f"a {base.architecture} is no Llama by another name ({', '.join(AS_LLAMA)} are)"
+    window = _window(text)
+    if window is not None:
+        return f"its attention looks back {window} tokens (sliding_window), and a Llama's over all of them"
+    if getattr(text, "hidden_act", None) != "silu":
+        return f"its activation is {text.hidden_act}, and readers of a Llama compute silu"
+    return ""
 
 
 def _window(text: Any) -> int | None:

@@ -42,6 +42,7 @@ def exactness(
     holder: str | None = None,
     extra: tuple[str, ...] = (),
     is_constant: bool = False,
+    is_llama: bool = False,
 ) -> Exactness:
     """Decide from the family's row and the edit's settings alone.
 
@@ -51,6 +52,7 @@ def exactness(
             them; None where nothing holds one.
         extra: what an affine map has besides A and B: of "scale", "constant" and "gate".
         is_constant: it has a constant alone.
+        is_llama: the base can be rewritten as a Llama, which grants biases: named as a way out.
     """
 
     def no(why: str) -> Exactness:
@@ -61,7 +63,7 @@ def exactness(
     if feature != "identity":
         return no(f"Φ-SEA ({feature}) is not linear")
     if site is Site.BLOCK:
-        return _of_block(row, is_constant=is_constant, holder=holder)
+        return _of_block(row, is_constant=is_constant, holder=holder, is_llama=is_llama)
     if merge == "l2":
         if site is Site.HEADS or not row.norm_behind:
             return no("the l2 merge rescales each token, which no weight can do")
@@ -74,7 +76,7 @@ def exactness(
         why = "affine, and the site's output is a linear's output" if extra else LINEAR
     if "constant" in extra:
         if holder is None:
-            return no(_unheld(row, site.written_by))
+            return no(_unheld(row, site.written_by, is_llama))
         return Exactness(True, False, f"{why}; the constant goes into {into(holder)}, which no adapter carries")
     if "scale" in extra or identity(merge, parts, alpha) != 1.0:
         return Exactness(True, False, f"{why}; the change has full rank, so no adapter can carry it")
@@ -92,13 +94,12 @@ def into(holder: str, whose: str = "the writer") -> str:
     return f"a bias that {holder} grants" if holder else f"{whose}'s bias"
 
 
-def _unheld(row: Family, site: Site) -> str:
+def _unheld(row: Family, site: Site, is_llama: bool) -> str:
     why = f"a constant goes into a bias: the writer of {site.value} has none, and no key of {row.model_type} grants one"
-    as_llama = " (where no sliding window is in use, it folds as the Llama that it is: --how fold --as llama)"
-    return why + as_llama * (row.model_type in AS_LLAMA)
+    return why + " (it folds as the Llama that it is: --how fold --as llama)" * is_llama
 
 
-def _of_block(row: Family, *, is_constant: bool, holder: str | None) -> Exactness:
+def _of_block(row: Family, *, is_constant: bool, holder: str | None, is_llama: bool) -> Exactness:
     if not is_constant:
         return Exactness(False, False, "the residual stream bypasses the weights of the layer")
     if row.norm_behind:
@@ -106,12 +107,12 @@ def _of_block(row: Family, *, is_constant: bool, holder: str | None) -> Exactnes
     if row.scaled:
         return Exactness(False, False, "a factor stands between the MLP and the residual stream")
     if holder is None:
-        return Exactness(False, False, _unheld(row, Site.MLP))
+        return Exactness(False, False, _unheld(row, Site.MLP, is_llama))
     why = f"a constant, added to the residual stream by {into(holder, 'the MLP writer of that layer')}"
     return Exactness(True, False, f"{why}, which no adapter carries")
 
 
-def of_edit(row: Family, edit: Edit, *, biased: bool, holder: str | None) -> Exactness:
+def of_edit(row: Family, edit: Edit, *, biased: bool, holder: str | None, is_llama: bool = False) -> Exactness:
     """:func:`exactness` of an Edit."""
     return exactness(
         row,
@@ -124,6 +125,7 @@ def of_edit(row: Family, edit: Edit, *, biased: bool, holder: str | None) -> Exa
         holder=holder,
         extra=edit.extra,
         is_constant=edit.is_constant,
+        is_llama=is_llama,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sea_bake.baking.as_llama import why_not
 from sea_bake.baking.exactness import Exactness, exactness, of_edit
 from sea_bake.baking.granting import holder
 from sea_bake.baking.open_base import OpenBase, check_edits, opened
@@ -29,7 +30,7 @@ class Plan:
     """The verdicts on one base.
 
     Attributes:
-        base, family: the model.
+        base, family, architecture: the model: its name, its model_type and its class.
         how: what ``bake --how auto`` does with the given edits ("fold" or "insert"); None without edits.
         why: the reason, for people.
         rank: rank that an adapter of the given edits has; None where there is none.
@@ -40,6 +41,7 @@ class Plan:
 
     base: str
     family: str
+    architecture: str
     how: str | None
     why: str
     rank: int | None
@@ -88,7 +90,17 @@ def plan(model: str | Path | ModelSource, edits: Sequence[Edit] = (), *, revisio
         adapters = bool(edits) and all(row["adapter"] for row in rows)
         rank = _rank(edits) if adapters else None
         constants = [] if edits else [_constant(base, site) for site in sites_of(base)]
-        return Plan(base.source.name, base.row.model_type, how, why, rank, rows, constants, _kinds(base))
+        return Plan(
+            base.source.name,
+            base.row.model_type,
+            base.architecture,
+            how,
+            why,
+            rank,
+            rows,
+            constants,
+            _kinds(base),
+        )
 
 
 def sites_of(base: OpenBase) -> list[Site]:
@@ -118,7 +130,9 @@ def _constant(base: OpenBase, site: Site) -> dict[str, Any]:
     found: dict[Exactness, list[int]] = {}
     for layer in base.layers_with(site):
         held = holder(base, site, [layer])
-        one = exactness(base.row, site, "sum", holder=held, extra=("constant",), is_constant=True)
+        one = exactness(
+            base.row, site, "sum", holder=held, extra=("constant",), is_constant=True, is_llama=not why_not(base)
+        )
         found.setdefault(_on_disk(base, site, layer, one), []).append(layer)
     best, layers = next(((one, layers) for one, layers in found.items() if one.fold), (None, []))
     why = "; ".join(dict.fromkeys(one.why for one in found)) or "no layer has this site"
@@ -137,11 +151,15 @@ def _kinds(base: OpenBase) -> list[dict[str, Any]]:
     return [{"layers": ranges(layers), **dict(key)} for key, layers in kinds.items()]
 
 
-def by_settings(base: OpenBase, edit: Edit) -> Exactness:
-    """The exactness of an edit on this base's family, biases included; however the writers are stored."""
+def by_settings(base: OpenBase, edit: Edit, *, as_llama: bool = True) -> Exactness:
+    """The exactness of an edit on this base's family, biases included; however the writers are stored.
+
+    Args:
+        as_llama: name that way out, where the base can be rewritten.
+    """
     where = base, edit.site, edit.layers
     held = holder(*where) if "constant" in edit.extra else None
-    return of_edit(base.row, edit, biased=is_biased(*where), holder=held)
+    return of_edit(base.row, edit, biased=is_biased(*where), holder=held, is_llama=as_llama and not why_not(base))
 
 
 def verdict(base: OpenBase, edit: Edit) -> Exactness:
@@ -165,7 +183,7 @@ def refuse_fold(base: OpenBase, edits: Sequence[Edit], what: str = "a fold") -> 
     if clash := _clash(edits):
         raise NotExactError(f"{what} of these edits would not be exact: {clash}. Bake them with --how insert.")
     for edit in edits:
-        found = by_settings(base, edit)
+        found = by_settings(base, edit, as_llama=what == "a fold")
         if not found.fold:
             none = edit.site is Site.BLOCK or "constant" in edit.extra
             stand_in = "" if none else ", or fold the best stand-in: --how fold --approximate"

@@ -218,7 +218,10 @@ def dense_projectors(
             f"and {tuple(negative.shape)}"
         )
     if len(positive) not in (num_layers, len(layers)):
-        raise SettingError(f"{len(positive)} dense projections for {num_layers} layers ({len(layers)} selected)")
+        raise SettingError(
+            f"{len(positive)} dense projections for {num_layers} layers, {len(layers)} of them selected: "
+            f"they belong to another model, or to {len(positive)} of its layers (then name these: --layers)"
+        )
     rows = {layer: layer if len(positive) == num_layers else i for i, layer in enumerate(layers)}
     return {layer: from_dense(positive[row], negative[row]).float() for layer, row in rows.items()}
 

@@ -234,7 +234,11 @@ def check_count(method: str, n: int) -> None:
     """Raise ActivationError where demonstrations are too few for a method."""
     fewest = named(method).fewest
     if n < fewest and fewest > MIN_TRIPLES:  # of fewer than that, no activations are collected
-        raise ActivationError(f"{n} usable triples: {method} needs at least {fewest}")
+        others = ", ".join(name for name, row in METHODS.items() if row.fewest <= n)
+        raise ActivationError(
+            f"{n} usable triples: {method} needs at least {fewest}. Give more demonstrations (or a higher --limit), or "
+            f"choose a method that takes so few (--method): {others}"
+        )
 
 
 def resolved(settings: Mapping[str, Any]) -> dict[str, Any]:

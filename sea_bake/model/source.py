@@ -53,6 +53,8 @@ class ModelSource:
         """
         if isinstance(model, cls):
             return model
+        if not str(model).strip():
+            raise CheckpointError("the model has no name: give a folder, a .gguf file, or a Hub id")
         path = Path(os.path.expanduser(str(model)))
         if os.path.exists(path):  # which no name makes raise
             path = path.absolute() if path.name not in ("", "..") else path.resolve()

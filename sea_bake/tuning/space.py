@@ -259,7 +259,9 @@ def _check_value(name: str, value: Any) -> None:
         check_share(value, name)
     elif name == "alpha":
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e6:
-            raise SettingError(f"alpha = {value!r} is not a finite number")
+            raise SettingError(
+                f"alpha = {value!r} is no strength: use a number between -1e6 and 1e6; 1 is the map itself"
+            )
     elif name == "centre":
         if not isinstance(value, bool):
             raise SettingError(f"centre = {value!r} is neither True nor False")

@@ -124,15 +124,14 @@ def import_edit(
     recipe = {} if row.method is None else {"method": row.method}
     names = ", ".join(_plain(path.name) for path in given.paths[:4]) + ", ..." * (len(given.paths) > 4)
     facts = {"format": row.name, "files": _digests(given), "shift": shift, **found.facts}
-    strength = found.alpha if alpha is None else alpha
-    return Edit(
-        maps,
-        found.site,
-        fingerprint,
-        merge=found.merge,
-        alpha=strength,
-        recipe={**recipe, "imported": f"{row.title}: {names}", "import": facts},
-    )
+    described = {**recipe, "imported": f"{row.title}: {names}", "import": facts}
+    edit = Edit(maps, found.site, fingerprint, merge=found.merge, recipe=described)
+    if edit.changes_nothing:
+        raise EditError(
+            f"{names}: this {row.title} changes nothing in the layers {ranges(edit.layers)} (zeros alone, or no "
+            "direction): export it from its tool again, or choose other layers (--layers)"
+        )
+    return edit.with_settings(alpha=found.alpha if alpha is None else alpha)
 
 
 def _seen(given: Given) -> Format:

@@ -9,14 +9,15 @@ from __future__ import annotations
 from torch import Tensor
 
 from sea_bake.baking.open_base import OpenBase
-from sea_bake.errors import EditError
+from sea_bake.errors import EditError, SettingError
 from sea_bake.exporting.edits.found import Asked, Format, Found
 from sea_bake.exporting.edits.reading import Given
 from sea_bake.methods import sea
 from sea_bake.methods.layers import select_layers
 from sea_bake.model.anatomy import Site
 
-LAYERS = "last:21"
+_LAST = 21
+LAYERS = f"last:{_LAST}"
 SIGNS = ("positive", "negative")
 
 
@@ -43,6 +44,11 @@ def _read(given: Given, base: OpenBase, asked: Asked) -> Found:
         if not isinstance(content, Tensor):
             raise EditError(f"{path} holds a {type(content).__name__}, not a [layers, d, d] tensor")
     depth = base.text.num_hidden_layers
+    if asked.layers is None and depth < _LAST:
+        raise SettingError(
+            f"these projections edit the last {_LAST} layers unless it is said otherwise, and '{base.source.name}' has "
+            f"{depth}: choose them (--layers all, or --layers last:{max(1, round(0.66 * depth))})"
+        )
     layers = asked.layers or select_layers(LAYERS, depth)
     found = sea.dense_projectors(*given.contents, layers=layers, num_layers=depth, width=base.text.hidden_size)
     return Found(found, asked.site or Site.MLP, merge=asked.merge or "l2")

@@ -33,9 +33,14 @@ SUFFIXES = (
 _MOST_FILES = 2000
 _DEPTH = 4  # of dicts and lists in one another
 _HEAD = 64  # bytes that tell what a file is
+_BEGINNING = 1 << 20  # bytes in which a pickle names what it holds
+_TORCH = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # torch's magic number, pickled, in files from before it wrote archives
 _PLAIN = (
-    "import dataclasses, torch; found = torch.load({name!r}, weights_only=False); torch.save(dataclasses.asdict(found) "
-    "if dataclasses.is_dataclass(found) else vars(found), 'plain.pt')"
+    "import numpy, pickle, torch; plain = lambda x: x if isinstance(x, torch.Tensor) else plain(list(x)) if "
+    "isinstance(x, numpy.ndarray) and x.dtype == object else torch.tensor(x) if isinstance(x, numpy.ndarray) else "
+    "x.item() if isinstance(x, numpy.generic) else {plain(k): plain(v) for k, v in x.items()} if isinstance(x, dict) "
+    "else [plain(v) for v in x] if isinstance(x, (list, tuple)) else plain(vars(x)) if hasattr(x, '__dict__') else x; "
+    "torch.save(plain({load}), {output!r})"
 )
 _PROBES = (
     "import numpy, pickle; probes = pickle.load(open({name!r}, 'rb')); numpy.save('directions.npy', "
@@ -157,9 +162,17 @@ def read_torch(path: Path) -> Any:
 
 
 def conversion(path: Path) -> str:
-    """The command that turns a pickle of a known tool into plain tensors, for who trusts it."""
-    lines = _PROBES if path.suffix in (".pkl", ".pickle") else _PLAIN
-    return command("python", "-c", lines.format(name=str(path)))
+    """The command that turns a pickle of a known tool into plain tensors here, for who trusts it: "NAME_plain.pt", or
+    "directions.npy" of probes.
+    """
+    with open_regular(path) as file:
+        head = file.read(_BEGINNING)
+    if b"coef_" in head:  # of scikit-learn
+        return command("python", "-c", _PROBES.format(name=str(path)))
+    by_torch = head.startswith(b"PK") or _TORCH in head[:_HEAD]
+    load = "torch.load({!r}, weights_only=False)" if by_torch else "pickle.load(open({!r}, 'rb'))"
+    lines = _PLAIN.replace("{load}", load.format(str(path))).replace("{output!r}", repr(f"{path.stem}_plain.pt"))
+    return command("python", "-c", lines)
 
 
 def _is_archive(path: Path) -> bool:
