@@ -87,6 +87,12 @@ class Edit(MapFacts):
         default = "sea" if self.is_sea else "affine"
         return str(self.recipe.get("method") or default)
 
+    def refuse_nothing(self, consequence: str) -> None:
+        """Raise EditError where every activation comes out as it went in; ``consequence`` is what follows from that."""
+        if self.changes_nothing:
+            why = "its strength alpha is 0" if self.alpha == 0 else "it holds no direction in any layer"
+            raise EditError(f"this edit changes nothing ({why}), so {consequence}")
+
     @property
     def changes_nothing(self) -> bool:
         """Whether every activation comes out as it went in."""

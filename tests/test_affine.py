@@ -356,6 +356,7 @@ def test_the_plan_names_what_holds_a_constant(workshop: Workshop) -> None:
         assert {site for site, row in rows.items() if row["fold"]} == set(holds), family
         for site, key in holds.items():
             assert (key or "bias") in rows[site]["why"]
+    assert json.loads(tiny.run("plan", workshop.base("qwen2"), "--json").out)["architecture"] == "Qwen2ForCausalLM"
     out = tiny.run("plan", workshop.base("qwen2")).out
     assert "--as llama" in out
     assert "a constant folds" in out
@@ -421,6 +422,9 @@ def test_qwen2_as_the_llama_that_it_is(workshop: Workshop, tmp_path: Path, name:
     assert type(found).__name__ == "LlamaForCausalLM"
     assert difference(logits(found), expected) < EQUAL
     assert difference(logits(model), expected) > VISIBLE
+    shown = tiny.run("inspect", tmp_path / "llama").out
+    assert "written as the architecture llama" in shown
+    assert "biases that the base lacks, granted by attention_bias" in shown
     unbake(tmp_path / "llama", tmp_path / "back", base=base)
     assert (tmp_path / "back" / "config.json").read_bytes() == (base / "config.json").read_bytes()
 

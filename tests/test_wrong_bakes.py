@@ -243,6 +243,10 @@ def test_the_command_line_says_it_with_its_exit_code(tmp_path: Path) -> None:
     ran = tiny.run("verify", wrong, *told, "--json")
     data = json.loads(ran.out)
     assert (ran.code, data["verdict"], data["how"]) == (1, "NOT verified", "checkpoint")
+    nothing = Edit.load(edit).with_settings(alpha=0.0).save(tmp_path / "nothing.safetensors")
+    for other, words in ((nothing, "its strength alpha is 0"), (tmp_path, "is a folder, and no edit file")):
+        ran = tiny.run("verify", right, "--base", tiny.single(), "--edit", other)
+        tiny.refused(ran, "EditError", words)
     for missing in ((), told[:2], told[2:]):
         ran = tiny.run("verify", right, *missing)
         tiny.refused(ran, "CheckpointError", "is not an artefact of sea_bake", "name both (--base, --edit)")

@@ -15,7 +15,7 @@ from sea_bake.baking.planning import Plan, choose, plan
 from sea_bake.baking.unbake import RestoredBase, unbake
 from sea_bake.demonstrations import Demonstration
 from sea_bake.edit import Edit
-from sea_bake.errors import EditError, SettingError
+from sea_bake.errors import SettingError
 from sea_bake.io.apart import check_apart
 from sea_bake.model.source import ModelSource
 
@@ -75,9 +75,7 @@ def bake(
     if not edits:
         raise SettingError("there is no edit to bake: name at least one edit file")
     for one in edits:
-        if one.changes_nothing:
-            why = "its strength alpha is 0" if one.alpha == 0 else "it holds no direction in any layer"
-            raise EditError(f"this edit changes nothing ({why}), so its bake would be the base: fit another one")
+        one.refuse_nothing("its bake would be the base: fit another one")
     target = check_folder(output, overwrite=overwrite)
     check_apart(target, [source.path, calibration, *given])
     with opened(source, target) as base:

@@ -53,7 +53,13 @@ def edit_file(name: str | Path) -> EditFile:
     if asked is None:
         path = Path(os.path.expanduser(name))
         if path.is_dir() and _ON_THE_HUB.fullmatch(str(name)):
-            raise EditError(f"{name} is a folder here, and no edit file: for the edit on the Hub write {name}@main")
+            raise EditError(
+                f"{name} is a folder here, and no edit file: {_inside(path)}for the edit on the Hub write {name}@main"
+            )
+        if path.is_dir():
+            raise EditError(
+                f"{name} is a folder, and no edit file: {_inside(path) or 'name the file'}".removesuffix(", or ")
+            )
         return EditFile(path, _cached(path))
     repo, revision = asked
     try:
@@ -64,6 +70,13 @@ def edit_file(name: str | Path) -> EditFile:
             "id of an edit that sea-bake publish wrote, or an edit file"
         ) from absent
     return EditFile(path, f"{repo}@{path.parent.name}")
+
+
+def _inside(folder: Path) -> str:
+    """The edit's files that lie in a folder, or in that of an artefact: "name sea/edit-0.safetensors, or ", or ""."""
+    found = [*sorted(folder.glob("sea/edit-*.safetensors")), folder / EDIT_FILE]
+    named = " or ".join(str(path) for path in found if path.is_file())
+    return f"name {named}, or " if named else ""
 
 
 def is_hub_edit(name: str | Path) -> bool:

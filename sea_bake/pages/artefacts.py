@@ -23,6 +23,10 @@ def sentences(artefact: Artefact) -> list[str]:
     first = [] if approximation is None else [stand_in(approximation)]
     origins = bake.origins if bake else {}
     first += [f"{name} is {origin} on the Hub" for name, origin in origins.items()]
+    if bake and bake.rewritten:
+        first.append(f"the base is written as the architecture {bake.rewritten}, which it is exactly")
+    if bake and bake.granted:
+        first.append(f"it has biases that the base lacks, granted by {', '.join(bake.granted)} in config.json")
     return [*first, f"{artefact.folder}: {about}, {verdict}{changed}"]
 
 

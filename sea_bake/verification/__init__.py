@@ -13,6 +13,7 @@ from sea_bake.artefact import Artefact, is_artefact
 from sea_bake.artefact.names import VERIFICATION
 from sea_bake.artefact.opened import ONNX
 from sea_bake.artefact.verification import Comparison, Variant, Verification
+from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, SettingError, VerificationError
 from sea_bake.io.edits import edit_file
 from sea_bake.io.staging import need_space, scratch_folder
@@ -134,6 +135,8 @@ def _prove(
     """Open all doors on one request, and judge."""
     if edits is not None:
         files = [edit_file(edit).path.absolute() for edit in edits]
+        for file in files:
+            Edit.load(file).refuse_nothing("there is nothing to prove: name the edit that was baked, at its strength")
     else:
         assert isinstance(model, Artefact)
         files = model.edit_files

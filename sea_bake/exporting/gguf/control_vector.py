@@ -88,8 +88,7 @@ def _directions(edits: Sequence[Edit]) -> dict[int, Tensor]:
     """Decoder layer -> what is added behind it, float32: of all edits together, with their strengths."""
     found: dict[int, Tensor] = {}
     for edit in edits:
-        if edit.changes_nothing:
-            raise EditError("this edit changes nothing, so its control vector would be zero: take another one")
+        edit.refuse_nothing("its control vector would be zero: take another one")
         edits[0].base.check(edit.base, edit.layers, what="another of these edits' model")
         if not edit.is_constant:
             raise NotExactError(
