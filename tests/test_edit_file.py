@@ -123,7 +123,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "other form": (lambda p: write(p, changed(format="other")), "holds 'other', not 'sea_bake.edit'"),
     "other file": (lambda p: tiny.single() / "model.safetensors", "not one of sea_bake's"),
     "a text": (lambda p: tiny.demonstrations_file(), "cannot be read"),
-    "a folder": (lambda p: tiny.single(), "no such file"),
+    "a folder": (lambda p: tiny.single(), "is a folder, and no edit file"),
     "no JSON": (lambda p: write(p, "{"), "cannot be read"),
     "a list": (lambda p: write(p, "[]"), "not one of sea_bake's"),
     "deep JSON": (lambda p: write(p, "[" * 100_000), "cannot be read"),

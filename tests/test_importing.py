@@ -522,7 +522,7 @@ def test_an_archive_that_unpacks_to_more_is_refused(tmp_path: Path) -> None:
     """A zip may hold gigabytes in a few bytes, and a tensor may say that it is larger than what it stands on."""
     import zipfile
 
-    torch.save(torch.zeros(32), tmp_path / "vec_layer_1.pt")
+    torch.save(torch.ones(32), tmp_path / "vec_layer_1.pt")
     with (
         zipfile.ZipFile(tmp_path / "vec_layer_1.pt") as before,
         zipfile.ZipFile(tmp_path / "vec_layer_2.pt", "w", zipfile.ZIP_DEFLATED) as after,

@@ -11,8 +11,8 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from sea_bake.baking.exactness import AS_LLAMA
 from sea_bake.baking.granting import extended
+from sea_bake.baking.llamas import why_not
 from sea_bake.baking.open_base import OpenBase
 from sea_bake.baking.shift_test import layer_output
 from sea_bake.errors import NotExactError, reason_of
@@ -20,7 +20,6 @@ from sea_bake.model.anatomy import family
 from sea_bake.model.one_layer import decoder_depth, quiet
 from sea_bake.model.skeleton import skeleton, stack_of
 
-_ARCHITECTURES = ("Qwen2ForCausalLM", "MistralForCausalLM")
 _CLASSES = {"AutoConfig": "LlamaConfig", "AutoModel": "LlamaModel", "AutoModelForCausalLM": "LlamaForCausalLM"}
 _WINDOW = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
 _ROOM = 1e-5  # of the largest entry: the same operations in the same order, by other classes
@@ -44,29 +43,6 @@ def as_llama(base: OpenBase) -> OpenBase:
     made = replace(made, row=family("llama"), classes=dict(_CLASSES))
     _measure(base, made)
     return made
-
-
-def why_not(base: OpenBase) -> str:
-    """Why its configuration is not that of a Llama by another name; "" where it is."""
-    text = base.text
-    if base.row.model_type not in AS_LLAMA or base.config is not text or base.architecture not in _ARCHITECTURES:
-        return f"a {base.architecture} is no Llama by another name ({', '.join(AS_LLAMA)} are)"
-    window = _window(text)
-    if window is not None:
-        return f"its attention looks back {window} tokens (sliding_window), and a Llama's over all of them"
-    if getattr(text, "hidden_act", None) != "silu":
-        return f"its activation is {text.hidden_act}, and readers of a Llama compute silu"
-    return ""
-
-
-def _window(text: Any) -> int | None:
-    """How far its layers look back, where that is less than its whole context."""
-    kinds = getattr(text, "layer_types", None)
-    windowed = "sliding_attention" in kinds if kinds else getattr(text, "sliding_window", None) is not None
-    window = getattr(text, "sliding_window", None)
-    if not windowed or not isinstance(window, int) or window >= text.max_position_embeddings:
-        return None
-    return window
 
 
 def _config(base: OpenBase) -> Any:

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sea_bake.baking.as_llama import why_not
 from sea_bake.baking.exactness import Exactness, exactness, of_edit
 from sea_bake.baking.granting import holder
+from sea_bake.baking.llamas import why_not
 from sea_bake.baking.open_base import OpenBase, check_edits, opened
 from sea_bake.baking.writers import writers_of
 from sea_bake.edit import Edit
