@@ -341,13 +341,20 @@ def judge(place: Place, exam: Exam, settings: Sequence[Setting], workers: int) -
 # ------------------------------------------------------------------------------------------------------------- tables
 
 
+_ROWS: dict[tuple[int, int], tuple[Found, Found, dict[tuple[str, str], Row]]] = {}
+
+
 def rows(base: Found, found: Found) -> dict[tuple[str, str], Row]:
-    """(unit, measure) -> its paired difference from the base."""
-    return {
-        (row.task, row.measure.key): row
-        for unit in found
-        for row in rows_of(unit, {"base": base[unit], "edited": found[unit]}, detail=False)
-    }
+    """(unit, measure) -> its paired difference from the base; computed once, for its thousands of resamples."""
+    key = id(base), id(found)
+    if key not in _ROWS:
+        made = {
+            (row.task, row.measure.key): row
+            for unit in found
+            for row in rows_of(unit, {"base": base[unit], "edited": found[unit]}, detail=False)
+        }
+        _ROWS[key] = base, found, made  # both are kept, so that nothing else gets their ids
+    return _ROWS[key][2]
 
 
 def cell(row: Row | None) -> str:
