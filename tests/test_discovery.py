@@ -233,13 +233,8 @@ def test_an_unknown_family_is_fitted_inserted_and_folded(tmp_path: Path, name: s
                 assert seen.keys() == set(edit.layers)
                 assert all(seen[layer] == wanted[layer][0] for layer in wanted if layer in seen)
             else:
-                changed = [
-                    n
-                    for n in load_file(base / "model.safetensors")
-                    if not torch.equal(
-                        load_file(base / "model.safetensors")[n], load_file(folder / "model.safetensors")[n]
-                    )
-                ]
+                before, after = (load_file(place / "model.safetensors") for place in (base, folder))
+                changed = [n for n in before if not torch.equal(before[n], after[n])]
                 for layer, (_, writer) in PLACES[name].get(site, {}).items():
                     assert layer not in edit.layers or any(f".{layer}.{writer}" in n for n in changed), (site, layer)
 
