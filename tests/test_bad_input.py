@@ -114,7 +114,7 @@ CASES |= {
     "parts": setting("--parts", "neither", words=("unknown parts 'neither'", "both, positive, negative")),
     "position": setting("--position", "first", words=("unknown token position 'first'", "last, mean or random")),
     "neutral": setting("--neutral", "silence", words=("unknown neutral text 'silence'", "generate or prompt")),
-    "alpha": setting("--alpha", "nan", words=("alpha = nan", "not a finite number")),
+    "alpha": setting("--alpha", "nan", words=("alpha = nan", "between -1e6 and 1e6")),
     "dtype": setting("--dtype", "int4", words=("unknown dtype 'int4'", "float32, bfloat16, float16")),
     "batch_size": setting("--batch-size", "0", words=("batch_size (0)", "at least 1")),
     "max_new_tokens": setting("--max-new-tokens", "-3", words=("max_new_tokens (-3)", "at least 1")),

@@ -378,6 +378,9 @@ def test_a_spoiled_base_is_refused(workshop: Workshop, tmp_path: Path, name: str
 
 def test_a_writer_of_an_unexpected_shape_is_refused(workshop: Workshop, tmp_path: Path):
     edit, name = workshop.edit("gpt2", "mlp", "sum", "identity"), "transformer.h.3.mlp.c_proj.bias"
+    sampled = {key: one for key, one in edit.base.rest.items() if key != "3.mlp.c_proj.bias"}
+    assert len(sampled) == len(edit.base.rest) - 1
+    edit = replace(edit, base=replace(edit.base, rest=sampled))  # whose samples already tell the two apart
     base = spoiled(workshop.base("gpt2"), tmp_path / "spoiled", lambda t: t.update({name: torch.zeros(50)}))
     with pytest.raises(CheckpointError, match=rf"other shapes .* {name} is \(50,\) and should be \(48,\)"):
         bake(base, edit, tmp_path / "no", how="fold")

@@ -138,6 +138,7 @@ def edit_card(*, bare: bool = False) -> Callable[[str], dict[str, Any]]:
         shown = {"edit": edit, "base": base, "licence": licence, "method": "sea", "settings": (row, [row])}
         lists = {"ranks": [] if bare else [[text, 1, 2]], "results": [] if bare else [[text] * 7]}
         more = {"refits": not bare, "missing": text, "revision": None if bare else text, "recipe": "sea_bake.yaml"}
+        more["samples_all"] = not bare
         return own | shown | lists | more
 
     return fill

@@ -126,7 +126,7 @@ def edit_of(folder: Path) -> Edit:
     from sea_bake.model.fingerprint import BaseModel
 
     base = open_folder(folder, ModelSource.parse(folder))
-    found = BaseModel.of_checkpoint(base.source, base.numbers, base.row, base.checkpoint.tensor, base.stem)
+    found = BaseModel.of_checkpoint(base.source, base.numbers, base.row, base.checkpoint, base.stem)
     rows = [torch.linalg.qr(torch.randn(found.hidden_size, k)).Q.T.contiguous() for k in (3, 2)]
     one = Projector(*rows, *(torch.ones(k, dtype=torch.float64) for k in (3, 2)))
     return Edit({1: one, 3: one}, Site.MLP, found, merge="sum")
