@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from sea_bake.edit import Edit
+from sea_bake.edit.measured import Estimate
 from sea_bake.io.store import finite, whole
 
 FORMAT = "sea_bake.evaluation"
@@ -41,30 +42,6 @@ _UNITS = ("%", "nats", "")
 _SETTINGS = ("limit", "offset", "chat", "dtype")
 _VERSIONS = ("lm-eval", "transformers", "torch", "sea-bake")
 Record = dict[str, Any]  # one example of a task, as a door answered it
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def half(self) -> float:
-        """Half of the interval's width: what stands behind "±"."""
-        return (self.high - self.low) / 2
-
-    @property
-    def interval(self) -> list[float]:
-        return [self.low, self.high]
-
-    @classmethod
-    def of(cls, value: Any, interval: Any) -> Estimate:
-        """Raises TypeError or ValueError for what is no finite number."""
-        low, high = interval
-        return cls(finite(value), finite(low), finite(high))
 
 
 @dataclass(frozen=True)

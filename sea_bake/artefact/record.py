@@ -10,6 +10,7 @@ from typing import Any
 
 from sea_bake.artefact.names import EDIT, EXPORT, GRAPH_FILES, RECORD
 from sea_bake.edit import Edit
+from sea_bake.edit.measured import Measured
 from sea_bake.io.edits import ORIGIN
 from sea_bake.io.files import write_json
 from sea_bake.io.typed import build
@@ -38,6 +39,7 @@ class BakeRecord:
         patched: of an insert: the base's files that are other ones now, or new.
         edits: the copies of the edits inside the artefact.
         origins: of a copy, the "USER/REPO@COMMIT" that it came from, where that was the Hub.
+        measured: of a copy, what was measured of the edit when it was fitted.
         sea_bake: the version that made it.
         output: the artefact's folder; not in the file.
         bytes_linked, bytes_written: sizes of what was hard-linked, and of what was written; not in the file.
@@ -57,6 +59,7 @@ class BakeRecord:
     patched: list[str] = field(default_factory=list)
     edits: list[str] = field(default_factory=list)
     origins: dict[str, str] = field(default_factory=dict)
+    measured: dict[str, Measured] = field(default_factory=dict)
     sea_bake: str = ""
     output: Path = Path()
     bytes_linked: int = 0
@@ -70,6 +73,7 @@ class BakeRecord:
             layers=layers_of(edits),
             edits=[EDIT.format(i) for i in range(len(edits))],
             origins={EDIT.format(i): edit.origin for i, edit in enumerate(edits) if edit.origin},
+            measured={EDIT.format(i): edit.measured for i, edit in enumerate(edits) if edit.measured},
             sea_bake=version("sea-bake"),
             output=output,
             **facts,
@@ -133,6 +137,10 @@ class BakeRecord:
         if found.how not in WAYS:
             raise ValueError(f"how is {found.how!r}, none of {', '.join(WAYS)}")
         _check_edits(found.edits)
+        for name, told in found.measured.items():
+            if name not in found.edits:
+                raise ValueError(f"it says what was measured of {name!r:.80}, which is no edit of it")
+            Measured.from_json(told.to_json())
         for name, origin in found.origins.items():
             if name not in found.edits or not ORIGIN.fullmatch(origin):
                 raise ValueError(f"it says of {name!r:.80} that it came from {origin!r:.80}")

@@ -33,7 +33,7 @@ def demo(
     from sea_bake.model import smollm2
     from sea_bake.model.checkpoint.gguf import materialise
     from sea_bake.model.source import ModelSource
-    from sea_bake.pages.edits import sentence
+    from sea_bake.pages.edits import in_words
     from sea_bake.verification import verify
 
     console = call.console
@@ -53,7 +53,7 @@ def demo(
     else:
         edit = fit(source)
         edit.save(edit_file)
-    console.print(f"    {sentence(edit)}", markup=False)
+    console.print("    " + "\n    ".join(in_words(edit)), markup=False)
     console.print(f"3/4 baking into {artefact}", markup=False)
     if not artefact.exists():
         report = bake(source, edit, artefact)

@@ -12,7 +12,7 @@ from sea_bake.errors import SettingError
 from sea_bake.pages.text import size
 
 _SETTLED = "demonstrations format limit shuffle_seed split neutral max_new_tokens site position seed save_activations"
-_SETTLED += f" show_prompt {PROMPTS}"  # by saved activations
+_SETTLED += f" show_prompt held_back budget measure controls {PROMPTS}"  # by saved activations
 
 
 @command(
@@ -25,13 +25,14 @@ _SETTLED += f" show_prompt {PROMPTS}"  # by saved activations
         "Demonstrations": "demonstrations format limit shuffle_seed split neutral max_new_tokens",
         "Prompts": f"{PROMPTS} show_prompt",
         "Edit": "method site layers alpha K K_positive K_negative merge feature parts centre heads ridge direction",
+        "Strength, gain and cost": "budget held_back measure controls",
         "Activations": "position seed batch_size save_activations activations",
     },
     model=spelt(positional=True, hint=str, default=None),
     demonstrations=spelt(hint=str, default="builtin", help=SOURCE),
     activations=spelt("--activations", hint=Path, default=None),
     K=spelt("-K", "--K"),
-    seed=spelt(help="Seed of --position random."),
+    seed=spelt(help="Seed of what is held back, and of --position random."),
 )
 def fit(
     call: Call,
@@ -41,8 +42,8 @@ def fit(
 ) -> None:
     """Fit an edit from demonstrations: SEA, or another --method.
 
-    The defaults of SEA are those that helped on SmolLM2-135M-Instruct (scripts/STUDY.md); the paper's, for 7B models,
-    are --site mlp --merge l2 --no-centre -K 0.998 --alpha 1. Examples:
+    The strength is found for a KL of --budget. Three lines say what it gains on demonstrations held back, its cost,
+    and where random edits of that cost stand. The paper's SEA: --site mlp --merge l2 --no-centre -K 0.998 --alpha 1.
 
       sea-bake fit HuggingFaceTB/SmolLM2-135M-Instruct -o truthful.safetensors
 
@@ -81,12 +82,14 @@ def fit(
     from sea_bake.fitting import is_main_process
     from sea_bake.methods.table import check_taken, named
     from sea_bake.model.sites import ranges
-    from sea_bake.pages.edits import sentence
+    from sea_bake.pages.edits import in_words
 
     settled = [n for n in _SETTLED.split() if n in given and not (n == "site" and named(call["method"]).reads)]
     if activations is not None and settled:
         raise SettingError(f"--{settled[0].replace('_', '-')} has no effect with --activations, which fix it")
     check_taken(call["method"], given)
+    if {"alpha", "budget"} <= set(given):
+        raise SettingError("--alpha fixes the strength, and --budget has it found: give one of them")
     edit = call(
         model=source,
         demonstrations=triples,
@@ -98,7 +101,7 @@ def fit(
         return
     edit.save(place, overwrite=overwrite)
     call.emit({"output": str(output), **edit.describe()})
-    console.print(sentence(edit), markup=False)
+    console.print("\n".join(in_words(edit)), markup=False)
     without = edit.recipe.get("without_site")
     if without:
         console.print(f"not edited, having no site {edit.site.value}: layers {ranges(without)}", markup=False)

@@ -35,7 +35,7 @@ def publish(call: Call) -> None:
         console.print(f"stays here: {', '.join(report.left_out)}", markup=False)
     if report.removed:
         console.print(f"removed there, of an earlier publish: {', '.join(report.removed)}", markup=False)
-    console.print(f"licence: {report.licence}", markup=False)
+    console.print("\n".join([f"licence: {report.licence}", *report.worth]), markup=False)
     who = "private" if report.private else "public"
     if report.commit is None:
         console.print(f"dry run: {size(report.size)} in {len(report.files)} files; {who}; nothing was sent")

@@ -74,15 +74,11 @@ class Neutral:
         Raises:
             EvaluationError: NaN or infinite logits.
         """
-        device = model.get_input_embeddings().weight.device
         base = not self._kept
         found: list[Record] = []
         for i, ids in dealt(list(enumerate(self.ids))):
-            rows = torch.tensor([ids], device=device)
-            logits = model(input_ids=rows, use_cache=False).logits
-            check_finite(model, logits, [ids])
-            logs = logits[0, :-1].float().log_softmax(-1)
-            told = logs.gather(1, rows[0, 1:, None]).squeeze(1)
+            logs, following = self._logs(model, ids)
+            told = logs.gather(1, following[:, None]).squeeze(1)
             if base and not self._kept:
                 total = sum(len(ids) - 1 for ids in self.ids) * logs.shape[-1] * 4
                 self._stride = -(-total // _LOGITS)
@@ -95,6 +91,28 @@ class Neutral:
             found.append({"task": NEUTRAL, "id": i, "hash": f"{len(ids)} tokens", "values": values})
             advance(1)
         return together(found)
+
+    @torch.inference_mode()
+    def kl(self, model: Any, places: Sequence[int]) -> float:
+        """Mean KL per token from the base, whose records have been taken, on the texts at these places alone.
+
+        Raises:
+            EvaluationError: NaN or infinite logits.
+        """
+        found = []
+        for i in places:
+            if i in self._kept:  # of this process
+                at = self._logs(model, self.ids[i])[0][:: self._stride].cpu()
+                found.append((i, _divergence(self._kept[i], at)[0], len(at)))
+        everything = sorted(gathered(found))
+        return sum(kl for _, kl, _ in everything) / sum(count for _, _, count in everything)
+
+    def _logs(self, model: Any, ids: list[int]) -> tuple[Tensor, Tensor]:
+        """[tokens - 1, vocabulary] log-probabilities in float32, and the tokens that follow."""
+        rows = torch.tensor([ids], device=model.get_input_embeddings().weight.device)
+        logits = model(input_ids=rows, use_cache=False).logits
+        check_finite(model, logits, [ids])
+        return logits[0, :-1].float().log_softmax(-1), rows[0, 1:]
 
 
 def _divergence(base: Tensor, other: Tensor) -> tuple[float, float]:

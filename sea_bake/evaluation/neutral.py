@@ -39,6 +39,47 @@ TEXTS = (
     "Put the battery in with the plus sign facing up and close the cover. Press the button for three seconds until the "
     "light blinks. Open the settings of your phone, choose the new device from the list and type the code that is "
     "printed on the back. If the light stays red, start again from the beginning.",
+    "Water boils at a lower temperature in the mountains than at the coast, since there is less air above it. "
+    "Potatoes therefore take longer to cook in a hut at three thousand metres, unless the pot has a lid that "
+    "closes tightly.",
+    "Dear neighbour, we shall be away from the third to the tenth of August. Could you water the tomatoes every "
+    "second evening and put the post on the kitchen table? The key hangs where it always does. Many thanks, and "
+    "help yourself to the beans.",
+    "The ledger of the mill lists every sack from 1843 on: who brought it, what it weighed, and the share that the "
+    "miller kept. In wet years the entries stop in March and begin again in May.",
+    "def mean(values):\n    total = 0\n    for value in values:\n        total += value\n    return total / "
+    "len(values)\n\nThe function fails on an empty list, so the caller has to check that first.",
+    "Turn left at the chemist, cross the tram lines and walk up the stairs beside the theatre. The office is on "
+    "the second floor, behind the glass door. It closes at half past four on Fridays.",
+    "Whales breathe air and have to come up for it. A sperm whale may stay below for more than an hour, slow its "
+    "heart, and dive to depths where no light falls. It finds squid there by listening for the echo of its own "
+    "clicks.",
+    '"You are late," said the old man without looking up. "The bridge was closed," she answered, and hung her wet '
+    "coat over the chair. He pushed the bread towards her. For a while nobody spoke.",
+    "Interest is paid at the end of each quarter on the lowest balance of that quarter. Withdrawals of more than "
+    "five thousand need notice of a month. The bank may change the rate, and tells its customers six weeks before "
+    "it does.",
+    "Yeast eats sugar and gives off gas and alcohol. In dough the gas is what counts, and in a barrel the alcohol. "
+    "Too much warmth kills it, and in the cold it only sleeps, which is why a dough can wait overnight in the "
+    "fridge.",
+    "Three rules held in the workshop: put the tool back where it was, measure twice, and never stand behind the "
+    "saw. Apprentices learned them before they were allowed to touch anything.",
+    "The train from platform six leaves at 17:42 and stops at every village on the line. The fast one, ten minutes "
+    "later, overtakes it at the junction. Bicycles may travel in the last carriage, outside the rush hours.",
+    "Snow had fallen all night, and the village was quiet. Smoke rose straight from the chimneys. A dog crossed "
+    "the square, stopped, looked back at its own tracks and went on.",
+    "A vote needs half of the members to be present. Motions are sent in writing, two weeks before the meeting, "
+    "and the chair decides on their order. Where the votes are equal, the motion has failed.",
+    "Saturn's rings are made of ice, from grains like dust to lumps as large as a house. They are very wide and "
+    "hardly thicker than a street is long, so that from the side they almost vanish.",
+    "Add the onions to the hot oil and stir until they are soft. Then come garlic, cumin and the lentils, and "
+    "after a minute twice as much water as lentils. Salt is added last, when they are done.",
+    "Maps of the old harbour show four basins, of which two have been filled in. A street now runs over the larger "
+    "one, and in dry summers one can see from the cracks in the asphalt where its wall used to be.",
+    "The questionnaire has twelve items. Each is answered on a scale from one to five, where five means full "
+    "agreement. Items four and nine are turned around before the sum is taken. Most people need ten minutes for it.",
+    "Cotton is picked, cleaned of its seeds and pressed into bales. In the mill it is combed until the fibres lie "
+    "side by side, drawn out thinly and twisted. The finer the thread, the longer the fibres have to be.",
 )
 
 PROMPTS = (

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sea_bake.artefact.evaluation import Estimate, Evaluation, P, Row
+from sea_bake.artefact.evaluation import Evaluation, P, Row
+from sea_bake.edit.measured import Estimate
 from sea_bake.evaluation import figures
 from sea_bake.evaluation.keeping import PAPERS
 from sea_bake.evaluation.statistics import FEW, RESAMPLES

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sea_bake.artefact.evaluation import Estimate, Paired
+from sea_bake.artefact.evaluation import Paired
+from sea_bake.edit.measured import Estimate
 
 RESAMPLES = 5000
 LEVEL = 0.95

@@ -7,6 +7,7 @@ from typing import Any
 
 from sea_bake.artefact.verification import Verification
 from sea_bake.edit import Edit
+from sea_bake.edit.measured import CLAIM, KINDS, Controls, Measured
 from sea_bake.methods.table import METHODS
 from sea_bake.model.sites import ranges
 
@@ -64,6 +65,69 @@ def settings(edit: Edit) -> dict[str, str]:
         if isinstance(count, int)
         else str(recipe.get("imported") or unknown),
     }
+
+
+def in_words(edit: Edit) -> list[str]:
+    """:func:`sentence`, and the lines of :func:`measured`."""
+    return [sentence(edit), *measured(edit)]
+
+
+def measured(edit: Edit) -> list[str]:
+    """What was measured of it when it was fitted, in three lines: gain, cost, and random edits of the same cost."""
+    found = edit.measured
+    if found is None:
+        return [f"strength {edit.alpha:g}; nothing was measured, neither gain nor cost"]
+    verdict = _verdict(found)
+    why = f" ({found.why})" if found.why else ""
+    lines = [f"gain: not measured{why}"]
+    if found.gain is not None and found.base is not None:
+        low, high = found.gain.interval
+        lines = [
+            f"gain: margin {found.gain.value:+.4f} [{low:+.4f}, {high:+.4f}] nats per token on {found.held_back} "
+            f"demonstrations held back (base {found.base:+.4f}): {verdict}"
+        ]
+    cost = f"cost: not measured{why}"
+    if found.kl is not None:
+        low, high = found.kl.interval
+        budget = "" if found.budget is None else f", budget {found.budget:g}"
+        cost = f"cost: KL {found.kl.value:.4f} [{low:.4f}, {high:.4f}] nats per token of {found.texts} neutral texts"
+        cost += f" (strength {edit.alpha:g}{budget})"
+    if found.controls:
+        beside = "; ".join(map(_beside, found.controls))
+        return [*lines, cost, f"random edits of the same KL: {beside}{_few(found)}"]
+    return [*lines, cost, "random edits of the same KL: none were drawn"]
+
+
+def worth(edits: Sequence[Edit]) -> list[str]:
+    """What was measured of these edits when they were fitted, line by line; empty where nothing was."""
+    several = len(edits) > 1
+    return [
+        f"edit {i}, {line}" if several else line
+        for i, edit in enumerate(edits, 1)
+        for line in (measured(edit) if edit.measured else ())
+    ]
+
+
+def _verdict(found: Measured) -> str:
+    if found.beyond_damage:
+        return "a gain beyond damage"
+    if not found.shown:
+        return "no gain shown"
+    return "a gain; whether damage alone would do the same is open"
+
+
+def _beside(one: Controls) -> str:
+    lost = f", {one.unmatched} more did not reach it" if one.unmatched else ""
+    low, high = one.difference.interval
+    return (
+        f"gains more than {one.below} of {one.draws} {KINDS[one.kind]}{lost} (their mean {one.mean.value:+.4f}, "
+        f"difference {one.difference.value:+.4f} [{low:+.4f}, {high:+.4f}])"
+    )
+
+
+def _few(found: Measured) -> str:
+    few = any(one.draws < CLAIM for one in found.controls)
+    return f"; so few allow no claim (--controls {CLAIM})" if few else ""
 
 
 def columns(edits: Sequence[Edit]) -> tuple[list[str], list[list[str]]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from sea_bake.artefact import Artefact
 from sea_bake.artefact.names import CARD, PAGE, RECIPE
 from sea_bake.errors import EvaluationError, OutputError, PublishError, command
+from sea_bake.pages.edits import worth
 from sea_bake.publishing.card import render
 from sea_bake.publishing.contents import collect
 from sea_bake.publishing.edits import is_edit, publish_edit
@@ -110,6 +111,7 @@ def publish(
         message=f"{found.base_name.rpartition('/')[2]} with SEA baked in ({found.kind}, {found.verdict})",
         verdict=found.verdict,
         licence=licence,
+        worth=worth(found.edits),
         left_out=left_out,
         base=found.base,
         base_revision=found.revision,

@@ -12,7 +12,7 @@ from sea_bake.artefact.names import GRAPH_FILES, RECIPE
 from sea_bake.artefact.opened import ONNX
 from sea_bake.artefact.verification import Verification
 from sea_bake.methods.table import METHODS
-from sea_bake.pages.edits import COMPARED, columns, compared
+from sea_bake.pages.edits import COMPARED, columns, compared, worth
 from sea_bake.pages.markdown import front_matter
 from sea_bake.pages.templates import Markdown, markdown
 from sea_bake.publishing.licence import Licence
@@ -66,6 +66,8 @@ def render(
         settings=columns(artefact.edits),
         methods=_methods(artefact),
         ranks=[[i, n, *one.ranks] for i, edit in enumerate(artefact.edits, 1) for n, one in edit.projectors.items()],
+        worth=worth(artefact.edits),
+        gains=any(edit.measured and edit.measured.gain for edit in artefact.edits),
         results=[measured(row) for row in sorted(results, key=lambda row: row.kind != "gain")],
         compared=(COMPARED, compared(verification)) if verification else None,
         variants=_variants(verification) if verification else [],

@@ -11,7 +11,7 @@ from sea_bake.artefact.names import RECIPE
 from sea_bake.edit import Edit
 from sea_bake.methods.table import METHODS
 from sea_bake.model.anatomy import Site
-from sea_bake.pages.edits import columns, sentence
+from sea_bake.pages.edits import columns, sentence, worth
 from sea_bake.pages.markdown import front_matter
 from sea_bake.pages.templates import markdown
 from sea_bake.publishing.card import languages, measured, model_index
@@ -64,6 +64,8 @@ def render(
         sentence=sentence(edit),
         settings=columns([edit]),
         ranks=[[layer, *k] for layer, k in edit.ranks.items()] if edit.projectors else [],
+        worth=worth([edit]),
+        gains=bool(edit.measured and edit.measured.gain),
         results=[measured(row) for row in sorted(results, key=lambda row: row.kind != "gain")],
         refits=can_be_fitted_again(edit),
         missing=str(origin(edit).get("source")) if origin(edit).get("kind") in ("file", "folder") else "",

@@ -14,6 +14,7 @@ from sea_bake.edit import Edit
 from sea_bake.errors import EvaluationError, PublishError
 from sea_bake.io.edits import EDIT_FILE, MAX_BYTES, edit_file, is_hub_edit
 from sea_bake.io.files import json_text
+from sea_bake.pages.edits import worth
 from sea_bake.publishing.contents import Item
 from sea_bake.publishing.edit_card import render
 from sea_bake.publishing.eval_results import eval_results
@@ -113,7 +114,7 @@ def publish_edit(
         if what:
             raise PublishError(f"{item.path} holds {what}, which everybody could read: take it out")
     message = f"Edit of {edit.base.name.rpartition('/')[2]} ({edit.site.value} of {len(edit.layers)} layers)"
-    return target.publish(items, card=card, message=message, verdict="edit", licence=licence)
+    return target.publish(items, card=card, message=message, verdict="edit", licence=licence, worth=worth([edit]))
 
 
 def _evaluation(path: str | Path, given: str | Path | None) -> Evaluation | None:

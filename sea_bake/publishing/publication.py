@@ -23,6 +23,7 @@ class Publication(Pushed):
         files: path -> bytes, of everything that the repository holds of ours.
         left_out: files of the artefact that stay at home.
         licence: its identifier, and where it was found.
+        worth: what was measured of its edits when they were fitted, line by line.
         card: the model card's text.
     """
 
@@ -31,6 +32,7 @@ class Publication(Pushed):
     files: dict[str, int]
     left_out: list[str]
     licence: str
+    worth: list[str]
     card: str
 
     @property
@@ -76,6 +78,7 @@ class Target:
         message: str,
         verdict: str,
         licence: Licence,
+        worth: Sequence[str] = (),
         left_out: Sequence[str] = (),
         base: str | None = None,
         base_revision: str | None = None,
@@ -106,5 +109,6 @@ class Target:
             files={item.path: item.size for item in items},
             left_out=list(left_out),
             licence=f"{licence.id} ({licence.origin})",
+            worth=list(worth),
             card=card,
         )

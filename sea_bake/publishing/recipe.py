@@ -42,7 +42,7 @@ _REASON = (
 _FLAGS = {"limit": "--limit", "K": "-K", "demonstrations": "-d"}
 _OF_THE_RECIPE = (
     *("method", "K_positive", "K_negative", "layers", "centre", "heads", "ridge", "direction"),
-    *("position", "neutral", "max_new_tokens", "seed", "batch_size", "dtype"),
+    *("held_back", "position", "neutral", "max_new_tokens", "seed", "batch_size", "dtype"),
     *arguments(FORMAT),
 )
 _NO_OPTION = ("name", "split")  # the edit's own name; of the library alone
@@ -183,6 +183,7 @@ def _fit_settings(edit: Edit) -> dict[str, Any]:
     }
     if known.get("max_new_tokens") is None:  # of the prompt alone nothing is generated
         known.pop("max_new_tokens", None)
+    known.setdefault("held_back", 0)  # which no edit of older versions was fitted with
     return {key: _plain(known[key]) for key in fit_defaults() if key in known}
 
 

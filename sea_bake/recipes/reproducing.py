@@ -13,6 +13,7 @@ from typing import Any
 from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.artefact.names import EDIT, EXPORT, RECIPE, RECORD
 from sea_bake.demonstrations import Demonstration, digest
+from sea_bake.demonstrations.holding import hold_back
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, DemonstrationError, EditError, RecipeError, WrongModelError
 from sea_bake.fitting import fit
@@ -184,10 +185,11 @@ def _demonstrations(settings: dict[str, Any], record: dict[str, Any]) -> list[De
     told = record.get("demonstrations")
     told = told if isinstance(told, dict) else {}
     wanted = told.get("sha256")
-    if digest(found) != wanted:
+    fitted_on = hold_back(found, settings["held_back"], settings["seed"]).fit
+    if digest(fitted_on) != wanted:
         raise DemonstrationError(
             f"{settings['demonstrations']} holds other demonstrations than the edit was fitted on: SHA-256 of the "
-            f"texts is {digest(found)} ({len(found)} triples), and the recipe's is {wanted} "
+            f"texts is {digest(fitted_on)} ({len(fitted_on)} triples), and the recipe's is {wanted} "
             f"({told.get('count')} triples). Say where they are with --demonstrations"
         )
     return found
@@ -215,7 +217,8 @@ def _refit(edit: Edit, source: ModelSource, triples: list[Demonstration], settin
     except WrongModelError as error:
         raise WrongModelError(f"{source.name} is not the base of the recipe: {error}") from error
     given: dict[str, Any] = {"tokenizer": load_tokenizer(source), "source": source}
-    return fit(living, triples, prompt_format=_prompt_format(edit, settings), **given, **settings_for(FIT, settings))
+    own = settings_for(FIT, settings) | {"alpha": edit.alpha, "measure": False}
+    return fit(living, triples, prompt_format=_prompt_format(edit, settings), **given, **own)
 
 
 def _prompt_format(edit: Edit, settings: dict[str, Any]) -> PromptFormat:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sea_bake.activations import Activations
 from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.demonstrations import Demonstration, digest
+from sea_bake.demonstrations.holding import hold_back
 from sea_bake.errors import RecipeError
 from sea_bake.fitting import fit, gather
 from sea_bake.io.edits import edit_file
@@ -83,9 +84,11 @@ def _fit_steps(
     activations = recipe.work / f"{name}.activations.safetensors"
     edit = recipe.work / f"{name}.safetensors"
     triples = load_demonstrations(settings)
-    check_count(settings["method"], len(triples))
-    reading = gathered(settings)
-    settings = settings | resolved(settings)
+    share = settings["held_back"]
+    fitted_on = hold_back(triples, share, settings["seed"]).fit
+    check_count(settings["method"], len(fitted_on))
+    reading, alpha = gathered(settings), settings["alpha"]
+    settings = settings | resolved(settings) | {"alpha": alpha}  # None: it is found on the model
     check_layers(source, settings["layers"], settings["site"])
     gathering, fitting = (settings_for(verb, settings) for verb in (GATHER, FIT))
     gathering |= {"site": reading["site"].value, "neutral": reading["neutral"]}
@@ -95,15 +98,19 @@ def _fit_steps(
 
     def collected(overwrite: bool) -> Any:
         place = check_output(activations, overwrite=overwrite, folder=False)
-        return gather(source, triples, **gathering, prompt_format=form).save(place, overwrite=overwrite)
+        found = gather(source, fitted_on, **gathering, prompt_format=form)
+        return replace(found, recipe=found.recipe | {"held_back": share}).save(place, overwrite=overwrite)
 
     def fitted(overwrite: bool) -> Any:
-        made = fit(None, activations=Activations.load(activations), **fitting)
+        made = fit(source, triples, activations=Activations.load(activations), **fitting)
         made.save(edit, overwrite=overwrite)
-        return {"ranks": made.ranks}
+        measured = made.measured.to_json() if made.measured else None
+        return {"ranks": made.ranks, "alpha": made.alpha, "measured": measured}
 
     reads = {"model": base, "demonstrations": digest(triples)}
-    first = Step(f"collect{suffix}", gathering | form.to_json(), reads, (), activations, collected)
+    first = Step(
+        f"collect{suffix}", gathering | {"held_back": share} | form.to_json(), reads, (), activations, collected
+    )
     own = {key: value for key, value in fitting.items() if key not in gathering or gathering[key] != value}
     return first, Step(f"fit{suffix}", own, {}, (first.name,), edit, fitted)
 

@@ -10,6 +10,7 @@ from sea_bake import demonstrations as demos
 from sea_bake.activations import Activations
 from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.demonstrations import Demonstration, Loaded
+from sea_bake.demonstrations.holding import hold_back
 from sea_bake.edit import Edit, live
 from sea_bake.errors import DemonstrationError
 from sea_bake.evaluation.damage import generations
@@ -88,9 +89,12 @@ def demonstrations_of(edit: Edit, source: str | Path | None = None) -> Loaded | 
     name = origin["source"] if demos.is_builtin(origin.get("source")) else "builtin"
     asked = {key: origin[key] for key in _READING if origin.get(key) is not None}
     try:
-        found = demos.load(source or name, limit=recipe.get("demonstrations"), **asked)
+        share, seed = recipe.get("held_back") or 0, recipe.get("seed") or 0
+        limit = origin.get("limit") if share else recipe.get("demonstrations")
+        found = demos.load(source or name, limit=limit, **asked)
+        known = hold_back(found, share, seed).fit
     except (DemonstrationError, TypeError):
         if source is not None:
             raise
         return None
-    return found if demos.digest(found) == recipe.get("demonstrations_sha256") else None
+    return known if isinstance(known, Loaded) and demos.digest(known) == recipe.get("demonstrations_sha256") else None

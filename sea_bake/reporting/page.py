@@ -7,7 +7,7 @@ from typing import Any
 
 from sea_bake.evaluation import Evaluation, rendering
 from sea_bake.model.sites import ranges
-from sea_bake.pages.edits import COMPARED, columns, compared
+from sea_bake.pages.edits import COMPARED, columns, compared, worth
 from sea_bake.pages.pictures import Picture
 from sea_bake.pages.templates import html
 from sea_bake.reporting.figures import ROLES
@@ -41,6 +41,7 @@ def page(
         artefact=subject.artefact,
         settings=(head, [["base", *(edit.base.name for edit in subject.edits)], *rows]),
         compared=(COMPARED, compared(verification)) if verification else None,
+        worth=worth(subject.edits),
         evaluation=evaluation,
         measured=rendering.shown(evaluation) if evaluation else None,
         effects=effects,

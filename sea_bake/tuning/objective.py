@@ -6,7 +6,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sea_bake.artefact.evaluation import Estimate, Record
+from sea_bake.artefact.evaluation import Record
+from sea_bake.edit.measured import Estimate
 from sea_bake.errors import EvaluationError
 from sea_bake.evaluation import TASKS, Row
 from sea_bake.evaluation.damage import NEUTRAL

@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sea_bake.artefact.evaluation import Estimate, P, Row
+from sea_bake.artefact.evaluation import P, Row
 from sea_bake.edit import Edit
+from sea_bake.edit.measured import Estimate
 from sea_bake.tuning.objective import gain
 from sea_bake.tuning.space import Settings
 

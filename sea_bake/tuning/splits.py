@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake.demonstrations import MIN_TRIPLES, Demonstration, digest
+from sea_bake.demonstrations.holding import by_question as questions_of
+from sea_bake.demonstrations.holding import plain
 from sea_bake.errors import DemonstrationError, EvaluationError, SettingError
 from sea_bake.evaluation.statistics import FEW
 from sea_bake.evaluation.tasks import locate
@@ -80,9 +82,7 @@ def by_question(demonstrations: Sequence[Demonstration], select: int | None, con
         "selection": max(n // 4, LEAST["select"]) if select is None else select,
         "fit": MIN_TRIPLES,
     }
-    groups: dict[str, list[int]] = {}
-    for i, triple in enumerate(demonstrations):
-        groups.setdefault(_plain(triple.prompt), []).append(i)
+    groups = questions_of(demonstrations)
     order = list(groups.values())
     random.Random(seed).shuffle(order)
     places: dict[str, list[int]] = {"held_back": [], "selection": [], "fit": []}
@@ -98,7 +98,7 @@ def by_question(demonstrations: Sequence[Demonstration], select: int | None, con
         )
     places = {name: sorted(found) for name, found in places.items()}
     fit, selection, kept = ([demonstrations[i] for i in places[name]] for name in ("fit", "selection", "held_back"))
-    return Splits(fit, selection, kept, places=places, marks=_marks(_plain(triple.prompt) for triple in kept))
+    return Splits(fit, selection, kept, places=places, marks=_marks(plain(triple.prompt) for triple in kept))
 
 
 def by_rows(
@@ -142,8 +142,8 @@ def by_rows(
     scenarios = any(isinstance(key, tuple) for key in seen)
     # Names differ from one row of a scenario to the next, its questions do not.
     rows = (row for leaf in leaves for row in leaf.eval_docs) if scenarios else ()
-    ends = tuple({_plain(row["question"]) for row in rows if row["question"] and _asks(task, row) in seen})
-    prompts = [_plain(triple.prompt) for triple in demonstrations]
+    ends = tuple({plain(row["question"]) for row in rows if row["question"] and _asks(task, row) in seen})
+    prompts = [plain(triple.prompt) for triple in demonstrations]
     left_out = [i for i, prompt in enumerate(prompts) if prompt in seen or prompt.endswith(ends)]
     kept = [i for i in range(len(demonstrations)) if i not in set(left_out)]
     if len(kept) < MIN_TRIPLES:
@@ -188,12 +188,7 @@ def _asks(task: str, row: Any) -> str | tuple[str, str]:
     """
     if task == "bbq" and row.get("question_index") is not None:
         return str(row["category"]), str(row["question_index"])
-    return _plain(" ".join(str(row[name]) for name in _QUESTION if isinstance(row.get(name), str)))
-
-
-def _plain(text: str) -> str:
-    """Without regard to white space and case."""
-    return " ".join(text.split()).casefold()
+    return plain(" ".join(str(row[name]) for name in _QUESTION if isinstance(row.get(name), str)))
 
 
 def _marks(asked: Iterable[str]) -> tuple[str, ...]:

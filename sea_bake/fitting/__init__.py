@@ -1,10 +1,9 @@
-"""Fit an edit: the whole line on one page, demonstrations -> activations -> maps -> Edit."""
+"""Fit an edit: the whole line on one page, demonstrations -> activations -> maps -> strength -> Edit."""
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,16 @@ from sea_bake.activations import (
     Position,
     collect,
 )
-from sea_bake.activations.contrast import check_changes, check_directions, check_roles
 from sea_bake.activations.prompt_format import PromptFormat
-from sea_bake.demonstrations import Demonstration, builtin
+from sea_bake.demonstrations import Demonstration, builtin, digest
+from sea_bake.demonstrations.holding import DEFAULT_HELD_BACK, hold_back
 from sea_bake.edit import Edit
+from sea_bake.edit.measured import Measured
 from sea_bake.errors import SettingError
-from sea_bake.io import progress
-from sea_bake.methods import sea
-from sea_bake.methods.collected import Collected
+from sea_bake.evaluation.strength import DEFAULT_BUDGET, check_budget
+from sea_bake.evaluation.worth import DEFAULT_CONTROLS, Bench
+from sea_bake.fitting.maps import edit_of
 from sea_bake.methods.layers import check_layers, select_layers
-from sea_bake.methods.sea import Projector
 from sea_bake.methods.table import (
     DEFAULT_CENTRE,
     DEFAULT_HEADS,
@@ -38,7 +37,6 @@ from sea_bake.methods.table import (
     DEFAULT_METHOD,
     DEFAULT_RIDGE,
     SETTINGS,
-    arguments_of,
     check_count,
     check_settings,
     gathered,
@@ -47,7 +45,7 @@ from sea_bake.methods.table import (
 )
 from sea_bake.model.anatomy import Site
 from sea_bake.model.loading import load_model, load_tokenizer, processes
-from sea_bake.model.sites import ranges, text_config
+from sea_bake.model.sites import text_config
 from sea_bake.model.source import ModelSource
 
 
@@ -62,6 +60,7 @@ def fit(
     site: Site | str | None = None,
     layers: str | Sequence[int] | None = None,
     alpha: float | None = None,
+    budget: float | None = DEFAULT_BUDGET,
     K: float | int = DEFAULT_K,
     K_positive: float | int | None = None,
     K_negative: float | int | None = None,
@@ -72,6 +71,9 @@ def fit(
     heads: float | int = DEFAULT_HEADS,
     ridge: float = DEFAULT_RIDGE,
     direction: int | None = None,
+    held_back: float = DEFAULT_HELD_BACK,
+    measure: bool = True,
+    controls: int = DEFAULT_CONTROLS,
     position: Position = DEFAULT_POSITION,
     neutral: Neutral = DEFAULT_NEUTRAL,
     max_new_tokens: int = DEFAULT_NEW_TOKENS,
@@ -90,14 +92,18 @@ def fit(
             Not needed with ``activations``.
         demonstrations: triples. Default: the built-in truthfulness set.
         tokenizer, source: with a living model: its tokenizer, and the name to record for it.
-        activations: refit from saved activations, which fix the site and the demonstrations: no model is run.
+        activations: refit from saved activations, which fix the site and the demonstrations. Without a model none is
+            run: the strength is then the method's own, and nothing is measured.
         method: "sea", "mean-difference" (CAA), "pca" (control vectors), "iti", "leace", "ablation" (directional), "act"
             (Linear-AcT) or "contrastive".
         site: what is edited: "mlp" or "attn" output, "block" (residual stream), "heads" (input of the attention's
             output projection), or what plan names ("attn:mamba"). Default: the method's; of sea attn.
         layers: decoder layers to edit: last:21, first:8, last:0.66 (a share), all, middle, 10-29, 3,5,7 or
             signature:0.5. Default: the method's; of sea last:0.66.
-        alpha: strength: h + alpha (y - h). 0 is the base model. Default: the method's; of sea 0.77, of iti 15, else 1.
+        alpha: strength: h + alpha (y - h). 0 is the base model. Default: found for the budget (or the method's own,
+            where that is None: of sea 0.77, of iti 15, else 1).
+        budget: KL from the base that the edit may cost, in nats per token of neutral text: the strength is found for it
+            on the model at hand, unless alpha is given.
         K: share of explained variance (such as 0.95, at most 1), or a whole number: a rank (8). Of sea, contrastive.
         K_positive: K of the positive projection. Default: K.
         K_negative: K of the negative projection. Default: K.
@@ -108,6 +114,9 @@ def fit(
         heads: attention heads that are edited: a share of them, or how many (48). Of iti.
         ridge: what counts as rare: a share of the mean eigenvalue. Of contrastive.
         direction: decoder layer behind which ablation reads its direction. Default: where roles lie furthest apart.
+        held_back: share of the demonstrations, by question, that is not fitted on but measured on; 0: none.
+        measure: when the fit is done, measure KL, gain on what was held back, and random edits of the same KL.
+        controls: random edits of each kind; 20 for a claim.
         position, max_new_tokens, seed, batch_size: see :func:`sea_bake.activations.collect_sites`.
         neutral: see :func:`sea_bake.activations.collect_sites`.
         prompt_format: see :func:`sea_bake.activations.collect_sites`.
@@ -121,22 +130,31 @@ def fit(
     given = dict(locals())
     settings = {name: given[name] for name in ("method", "site", "layers", "alpha", "neutral", *SETTINGS)}
     check_settings(method=method, site=site, **{name: given[name] for name in SETTINGS})
+    check_budget(budget)
+    if controls < 0:
+        raise SettingError(f"controls = {controls} is less than 0")
+    own, reading = resolved(settings), gathered(settings)
+    apart = hold_back(builtin() if demonstrations is None else demonstrations, held_back, seed)
     if activations is None:
-        own, reading = resolved(settings), gathered(settings)
+        if model is None:
+            raise SettingError("fit needs a model, or saved activations")
         if isinstance(model, str | Path | ModelSource):
             check_layers(model, own["layers"], own["site"])
-        demonstrations = builtin() if demonstrations is None else demonstrations
-        check_count(method, len(demonstrations))
+        check_count(method, len(apart.fit))
         wanted = own["layers"]
         if save_activations is not None or (isinstance(wanted, str) and wanted.startswith("signature")):
             wanted = None
         elif named(method).reads is not None:
             wanted = None if direction is None else [direction]
+    runs = activations is None or measure or (alpha is None and budget is not None)
+    living = _Living.of(model, tokenizer, source, dtype, device) if runs and model is not None else None
+    if activations is None:
+        assert living is not None
         activations = gather(
-            model,
-            demonstrations,
-            tokenizer=tokenizer,
-            source=source,
+            living.model,
+            apart.fit,
+            tokenizer=living.tokenizer,
+            source=living.source,
             site=reading["site"],
             layers=wanted,
             position=position,
@@ -145,12 +163,55 @@ def fit(
             prompt_format=prompt_format,
             seed=seed,
             batch_size=batch_size,
-            dtype=dtype,
-            device=device,
         )
+        activations = replace(activations, recipe=activations.recipe | {"held_back": held_back})
         if save_activations is not None and is_main_process():
             activations.save(save_activations, overwrite=overwrite)
-    return _edit(activations, settings)
+    edit = edit_of(activations, settings)
+    if living is None or not is_main_process():
+        return edit
+    known = activations.recipe.get("demonstrations_sha256") == digest(apart.fit)
+    why = apart.why if known else "the activations are of other demonstrations"
+    bench = Bench(
+        living.model,
+        living.tokenizer,
+        apart.held_back if known else (),
+        form=PromptFormat.from_json(activations.recipe),
+        batch_size=batch_size,
+    )
+    searched = None if alpha is not None or not bench.can_measure else budget
+    if searched is not None:
+        edit = bench.strength(edit, searched)
+    found = _measured(bench, edit, measure, controls, searched)
+    return edit if found is None else replace(edit, measured=replace(found, why=found.why or why))
+
+
+def _measured(bench: Bench, edit: Edit, measure: bool, controls: int, budget: float | None) -> Measured | None:
+    if measure:
+        return bench.measured(edit, controls=controls, budget=budget)
+    return None if budget is None else bench.cost(edit, budget, "the gain was not to be measured")
+
+
+@dataclass(frozen=True)
+class _Living:
+    """A model in memory, its tokenizer, and the name to record for it."""
+
+    model: Any
+    tokenizer: Any
+    source: ModelSource
+
+    @classmethod
+    def of(cls, model: Any, tokenizer: Any, source: Any, dtype: str, device: str | None) -> _Living:
+        if isinstance(model, str | Path | ModelSource):
+            source = ModelSource.parse(model)
+            tokenizer = tokenizer or load_tokenizer(source)
+            model = load_model(source, dtype=dtype, device=device)
+        if tokenizer is None:
+            raise SettingError("a living model needs its tokenizer: fit(model, demonstrations, tokenizer=...)")
+        named = source or getattr(model, "name_or_path", "") or type(model).__name__
+        if not isinstance(named, ModelSource):  # a path is never recorded, only the folder's own name
+            named = ModelSource(Path(named).name if Path(named).exists() else str(named))
+        return cls(model, tokenizer, named)
 
 
 def gather(
@@ -177,20 +238,13 @@ def gather(
     if model is None:
         raise SettingError("fit needs a model, or saved activations")
     site = Site.parse(site)
-    if isinstance(model, str | Path | ModelSource):
-        source = ModelSource.parse(model)
-        tokenizer = tokenizer or load_tokenizer(source)
-        model = load_model(source, dtype=dtype, device=device)
-    if tokenizer is None:
-        raise SettingError("a living model needs its tokenizer: fit(model, demonstrations, tokenizer=...)")
-    named = source or getattr(model, "name_or_path", "") or type(model).__name__
-    if not isinstance(named, ModelSource):  # a path is never recorded, only the folder's own name
-        named = ModelSource(Path(named).name if Path(named).exists() else str(named))
+    living = _Living.of(model, tokenizer, source, dtype, device)
+    model = living.model
     return collect(
         model,
-        tokenizer,
+        living.tokenizer,
         builtin() if demonstrations is None else demonstrations,
-        source=named,
+        source=living.source,
         site=site,
         layers=None if layers is None else select_layers(layers, text_config(model).num_hidden_layers),
         position=position,
@@ -200,77 +254,6 @@ def gather(
         seed=seed,
         batch_size=batch_size,
     )
-
-
-def _edit(found: Activations, settings: dict[str, Any]) -> Edit:
-    """The second half: maps out of activations."""
-    method, row = settings["method"], named(settings["method"])
-    site = _site(found, settings)
-    own = resolved(settings)
-    check_count(method, found.neutral.shape[1])
-    place = {layer: i for i, layer in enumerate(found.layers)}
-    signatures = {layer: sea.signature(found.positive[i], found.negative[i]) for layer, i in place.items()}
-    chosen = select_layers(own["layers"], found.base.num_layers, signatures)
-    without = found.recipe.get("without_site", ())
-    chosen = tuple(layer for layer in chosen if layer not in without)
-    check_roles(found)
-    absent = [layer for layer in chosen if layer not in place]
-    if absent and row.reads is None:
-        raise SettingError(f"the activations lack layer {absent[0]}; they hold layers {ranges(found.layers)}")
-    roles = {layer: (found.neutral[i], found.positive[i], found.negative[i]) for layer, i in place.items()}
-    arguments = arguments_of(method, settings)
-    with progress.bar("maps", len(chosen), "layer") as advance:
-        heads = int(found.base.config.get("num_attention_heads") or 0) if site is Site.HEADS else 0
-        collected = Collected(roles, chosen, found.base.num_layers, heads, advance)
-        maps, facts = row.fit(collected, **arguments)
-    maps = {layer: one.float() for layer, one in maps.items()}
-    projectors = [layer for layer, one in maps.items() if isinstance(one, Projector)]
-    ranks = [maps[layer].ranks for layer in projectors]
-    if projectors:
-        check_directions(found, [place[i] for i in projectors], ranks, settings["parts"], centre=settings["centre"])
-    else:
-        check_changes(maps.values())
-    recipe = {
-        **found.recipe,
-        "method": method,
-        **{name: value for name, value in arguments.items() if name != "feature"},
-        **facts,
-        "layers": own["layers"] if isinstance(own["layers"], str) else list(own["layers"]),
-        "signatures": {str(layer): float(f"{value:.7g}") for layer, value in signatures.items()},
-        "versions": {
-            "sea_bake": version("sea-bake"),
-            "torch": version("torch"),
-            "transformers": version("transformers"),
-            "python": platform.python_version(),
-        },
-    }
-    if row.reads is not None:
-        recipe["read_at"] = row.reads.value
-    applied = {name: settings[name] if projectors else SETTINGS[name] for name in ("merge", "feature", "parts")}
-    return Edit(maps, site, found.base, **applied, alpha=own["alpha"], recipe=recipe)
-
-
-def _site(found: Activations, settings: dict[str, Any]) -> Site:
-    """What is edited with these activations.
-
-    Raises:
-        SettingError: they are of another site than the method reads, or than is to be edited.
-    """
-    row, given = named(settings["method"]), settings["site"]
-    if row.reads is not None:
-        if found.site is not row.reads:
-            raise SettingError(
-                f"{settings['method']} reads activations of the site {row.reads.value}, and these are of "
-                f"{found.site.value}: fit from the model, and save them there (--save-activations)"
-            )
-        return Site(resolved(settings)["site"])
-    wanted = row.only or (found.site if given is None else Site.parse(given))
-    if wanted is not found.site:
-        raise SettingError(
-            f"{settings['method']} is to edit the site {wanted.value}, and the activations are of {found.site.value}: "
-            "give those of the site, or fit from the model"
-        )
-    return found.site
 
 
 def is_main_process() -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sea_bake.edit.measured import Measured
 from sea_bake.errors import EditError, SettingError, WrongModelError
 from sea_bake.io import store
 from sea_bake.io.edits import edit_file
@@ -44,6 +45,7 @@ class Edit(MapFacts):
         parts: "both" projections, or "positive"/"negative" alone (the paper's ablation).
         alpha: strength in h + alpha (y - h); 0 is the base model, 1 the map itself.
         recipe: how it was fitted: method, K, demonstrations, token position, signatures, versions.
+        measured: what was measured of it, at this very strength; None where nothing was.
         origin: "USER/REPO@COMMIT" of one from the Hub; not in the file.
     """
 
@@ -56,6 +58,7 @@ class Edit(MapFacts):
     alpha: float = 1.0
     recipe: dict[str, Any] = field(default_factory=dict)
     origin: str | None = field(default=None, compare=False)
+    measured: Measured | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -108,7 +111,7 @@ class Edit(MapFacts):
         refused = set(changes) - {"merge", "alpha", "parts"}
         if refused:
             raise SettingError(f"{', '.join(sorted(refused))} cannot be changed without fitting again")
-        return replace(self, origin=None, **changes)
+        return replace(self, origin=None, measured=None, **changes)
 
     def layer(self, index: int) -> SEALayer:
         """The SEALayer of one decoder layer: the very module that a baked checkpoint carries."""
@@ -152,6 +155,7 @@ class Edit(MapFacts):
             "ranks": {str(layer): list(ranks) for layer, ranks in self.ranks.items()},
             "spectra": {str(layer): dict(both) for layer, both in self.spectra.items()},
             "recipe": self.recipe,
+            **({} if self.measured is None else {"measured": self.measured.to_json()}),
         }
 
     @contextlib.contextmanager
@@ -207,6 +211,7 @@ class Edit(MapFacts):
             "ranks": {str(layer): list(r) for layer, r in self.ranks.items()},
             **described,
             "recipe": self.recipe,
+            **({} if self.measured is None else {"measured": self.measured.to_json()}),
         }
         return store.save(path, tensors, header, form=FORMAT, version=VERSIONS[-1], overwrite=overwrite)
 
@@ -228,7 +233,8 @@ class Edit(MapFacts):
             if "signatures" in recipe:  # the one part of it that is more than shown
                 recipe["signatures"] = {str(int(k)): store.finite(v) for k, v in recipe["signatures"].items()}
             merge, feature, parts = (str(header[name]) for name in ("merge", "feature", "parts"))
-            edit = cls(maps, site, base, merge, feature, parts, header["alpha"], recipe, found.origin)
+            measured = Measured.from_json(header["measured"]) if "measured" in header else None
+            edit = cls(maps, site, base, merge, feature, parts, header["alpha"], recipe, found.origin, measured)
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RuntimeError, SettingError) as error:
             raise EditError(f"{path}: the header lacks or garbles {error}") from error
         except EditError as error:
