@@ -63,7 +63,8 @@ def test_help(command: str, flag: str) -> None:
                 "last:21, first:8, last:0.66 (a share), all, middle, 10-29, 3,5,7 or signature:0.5",
                 f"default: {DEFAULT_K}",  # the library's own
                 f"Default: the method's; of sea {METHODS['sea'].layers}",
-                f"Default: the method's; of sea {METHODS['sea'].alpha}",
+                "Default: found for the budget",
+                f"of sea {METHODS['sea'].alpha}",
                 *METHODS,
                 "squared-exponential, tanh, elu",
                 "default: sum",

@@ -17,11 +17,10 @@ if TYPE_CHECKING:
     from sea_bake.evaluation import Evaluation
 
 
-@command(
-    "sea_bake.evaluation:evaluate",
-    tasks=spelt(hint=str, parse=lambda text: [name.strip() for name in text.split(",") if name.strip()]),
-    limit=spelt("-l"),
-)
+_NAMES = spelt(hint=str, parse=lambda text: [name.strip() for name in text.split(",") if name.strip()])
+
+
+@command("sea_bake.evaluation:evaluate", tasks=_NAMES, behaviours=_NAMES, limit=spelt("-l"))
 def evaluate(
     call: Call,
     export_tasks: Annotated[
@@ -34,7 +33,7 @@ def evaluate(
 
       sea-bake eval HuggingFaceTB/SmolLM2-135M-Instruct --edit truthful.safetensors --limit 200
 
-      sea-bake eval smollm2-truthful --data ../data --tasks truthfulqa_mc2,bbq,gsm8k -o evaluation
+      sea-bake eval smollm2-truthful --data ../data --tasks truthfulqa_mc2,bbq --behaviours all -o evaluation
 
       torchrun --nproc_per_node 2 -m sea_bake eval smollm2-truthful --data ../data -o evaluation
     """

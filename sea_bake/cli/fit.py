@@ -43,7 +43,7 @@ def fit(
     """Fit an edit from demonstrations: SEA, or another --method.
 
     The strength is found for a KL of --budget. Three lines say what it gains on demonstrations held back, its cost,
-    and where random edits of that cost stand. The paper's SEA: --site mlp --merge l2 --no-centre -K 0.998 --alpha 1.
+    and where random edits of it stand. The paper's: --site mlp --merge l2 --no-centre -K 0.998 --alpha 1. Examples:
 
       sea-bake fit HuggingFaceTB/SmolLM2-135M-Instruct -o truthful.safetensors
 

@@ -25,12 +25,8 @@ def inspect(
     from sea_bake.edit import Edit
     from sea_bake.io.edits import edit_file
     from sea_bake.pages.artefacts import facts, sentences
-<<<<<<< HEAD
-    from sea_bake.pages.edits import sentence
-    from sea_bake.pages.layers import by_layer
-=======
     from sea_bake.pages.edits import in_words
->>>>>>> 91e4a5d (fit finds its strength for a KL, holds demonstrations back by question, and says gain, cost and random edits of the same KL)
+    from sea_bake.pages.layers import by_layer
 
     console = call.console
     known: dict[str, Any] = {}
@@ -50,13 +46,8 @@ def inspect(
             plot_edit(edit, plot.with_stem(f"{plot.stem}-{i}") if i else plot, overwrite=overwrite)
     call.emit(known)
     for edit in edits:
-<<<<<<< HEAD
-        console.print(sentence(edit), markup=False)
-        console.print(table(*by_layer(edit)))
-=======
         console.print("\n".join(in_words(edit)), markup=False)
-        console.print(layer_table(edit))
->>>>>>> 91e4a5d (fit finds its strength for a KL, holds demonstrations back by question, and says gain, cost and random edits of the same KL)
+        console.print(table(*by_layer(edit)))
         for key, value in edit.recipe.items():
             if key != "signatures":
                 console.print(f"  {key}: {value}", style="dim", markup=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sea_bake.demonstrations.triple import Demonstration, Loaded
 from sea_bake.errors import DemonstrationError
@@ -21,11 +21,13 @@ class Parts:
         fit: to fit on; as they were loaded, where they know it.
         held_back: to measure on; empty where there are too few.
         why: why none are held back; "" where some are.
+        record: what a recipe says of it: the share; nothing where none are.
     """
 
     fit: Sequence[Demonstration]
     held_back: Sequence[Demonstration]
     why: str = ""
+    record: dict[str, float] = field(default_factory=dict)
 
 
 def hold_back(demonstrations: Sequence[Demonstration], share: float = DEFAULT_HELD_BACK, seed: int = 0) -> Parts:
@@ -50,7 +52,8 @@ def hold_back(demonstrations: Sequence[Demonstration], share: float = DEFAULT_HE
     rest = [one for i, one in enumerate(demonstrations) if i not in kept]
     if isinstance(demonstrations, Loaded):
         rest = Loaded(rest, demonstrations.origin)
-    return Parts(rest, [one for i, one in enumerate(demonstrations) if i in kept])
+    held = [one for i, one in enumerate(demonstrations) if i in kept]
+    return Parts(rest, held, record={"held_back": share})
 
 
 def by_question(demonstrations: Sequence[Demonstration]) -> dict[str, list[int]]:

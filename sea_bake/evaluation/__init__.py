@@ -18,7 +18,7 @@ from sea_bake.artefact.evaluation import Evaluation, Row
 from sea_bake.artefact.names import EVALUATION
 from sea_bake.edit import Edit
 from sea_bake.errors import EvaluationError, SettingError, missing_extra, need
-from sea_bake.evaluation import conditions, damage, units
+from sea_bake.evaluation import conditions, damage, matrix, units
 from sea_bake.evaluation import rendering as reporting
 from sea_bake.evaluation.doors import Doors
 from sea_bake.evaluation.judge import Judge
@@ -40,6 +40,7 @@ def evaluate(
     base: str | Path | None = None,
     revision: str | None = None,
     tasks: Sequence[str] = DEFAULT_TASKS,
+    behaviours: Sequence[str] | None = None,
     data: str | Path | None = None,
     limit: int | None = None,
     offset: int = 0,
@@ -68,6 +69,8 @@ def evaluate(
         revision: see :func:`sea_bake.model.loading.load_model`.
         tasks: "truthfulqa_mc1", "truthfulqa_mc2", "bbq", "hellaswag", "gsm8k", "mathqa", "mmlu", "nq_open", "toxigen",
             "crows_pairs"; without ``data`` any task of lm-evaluation-harness.
+        behaviours: "all", or built-in behaviours ("truthful", "fair", ...) whose kept-back parts are measured too, each
+            with the base asked for it in the system prompt beside it. Default: none.
         data: folder with the benchmarks' files. Default: the harness' own, from the Hub.
         limit: maximum examples per task. Default: all.
         offset: skip this many rows of each task first: those that an edit was chosen on.
@@ -101,7 +104,8 @@ def evaluate(
         raise SettingError(f"batch size = {batch_size} is less than 1")
     local = None if data is None else locate(tasks, data)
     names = [task.name for task in local] if local is not None else list(dict.fromkeys(tasks))
-    if not names and not cost:
+    chosen = matrix.named(behaviours or ())
+    if not names and not cost and not chosen:
         raise EvaluationError(f"nothing to evaluate: name some tasks out of {', '.join(TASKS)}")
     texts = damage.read_texts(neutral_text) if cost else []
     kept = Keeping(output, overwrite=overwrite)
@@ -124,17 +128,23 @@ def evaluate(
     asked = units.tasks(names, local, **settings, form=form, say=tell)
     if cost:
         asked += [units.neutral_text(tokenizer, texts), units.generation(form)]
+    beside: dict[str, Any] = {"limit": limit, "prompts": doors.how is not None, "say": tell}
+    asked += matrix.units(chosen, form, tokenizer, units.versions(), **beside)
     found = run(doors, asked, kept, tokenizer=tokenizer, batch_size=batch_size, cost=cost, say=tell)
     records = {name: {door: answers[0] for door, answers in by_door.items()} for name, by_door in found.items()}
     harness = {name: {door: answers[1] for door, answers in found[name].items()} for name in names}
     remarks += [text for text in conditions.sentences(harness) if text not in remarks]
-    by_kind = sorted(records, key=lambda name: kind_of(name) != "gain")
+    side = matrix.rows(records, doors.all_edits(), tell)
+    by_kind = sorted(
+        (name for name in records if not matrix.is_behaviour(name)), key=lambda name: kind_of(name) != "gain"
+    )
     evaluation = Evaluation(
         model=doors.describe(),
-        rows=[row for name in by_kind for row in rows_of(name, records[name])],
+        rows=[*(row for name in by_kind for row in rows_of(name, records[name])), *side],
         harness=harness,
         samples=samples_of(records[damage.GENERATION]) if cost else [],
         settings={"tasks": names, "data": "local" if local is not None else "hub", **settings}
+        | ({"behaviours": chosen} if chosen else {})
         | {"prompt_format": form.to_json()},
         versions=units.versions(),
         records=records,

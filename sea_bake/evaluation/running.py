@@ -84,6 +84,7 @@ class Unit:
         answer: does the work.
         count, word: for the progress bar.
         against: measured against what the first door said in this very run.
+        base_only: answered by the first door alone.
         data: a digest of where a task's rows come from: of those with the same, all are answered in one run or none.
     """
 
@@ -93,6 +94,7 @@ class Unit:
     count: int
     word: str = "answer"
     against: bool = False
+    base_only: bool = False
     data: str = ""
 
 
@@ -136,14 +138,17 @@ def run(
     def inputs(unit: Unit, door: str) -> str:
         return digest(unit.inputs, identity[door], first if unit.against else None)
 
+    def doors_of(unit: Unit) -> list[str]:
+        return doors.names[:1] if unit.base_only else doors.names
+
     for unit in units:
-        ready = {door: kept.get(unit.name, door, inputs(unit, door)) if keeps else None for door in doors.names}
+        ready = {door: kept.get(unit.name, door, inputs(unit, door)) if keeps else None for door in doors_of(unit)}
         if not unit.against or None not in ready.values():
             found[unit.name] = {door: answers for door, answers in ready.items() if answers is not None}
     check_alike({"edit or model": doors.describe(), **{f"settings of {unit.name}": unit.inputs for unit in units}})
     found = from_main(found)
     for door in doors.names:
-        lacking = [unit for unit in units if door not in found[unit.name]]
+        lacking = [unit for unit in units if door in doors_of(unit) and door not in found[unit.name]]
         begun = {unit.data for unit in lacking} - {""}
         missing = [unit for unit in units if unit in lacking or unit.data in begun]
         if not missing:
@@ -160,4 +165,4 @@ def run(
                     kept.put(unit.name, door, inputs(unit, door), *answers)
                 found[unit.name][door] = answers
     doors.close()
-    return {name: {door: by_door[door] for door in doors.names} for name, by_door in found.items()}
+    return {unit.name: {door: found[unit.name][door] for door in doors_of(unit)} for unit in units}

@@ -164,7 +164,7 @@ def fit(
             seed=seed,
             batch_size=batch_size,
         )
-        activations = replace(activations, recipe=activations.recipe | {"held_back": held_back})
+        activations = replace(activations, recipe=activations.recipe | apart.record)
         if save_activations is not None and is_main_process():
             activations.save(save_activations, overwrite=overwrite)
     edit = edit_of(activations, settings)

@@ -85,8 +85,8 @@ def _fit_steps(
     edit = recipe.work / f"{name}.safetensors"
     triples = load_demonstrations(settings)
     share = settings["held_back"]
-    fitted_on = hold_back(triples, share, settings["seed"]).fit
-    check_count(settings["method"], len(fitted_on))
+    apart = hold_back(triples, share, settings["seed"])
+    check_count(settings["method"], len(apart.fit))
     reading, alpha = gathered(settings), settings["alpha"]
     settings = settings | resolved(settings) | {"alpha": alpha}  # None: it is found on the model
     check_layers(source, settings["layers"], settings["site"])
@@ -98,8 +98,8 @@ def _fit_steps(
 
     def collected(overwrite: bool) -> Any:
         place = check_output(activations, overwrite=overwrite, folder=False)
-        found = gather(source, fitted_on, **gathering, prompt_format=form)
-        return replace(found, recipe=found.recipe | {"held_back": share}).save(place, overwrite=overwrite)
+        found = gather(source, apart.fit, **gathering, prompt_format=form)
+        return replace(found, recipe=found.recipe | apart.record).save(place, overwrite=overwrite)
 
     def fitted(overwrite: bool) -> Any:
         made = fit(source, triples, activations=Activations.load(activations), **fitting)
