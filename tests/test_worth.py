@@ -468,3 +468,17 @@ def test_smollm2_costs_its_budget_and_says_what_it_gains(tmp_path: Path) -> None
         start = line.split(" [")[0]
         assert start.split(":")[1].strip()[:20] in card
         assert start in page
+
+
+def test_answers_are_scored_alike_where_caches_cannot_be_shared(
+    living: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sea_bake.evaluation import preference, running
+
+    session = running.Session(*living, 4, print)
+    shared = preference.records(session, builtin()[:6])
+    monkeypatch.setattr(running, "can_share", lambda model: False)
+    alone = preference.records(session, builtin()[:6])
+    values = [[record["values"]["margin"] for record in found] for found in (shared, alone)]
+    assert values[0] == pytest.approx(values[1], abs=1e-5)
+    assert values[0] != pytest.approx(values[1][::-1], abs=1e-5)  # the control

@@ -41,8 +41,8 @@ def tune(call: Call) -> None:
     """Search the settings of a fit: the largest gain for little KL, confirmed on data that no trial has seen.
 
     Data come in three parts without overlap: fitted on, scored on, held back. Activations are collected once for all
-    sites, so a trial costs its evaluation only. Trial 0 is what sea-bake fit does untuned, trials 1 and 2 the same with
-    half and a quarter of its strength. Of the Pareto front the trial with the largest gain within --max-kl is chosen,
+    sites, so a trial costs its evaluation only. Trial 0 has fit's defaults at the method's own strength, trials 1 and 2
+    half and a quarter of it. Of the Pareto front the trial with the largest gain within --max-kl is chosen,
     written as OUTPUT/edit.safetensors, and compared with the untuned default and the base on the held-back data: it
     beats them, or is not shown to, and the output says which. Run the same line again and a stopped search goes on;
     with more --trials a finished one does. Examples:

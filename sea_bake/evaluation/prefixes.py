@@ -160,6 +160,28 @@ class Scorer:
         return F.log_softmax(logits, dim=-1, dtype=dtype), out[self._cache]
 
 
+@torch.inference_mode()
+def one_by_one(
+    model: Any, advance: Callable[[int], None], requests: Sequence[tuple[Sequence[int], Sequence[int]]]
+) -> list[Score]:
+    """What a :class:`Scorer` gives, by a pass of its own for each: of models whose caches cannot be shared.
+
+    Raises:
+        EvaluationError: NaN or infinite logits.
+    """
+    found = []
+    device = model.get_input_embeddings().weight.device
+    for prompt, answer in requests:
+        ids = [*prompt, *answer]
+        logits = model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits
+        check_finite(model, logits, [ids])
+        logs = logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
+        told = torch.tensor(list(answer), device=logs.device)
+        found.append((float(logs.gather(1, told[:, None]).sum()), bool((logs.argmax(-1) == told).all())))
+        advance(1)
+    return found
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether torch says so, in whichever of its wordings."""
     if isinstance(error, torch.OutOfMemoryError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,10 +16,11 @@ from sea_bake.evaluation import damage
 from sea_bake.evaluation.doors import Doors
 from sea_bake.evaluation.finite import check_finite
 from sea_bake.evaluation.keeping import Keeping, digest
-from sea_bake.evaluation.prefixes import Scorer, no_memory, out_of_memory
+from sea_bake.evaluation.prefixes import Score, Scorer, no_memory, one_by_one, out_of_memory
 from sea_bake.io import progress
 from sea_bake.model.fingerprint import BaseModel
 from sea_bake.model.processes import are_several, check_alike, from_main, is_main_process
+from sea_bake.model.caches import can_share
 
 if TYPE_CHECKING:
     from sea_bake.evaluation.harness import SharedPrefixLM
@@ -50,8 +52,10 @@ class Session:
         self._lm.advance = advance
         return self._lm
 
-    def scorer(self, advance: Advance) -> Scorer:
-        """For answers that are no task of the harness."""
+    def scorer(self, advance: Advance) -> Callable[[Any], list[Score]]:
+        """For answers that are no task of the harness: (prompt, answer), token ids -> (log p, is it the greedy one)."""
+        if not can_share(self.model):
+            return partial(one_by_one, self.model, advance)
         return Scorer(self.model, advance=advance, **self._options)
 
     @torch.inference_mode()

@@ -79,8 +79,8 @@ def tune(
 
     The data come in three parts without overlap: projectors are fitted on the first, trials scored on the second, and
     the chosen edit is compared with the untuned default and the base on the third, once. Trial 0 has the settings of an
-    untuned fit. Of the Pareto front (gain against KL from the base on neutral text) the trial with the largest gain
-    among those within ``max_kl`` is chosen.
+    untuned fit, at the method's own strength. Of the Pareto front (gain against KL from the base on neutral text) the
+    trial with the largest gain among those within ``max_kl`` is chosen.
 
     Args:
         model: the base: folder (or PEFT adapter that names its base), .gguf file or Hub id.
