@@ -176,9 +176,9 @@ class _Run:
         overwrite = self.overwrite or (step.output.exists() and self.state.may_replace(step.name, step.output))
         progress.status = "running"
         self._tell()
-        self.state.begin(step.name, step.output)
         began = time.perf_counter()
         try:
+            self.state.begin(step.name, step.output)  # inside: a Ctrl-C may come as soon as it is on disk
             result = step.work(overwrite)
         except BaseException:
             self.state.give_up()
