@@ -30,6 +30,7 @@ from sea_bake.io.store import finite
 from sea_bake.methods.affine import AffineMap
 from sea_bake.methods.sea import Projector
 from sea_bake.model.hooks import hooked
+from sea_bake.model.processes import from_main, is_main_process
 from sea_bake.model.sites import site_modules
 
 CACHE = "SEA_BAKE_CACHE"  # environment: a folder for it; empty: nothing is kept
@@ -149,10 +150,11 @@ class Drawing:
         found: list[Draw | None] = []
         start = 0.1 if kind == "constants" and not self.edit.is_constant else self.edit.alpha
         for seed in range(count):
-            drawn = self._kept(kind, seed)
+            drawn = from_main(self._kept(kind, seed))
             if drawn is None:
                 drawn = self._drawn(kind, seed, start)
-                self._keep(kind, seed, drawn)
+                if is_main_process():
+                    self._keep(kind, seed, drawn)
             if drawn.gains:
                 start = drawn.alpha  # the next one of the kind needs about as much
             found.append(drawn if drawn.gains else None)
@@ -171,7 +173,8 @@ class Drawing:
     def _path(self, kind: str, seed: int) -> Path | None:
         if self.cache is None:
             return None
-        told: list[Any] = [_VERSION, kind, seed, self.edit.base.samples, self.edit.base.config, self.edit.site.value]
+        base = self.edit.base.only(self.edit.layers)
+        told: list[Any] = [_VERSION, kind, seed, base.config, base.samples, base.rest, self.edit.site.value]
         told += [list(self.edit.layers), f"{self.goal:.3g}", self.inputs]
         if kind == "subspaces" or self.edit.is_constant:
             told.append(edit_digest(replace(self.edit, alpha=1.0)))

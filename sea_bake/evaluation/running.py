@@ -18,9 +18,9 @@ from sea_bake.evaluation.finite import check_finite
 from sea_bake.evaluation.keeping import Keeping, digest
 from sea_bake.evaluation.prefixes import Score, Scorer, no_memory, one_by_one, out_of_memory
 from sea_bake.io import progress
+from sea_bake.model.caches import can_share
 from sea_bake.model.fingerprint import BaseModel
 from sea_bake.model.processes import are_several, check_alike, from_main, is_main_process
-from sea_bake.model.caches import can_share
 
 if TYPE_CHECKING:
     from sea_bake.evaluation.harness import SharedPrefixLM
