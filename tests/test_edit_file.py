@@ -355,7 +355,7 @@ def test_what_an_older_release_sampled_is_what_counts() -> None:
 
 def test_norms_say_nothing_beside_quantised_weights() -> None:
     """Some ways of quantising move factors from a norm into the weights behind it."""
-    edit = fit(llama(), tiny.demonstrations(3), tokenizer=tiny.tokenizer(), layers=[2], neutral="prompt")
+    edit = fit(llama(), tiny.demonstrations(3), tokenizer=tiny.tokenizer(), layers=[2], neutral="prompt", budget=None)
     found = BaseModel.of(llama(), "x")
     moved = found.rest | {"1.input_layernorm.weight": [9.0] * 4}
     quantised = {key: values for key, values in found.samples.items() if not key.startswith("1.")}

@@ -173,7 +173,7 @@ class Drawing:
     def _path(self, kind: str, seed: int) -> Path | None:
         if self.cache is None:
             return None
-        base = self.edit.base.only(self.edit.layers)
+        base = self.edit.base
         told: list[Any] = [_VERSION, kind, seed, base.config, base.samples, base.rest, self.edit.site.value]
         told += [list(self.edit.layers), f"{self.goal:.3g}", self.inputs]
         if kind == "subspaces" or self.edit.is_constant:
