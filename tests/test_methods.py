@@ -400,7 +400,7 @@ def test_what_leace_has_erased_cannot_be_read_off_the_folded_model(tmp_path: Pat
     """
     triples, fresh = words(60, 0), words(60, 1)
     source = tiny.write_llama(tmp_path / "base", mlp_bias=True)  # which holds the constant
-    edit = fit(source, triples, method="leace", site="mlp", layers=[1])
+    edit = fit(source, triples, method="leace", site="mlp", layers=[1], budget=None, held_back=0)
     made = bake(source, edit, tmp_path / "folded", how="fold")
     folded, base = load_model(made.output), load_model(source)
     assert type(folded).__name__ == "LlamaForCausalLM"

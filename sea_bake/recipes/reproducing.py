@@ -217,7 +217,7 @@ def _refit(edit: Edit, source: ModelSource, triples: list[Demonstration], settin
     except WrongModelError as error:
         raise WrongModelError(f"{source.name} is not the base of the recipe: {error}") from error
     given: dict[str, Any] = {"tokenizer": load_tokenizer(source), "source": source}
-    own = settings_for(FIT, settings) | {"alpha": edit.alpha, "measure": False}
+    own = settings_for(FIT, settings) | {"budget": None, "measure": False}
     return fit(living, triples, prompt_format=_prompt_format(edit, settings), **given, **own)
 
 
