@@ -321,6 +321,8 @@ def test_layers_without_the_site_are_named(tmp_path: Path):
         "prompt",
         "--site",
         "attn",
+        "--alpha",
+        "0.77",
         "-o",
         tmp_path / "edit",
     )

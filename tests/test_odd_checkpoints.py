@@ -31,7 +31,7 @@ def whole() -> dict[str, Tensor]:
 
 
 def fitted(base: Path, **settings: Any) -> Edit:
-    settings = {"layers": "1,3", "K": 4, **settings}
+    settings = {"layers": "1,3", "K": 4, "budget": None, **settings}
     return fit(base, tiny.demonstrations(), site="attn", neutral="prompt", **settings)
 
 

@@ -228,7 +228,9 @@ def test_an_insert_does_not_load_from_the_hub_without_trust(
 @pytest.mark.smollm2
 def test_the_real_model_goes_there_and_back(desk: Desk, hub: Hub, smollm2: Path, tmp_path: Path) -> None:
     """538 MB, linked by the bake, sent once, loaded by name in a fresh process."""
-    edit = fit(smollm2, tiny.demonstrations(), neutral="prompt", layers="last:5", merge="sum")
+    edit = fit(
+        smollm2, tiny.demonstrations(), neutral="prompt", layers="last:5", merge="sum", budget=None, measure=False
+    )
     bake(smollm2, edit, tmp_path / "sea", how="insert")
     assert verify(tmp_path / "sea", base=smollm2, max_new_tokens=4, prompts=["The capital of France is"]).passed
     uploads = len(hub.counts.uploads)

@@ -60,7 +60,7 @@ def furthest(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 
 def edit_of(model: Path, **settings: Any) -> Edit:
-    settings = {"layers": [1, 3], "K": 0.9, "neutral": "prompt", "merge": "sum", **settings}
+    settings = {"layers": [1, 3], "K": 0.9, "neutral": "prompt", "merge": "sum", "budget": None, **settings}
     return fit(model, families.demonstrations(), **settings)
 
 

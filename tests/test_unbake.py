@@ -156,7 +156,7 @@ def test_a_base_merged_from_an_adapter_is_given_back_merged(tmp_path: Path) -> N
     model = get_peft_model(tiny.new_llama(), LoraConfig(r=2, target_modules=["down_proj"], init_lora_weights=False))
     model.peft_config["default"].base_model_name_or_path = "somewhere/base"  # found beside the adapter
     model.save_pretrained(tmp_path / "lora")
-    edit = fit(tmp_path / "lora", tiny.demonstrations(), layers=[1], neutral="prompt", K=0.9, merge="sum")
+    edit = fit(tmp_path / "lora", tiny.demonstrations(), layers=[1], neutral="prompt", K=0.9, merge="sum", alpha=0.77)
     for how in ("insert", "fold"):
         baked = bake(tmp_path / "lora", edit, tmp_path / how, how=how).output
         unbake(baked, tmp_path / f"{how}-out", base=tmp_path / "lora")
