@@ -203,6 +203,14 @@ def made(config: Any, folder: Path) -> Path:
     return folder
 
 
+def test_a_plan_discovers_a_family_once(tmp_path: Path) -> None:
+    """Though it sees its configuration as it lies on disk, and as a model has it that is built without memory."""
+    base = made(UNKNOWN["olmo3"](), tmp_path / "base")
+    _discovered.cache_clear()
+    plan(base)
+    assert _discovered.cache_info().misses == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_an_unknown_family_is_fitted_inserted_and_folded(tmp_path: Path, name: str, monkeypatch: Any):

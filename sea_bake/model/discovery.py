@@ -26,6 +26,7 @@ from sea_bake.model.skeleton import build_of, cut, decoder_of, first_layers, kin
 from sea_bake.model.small import Small
 
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
+_NO_BUILD = ("dtype", "architectures", "transformers_version", "_name_or_path")  # a living model's are others
 _MOST = 1 << 23  # parameters of a layer that is run: 32 MiB; of all the model, eight times as many
 
 
@@ -65,7 +66,8 @@ def family_of(text: Any) -> Family:
         if text.model_type.startswith(SEA_PREFIX):
             raise
         kind: Any = type(text)
-        return _discovered(text.model_type, json.dumps(text.to_dict(), default=str), kind)
+        build = {key: value for key, value in text.to_dict().items() if key not in _NO_BUILD}
+        return _discovered(text.model_type, json.dumps(build, default=str), kind)
 
 
 @functools.lru_cache(maxsize=16)
