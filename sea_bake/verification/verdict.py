@@ -46,16 +46,16 @@ def verdict(
         seen: an edit moves some logit by ``VISIBLE`` times this; default: ``limit``.
         reduced: it runs in less precision: nothing is judged here, see :func:`judge_reduced`.
     """
-    equality, effect, baseline = compare(live, artefact), compare(base, artefact), compare(live, base)
+    equality, effect = compare(live, artefact), compare(base, artefact)
     promise = subject.artefact.bake.promised_kl if subject.artefact.bake else None
+    baseline = compare(live, base) if reduced or promise is not None else None
     failures, kl_limit = [], None
-    if promise is not None and not reduced:
+    if promise is not None and baseline is not None and not reduced:
         kl_limit, odd = largest_kl(promise, limit), inconsistent(artefact, live, facts["dtype"])
         failures = judge_approximate(equality, effect, baseline, facts, limit, kl_limit, odd)
     elif not reduced:
         texts = not subject.rounded
         failures = judge(equality, effect, facts, limit, seen=seen, texts=texts, what=subject.what)
-    approximate = reduced or promise is not None
     return Verification(
         passed=not failures,
         failures=failures,
@@ -68,9 +68,9 @@ def verdict(
         equality=equality,
         effect=effect,
         facts=facts,
-        approximate=approximate,
+        approximate=baseline is not None,
         kl_limit=kl_limit,
-        baseline=baseline if approximate else None,
+        baseline=baseline,
     )
 
 
