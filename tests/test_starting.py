@@ -26,6 +26,7 @@ from sea_bake.baking import plan
 from sea_bake.baking.granting import _names, holder, with_key
 from sea_bake.baking.insert import class_name, insert, sea_tensors
 from sea_bake.baking.linear import changes
+from sea_bake.baking.llamas import why_not
 from sea_bake.baking.loadable import check_inserted
 from sea_bake.baking.open_base import class_names, open_folder
 from sea_bake.errors import SeaBakeError
@@ -47,7 +48,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0,
                              "high_freq_factor": 4.0, "original_max_position_embeddings": 64}},
     ],
-    "mistral": [{}, {"head_dim": 8}, {"tie_word_embeddings": True, "sliding_window": None}],
+    "mistral": [{}, {"head_dim": 8}, {"sliding_window": 512}, {"tie_word_embeddings": True, "sliding_window": None}],
     "qwen2": [{}, {"tie_word_embeddings": True}],
     "qwen3": [{}, {"attention_bias": True}, {"head_dim": 16, "tie_word_embeddings": True}],
     "granite": [{}, {"attention_bias": True, "mlp_bias": True}, {"tie_word_embeddings": True}],
@@ -89,6 +90,7 @@ def test_what_is_known_of_a_build_is_what_transformers_says(family: str, number:
     own = base.classes["AutoConfig"]
     assert {class_name(name, own) for name in base.classes.values()} == {f"SEA{n}" for n in base.classes.values()}
     assert planned_layers(base.config, Site.MLP) == tuple(range(known.num_hidden_layers))  # transformers builds it
+    assert why_not(base) == why_not(replace(base, plain=None))
     for key in (*base.row.bias_keys, "attention_bias", "mlp_bias"):
         asked = replace(base, plain=None)
         granted = with_key(base, key).checkpoint if known.biases(key) else None

@@ -12,14 +12,14 @@ _ARCHITECTURES = ("Qwen2ForCausalLM", "MistralForCausalLM")
 
 def why_not(base: OpenBase) -> str:
     """Why its configuration is not that of a Llama by another name; "" where it is."""
-    text = base.text
-    if base.row.model_type not in AS_LLAMA or base.config is not text or base.architecture not in _ARCHITECTURES:
+    known = base.row.model_type in AS_LLAMA and base.architecture in _ARCHITECTURES
+    if not known or (base.plain is None and base.config is not base.text):
         return f"a {base.architecture} is no Llama by another name ({', '.join(AS_LLAMA)} are)"
-    window = _window(text)
+    window = _window(base.text) if base.plain is None else base.plain.window
     if window is not None:
         return f"its attention looks back {window} tokens (sliding_window), and a Llama's over all of them"
-    if getattr(text, "hidden_act", None) != "silu":
-        return f"its activation is {text.hidden_act}, and readers of a Llama compute silu"
+    if base.plain is None and getattr(base.text, "hidden_act", None) != "silu":  # a plain build's is
+        return f"its activation is {base.text.hidden_act}, and readers of a Llama compute silu"
     return ""
 
 

@@ -185,6 +185,7 @@ class Plain:
     Attributes:
         build: its row.
         granted: keys of its configuration that give it biases.
+        window: how far its layers look back, where that is less than its whole context.
     """
 
     build: Build
@@ -197,6 +198,7 @@ class Plain:
     num_key_value_heads: int
     head_dim: int
     granted: tuple[str, ...] = ()
+    window: int | None = None
 
     @property
     def guard(self) -> dict[str, int]:
@@ -279,9 +281,16 @@ def _numbers(build: Build, config: Mapping[str, Any]) -> Plain | None:
     pad = config.get("pad_token_id")
     if pad is not None and pad >= config["vocab_size"]:
         return None
+    window, context = config.get("sliding_window"), config.get("max_position_embeddings")
+    if "sliding_window" in build.keys and (context is None or "sliding_window" not in config):
+        return None  # defaults that differ
+    if config.get("use_sliding_window"):
+        return None
+    if "use_sliding_window" in build.keys or window is None or window >= context:
+        window = None
     numbers = {key: config[key] for key in ("model_type", *_NEEDED)}
     granted = tuple(key for key in build.grants if config.get(key))
-    return Plain(build, num_key_value_heads=keys, head_dim=own, granted=granted, **numbers)
+    return Plain(build, num_key_value_heads=keys, head_dim=own, granted=granted, window=window, **numbers)
 
 
 def _holds(checkpoint: Checkpoint, found: Plain, *, tied: bool) -> bool:
