@@ -206,7 +206,7 @@ def test_what_the_travelling_file_says_is_read_off_its_text() -> None:
 def test_an_edit_from_a_file_says_of_itself_what_its_tensors_say() -> None:
     path = tiny.edit_file()
     edit, again = Edit.load(path), Edit.load(path)
-    living = Edit(dict(again.maps), again.site, again.base, again.merge, recipe=again.recipe)
+    living = replace(again, maps=dict(again.maps))
     assert edit.describe() == living.describe()
     assert (edit.ranks, edit.widths, edit.extra, edit.changes_nothing, edit.is_sea) == (
         living.ranks, living.widths, living.extra, living.changes_nothing, living.is_sea,

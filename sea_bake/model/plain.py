@@ -13,6 +13,7 @@ from typing import Any
 
 from sea_bake.model.checkpoint import Checkpoint
 from sea_bake.model.checkpoint.dtypes import FLOATS
+from sea_bake.model.usual import flag, none_or, one_of, positive, rope, share, text, tokens, whole
 
 Shape = tuple[int, ...]
 _EMBEDDINGS, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -53,82 +54,34 @@ class Build:
         return {auto: self.name + end for auto, end in ends.items()}
 
 
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 31
-
-
-def _share(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e12
-
-
-def _flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _none_or(usual: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or usual(value)
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _tokens(value: Any) -> bool:
-    ids = value if isinstance(value, list) else [value]
-    return all(isinstance(one, int) and not isinstance(one, bool) and 0 <= one < 1 << 31 for one in ids)
-
-
-def _one_of(*known: Any) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, type(known[0])) and value in known
-
-
-_LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-
-
-def _rope(value: Any) -> bool:
-    """``rope_parameters``, or the older ``rope_scaling``."""
-    if not isinstance(value, dict):
-        return value is None
-    numbers = {key: one for key, one in value.items() if key not in ("rope_type", "type")}
-    kind = value.get("rope_type", "default")
-    known = ("rope_theta", *_LLAMA3) if kind == "llama3" else ("rope_theta",)
-    needed = set(_LLAMA3) if kind == "llama3" else set()
-    kinds = kind in ("default", "llama3") and value.get("type", kind) == kind
-    return kinds and needed <= set(numbers) <= set(known) and all(map(_positive, numbers.values()))
-
-
 _KEYS: dict[str, Callable[[Any], bool]] = {
-    "vocab_size": _whole,
-    "hidden_size": _whole,
-    "intermediate_size": _whole,
-    "num_hidden_layers": _whole,
-    "num_attention_heads": _whole,
-    "num_key_value_heads": _none_or(_whole),
-    "max_position_embeddings": _whole,
-    "hidden_act": _one_of("silu"),
-    "rms_norm_eps": _positive,
-    "initializer_range": _share,
-    "attention_dropout": _share,
-    "rope_theta": _positive,
-    "rope_scaling": _rope,
-    "rope_parameters": _rope,
-    "use_cache": _flag,
-    "tie_word_embeddings": _flag,
-    "bos_token_id": _none_or(_tokens),
-    "eos_token_id": _none_or(_tokens),
-    "pad_token_id": lambda value: value is None or (_tokens(value) and not isinstance(value, list)),
-    "model_type": _text,
+    "vocab_size": whole,
+    "hidden_size": whole,
+    "intermediate_size": whole,
+    "num_hidden_layers": whole,
+    "num_attention_heads": whole,
+    "num_key_value_heads": none_or(whole),
+    "max_position_embeddings": whole,
+    "hidden_act": one_of("silu"),
+    "rms_norm_eps": positive,
+    "initializer_range": share,
+    "attention_dropout": share,
+    "rope_theta": positive,
+    "rope_scaling": rope,
+    "rope_parameters": rope,
+    "use_cache": flag,
+    "tie_word_embeddings": flag,
+    "bos_token_id": none_or(tokens),
+    "eos_token_id": none_or(tokens),
+    "pad_token_id": lambda value: value is None or (tokens(value) and not isinstance(value, list)),
+    "model_type": text,
     "architectures": lambda value: isinstance(value, list),
-    "transformers_version": _text,
-    "dtype": _none_or(_one_of("float32", "bfloat16", "float16")),
-    "torch_dtype": _none_or(_one_of("float32", "bfloat16", "float16")),
-    "_name_or_path": _text,
-    "_model_name_or_path": _text,
-    "unk_token_id": _none_or(_tokens),
+    "transformers_version": text,
+    "dtype": none_or(one_of("float32", "bfloat16", "float16")),
+    "torch_dtype": none_or(one_of("float32", "bfloat16", "float16")),
+    "_name_or_path": text,
+    "_model_name_or_path": text,
+    "unk_token_id": none_or(tokens),
 }
 _NEEDED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 _LINEARS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
@@ -136,12 +89,12 @@ _MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 _QK_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
 _ATTENTION = {"attention_bias": _LINEARS}
 _BOTH = {**_ATTENTION, "mlp_bias": _MLP}
-_GIVEN = {"attention_bias": _flag, "mlp_bias": _flag}
-_WINDOW = {"sliding_window": _none_or(_whole)}
+_GIVEN = {"attention_bias": flag, "mlp_bias": flag}
+_WINDOW = {"sliding_window": none_or(whole)}
 _WINDOWS: dict[str, Callable[[Any], bool]] = {
     **_WINDOW,
-    "use_sliding_window": _flag,
-    "max_window_layers": _whole,
+    "use_sliding_window": flag,
+    "max_window_layers": whole,
     "layer_types": lambda value: isinstance(value, list) and all(one == "full_attention" for one in value),
 }
 
@@ -151,27 +104,27 @@ BUILDS: dict[str, Build] = {
         grants=_BOTH,
         head_dim="given",
         counts_keys=False,
-        keys={**_GIVEN, "head_dim": _none_or(_whole), "pretraining_tp": _whole, "is_llama_config": _flag,
-              "rope_interleaved": _one_of(False), "transformers.js_config": lambda value: isinstance(value, dict)},
+        keys={**_GIVEN, "head_dim": none_or(whole), "pretraining_tp": whole, "is_llama_config": flag,
+              "rope_interleaved": one_of(False), "transformers.js_config": lambda value: isinstance(value, dict)},
     ),
-    "mistral": Build("Mistral", head_dim="given", keys={**_WINDOW, "head_dim": _none_or(_whole)}),
-    "qwen2": Build("Qwen2", biased=_LINEARS[:3], keys={**_WINDOWS, "use_mrope": _one_of(False)},
+    "mistral": Build("Mistral", head_dim="given", keys={**_WINDOW, "head_dim": none_or(whole)}),
+    "qwen2": Build("Qwen2", biased=_LINEARS[:3], keys={**_WINDOWS, "use_mrope": one_of(False)},
                    tokenizer="Qwen2Tokenizer"),
     "qwen3": Build("Qwen3", head_norms=_QK_NORMS, grants=_ATTENTION, head_dim="needed",
-                   keys={**_WINDOWS, "attention_bias": _flag, "head_dim": _whole}),
+                   keys={**_WINDOWS, "attention_bias": flag, "head_dim": whole}),
     "granite": Build(
         "Granite",
         grants=_BOTH,
         counts_keys=False,
-        keys={**_GIVEN, **{f"{name}_multiplier": _positive for name in ("embedding", "residual", "attention")},
-              "logits_scaling": _positive},
+        keys={**_GIVEN, **{f"{name}_multiplier": positive for name in ("embedding", "residual", "attention")},
+              "logits_scaling": positive},
     ),
     "olmo2": Build(
         "Olmo2",
         norms=("post_attention_layernorm", "post_feedforward_layernorm"),
         head_norms=_QK_NORMS,
         grants=_ATTENTION,
-        keys={"attention_bias": _flag},
+        keys={"attention_bias": flag},
         counts_keys=False,
         wide_norms=True,
     ),
