@@ -96,7 +96,8 @@ def bake(base: Path, *more: object) -> Args:
 
 
 def fit(base: Path, *more: object, data: Path | None = None) -> Args:
-    return ["fit", base, "-d", data or tiny.demonstrations_file(), "--neutral", "prompt", *more]
+    alpha = [] if "--alpha" in more else ["--alpha", 1]  # a random model's KL need not reach the default budget
+    return ["fit", base, "-d", data or tiny.demonstrations_file(), "--neutral", "prompt", *alpha, *more]
 
 
 def triples(path: Path, change: Callable[[int, dict[str, str]], dict[str, str]]) -> Path:
@@ -392,6 +393,20 @@ def a_stand_in_that_is_inserted(_: Path) -> Iterator[Args]:
 def a_llama_as_a_llama(_: Path) -> Iterator[Args]:
     yield bake(tiny.single(), "--as", "llama")
     yield bake(tiny.single())
+
+
+@case("or fix the strength with --alpha")
+def a_budget_that_no_strength_reaches(_: Path) -> Iterator[Args]:
+    words = ["fit", tiny.single(), "-d", tiny.demonstrations_file(), "--neutral", "prompt"]
+    yield [*words, "--budget", 90]
+    yield [*words, "--alpha", 2]
+
+
+@case("Give a smaller --budget")
+def a_smaller_budget(_: Path) -> Iterator[Args]:
+    words = ["fit", tiny.single(), "-d", tiny.demonstrations_file(), "--neutral", "prompt"]
+    yield [*words, "--budget", 90]
+    yield [*words, "--budget", 1e-4]
 
 
 # ------------------------------------------------------------------------------------------- prompts and demonstrations

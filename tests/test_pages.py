@@ -119,11 +119,14 @@ def card(kind: str, *, bare: bool = False, **state: Any) -> Callable[[str], dict
             "results": [[text] * 7],
             "variants": [[text] * 4],
             "missing": row,
+            "worth": [] if bare else row,
+            "gains": [] if bare else row,
         }
         said = {"title": text, "repo": text, "revision": text, "why": text, "report": text, "recipe": "sea_bake.yaml"}
         said |= {"refits": not bare}
         shown = {"conditions": text, "graph": "model.onnx", "licence": licence, **tables, **said, **lists}
         empty = {"results": [], "variants": [], "missing": [], "revision": None, "why": "", "report": None}
+        empty |= {"worth": [], "gains": []}
         return {"artefact": an_artefact(text, kind, **state), **shown, **(empty if bare else {})}
 
     return fill
@@ -137,6 +140,7 @@ def edit_card(*, bare: bool = False) -> Callable[[str], dict[str, Any]]:
         licence = SimpleNamespace(id="unknown" if bare else text, origin=text, name=text, link=text)
         shown = {"edit": edit, "base": base, "licence": licence, "method": "sea", "settings": (row, [row])}
         lists = {"ranks": [] if bare else [[text, 1, 2]], "results": [] if bare else [[text] * 7]}
+        lists |= dict.fromkeys(("worth", "gains"), [] if bare else row)
         more = {"refits": not bare, "missing": text, "revision": None if bare else text, "recipe": "sea_bake.yaml"}
         more["samples_all"] = not bare
         return own | shown | lists | more
@@ -163,6 +167,7 @@ def report(kind: str | None, *, bare: bool = False, **state: Any) -> Callable[[s
         measured = {"evaluation": SimpleNamespace(samples=[{}]), "measured": SimpleNamespace(**shown), "answers": [row]}
         return {
             "title": text, "settings": (row, [row]), "compared": (row, [row]), "effects": [picture], "still": 0.02,
+            "worth": [] if bare else row,
             "artefact": an_artefact(text, kind, **state) if kind else None, "edits": [edit, edit], "provenance": [row],
             **({"evaluation": None, "measured": None, "answers": []} if bare else measured),
         }  # fmt: skip
