@@ -79,8 +79,8 @@ def fit(
         console.print(str(shown), markup=False, highlight=False, soft_wrap=True)
         return
     from sea_bake.activations import Activations  # torch, for which no refusal above has to wait
-    from sea_bake.fitting import is_main_process
     from sea_bake.methods.table import check_taken, named
+    from sea_bake.model.processes import is_main_process
     from sea_bake.model.sites import ranges
     from sea_bake.pages.edits import in_words
 

@@ -44,7 +44,8 @@ from sea_bake.methods.table import (
     resolved,
 )
 from sea_bake.model.anatomy import Site
-from sea_bake.model.loading import load_model, load_tokenizer, processes
+from sea_bake.model.loading import load_model, load_tokenizer
+from sea_bake.model.processes import is_main_process
 from sea_bake.model.sites import text_config
 from sea_bake.model.source import ModelSource
 
@@ -101,7 +102,7 @@ def fit(
         layers: decoder layers to edit: last:21, first:8, last:0.66 (a share), all, middle, 10-29, 3,5,7 or
             signature:0.5. Default: the method's; of sea last:0.66.
         alpha: strength: h + alpha (y - h). 0 is the base model. Default: found for the budget (or the method's own,
-            where that is None: of sea 0.77, of iti 15, else 1).
+            where that is None: of sea 0.77, of iti 6, else 1).
         budget: KL from the base that the edit may cost, in nats per token of neutral text: the strength is found for it
             on the model at hand, unless alpha is given.
         K: share of explained variance (such as 0.95, at most 1), or a whole number: a rank (8). Of sea, contrastive.
@@ -254,7 +255,3 @@ def gather(
         seed=seed,
         batch_size=batch_size,
     )
-
-
-def is_main_process() -> bool:
-    return bool(processes().is_main_process)
