@@ -37,6 +37,7 @@ def case(advice: str) -> Callable[[Case], Case]:
     return keep
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_the_advice_works(name: str, tmp_path: Path) -> None:
     advice, make = CASES[name]

@@ -600,6 +600,7 @@ def left_over(base: Path, folder: Path, entry: dict[str, Any], part: str | None 
     return copy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LEFT_OVER)
 def test_a_quantisation_that_no_tensor_shows_is_none(
     workshop: Workshop, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str

@@ -194,6 +194,7 @@ def drawn(rng: Any, draws: int, items: int, spread: float) -> list[Draw | None]:
     return [Draw(1.0, 0.1, tuple(rng.normal(0, spread) + rng.normal(0, 0.1, items))) for _ in range(draws)]
 
 
+@pytest.mark.slow
 def test_a_planted_gain_stands_above_and_noise_does_not() -> None:
     rng = np.random.default_rng(0)
     others = drawn(rng, CLAIM, 40, 0.03)
@@ -213,6 +214,7 @@ def test_a_planted_gain_stands_above_and_noise_does_not() -> None:
     assert compared("subspaces", [0.1], [None, None]) is None
 
 
+@pytest.mark.slow
 def test_the_interval_of_the_mean_counts_draws_and_items() -> None:
     """Of many worlds, 95 % of intervals hold the true mean; with the errors of items alone far fewer do."""
     both = items_alone = 0
