@@ -25,6 +25,7 @@ from sea_bake.evaluation.controls import Draw, compared, constants, kinds_of, tu
 from sea_bake.evaluation.neutral import TEXTS
 from sea_bake.evaluation.strength import CLOSE, UnreachedError, check_budget, find
 from sea_bake.evaluation.worth import Bench
+from sea_bake.io.cache import VARIABLE
 from sea_bake.methods.affine import AffineMap
 from sea_bake.methods.sea import Projector
 from sea_bake.model.anatomy import Site
@@ -35,7 +36,7 @@ from sea_bake.pages.edits import measured, worth
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(drawing.CACHE, str(tmp_path / "cache"))
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
     return tmp_path / "cache" / "controls"
 
 
@@ -400,11 +401,11 @@ def test_draws_are_kept_and_used_again(living: tuple[Any, Any], cache: Path, mon
     assert json.loads(files[0].read_text())["gains"]
     Bench(model, tokenizer, asked[1:]).measured(edit, controls=2)
     assert len(calls) == 3  # the control: other demonstrations are measured again
-    monkeypatch.setenv(drawing.CACHE, "")
+    monkeypatch.setenv(VARIABLE, "")
     Bench(model, tokenizer, asked).measured(edit, controls=2)
     assert len(calls) == 5
     assert len(list(cache.glob("*.json"))) == 4
-    monkeypatch.setenv(drawing.CACHE, "/proc/no/such")
+    monkeypatch.setenv(VARIABLE, "/proc/no/such")
     assert Bench(model, tokenizer, asked).measured(edit, controls=2) == first  # a home that cannot be written to
 
 

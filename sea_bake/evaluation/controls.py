@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +32,6 @@ from sea_bake.model.hooks import hooked
 from sea_bake.model.processes import from_main, is_main_process
 from sea_bake.model.sites import site_modules
 
-CACHE = "SEA_BAKE_CACHE"  # environment: a folder for it; empty: nothing is kept
 _VERSION = 1
 _CLOSE = 0.05  # of the KL that a draw is to have
 _RESAMPLES = 4000
@@ -225,11 +223,3 @@ def compared(kind: str, gains: Sequence[float], drawn: Sequence[Draw | None]) ->
 def _estimate(value: float, drawn: Any) -> Estimate:
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Estimate(value, float(low), float(high))
-
-
-def cache_folder() -> Path | None:
-    """Where draws are kept: $SEA_BAKE_CACHE, or sea_bake/controls in the user's cache; None: nowhere."""
-    if CACHE in os.environ:
-        return Path(os.environ[CACHE]).expanduser() / "controls" if os.environ[CACHE] else None
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(root) / "sea_bake" / "controls"

@@ -17,13 +17,14 @@ from sea_bake.edit import Edit
 from sea_bake.edit.measured import CLAIM, Measured
 from sea_bake.errors import EvaluationError, first_line_of
 from sea_bake.evaluation import damage, preference
-from sea_bake.evaluation.controls import Drawing, cache_folder, compared, kinds_of, lengths_of
+from sea_bake.evaluation.controls import Drawing, compared, kinds_of, lengths_of
 from sea_bake.evaluation.keeping import digest as digest_of
 from sea_bake.evaluation.neutral import TEXTS
 from sea_bake.evaluation.results import rows_of
 from sea_bake.evaluation.running import Session
 from sea_bake.evaluation.strength import CLOSE, find
 from sea_bake.io import progress
+from sea_bake.io.cache import cache_folder
 
 DEFAULT_CONTROLS = 1  # of each kind: enough to look at, too few to say anything
 _FEW, _SOME = 4, 10  # of the neutral texts, evenly spread: enough to search on; and where a claim hangs on it
@@ -138,7 +139,7 @@ class Bench:
                 gains,
                 cache(lambda: lengths_of(self.model, edit, [self.neutral.ids[i] for i in places])),
                 [*inputs, digest_of(self._texts), places],
-                cache_folder(),
+                cache_folder("controls"),
             )
             beside = [
                 compared(kind, own, drawing.draws(kind, controls, advance)) for kind in kinds_of(edit) if controls

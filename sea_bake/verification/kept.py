@@ -23,11 +23,11 @@ from typing import Any
 
 from sea_bake.artefact.seal import seal
 from sea_bake.errors import SeaBakeError
+from sea_bake.io.cache import cache_folder
 from sea_bake.io.files import file_digest
 from sea_bake.io.staging import staged_file
 from sea_bake.model.source import ModelSource
 
-VARIABLE = "SEA_BAKE_CACHE"  # the folder of all that is kept; empty: nothing is
 _MOST = 1 << 30  # bytes of all entries together: those that were not used for longest go first
 _ASKED = (
     "auto_class", "decoder_start", "teacher", "prompts", "max_new_tokens", "positions", "pad", "dtype",
@@ -91,7 +91,7 @@ def kept(source: ModelSource, request: Mapping[str, Any]) -> Kept | None:
         source: the base, on disk.
         request: as the doors are given it.
     """
-    folder = _folder()
+    folder = cache_folder("answers")
     if folder is None or source.path is None:
         return None
     decides = {
@@ -103,14 +103,6 @@ def kept(source: ModelSource, request: Mapping[str, Any]) -> Kept | None:
         "environment": {name: os.environ.get(name) for name in _READ},
     }
     return Kept(folder, hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest())
-
-
-def _folder() -> Path | None:
-    named = os.environ.get(VARIABLE)
-    if named is not None:
-        return Path(named) / "answers" if named else None
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(root) / "sea_bake" / "answers" if os.path.isabs(root) else None
 
 
 def _files(source: ModelSource) -> list[dict[str, str]]:
