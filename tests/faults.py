@@ -503,8 +503,10 @@ def _live(args: list[str], request: dict[str, Any], shim: Any, streams: dict[str
     except BaseException:
         code = 1
         traceback.print_exc()
-    shim.fault_disarm()  # threads of an upload may still send, and what comes now interrupts nothing of ours
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    while signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        with contextlib.suppress(KeyboardInterrupt):  # the command is over, but a thread of an upload may still send
+            shim.fault_disarm()
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
