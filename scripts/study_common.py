@@ -31,6 +31,7 @@ from sea_bake.activations import Activations, collect_sites  # noqa: E402
 from sea_bake.artefact.evaluation import Record, Row  # noqa: E402
 from sea_bake.demonstrations import Demonstration, load  # noqa: E402
 from sea_bake.evaluation import Judge  # noqa: E402
+from sea_bake.evaluation.controls import turned  # noqa: E402
 from sea_bake.evaluation.neutral import TEXTS  # noqa: E402
 from sea_bake.evaluation.rendering import number  # noqa: E402
 from sea_bake.evaluation.results import rows_of  # noqa: E402
@@ -52,7 +53,7 @@ class Setting:
 
     Attributes:
         demonstrations, count: a key of ``SETS``, and how many of its first triples.
-        control: "" is the edit itself; "base" none; "random": directions drawn at random in the same numbers;
+        control: "" is the edit itself; "base" none; "random": turned at random (evaluation/controls.py), one draw;
             "reversed": positive and negative answers change places; "temperature": no edit, but logits divided by
             ``alpha``.
         the others: arguments of ``fit``.
@@ -196,20 +197,7 @@ def edit_of(place: Place, s: Setting) -> Edit:
         None, activations=replace(whole, **roles), layers=s.layers, K=K, merge=s.merge, feature=s.feature,
         parts=s.parts, alpha=s.alpha, centre=s.centre,
     )  # fmt: skip
-    return _random(edit) if s.control == "random" else edit
-
-
-def _random(edit: Edit) -> Edit:
-    """The same with directions that say nothing: orthonormal rows drawn at random, as many in each layer."""
-    import torch
-
-    made = torch.Generator().manual_seed(0)
-    projectors = {}
-    for layer, old in edit.projectors.items():
-        rows = [torch.linalg.qr(torch.randn(old.dim, k, generator=made, dtype=torch.float64))[0].T.float().contiguous()
-                for k in old.ranks]  # fmt: skip
-        projectors[layer] = replace(old, positive=rows[0], negative=rows[1])
-    return replace(edit, maps=projectors)
+    return turned(edit, 0) if s.control == "random" else edit
 
 
 # ------------------------------------------------------------------------------------------------------------ judging

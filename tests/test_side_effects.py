@@ -12,9 +12,11 @@ import pytest
 import tiny
 
 from sea_bake import Edit
+from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.demonstrations import BEHAVIOURS, load
 from sea_bake.errors import EvaluationError
-from sea_bake.evaluation import Evaluation, evaluate, matrix
+from sea_bake.evaluation import Evaluation, evaluate, matrix, written
+from sea_bake.evaluation.phrases import INFORMAL
 
 Records = list[dict[str, Any]]
 
@@ -86,20 +88,63 @@ def test_names() -> None:
     assert len({one.asks for one in BEHAVIOURS.values()}) == len(BEHAVIOURS)
 
 
+def test_worked_examples_come_from_what_is_fitted_on() -> None:
+    form = PromptFormat(system="Be kind.", primer=(("Q", "A"),), primer_name="truthfulqa")
+    for name in BEHAVIOURS:
+        found = matrix.baselines(name, form)
+        assert set(found) == set(matrix.PROMPTS)
+        assert found["asked"].system == f"Be kind.\n{BEHAVIOURS[name].asks}"
+        assert found["asked"].primer == form.primer
+        (first, *shown) = found["shown"].primer
+        assert (first, found["shown"].system, found["shown"].primer_name) == (("Q", "A"), "Be kind.", None)
+        fitted = {(d.prompt, d.positive) for d in load(name)}
+        kept = {d.prompt for d in load(name, split="test")}
+        assert len(shown) == 4
+        assert set(shown) <= fitted
+        assert not {prompt for prompt, _ in shown} & kept
+
+
+def test_what_is_written_is_compared_where_both_doors_say_something() -> None:
+    """A short answer without the content is no concise one: its length counts at neither door."""
+
+    def told(*values: tuple[float, float | None]) -> Records:
+        return [
+            {"task": "t", "id": i, "hash": str(i), "values": {"kept": kept} | ({} if n is None else {"words": n})}
+            for i, (kept, n) in enumerate(values)
+        ]
+
+    base = told(*[(1.0, 30.0)] * 10, (0.0, None), (1.0, 90.0))
+    edited = told(*[(1.0, 10.0)] * 10, (1.0, 5.0), (0.0, None))
+    words, kept = written.rows("t", "as it writes", "gain", "concise", base, edited)
+    assert (words.kind, words.measure.unit, words.found.n) == ("gain", "words", 10)
+    assert (words.found.base.value, words.found.difference.value) == (30.0, -20.0)  # type: ignore[union-attr]
+    assert (kept.kind, kept.found.n, kept.found.difference.value) == ("damage", 12, 0.0)  # type: ignore[union-attr]
+    alone = written.rows("t", "as it writes", "gain", "concise", base, None)
+    assert alone[0].found.n == 11
+    assert alone[0].found.difference is None
+
+
 @pytest.mark.slow
 def test_an_edit_is_measured_on_behaviours(tmp_path: Path) -> None:
     output = tmp_path / "found"
-    args = ("--tasks", "", "--behaviours", "fair,code", "--limit", 12, "--no-cost", "-o", output, "--json")
+    args = ("--tasks", "", "--behaviours", "fair,formal", "--limit", 12, "--no-cost", "-o", output, "--json")
     ran = tiny.run("eval", tiny.single(chat=True), "--edit", tiny.edit_file(tiny.single(chat=True)), *args)
     assert ran.code == 0, ran.err
     found = Evaluation.from_json(json.loads(ran.out))
     tasks = [row.task for row in found.headlines]
-    assert set(tasks) == {"behaviour-fair", "behaviour-fair-asked", "behaviour-code", "behaviour-code-asked"}
+    prompted = {f"behaviour-{name}{kind}" for name in ("fair", "formal") for kind in ("", "-asked", "-shown")}
+    assert set(tasks) == {*prompted, "behaviour-formal-written"}  # no rule tells fairness in a text
     assert {row.found.n for row in found.headlines if row.measure.key == "margin"} == {12}
-    assert found.settings["behaviours"] == ["fair", "code"]
+    assert found.settings["behaviours"] == ["fair", "formal"]
     kept = sorted(path.name for path in (output / "examples").iterdir())
     assert "behaviour-fair-asked.base.jsonl" in kept
-    assert "behaviour-fair-asked.live.jsonl" not in kept
+    assert not {"behaviour-fair-asked.live.jsonl", "behaviour-fair-shown.live.jsonl"} & set(kept)
+    examples = (output / "examples" / "behaviour-formal-written.base.jsonl").read_text("utf-8").splitlines()
+    wrote = [json.loads(line) for line in examples[1:]]
+    assert [record["prompt"] for record in wrote] == [one.prompt for one in load("formal", split="test")[:12]]
+    counts = [len(INFORMAL.findall(record["response"])) for record in wrote]
+    rate = sum(counts) / sum(len(record["response"].split()) for record in wrote)
+    assert found.row("behaviour-formal-written", "informal").found.base.value == pytest.approx(rate)
     assert "behaviour fair, asked for in the system prompt" in (output / "evaluation.md").read_text("utf-8")
     again = tiny.run("eval", tiny.single(chat=True), "--edit", tiny.edit_file(tiny.single(chat=True)), *args)
     assert json.loads(again.out)["results"] == json.loads(ran.out)["results"]
@@ -111,7 +156,7 @@ def test_an_edit_is_measured_on_behaviours(tmp_path: Path) -> None:
 
     model, tokenizer = load_model(tiny.single(chat=True)), load_tokenizer(tiny.single(chat=True))
     total = 0.0
-    for triple in list(load("code", split="test"))[:12]:
+    for triple in list(load("formal", split="test"))[:12]:
         rates = []
         for answer in (triple.positive, triple.negative):
             tokens = encode(tokenizer, triple.prompt, answer)
@@ -120,7 +165,7 @@ def test_an_edit_is_measured_on_behaviours(tmp_path: Path) -> None:
             picked = [float(logs[i - 1, tokens.ids[i]]) for i in range(tokens.start, len(tokens.ids))]
             rates.append(sum(picked) / len(picked))
         total += rates[0] - rates[1]
-    assert found.row("behaviour-code", "margin").found.base.value == pytest.approx(total / 12, abs=1e-4)
+    assert found.row("behaviour-formal", "margin").found.base.value == pytest.approx(total / 12, abs=1e-4)
 
 
 def test_bad_names_are_refused_before_any_model() -> None:

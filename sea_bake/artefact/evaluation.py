@@ -38,7 +38,7 @@ VERSION = 1
 P = 0.05  # two-sided: below it a difference is told from chance, where its interval leaves 0 out too
 KINDS = ("gain", "damage")
 _BETTER = ("higher", "lower")
-_UNITS = ("%", "nats", "")
+_UNITS = ("%", "nats", "words", "")
 _SETTINGS = ("limit", "offset", "chat", "dtype")
 _VERSIONS = ("lm-eval", "transformers", "torch", "sea-bake")
 Record = dict[str, Any]  # one example of a task, as a door answered it
@@ -80,7 +80,7 @@ class Measure:
         key: short and stable, for programs.
         name: for people.
         better: "higher" or "lower".
-        unit: "%" for shares (shown times 100), "nats", or "".
+        unit: "%" for shares (shown times 100), "nats", "words" or "".
         part: what part of the examples it looks at ("Age, ambiguous"); empty for all.
         detail: shown below the headlines.
         judged: whether a change of it alone is for the better or the worse.

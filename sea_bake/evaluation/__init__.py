@@ -70,7 +70,7 @@ def evaluate(
         tasks: "truthfulqa_mc1", "truthfulqa_mc2", "bbq", "hellaswag", "gsm8k", "mathqa", "mmlu", "nq_open", "toxigen",
             "crows_pairs"; without ``data`` any task of lm-evaluation-harness.
         behaviours: "all", or built-in behaviours ("truthful", "fair", ...) whose kept-back parts are measured too, each
-            with the base asked for it in the system prompt beside it. Default: none.
+            with the base beside it, asked for it in the system prompt or shown it in examples. Default: none.
         data: folder with the benchmarks' files. Default: the harness' own, from the Hub.
         limit: maximum examples per task. Default: all.
         offset: skip this many rows of each task first: those that an edit was chosen on.

@@ -1,6 +1,8 @@
-"""Side effects: an edit on every behaviour's kept-back part, and the behaviour asked for in a system prompt beside it.
+"""Side effects: an edit on every behaviour's kept-back part, and beside it what prompts do: the behaviour asked for,
+and shown in worked examples.
 
-Per behaviour the margin of the positive over the negative answer counts. Damage alone moves it towards 0: up where the
+Per behaviour the margin of the positive over the negative answer counts, and where a rule can tell the behaviour in a
+text, what it says of greedy answers. Damage alone moves it towards 0: up where the
 base prefers the wrong answer, down where it prefers the right one. So the two kinds are told apart, and the measure
 that judges is the mean of both changes, in which such a shift largely cancels out.
 """
@@ -17,9 +19,11 @@ from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.activations.rendering import rendered
 from sea_bake.artefact.evaluation import Measure, Record, Row
 from sea_bake.demonstrations import BEHAVIOURS, Demonstration, digest, load
+from sea_bake.demonstrations.behaviours import rows as stored
 from sea_bake.edit import Edit
 from sea_bake.errors import EvaluationError, SettingError, first_line_of
-from sea_bake.evaluation import preference
+from sea_bake.evaluation import preference, written
+from sea_bake.evaluation.behaviours import SCORERS
 from sea_bake.evaluation.keeping import digest as digest_of
 from sea_bake.evaluation.running import Advance, Answers, Session, Unit
 from sea_bake.evaluation.statistics import compare
@@ -27,8 +31,13 @@ from sea_bake.evaluation.tasks import near
 
 ALL = "all"
 _UNIT = "behaviour-"
-_ASKED = "-asked"
-_FEWEST = 5  # of a kind: of fewer it says nothing
+PROMPTS = {
+    "asked": "asked for in the system prompt",
+    "shown": "shown in worked examples",
+}
+_WRITTEN = "written"
+_SHOWN = 4  # worked examples
+FEWEST = 5  # of a kind: of fewer it says nothing
 _MARGIN = "margin per token"
 
 
@@ -55,26 +64,38 @@ def units(
     prompts: bool = True,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[Unit]:
-    """Per behaviour: every door on its kept-back part; with ``prompts`` also the base, asked for it by system prompt.
+    """Per behaviour: every door on its kept-back part, and what it writes; with ``prompts`` also the base, asked for
+    the behaviour in the system prompt, and shown it in worked examples.
 
-    ``say``: told of a model whose chat template takes no system prompt.
+    ``say``: told of a model whose chat template takes no such prompt.
     """
     found = []
     for name in names:
         triples = list(load(name, split="test"))[:limit]
-        ask = f"{form.system}\n{BEHAVIOURS[name].asks}" if form.system else BEHAVIOURS[name].asks
-        asked = replace(form, system=ask)
+        if name in SCORERS:
+            found.append(written.unit(f"{_UNIT}{name}-{_WRITTEN}", name, form, limit, versions))
         inputs = [digest(triples), versions]
         found.append(_unit(f"{_UNIT}{name}", triples, form, [*inputs, form.to_json()], base_only=False))
-        if not prompts:
-            continue
-        try:
-            rendered(tokenizer, triples[0].prompt, asked)
-        except SettingError as error:
-            say(f"{name} is not asked for in a system prompt: {first_line_of(error)}")
-            continue
-        found.append(_unit(f"{_UNIT}{name}{_ASKED}", triples, asked, [*inputs, asked.to_json()], base_only=True))
+        for kind, other in baselines(name, form).items() if prompts else ():
+            try:
+                rendered(tokenizer, triples[0].prompt, other)
+            except SettingError as error:
+                say(f"{name} is not {PROMPTS[kind]}: {first_line_of(error)}")
+                continue
+            found.append(_unit(f"{_UNIT}{name}-{kind}", triples, other, [*inputs, other.to_json()], base_only=True))
     return found
+
+
+def baselines(name: str, form: PromptFormat) -> dict[str, PromptFormat]:
+    """What an edit for a behaviour is held against, by the keys of ``PROMPTS``: the behaviour asked for in the system
+    prompt; and worked examples of it before the prompt, one each of four groups that are fitted on.
+    """
+    ask = f"{form.system}\n{BEHAVIOURS[name].asks}" if form.system else BEHAVIOURS[name].asks
+    first: dict[str, tuple[str, str]] = {}
+    for _, row in stored(name):
+        first.setdefault(row["group"], (row["prompt"], row["positive"]))
+    pairs = (*form.primer, *list(first.values())[:_SHOWN])
+    return {"asked": replace(form, system=ask), "shown": replace(form, primer=pairs, primer_name=None)}
 
 
 def _unit(name: str, triples: list[Demonstration], form: PromptFormat, inputs: Any, *, base_only: bool) -> Unit:
@@ -103,40 +124,46 @@ def rows(
 ) -> list[Row]:
     """The row of the matrix: of what was edited for first.
 
-    ``say``: told where the system prompt does more than the edit, for what it was edited for.
+    ``say``: told where a prompt does more than the edit, for what it was edited for.
     """
     wanted = edited_for(edits)
     made: list[Row] = []
-    names = [task.removeprefix(_UNIT) for task in found if is_behaviour(task) and not task.endswith(_ASKED)]
+    names = [name for name in BEHAVIOURS if f"{_UNIT}{name}" in found]
     for name in sorted(names, key=lambda one: one not in wanted):
         kind = "gain" if name in wanted else "damage"
         base, *others = found[f"{_UNIT}{name}"].values()
         made += _rows(f"{_UNIT}{name}", f"behaviour {name}", kind, base, others[0] if others else None)
-        asked = found.get(f"{_UNIT}{name}{_ASKED}", {})
-        for told in asked.values():
-            title = f"behaviour {name}, asked for in the system prompt, without edit"
-            made += _rows(f"{_UNIT}{name}{_ASKED}", title, kind, base, told)[:1]
-            if others and name in wanted:
-                say(_against(name, base, others[0], told))
+        base_wrote, *others_wrote = found.get(f"{_UNIT}{name}-{_WRITTEN}", {}).values() or (None,)
+        if base_wrote is not None:
+            title = f"behaviour {name}, as it writes"
+            edited = others_wrote[0] if others_wrote else None
+            made += written.rows(f"{_UNIT}{name}-{_WRITTEN}", title, kind, name, base_wrote, edited)
+        for prompt, does in PROMPTS.items():
+            for answers in found.get(f"{_UNIT}{name}-{prompt}", {}).values():
+                title = f"behaviour {name}, {does}, without edit"
+                made += _rows(f"{_UNIT}{name}-{prompt}", title, kind, base, answers)[:1]
+                if others and name in wanted:
+                    say(_against(name, prompt, base, others[0], answers))
     return made
 
 
-def _against(name: str, base: list[Record], edited: list[Record], asked: list[Record]) -> str:
-    between = compare(_balanced(base, asked), _balanced(base, edited)).difference
+def _against(name: str, prompt: str, base: list[Record], edited: list[Record], prompted: list[Record]) -> str:
+    between = compare(_balanced(base, prompted), _balanced(base, edited)).difference
     assert between is not None
     low, high = between.interval
     numbers = f"edit less prompt {between.value:+.3f} [{low:+.3f}, {high:+.3f}] nats per token"
+    other = f"the behaviour {PROMPTS[prompt]}"
     if high < 0:
-        return f"{name}: asking for it in the system prompt does more than the edit ({numbers})"
+        return f"{name}: {other} does more than the edit ({numbers})"
     if low > 0:
-        return f"{name}: the edit does more than asking for it in the system prompt ({numbers})"
-    return f"{name}: the edit and asking for it in the system prompt are not told apart ({numbers})"
+        return f"{name}: the edit does more than {other} ({numbers})"
+    return f"{name}: the edit and {other} are not told apart ({numbers})"
 
 
 def _rows(task: str, title: str, kind: str, base: list[Record], other: list[Record] | None) -> list[Row]:
     dataset = {"type": task, "name": title, "split": "test"}
     right = [bool(record["values"]["right"]) for record in base]
-    both = min(sum(right), len(right) - sum(right)) >= _FEWEST
+    both = min(sum(right), len(right) - sum(right)) >= FEWEST
     strata = [("right", "base right", [i for i, one in enumerate(right) if one])]
     strata += [("wrong", "base wrong", [i for i, one in enumerate(right) if not one])]
     made = []
@@ -149,7 +176,7 @@ def _rows(task: str, title: str, kind: str, base: list[Record], other: list[Reco
         add(Measure("balanced", f"{_MARGIN}, base right and wrong alike", unit="nats"), lambda r: _balanced(base, r))
     add(Measure("margin", _MARGIN, unit="nats", judged=not both), lambda r: _columns(r, range(len(r)), "margin"))
     for key, part, places in strata:
-        if len(places) >= _FEWEST:
+        if len(places) >= FEWEST:
             measure = Measure(f"{key}.margin", _MARGIN, unit="nats", part=part, judged=False)
             add(measure, lambda r, places=places: _columns(r, places, "margin"))  # type: ignore[misc]
     add(Measure("pairs", "positive preferred", judged=False), lambda r: _columns(r, range(len(r)), "right"))

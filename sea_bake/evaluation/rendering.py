@@ -17,7 +17,7 @@ from sea_bake.pages import templates
 from sea_bake.pages.text import p_value
 
 HEADINGS = {"gain": "Gain", "damage": "Cost"}
-_DIGITS = {"%": 1, "nats": 3, "": 2}
+_DIGITS = {"%": 1, "nats": 3, "words": 1, "": 2}
 
 
 def number(estimate: Estimate, unit: str, *, sign: bool = False) -> str:
