@@ -1,29 +1,48 @@
 """Several processes of one run, as ``torchrun`` would start them, but forked from one that has imported everything.
 
-Run as a script it is the one that forks: it reads the command line of each process, and prints how each ended.
+Run as a script it is the one that forks: of each line, a run, it reads the command line of each process, and prints how
+each ended.
 """
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import tiny
 
+_LIMIT = 300  # seconds that a run may take
+
 
 def together(commands: Sequence[Sequence[Any]]) -> list[tiny.Ran]:
     """``sea-bake ARGS`` in as many processes as there are command lines, which know of each other."""
-    request = json.dumps([list(map(str, args)) for args in commands])
-    ran = subprocess.run([sys.executable, __file__], input=request, capture_output=True, text=True, timeout=300)
-    assert ran.returncode == 0, ran.stderr
-    return [tiny.Ran(*one) for one in json.loads(ran.stdout)]
+    server = _server()
+    assert server.stdin is not None
+    assert server.stdout is not None
+    server.stdin.write(json.dumps([list(map(str, args)) for args in commands]) + "\n")
+    return [tiny.Ran(*one) for one in json.loads(server.stdout.readline())]
+
+
+@functools.cache
+def _server() -> subprocess.Popen[str]:
+    """The one of these tests."""
+    made = subprocess.Popen(
+        [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    atexit.register(made.kill)
+    return made
 
 
 def free_port() -> int:
@@ -41,13 +60,21 @@ def _serve() -> None:
 
     tiny.preload()
     torch.set_num_threads(1)  # a thread pool does not survive a fork
-    commands = json.load(sys.stdin)
+    for line in sys.stdin:
+        print(json.dumps(_run(json.loads(line))), flush=True)
+
+
+def _run(commands: list[list[str]]) -> list[list[Any]]:
+    """How each process ended: its exit code, and what it wrote."""
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(len(commands))}
     with tempfile.TemporaryDirectory() as folder:
         pids = [_forked(place, rank, args, Path(folder)) for rank, args in enumerate(commands)]
+        watch = threading.Timer(_LIMIT, lambda: [os.kill(pid, signal.SIGKILL) for pid in pids])
+        watch.start()
         codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        watch.cancel()
         said = [[Path(folder, f"{rank}.{name}").read_text() for name in ("out", "err")] for rank in range(len(pids))]
-    print(json.dumps([[code, *texts] for code, texts in zip(codes, said)]))
+    return [[code, *texts] for code, texts in zip(codes, said)]
 
 
 def _forked(place: dict[str, str], rank: int, args: list[str], folder: Path) -> int:
@@ -67,6 +94,8 @@ def _forked(place: dict[str, str], rank: int, args: list[str], folder: Path) -> 
         code = 0
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -39,9 +39,11 @@ from sea_bake.evaluation.damage import TEXTS
 from sea_bake.evaluation.doors import Doors
 from sea_bake.io import leases
 from sea_bake.tuning import Objective, Range, Space, Trial, Tuning, searching, splits, untuned
-from sea_bake.tuning.folder import EDIT, FITTED_ON, JOURNAL, LOOKS, RESULT, Folder
+from sea_bake.tuning import trials as kept
+from sea_bake.tuning.folder import EDIT, FITTED_ON, JOURNAL, RESULT, Folder
 from sea_bake.tuning.results import DEFAULT, choose
 from sea_bake.tuning.space import parse_space
+from sea_bake.tuning.trials import LOOKS
 
 TRIPLES = 32  # the fewest of which three parts can be made
 COUNT = 14  # ten trials by chance, as many as TPE wants before it proposes, and four that it proposes
@@ -152,7 +154,7 @@ def test_the_front_is_what_nothing_beats(found: Tuning, output: Path) -> None:
     assert beaten  # the control: not all are on it
     within = [n for n in found.front if found.trial(n).kl <= found.max_kl]
     best = Folder(output).study().best_trials
-    assert sorted(trial.user_attrs[searching.RECORD]["number"] for trial in best) == within
+    assert sorted(trial.user_attrs[kept.RECORD]["number"] for trial in best) == within
     assert found.chosen == max(within, key=lambda n: found.trial(n).gain.value)
 
 

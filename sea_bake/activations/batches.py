@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sea_bake.io import progress
-from sea_bake.model.processes import dealt, gathered
+from sea_bake.model.processes import dealt, gathered, in_step
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int, *, left: bool) -> tuple[Tensor, Tensor]:
@@ -38,7 +38,7 @@ def distributed(
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     mine: list[tuple[int, Any]] = []
     own = dealt(batches)
-    with progress.bar(description, sum(map(len, own)), "seq") as advance:
+    with in_step(), progress.bar(description, sum(map(len, own)), "seq") as advance:
         for batch in own:
             mine += zip(batch, run([jobs[i] for i in batch]))
             advance(len(batch))

@@ -30,6 +30,7 @@ _PANEL = "Search space: a value, some values (a,b), or a range (low:high)"
         "Data": "demonstrations format limit shuffle_seed split data select confirm neutral_text",
         "Prompts": PROMPTS,
         "Activations": "position neutral max_new_tokens batch_size",
+        "Workers that share trials": "storage study",
     },
     demonstrations=spelt(hint=str, default="builtin", help=SOURCE),
     output=spelt(default=Path("tuning")),

@@ -26,7 +26,7 @@ from sea_bake.evaluation.finite import check_finite, watched
 from sea_bake.evaluation.measures import Column, read
 from sea_bake.evaluation.neutral import PROMPTS, TEXTS
 from sea_bake.io.regular import MAX_JSON, read_text
-from sea_bake.model.processes import dealt, gathered
+from sea_bake.model.processes import dealt, gathered, in_step
 
 NEUTRAL, GENERATION = "neutral_text", "generation"
 TITLES = {NEUTRAL: "neutral text", GENERATION: "greedy answers"}
@@ -76,20 +76,21 @@ class Neutral:
         """
         base = not self._kept
         found: list[Record] = []
-        for i, ids in dealt(list(enumerate(self.ids))):
-            logs, following = self._logs(model, ids)
-            told = logs.gather(1, following[:, None]).squeeze(1)
-            if base and not self._kept:
-                total = sum(len(ids) - 1 for ids in self.ids) * logs.shape[-1] * 4
-                self._stride = -(-total // _LOGITS)
-            values = {"nll": -float(told.double().sum()), "tokens": float(len(told))}
-            at = logs[:: self._stride].cpu()
-            if base:
-                self._kept[i] = at
-            kl, same = _divergence(self._kept[i], at)
-            values |= {"kl": kl, "agreed": same, "compared": float(len(at))}
-            found.append({"task": NEUTRAL, "id": i, "hash": f"{len(ids)} tokens", "values": values})
-            advance(1)
+        with in_step():
+            for i, ids in dealt(list(enumerate(self.ids))):
+                logs, following = self._logs(model, ids)
+                told = logs.gather(1, following[:, None]).squeeze(1)
+                if base and not self._kept:
+                    total = sum(len(ids) - 1 for ids in self.ids) * logs.shape[-1] * 4
+                    self._stride = -(-total // _LOGITS)
+                values = {"nll": -float(told.double().sum()), "tokens": float(len(told))}
+                at = logs[:: self._stride].cpu()
+                if base:
+                    self._kept[i] = at
+                kl, same = _divergence(self._kept[i], at)
+                values |= {"kl": kl, "agreed": same, "compared": float(len(at))}
+                found.append({"task": NEUTRAL, "id": i, "hash": f"{len(ids)} tokens", "values": values})
+                advance(1)
         return together(found)
 
     @torch.inference_mode()
@@ -100,10 +101,11 @@ class Neutral:
             EvaluationError: NaN or infinite logits.
         """
         found = []
-        for i in places:
-            if i in self._kept:  # of this process
-                at = self._logs(model, self.ids[i])[0][:: self._stride].cpu()
-                found.append((i, _divergence(self._kept[i], at)[0], len(at)))
+        with in_step():
+            for i in places:
+                if i in self._kept:  # of this process
+                    at = self._logs(model, self.ids[i])[0][:: self._stride].cpu()
+                    found.append((i, _divergence(self._kept[i], at)[0], len(at)))
         everything = sorted(gathered(found))
         return sum(kl for _, kl, _ in everything) / sum(count for _, _, count in everything)
 
@@ -140,23 +142,31 @@ def generations(
     """
     device = model.get_input_embeddings().weight.device
     found: list[Record] = []
-    for i, prompt in dealt(list(enumerate(prompts))):
-        ids = torch.tensor([encode(tokenizer, prompt, form=form).ids], device=device)
-        mask = torch.ones_like(ids)
-        out = generate(
-            model,
-            tokenizer,
-            ids,
-            mask,
-            max_new_tokens=max_new_tokens,
-            **watched(model, ids, mask),
-        )
-        new = out[0, ids.shape[1] :].tolist()
-        values = {"repeated": repetition(new), "length": float(len(new))}
-        response = tokenizer.decode(new, skip_special_tokens=True)
-        record = {"task": GENERATION, "id": i, "hash": prompt, "prompt": prompt, "response": response, "values": values}
-        found.append(record)
-        advance(1)
+    with in_step():
+        for i, prompt in dealt(list(enumerate(prompts))):
+            ids = torch.tensor([encode(tokenizer, prompt, form=form).ids], device=device)
+            mask = torch.ones_like(ids)
+            out = generate(
+                model,
+                tokenizer,
+                ids,
+                mask,
+                max_new_tokens=max_new_tokens,
+                **watched(model, ids, mask),
+            )
+            new = out[0, ids.shape[1] :].tolist()
+            values = {"repeated": repetition(new), "length": float(len(new))}
+            response = tokenizer.decode(new, skip_special_tokens=True)
+            record = {
+                "task": GENERATION,
+                "id": i,
+                "hash": prompt,
+                "prompt": prompt,
+                "response": response,
+                "values": values,
+            }
+            found.append(record)
+            advance(1)
     return together(found)
 
 

@@ -16,7 +16,7 @@ from sea_bake.errors import EvaluationError
 from sea_bake.evaluation.finite import not_finite, watched
 from sea_bake.evaluation.prefixes import Scorer
 from sea_bake.model.caches import can_share
-from sea_bake.model.processes import are_several, dealt, gathered
+from sea_bake.model.processes import are_several, dealt, gathered, in_step
 
 
 class SharedPrefixLM(HFLM):
@@ -82,7 +82,8 @@ class SharedPrefixLM(HFLM):
         if not are_several():
             return answer(requests)
         own = [i for batch in dealt(order(requests)) for i in batch]
-        found = list(zip(own, answer([requests[i] for i in own]))) if own else []
+        with in_step():
+            found = list(zip(own, answer([requests[i] for i in own]))) if own else []
         told = gathered(found)
         self.advance(len(told) - len(found))
         for cut in gathered([self.cut]):

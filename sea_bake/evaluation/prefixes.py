@@ -22,7 +22,7 @@ from sea_bake.activations import DEFAULT_BATCH_SIZE
 from sea_bake.errors import EvaluationError
 from sea_bake.evaluation.finite import check_finite
 from sea_bake.model.caches import cache_name
-from sea_bake.model.processes import dealt, gathered
+from sea_bake.model.processes import dealt, gathered, in_step
 
 Ids = tuple[int, ...]
 Score = tuple[float, bool]
@@ -69,6 +69,7 @@ class Scorer:
                 answers.setdefault(prompt, set()).add(answer)
         told = len(asked) - sum(map(len, answers.values()))
         if answers:
+            self.batch_size = min(gathered([self.batch_size]))  # where one has halved it, all deal with that
             shared = _common(answers)
             common = min(answers)[:shared]
             start = self._forward([common], [common], None, 1)[1] if shared else None
@@ -78,8 +79,11 @@ class Scorer:
                 prompts = list(group)
                 batches += [prompts[i : i + self.batch_size] for i in range(0, len(prompts), self.batch_size)]
             found: list[tuple[tuple[Ids, Ids], Score]] = []
-            for batch in dealt(batches):
-                found += self._in_batches(start, shared, {prompt: sorted(answers[prompt], key=len) for prompt in batch})
+            with in_step():
+                for batch in dealt(batches):
+                    found += self._in_batches(
+                        start, shared, {prompt: sorted(answers[prompt], key=len) for prompt in batch}
+                    )
             everything = gathered(found)
             self._known |= dict(everything)
             told += len(everything) - len(found)  # by other processes

@@ -6,10 +6,11 @@ results.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from sea_bake.errors import SettingError
+from sea_bake.errors import SeaBakeError, SettingError
 
 Item = TypeVar("Item")
 
@@ -59,6 +60,37 @@ def from_main(value: Item) -> Item:
     box = [value]
     broadcast_object_list(box)
     return box[0]
+
+
+def on_main(act: Callable[[], Item]) -> Item:
+    """What a call by the main process alone gives, on each of them; its SeaBakeError, too."""
+    if not are_several():
+        return act()
+    value: Any = None
+    with in_step():
+        if is_main_process():
+            value = act()
+    return from_main(value)
+
+
+@contextlib.contextmanager
+def in_step() -> Iterator[None]:
+    """Around what each process does by itself: what goes wrong for one of them goes wrong for all, here, so that none
+    waits for another that has given up.
+
+    Raises:
+        SeaBakeError: of the first process that has one.
+    """
+    error: SeaBakeError | None = None
+    try:
+        yield
+    except SeaBakeError as own:
+        if not are_several():
+            raise
+        error = own
+    first = next(filter(None, gathered([error])), None)
+    if first is not None:
+        raise first from error
 
 
 def check_alike(what: dict[str, Any]) -> None:

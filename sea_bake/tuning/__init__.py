@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,27 +22,27 @@ from sea_bake.activations import (
     DEFAULT_NEW_TOKENS,
     DEFAULT_POSITION,
     DEFAULT_SEED,
-    Activations,
     check_settings,
-    collect_sites,
 )
 from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.artefact import is_artefact
 from sea_bake.demonstrations import Demonstration
 from sea_bake.errors import EvaluationError, SettingError, missing_extra
-from sea_bake.evaluation import Judge, damage
+from sea_bake.evaluation import damage
 from sea_bake.evaluation.doors import BASE, Doors
 from sea_bake.methods.layers import check_layers
 from sea_bake.methods.table import check_count
 from sea_bake.methods.table import check_settings as check_method
-from sea_bake.model.fingerprint import BaseModel
+from sea_bake.model.processes import check_alike, in_step, is_main_process, on_main
 from sea_bake.tuning import pareto as reporting
 from sea_bake.tuning import splits
-from sea_bake.tuning.folder import EDIT, LOOKS, Folder
+from sea_bake.tuning.folder import Folder
 from sea_bake.tuning.objective import Objective
-from sea_bake.tuning.results import DEFAULT, Trial, Tuning, choose, front
-from sea_bake.tuning.searching import Bench, compare, search
+from sea_bake.tuning.results import Trial, Tuning
+from sea_bake.tuning.running import Run
 from sea_bake.tuning.space import Range, Space, untuned
+from sea_bake.tuning.trials import Trials
+from sea_bake.tuning.workers import Shared
 
 _PACKAGES = {"optuna": "optuna", "lm_eval": "lm-eval", "matplotlib": "matplotlib"}
 
@@ -73,6 +73,8 @@ def tune(
     device: str | None = None,
     batch_size: int = DEFAULT_BATCH_SIZE,
     overwrite: bool = False,
+    storage: str | None = None,
+    study: str = "sea-bake",
     say: Callable[[str], None] = lambda text: None,
 ) -> Tuning:
     """Search the settings of a fit for the largest gain that costs little, and see whether it lasts.
@@ -108,6 +110,10 @@ def tune(
         revision: see :func:`sea_bake.model.loading.load_model`.
         dtype, device: see :func:`sea_bake.model.loading.load_model`.
         overwrite: replace what a search of other data or settings has left in the output.
+        storage: where several workers share their trials, each with an output of its own: the URL of a database
+            (postgresql://USER@HOST/NAME) or the path of a journal file on a disk that all see. Default: a journal in
+            the output, of this run alone.
+        study: name of the search in the storage.
         say: called with sentences for people.
 
     Raises:
@@ -115,7 +121,8 @@ def tune(
         SettingError: a setting or number out of range, or ``data`` without a benchmark.
         DemonstrationError: too few demonstrations for three parts.
         EvaluationError: an unknown objective or measure, missing data, too few rows; or every trial failed.
-        OutputError: the output holds something else, or another search.
+        OutputError: the output holds something else, or another search; a storage that is down, or whose search of
+            that name is another one.
         CheckpointError, FamilyError: the model cannot be loaded or edited.
     """
     for module, package in _PACKAGES.items():
@@ -132,7 +139,7 @@ def tune(
             "drop --data"
         )
     texts = splits.halves(damage.read_texts(neutral_text))
-    folder = Folder(output, overwrite=overwrite)
+    folder = on_main(lambda: Folder(output, overwrite=overwrite))
     if is_artefact(model):
         raise EvaluationError(f"{Path(model).name} is edited already: tune its base")
     doors = Doors.of(model, revision=revision, dtype=dtype, device=device)
@@ -151,7 +158,7 @@ def tune(
     collecting |= {"seed": seed, "batch_size": batch_size}
     form = prompt_format or PromptFormat()
     inputs: dict[str, Any] = {
-        "model": doors.identity(BASE),
+        "model": on_main(lambda: doors.identity(BASE)),
         "objective": goal.name,
         "data": parts.to_json(),
         "space": space.to_json(),
@@ -162,85 +169,39 @@ def tune(
         "activations": collecting | form.to_json(),
         "versions": {name: version(name) for name in ("sea-bake", "optuna", "lm-eval", "transformers", "torch")},
     }
-    with folder.alone():
-        folder.begin(inputs, parts.marks)
+    check_alike({"base": doors.describe(), **inputs})
+    with ExitStack() as stack:
+        kept: Any = None  # in the other processes
+        with in_step():
+            if is_main_process():
+                kept = _begun(stack, folder, inputs, parts.marks, storage, study, say)
         judging = {"tasks": [goal.task] if goal.needs_data else [], "data": data, "batch_size": batch_size, "say": say}
-        run = _Run(folder, doors, goal, space, parts, texts, collecting, form, judging)
-        tuning = run.go(trials=trials, timeout=timeout, seed=seed, max_kl=max_kl)
+        run = Run(folder, kept, doors, goal, space, parts, texts, collecting, form, judging)
+        tuning = run.go(wanted=trials, timeout=timeout, seed=seed, max_kl=max_kl)
         told = {key: inputs[key] for key in ("objective", "space", "seed", "versions")}
         tuning.told.update(told, base=doors.base.name, splits=parts.to_json())
-        reporting.write(tuning, folder.path)
+        on_main(lambda: reporting.write(tuning, folder.path))
     return tuning
 
 
-@dataclass
-class _Run:
-    """One search in its folder, with everything checked that can be checked without the model."""
-
-    folder: Folder
-    doors: Doors
-    goal: Objective
-    space: Space
-    parts: splits.Splits
-    texts: tuple[list[str], list[str]]
-    collecting: dict[str, Any]
-    form: PromptFormat
-    judging: dict[str, Any]
-
-    def go(self, *, trials: int, timeout: float | None, seed: int, max_kl: float) -> Tuning:
-        study = self.folder.study()
-        with self.doors.open(BASE) as model:
-            if getattr(model.config, "is_encoder_decoder", False):
-                raise EvaluationError("KL on running text is not measured on encoder-decoders, so they are not tuned")
-            tokenizer = self.doors.tokenizer()
-            collected = self._activations(model, tokenizer)
-            self.form = PromptFormat.shared([found.recipe for found in collected.values()])  # with the day it shows
-            bench = Bench(collected, self._judge(model, tokenizer, 0), self.goal)
-            self.goal.row(bench.judge.rows(bench.judge.base))  # what ails the model ends it here
-            ended = search(study, bench, self.space, trials=trials, seed=seed, max_kl=max_kl, timeout=timeout)
-            numbers = front(ended)
-            if not numbers:
-                raise EvaluationError(f"all {len(ended)} trials failed; the first: {ended[0].failure}")
-            chosen = choose([ended[number] for number in numbers], max_kl)
-            edit = bench.edit(chosen.settings)
-            edits = {"chosen": edit}
-            if not ended[DEFAULT].failure:
-                edits["default"] = bench.edit(ended[DEFAULT].settings)
-            looks = list(dict.fromkeys([*study.user_attrs.get(LOOKS, ()), chosen.number]))
-            study.set_user_attr(LOOKS, looks)
-            del bench  # with what it keeps of the base's answers
-            held_back = compare(self._judge(model, tokenizer, 1), edits, self.parts.repeated)
-        self.doors.close()
-        told = {"trial": chosen.number, "of": len(ended), "seed": seed, "objective": self.goal.name, "max_kl": max_kl}
-        told |= {key: value for key, value in chosen.to_json().items() if key in ("value", "base", "gain", "kl")}
-        edit = replace(edit, recipe={**edit.recipe, "tuning": told})
-        edit.save(self.folder.path / EDIT, overwrite=True)
-        objective = {name: self.goal.row(rows) for name, rows in held_back.items()}
-        before = self.folder.looks_before
-        return Tuning(edit, ended, numbers, chosen.number, held_back, objective, max_kl, looks, before)
-
-    def _activations(self, model: Any, tokenizer: Any) -> dict[str, Activations]:
-        """Of every site that is searched, all layers: from an earlier run where there was one."""
-        base, triples = BaseModel.of(model, self.doors.base), self.folder.triples(self.parts.fit)
-        sites = list(dict.fromkeys([untuned()["site"], *self.space.sites]))
-        kept = {site: self.folder.activations(site, base, triples, self.collecting, self.form) for site in sites}
-        self.form = next((PromptFormat.from_json(one.recipe) for one in kept.values() if one), self.form)
-        missing = [site for site in sites if kept[site] is None]
-        if missing:  # all from the same passes, and the same generated texts
-            how: dict[str, Any] = {"source": self.doors.base, "prompt_format": self.form, **self.collecting}
-            found = collect_sites(model, tokenizer, triples, sites=missing, **how)
-            for site, activations in found.items():
-                self.folder.keep(site.value, activations)
-                kept[site.value] = activations
-        return {site: activations for site, activations in kept.items() if activations is not None}
-
-    def _judge(self, model: Any, tokenizer: Any, part: int) -> Judge:
-        """0: the data for selection, 1: those held back."""
-        rows = (self.parts.rows or (None, None))[part]
-        limits: dict[str, Any] = {} if rows is None else {"offset": rows[0], "limit": rows[1] - rows[0]}
-        triples = (self.parts.selection, self.parts.held_back)[part]
-        more = {"texts": self.texts[part], **self.judging}
-        return Judge(model, tokenizer, demonstrations=triples, form=self.form, **limits, **more)
+def _begun(
+    stack: ExitStack,
+    folder: Folder,
+    inputs: dict[str, Any],
+    marks: Sequence[str],
+    storage: str | None,
+    study: str,
+    say: Callable[[str], None],
+) -> Trials:
+    """The trials, in a folder that no other run is at work in until the stack ends."""
+    stack.enter_context(folder.alone())
+    folder.begin(inputs, marks)
+    if storage is None:
+        return Trials(folder.study())
+    shared = Shared(storage, study, folder.path, say)
+    stack.callback(shared.close)
+    shared.begin(inputs)
+    return shared
 
 
 def _check_numbers(trials: int, timeout: float | None, max_kl: float, seed: int) -> None:

@@ -23,13 +23,13 @@ from sea_bake.io.files import read_json, write_json
 from sea_bake.io.staging import check_output, staged_file
 from sea_bake.io.typed import build
 from sea_bake.model.fingerprint import BaseModel
+from sea_bake.tuning.trials import LOOKS
 
 if TYPE_CHECKING:
     from optuna import Study
 
 RUN, JOURNAL, FITTED_ON = "run.json", "journal.log", "fit.jsonl"
 EDIT, RESULT, SUMMARY, FIGURES = "edit.safetensors", "tune.json", "tune.md", ("pareto.png", "pareto.svg")
-LOOKS = "looks"  # the attribute of Optuna's study that names the trials ever compared on the held-back data
 _WRITTEN = (RUN, FITTED_ON, EDIT, RESULT, SUMMARY, *FIGURES)
 _FORMAT = "sea_bake.tuning-run"
 

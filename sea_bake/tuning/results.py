@@ -208,7 +208,7 @@ class Tuning:
         return len(self.looks) + self.looks_before
 
     def trial(self, number: int) -> Trial:
-        return self.trials[number]
+        return next(trial for trial in self.trials if trial.number == number)
 
     def to_json(self) -> dict[str, Any]:
         measure = self.objective[CHOSEN_BASE].measure

@@ -4,6 +4,8 @@ The sampler is TPE, in its form for several objectives (Ozaki et al. 2022), whic
 trials; NSGA-II wants populations of fifty. It is told how far each trial lies beyond the KL that is allowed, so that it
 does not dwell on gains that cost too much. It is seeded anew for every trial with the run's seed and the trial's
 number, and sees finished trials only: a run that was killed goes on with what it would have proposed.
+
+Of several processes (``torchrun``) the main one proposes, fits and writes; all of them share the answers of a trial.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,21 +28,23 @@ from sea_bake.fitting import fit
 from sea_bake.io import progress
 from sea_bake.methods.table import named
 from sea_bake.model.anatomy import Site
+from sea_bake.model.processes import on_main
 from sea_bake.tuning.objective import Objective, gain, kl
-from sea_bake.tuning.results import CHOSEN_BASE, CHOSEN_DEFAULT, DEFAULT, DEFAULT_BASE, Trial
+from sea_bake.tuning.results import CHOSEN_BASE, CHOSEN_DEFAULT, DEFAULT_BASE, Trial
 from sea_bake.tuning.space import Settings, Space, starts
+from sea_bake.tuning.trials import Rows, Trials
 
 if TYPE_CHECKING:
-    from optuna import Study
     from optuna.distributions import BaseDistribution
 
-RECORD = "record"  # the attribute of Optuna's trial that holds ours
 _OWN_FAULTS = (SettingError, ActivationError, EvaluationError, torch.linalg.LinAlgError)  # of one trial's settings
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What a trial needs: activations of every site, the data for selection, and what to read off them."""
+    """What a trial needs: activations of every site (the main process'), the data for selection, and what to read off
+    them.
+    """
 
     activations: Mapping[str, Activations]
     judge: Judge
@@ -49,7 +53,13 @@ class Bench:
     def edit(self, settings: Settings) -> Edit:
         """Fitted from the saved activations: no model is run."""
         site = (named(settings["method"]).reads or Site(settings["site"])).value
-        return fit(None, activations=self.activations[site], **settings)
+        return on_main(lambda: self._fit(site, settings))
+
+    def _fit(self, site: str, settings: Settings) -> Edit:
+        try:
+            return fit(None, activations=self.activations[site], **settings)
+        except torch.linalg.LinAlgError as error:
+            raise ActivationError(first_line_of(error)) from error
 
     def trial(self, number: int, settings: Settings) -> Trial:
         """Fit and judge. What only these settings can be blamed for is told in the trial, not raised."""
@@ -74,58 +84,64 @@ class Bench:
         return Trial(number, settings, row.found.edited.value, row.found.base.value, won, cost, ranks)
 
 
+@dataclass(frozen=True)
+class _Turn:
+    """A trial that is to be run, and what Optuna drew for it; ``same``: one that has ended with these settings."""
+
+    number: int
+    settings: Settings
+    drawn: dict[str, Any]
+    same: Trial | None
+    ended: int  # trials
+
+
 def search(
-    study: Study,
+    trials: Trials,
     bench: Bench,
     space: Space,
     *,
-    trials: int,
+    wanted: int,
     seed: int,
     max_kl: float,
     timeout: float | None = None,
 ) -> list[Trial]:
     """Run trials until there are as many as wanted; all of them, in their order.
 
-    A trial is written into the study when it is finished, at one stroke: of one that a kill cuts off nothing is left.
-
     Args:
         timeout: seconds after which no further trial is begun; the untuned default always is.
     """
-    from optuna.trial import TrialState, create_trial
-
-    done = [Trial.from_json(trial.user_attrs[RECORD]) for trial in study.get_trials(deepcopy=False)]
     deadline = math.inf if timeout is None else time.monotonic() + timeout
-    distributions, first = space.distributions(), starts(space)
-    with progress.bar("trials", trials, "trial") as advance:
-        advance(min(len(done), trials))
-        while len(done) < trials and (len(done) == DEFAULT or time.monotonic() < deadline):
-            number = len(done)
-            if number < len(first):
-                settings = first[number]
-                drawn = space.drawn(settings)
-            else:
-                drawn = _proposed(study, distributions, seed, number)
-                settings = space.settings(drawn)
-            same = next((trial for trial in done if _key(trial.settings) == _key(settings)), None)
-            found = replace(same, number=number) if same else bench.trial(number, settings)
-            ended: dict[str, Any] = {
-                "values": [found.gain.value, found.kl],
-                "constraints": {"KL": found.kl - max_kl},
-            }
-            study.add_trial(
-                create_trial(
-                    params=drawn,
-                    distributions={name: distributions[name] for name in drawn},
-                    user_attrs={RECORD: found.to_json()},
-                    **({"state": TrialState.FAIL} if found.failure else ended),
-                )
-            )
-            done.append(found)
-            advance(1)
-    return done
+    known = space.distributions()
+
+    def turn() -> _Turn | None:
+        number = trials.next(wanted, lambda: time.monotonic() >= deadline)
+        return None if number is None else _turn(trials, space, seed, number)
+
+    on_main(lambda: trials.resume(known, max_kl))
+    before = on_main(lambda: len(trials.ended()))
+    with progress.bar("trials", wanted, "trial") as advance:
+        advance(min(before, wanted))
+        while (own := on_main(turn)) is not None:
+            found = replace(own.same, number=own.number) if own.same else bench.trial(own.number, own.settings)
+            on_main(lambda: trials.add(found, own.drawn, known, max_kl))  # noqa: B023
+            advance(max(own.ended + 1 - before, 0))  # with those of other workers
+            before = own.ended + 1
+    return on_main(lambda: trials.ended())
 
 
-def _proposed(study: Study, distributions: dict[str, BaseDistribution], seed: int, number: int) -> dict[str, Any]:
+def _turn(trials: Trials, space: Space, seed: int, number: int) -> _Turn:
+    first, done = starts(space), trials.ended()
+    if number < len(first):
+        settings = first[number]
+        drawn = space.drawn(settings)
+    else:
+        drawn = _proposed(trials, space.distributions(), seed, number)
+        settings = space.settings(drawn)
+    same = next((trial for trial in done if _key(trial.settings) == _key(settings)), None)
+    return _Turn(number, settings, drawn, same, len(done))
+
+
+def _proposed(trials: Trials, distributions: dict[str, BaseDistribution], seed: int, number: int) -> dict[str, Any]:
     """The next settings: asked of a copy in memory, since the journal waits for the disk at every step."""
     import numpy as np
     import optuna
@@ -134,8 +150,8 @@ def _proposed(study: Study, distributions: dict[str, BaseDistribution], seed: in
     own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     # Each setting by itself, as Optuna does for several objectives: trial 0 may lie outside of the space.
     sampler = TPESampler(seed=own, multivariate=False, constant_liar=False)
-    copy = optuna.create_study(directions=study.directions, sampler=sampler)
-    copy.add_trials(study.get_trials(deepcopy=False))
+    copy = optuna.create_study(directions=trials.study.directions, sampler=sampler)
+    copy.add_trials(trials.frozen())
     return dict(copy.ask(distributions).params)
 
 
@@ -164,3 +180,14 @@ def compare(judge: Judge, edits: Mapping[str, Edit], repeated: Collection[int] =
         for name, (one, other) in pairs.items()
         if one in counted and other in counted
     }
+
+
+def looked_once(trials: Trials, number: int, look: Callable[[], dict[str, list[Row]]]) -> dict[str, list[Row]]:
+    """What the look at the held-back data shows, or what another worker has seen there."""
+    seen = on_main(lambda: trials.look(number))
+    if seen is not None:
+        return {name: [Row.from_json(row) for row in rows] for name, rows in seen.items()}
+    found = look()
+    rows: Rows = {name: [row.to_json() for row in rows] for name, rows in found.items()}
+    on_main(lambda: trials.looked(number, rows))
+    return found
