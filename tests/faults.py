@@ -493,23 +493,33 @@ def _live(args: list[str], request: dict[str, Any], shim: Any, streams: dict[str
     os.environ["COLUMNS"] = "4000"
     from sea_bake.cli import main
 
-    code = 0
+    code: int | None = None
     what = (request["at"], request["kind"], request["plain"], streams["calls"], here, gate)
     shim.fault_arm(request["root"].encode(), *what)
     try:
-        roomy(main)
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except BaseException:
-        code = 1
-        traceback.print_exc()
-    while signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-        with contextlib.suppress(KeyboardInterrupt):  # the command is over, but a thread of an upload may still send
-            shim.fault_disarm()
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            roomy(main)
+            code = 0
+        except SystemExit as stop:
+            code = _code(stop)
+        shim.fault_disarm()
+    except BaseException as error:
+        shim.fault_disarm()
+        # When the command is over, a thread of an upload may still send: that Ctrl-C interrupts nothing of ours.
+        if isinstance(error, KeyboardInterrupt) and isinstance(error.__context__, SystemExit):
+            code = _code(error.__context__)
+        elif code is None or not isinstance(error, KeyboardInterrupt):
+            code = 1
+            traceback.print_exc()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.stdout.flush()
     sys.stderr.flush()
+    assert code is not None
     os._exit(code)
+
+
+def _code(stop: SystemExit) -> int:
+    return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
 
 
 if __name__ == "__main__":
