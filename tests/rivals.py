@@ -31,11 +31,16 @@ def mean_difference(H: Array, H_pos: Array, H_neg: Array) -> Affine:
 
 
 def pca(H: Array, H_pos: Array, H_neg: Array, *, centre: bool) -> Affine:
-    """arXiv 2310.01405, section 3.1: the first eigenvector of the [d, d] moments of the differences."""
+    """arXiv 2310.01405, section 3.1: the first eigenvector of the [d, d] moments of the differences; repeng 0.4.0's sign
+    (``extract.py``: pairs whose positive lies further along it, against the others), and a typical difference's length.
+    """
     D = H_pos - H_neg
     moments = np.cov(D, rowvar=False, bias=True) if centre else D.T @ D / len(D)
     r = np.linalg.eigh(moments)[1][:, -1]
-    return _shift(np.outer(r, r) @ D.mean(0))
+    smaller, larger = np.mean(H_pos @ r < H_neg @ r), np.mean(H_pos @ r > H_neg @ r)
+    if smaller > larger or (smaller == larger and D.mean(0) @ r < 0):
+        r = -r
+    return _shift(np.sqrt(r @ (D.T @ D / len(D)) @ r) * r)
 
 
 def iti(

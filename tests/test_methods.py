@@ -100,6 +100,20 @@ def test_pca_knows_both_readings_and_identical_differences() -> None:
     assert np.allclose(same.constant.numpy(), v)  # their own direction, at their own length
 
 
+def test_pca_is_as_long_as_a_typical_difference_wherever_the_mean_goes() -> None:
+    """What varies most is at a right angle to the mean difference: repeng adds it all the same, and so do we."""
+    rng = np.random.default_rng(0)
+    H, D = rng.normal(size=(40, 24)), 0.1 * rng.normal(size=(40, 24))
+    D[:, 3] += np.where(np.arange(40) < 25, 1.0, -25 / 15) * 4  # no mean, and most pairs above 0
+    D[:, 7] += 1.0
+    for sign in (1, -1):
+        v = pca.shift(*tensors((H, H + sign * D, H))).constant
+        assert v is not None
+        assert float(v[3]) == pytest.approx(sign * np.sqrt(np.mean(D[:, 3] ** 2)), rel=0.02)
+        assert float(torch.linalg.vector_norm(v)) == pytest.approx(abs(float(v[3])), rel=0.02)
+    assert abs(D.mean(0)[3]) < 0.1  # the control: the mean's component along it is next to nothing
+
+
 @pytest.mark.parametrize("n", [12, 60])
 def test_iti_is_the_dense_one(n: int) -> None:
     data = activations(n)
@@ -212,7 +226,7 @@ def test_what_the_maps_do_to_means_and_spreads() -> None:
     assert not np.allclose(moved.std(0), H_pos.std(0), rtol=1e-2)  # the control: a mean alone carries no spread
     r = pca.shift(*roles, centre=True).constant
     assert r is not None
-    assert float(r @ torch.from_numpy(H_pos.mean(0) - H_neg.mean(0))) > 0  # towards the positive
+    assert float((torch.from_numpy(H_pos - H_neg) @ r > 0).double().mean()) > 0.5  # towards the positive of most pairs
 
 
 def test_a_unit_that_does_not_vary_is_shifted_and_not_scaled() -> None:
@@ -400,7 +414,7 @@ def test_what_leace_has_erased_cannot_be_read_off_the_folded_model(tmp_path: Pat
     """
     triples, fresh = words(60, 0), words(60, 1)
     source = tiny.write_llama(tmp_path / "base", mlp_bias=True)  # which holds the constant
-    edit = fit(source, triples, method="leace", site="mlp", layers=[1], budget=None, held_back=0)
+    edit = fit(source, triples, method="leace", site="mlp", layers=[1], held_back=0)  # as it comes: no strength searched
     made = bake(source, edit, tmp_path / "folded", how="fold")
     folded, base = load_model(made.output), load_model(source)
     assert type(folded).__name__ == "LlamaForCausalLM"
@@ -414,6 +428,46 @@ def test_what_leace_has_erased_cannot_be_read_off_the_folded_model(tmp_path: Pat
     loss, accuracy = readable(load_model(half.output), triples, "mlp", 1)
     assert loss < 0.5
     assert accuracy > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_fitted_for_a_kl_evaluated_and_searched(name: str, tmp_path: Path) -> None:
+    """Through ``fit`` as it comes, ``eval``, ``report`` and ``tune``. What erases does so at strength 1, and no other is
+    searched.
+    """
+    from sea_bake.evaluation import evaluate
+    from sea_bake.reporting import report
+    from sea_bake.tuning import Space, tune
+
+    asked = tiny.demonstrations(60)
+    edit = fit(tiny.single(), asked, method=name, max_new_tokens=4)
+    found = edit.measured
+    assert found is not None
+    assert found.kl is not None
+    assert found.gain is not None
+    if METHODS[name].erases:
+        assert (edit.alpha, found.budget) == (1.0, None)
+    else:
+        assert found.budget == 0.1
+        assert found.kl.value == pytest.approx(0.1, rel=0.1)
+    cost = evaluate(tiny.single(), edit=edit, tasks=[], behaviours=["code"], limit=4, output=tmp_path / "evaluation")
+    # The very texts that the strength was found on, by another road.
+    assert cost.row("neutral_text", "kl").found.edited.value == pytest.approx(found.kl.value, rel=1e-3)
+    assert cost.row("behaviour-code", "margin").found.n == 4
+    edit.save(tmp_path / "edit.safetensors")
+    shown = report(tmp_path / "edit.safetensors", evaluation=tmp_path / "evaluation", output=tmp_path / "report")
+    assert METHODS[name].title in shown.html
+    assert f"{cost.row('behaviour-code', 'margin').found.edited.value:.3f}"[:4] in shown.html
+    space = Space(method=(name,), layers=("all",), alpha=(0.5, 1.0))
+    searched = tune(
+        tiny.single(), asked, output=tmp_path / "tuned", space=space, trials=2, select=10, confirm=20, max_new_tokens=4
+    )
+    assert [trial.failure for trial in searched.trials] == ["", ""]
+    assert searched.trials[1].settings["method"] == name
+    if name == "iti":  # the control: of another strength the cost is another
+        half = evaluate(tiny.single(), edit=edit.with_settings(alpha=edit.alpha / 2), tasks=[])
+        assert half.row("neutral_text", "kl").found.edited.value < 0.5 * found.kl.value
 
 
 # ---------------------------------------------------------------------------------------------- what is refused
@@ -432,6 +486,7 @@ REFUSED = {
     "more than all heads": ({"method": "iti", "heads": 1.5}, "heads = 1.5 is neither"),
     "more heads than there are": ({"method": "iti", "heads": 99}, "have 16 attention heads"),
     "no ridge": ({"method": "contrastive", "ridge": 0.0}, "ridge = 0.0 is not a number"),
+    "a KL of what erases at one strength": ({"method": "leace", "budget": 0.05}, "budget is no setting of leace"),
     "a negative layer": ({"method": "ablation", "direction": -1}, "direction = -1 is no layer"),
     "a layer that is not there": ({"method": "ablation", "direction": 9}, "9"),
 }
@@ -495,6 +550,8 @@ def test_the_command_line_refuses_what_a_method_does_not_take(tmp_path: Path) ->
     ran = tiny.run(*words, "mean-difference", "--K", "0.95")  # the default, and of no use all the same
     tiny.refused(ran, "SettingError", "K is no setting of mean-difference")
     tiny.refused(tiny.run(*words, "mean"), "SettingError", "unknown method 'mean'")
+    searched = tiny.run(*words, "ablation", "--budget", "0.1")  # the default, and of no use all the same
+    tiny.refused(searched, "SettingError", "budget is no setting of ablation: at strength 1 it erases", "--alpha")
     assert not out.exists()
 
 

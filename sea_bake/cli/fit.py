@@ -79,7 +79,7 @@ def fit(
         console.print(str(shown), markup=False, highlight=False, soft_wrap=True)
         return
     from sea_bake.activations import Activations  # torch, for which no refusal above has to wait
-    from sea_bake.methods.table import check_taken, named
+    from sea_bake.methods.table import check_searched, check_taken, named
     from sea_bake.model.processes import is_main_process
     from sea_bake.model.sites import ranges
     from sea_bake.pages.edits import in_words
@@ -90,6 +90,8 @@ def fit(
     check_taken(call["method"], given)
     if {"alpha", "budget"} <= set(given):
         raise SettingError("--alpha fixes the strength, and --budget has it found: give one of them")
+    if "budget" in given:
+        check_searched(call["method"])
     edit = call(
         model=source,
         demonstrations=triples,

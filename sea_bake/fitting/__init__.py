@@ -38,6 +38,7 @@ from sea_bake.methods.table import (
     DEFAULT_RIDGE,
     SETTINGS,
     check_count,
+    check_searched,
     check_settings,
     gathered,
     named,
@@ -101,10 +102,10 @@ def fit(
             output projection), or what plan names ("attn:mamba"). Default: the method's; of sea attn.
         layers: decoder layers to edit: last:21, first:8, last:0.66 (a share), all, middle, 10-29, 3,5,7 or
             signature:0.5. Default: the method's; of sea last:0.66.
-        alpha: strength: h + alpha (y - h). 0 is the base model. Default: found for the budget (or the method's own,
-            where that is None: of sea 0.77, of iti 6, else 1).
+        alpha: strength: h + alpha (y - h). 0 is the base model. Default: found for the budget; of leace and ablation,
+            which erase at 1 alone, 1 (where budget is None the method's own: of sea 0.77, of iti 6, else 1).
         budget: KL from the base that the edit may cost, in nats per token of neutral text: the strength is found for it
-            on the model at hand, unless alpha is given.
+            on the model at hand, unless alpha is given. Not of leace and ablation.
         K: share of explained variance (such as 0.95, at most 1), or a whole number: a rank (8). Of sea, contrastive.
         K_positive: K of the positive projection. Default: K.
         K_negative: K of the negative projection. Default: K.
@@ -132,6 +133,9 @@ def fit(
     settings = {name: given[name] for name in ("method", "site", "layers", "alpha", "neutral", *SETTINGS)}
     check_settings(method=method, site=site, **{name: given[name] for name in SETTINGS})
     check_budget(budget)
+    if alpha is None and budget not in (None, DEFAULT_BUDGET):
+        check_searched(method)
+    budget = None if alpha is not None or named(method).erases else budget
     if controls < 0:
         raise SettingError(f"controls = {controls} is less than 0")
     own, reading = resolved(settings), gathered(settings)
@@ -147,7 +151,7 @@ def fit(
             wanted = None
         elif named(method).reads is not None:
             wanted = None if direction is None else [direction]
-    runs = activations is None or measure or (alpha is None and budget is not None)
+    runs = activations is None or measure or budget is not None
     living = _Living.of(model, tokenizer, source, dtype, device) if runs and model is not None else None
     if activations is None:
         assert living is not None
@@ -180,7 +184,7 @@ def fit(
         form=PromptFormat.from_json(activations.recipe),
         batch_size=batch_size,
     )
-    searched = None if alpha is not None or not bench.can_measure else budget
+    searched = budget if bench.can_measure else None
     if searched is not None:
         edit = bench.strength(edit, searched)
     found = _measured(bench, edit, measure, controls, searched)

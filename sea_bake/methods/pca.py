@@ -5,8 +5,10 @@ Zou et al., "Representation Engineering: A Top-Down Approach to AI Transparency"
 
 The paper gives pairs a random order, so that their differences have no mean: its direction is the principal one of the
 plain second moments (``centre`` False). repeng subtracts the mean of the differences first (``centre`` True). A
-principal direction has neither sign nor length: here v is the mean difference's component along it. (repeng takes the
-sign that most pairs agree with, and length 1.)
+principal direction has neither sign nor length. Here it has repeng's sign, towards the positive of most pairs, and the
+length of a typical difference along it, their root mean square. (repeng's has length 1, whatever the activations'.) The
+mean difference need not go along it at all: where what varies most has nothing to do with the answers' being positive
+or negative, neither has this vector, at any strength.
 """
 
 from __future__ import annotations
@@ -38,4 +40,6 @@ def shift(neutral: Tensor, positive: Tensor, negative: Tensor, *, centre: bool =
     _, s, V = torch.linalg.svd(rows, full_matrices=False)
     if float(s[0]) <= _ROUNDING * float(torch.linalg.matrix_norm(differences)):
         return AffineMap(constant=mean)  # all differences are one: it is their direction
-    return AffineMap(constant=(mean @ V[0]) * V[0])
+    along = differences @ V[0]
+    agree = float(along.sign().sum()) or float(along.sum())  # as many either way: the longer ones decide
+    return AffineMap(constant=(-1 if agree < 0 else 1) * along.square().mean().sqrt() * V[0])

@@ -58,6 +58,7 @@ class Method:
         neutral: whether the neutral texts are read.
         extra: (extra of ours, module) that it needs.
         all_layers: its function is of all layers: (Collected, **settings) -> maps, and what a recipe records of them.
+        erases: what it takes out is out at strength 1 alone, so no strength is searched for a KL.
     """
 
     function: str
@@ -74,6 +75,7 @@ class Method:
     neutral: bool = False
     extra: tuple[str, str] | None = None
     all_layers: bool = False
+    erases: bool = False
 
     @property
     def fit(self) -> Fit:
@@ -134,6 +136,7 @@ METHODS: dict[str, Method] = {
         "2306.03819",
         fewest=3,
         extra=("leace", "concept_erasure"),
+        erases=True,
     ),
     "ablation": Method(
         "sea_bake.methods.ablation:fit",
@@ -144,6 +147,7 @@ METHODS: dict[str, Method] = {
         layers="all",
         reads=Site.BLOCK,
         all_layers=True,
+        erases=True,
     ),
     "act": Method(
         "sea_bake.methods.act:transport",
@@ -228,6 +232,16 @@ def check_taken(method: str, names: list[str]) -> None:
             others = ", ".join(other for other, row in METHODS.items() if name in row.takes)
             said = name.replace("_", "-") if len(name) > 1 else name
             raise SettingError(f"{said} is no setting of {method} (but of {others}): drop it, or choose another method")
+
+
+def check_searched(method: str) -> None:
+    """Raise SettingError where a KL is asked of a method that erases at one strength alone."""
+    if named(method).erases:
+        others = ", ".join(name for name, row in METHODS.items() if not row.erases)
+        raise SettingError(
+            f"budget is no setting of {method}: at strength 1 it erases, and at no other, so none is searched. Drop it "
+            f"(what it costs is measured), fix another strength with --alpha, or choose another method: {others}"
+        )
 
 
 def check_count(method: str, n: int) -> None:
