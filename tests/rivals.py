@@ -31,8 +31,8 @@ def mean_difference(H: Array, H_pos: Array, H_neg: Array) -> Affine:
 
 
 def pca(H: Array, H_pos: Array, H_neg: Array, *, centre: bool) -> Affine:
-    """arXiv 2310.01405, section 3.1: the first eigenvector of the [d, d] moments of the differences; repeng 0.4.0's sign
-    (``extract.py``: pairs whose positive lies further along it, against the others), and a typical difference's length.
+    """arXiv 2310.01405, section 3.1: the first eigenvector of the [d, d] moments of the differences; the sign of repeng
+    0.4.0 (``extract.py``: pairs whose positive lies further along it, or not); a typical length.
     """
     D = H_pos - H_neg
     moments = np.cov(D, rowvar=False, bias=True) if centre else D.T @ D / len(D)

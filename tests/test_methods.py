@@ -414,7 +414,7 @@ def test_what_leace_has_erased_cannot_be_read_off_the_folded_model(tmp_path: Pat
     """
     triples, fresh = words(60, 0), words(60, 1)
     source = tiny.write_llama(tmp_path / "base", mlp_bias=True)  # which holds the constant
-    edit = fit(source, triples, method="leace", site="mlp", layers=[1], held_back=0)  # as it comes: no strength searched
+    edit = fit(source, triples, method="leace", site="mlp", layers=[1], held_back=0)  # no strength is searched
     made = bake(source, edit, tmp_path / "folded", how="fold")
     folded, base = load_model(made.output), load_model(source)
     assert type(folded).__name__ == "LlamaForCausalLM"
@@ -433,9 +433,7 @@ def test_what_leace_has_erased_cannot_be_read_off_the_folded_model(tmp_path: Pat
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_is_fitted_for_a_kl_evaluated_and_searched(name: str, tmp_path: Path) -> None:
-    """Through ``fit`` as it comes, ``eval``, ``report`` and ``tune``. What erases does so at strength 1, and no other is
-    searched.
-    """
+    """Through ``fit`` as it comes, ``eval``, ``report`` and ``tune``. What erases does so at strength 1, unsearched."""
     from sea_bake.evaluation import evaluate
     from sea_bake.reporting import report
     from sea_bake.tuning import Space, tune
