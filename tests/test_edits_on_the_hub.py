@@ -234,6 +234,37 @@ def test_a_base_that_moved_beside_the_edited_layers_is_refused(
     desk.ok(*words, "--revision", before)
 
 
+@pytest.mark.slow
+def test_a_base_that_moved_where_no_value_was_sampled_is_refused(
+    desk: Desk, hub: Hub, fitted: Callable[..., Path], tmp_path: Path
+) -> None:
+    """One value off the diagonal; the Hub's own digests of the files show it. A new README moves nothing."""
+    name = "moving/unseen"
+    hub.add(name, desk.folder / "tiny-llama")
+    edit = tmp_path / "edit.safetensors"
+    desk.ok("fit", name, *FIT, "-o", edit)
+    assert list(Edit.load(edit).base.files) == [f"{name}/model.safetensors"]
+    before = hub.repos[name].heads["main"]
+    moved = tiny.changeable(desk.folder / "tiny-llama", tmp_path / "moved")
+    (moved / "README.md").write_text("another page")
+    hub.add(name, moved)
+    assert hub.repos[name].heads["main"] != before
+    desk.ok("bake", name, edit, "-o", tmp_path / "same")  # the control
+    weights = load_file(moved / "model.safetensors")
+    weights["model.layers.0.self_attn.o_proj.weight"][0, 1] += 1.0
+    save_file(weights, moved / "model.safetensors", {"format": "pt"})
+    hub.add(name, moved)
+    for words in (
+        ("bake", name, edit, "-o", tmp_path / "out"),
+        ("eval", name, "--edit", edit, "--tasks", "", "--limit", 1),
+    ):
+        ran, _ = desk.run(*words)
+        tiny.refused(ran, "WrongModelError", "has changed on the Hub", f"{name}/model.safetensors", before)
+    assert not (tmp_path / "out").exists()
+    desk.ok("bake", name, edit, "-o", tmp_path / "out", "--revision", before)
+    desk.ok("bake", moved, edit, "-o", tmp_path / "local")  # in a folder of one's own, samples are what there is
+
+
 def test_a_file_here_wins_over_the_hub(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under whatever name it lies; the Hub cannot even be asked here. A folder of that name is said to be one."""
     monkeypatch.chdir(tmp_path)

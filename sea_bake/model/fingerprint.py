@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sea_bake.errors import WrongModelError
@@ -15,7 +16,7 @@ from sea_bake.io.store import finite
 from sea_bake.model import samples
 from sea_bake.model.anatomy import SEA_PREFIX, Family
 from sea_bake.model.sites import text_config
-from sea_bake.model.source import ModelSource
+from sea_bake.model.source import ModelSource, weights_on_the_hub
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,6 +48,7 @@ class BaseModel:
         samples: "<layer>.<tensor>" -> 16 evenly spaced values of it, for the output projections of every layer. In an
             edit that an older release wrote, of the edited layers.
         rest: the same of embeddings, norms, head and all else beside them (``samples.of_rest``); empty in such an edit.
+        files: digests of its weights' files, where they came from the Hub (``source.weights_on_the_hub``).
     """
 
     name: str
@@ -55,6 +57,7 @@ class BaseModel:
     dtype: str
     samples: dict[str, list[float]] = field(repr=False, default_factory=dict)
     rest: dict[str, list[float]] = field(repr=False, default_factory=dict)
+    files: dict[str, str] = field(repr=False, default_factory=dict)
 
     @property
     def model_type(self) -> str:
@@ -85,7 +88,8 @@ class BaseModel:
         revision = data.get("revision")
         if not isinstance(revision, str | None):
             raise TypeError("base.revision")
-        return cls(str(data["name"]), revision, config, str(data["dtype"]), *sampled)
+        files = {str(k): str(v) for k, v in (data.get("files") or {}).items()}
+        return cls(str(data["name"]), revision, config, str(data["dtype"]), sampled[0], sampled[1], files)
 
     @classmethod
     def of(cls, model: Any, source: ModelSource | str) -> BaseModel:
@@ -115,7 +119,8 @@ class BaseModel:
         revision = getattr(model.config, "_commit_hash", None) or source.revision
         inside = next((name for name, module in model.named_modules() if module is stack), row.layers)
         named = {name: p.detach() for name, p in model.named_parameters()}
-        return cls._sampled(source.name, revision, config, row, tensor, named, named.get, inside)
+        files = weights_on_the_hub(source.path or _folder_of(model, revision))
+        return cls._sampled(source.name, revision, config, row, tensor, named, named.get, inside, files)
 
     @classmethod
     def of_checkpoint(cls, source: ModelSource, text: Any, row: Family, checkpoint: Checkpoint, stem: str) -> BaseModel:
@@ -131,7 +136,8 @@ class BaseModel:
             return checkpoint.tensor(f"{stem}.{layer}.{path}")
 
         named = checkpoint.weight_map
-        return cls._sampled(source.name, source.revision, text, row, on_disk, named, checkpoint.tensor, stem)
+        files = weights_on_the_hub(source.path)
+        return cls._sampled(source.name, source.revision, text, row, on_disk, named, checkpoint.tensor, stem, files)
 
     @classmethod
     def _sampled(
@@ -144,6 +150,7 @@ class BaseModel:
         names: Iterable[str],
         tensor: Callable[[str], Any],
         stack: str,
+        files: dict[str, str],
     ) -> BaseModel:
         writers = samples.of_writers(row, config.num_hidden_layers, inside)
         rest = samples.of_rest(names, stack, writers, tensor)
@@ -158,10 +165,11 @@ class BaseModel:
             max(dtypes, key=lambda dtype: _RESOLUTION.get(dtype, 1.0), default="float32"),
             {key: samples.values(one, samples.WRITER) for key, one in writers.items()},
             {key: samples.values(one, count) for key, (one, count) in rest.items()},
+            files,
         )
 
     def check(self, other: BaseModel, layers: Iterable[int], *, what: str = "this model") -> None:
-        """Raise unless ``other`` is the same model, as far as the samples show.
+        """Raise unless ``other`` is the same model, as far as the samples show; and of one repository, file by file.
 
         Args:
             layers: those that are edited: what differs in them is named first.
@@ -194,6 +202,13 @@ class BaseModel:
                     f"{what} is built like '{self.name}', but its weights differ (first seen in {place}{values}): it "
                     f"is another model, a fine-tune or a quantised copy. {cure[:1].upper()}{cure[1:]}"
                 )
+        moved = sorted(file for file in self.files.keys() & other.files.keys() if self.files[file] != other.files[file])
+        if moved:
+            cure = self._elsewhere(other) or "fit the edit on this model."
+            raise WrongModelError(
+                f"{what} has changed on the Hub since the edit was fitted: {moved[0]} is another file, though none of "
+                f"the values that were looked at differs. {cure[:1].upper()}{cure[1:]}"
+            )
 
     def _seen_in_both(self, other: BaseModel) -> Iterator[tuple[str, list[float], list[float]]]:
         """Key, values here, values there. In a layer with quantised writers norms say nothing: some ways of quantising
@@ -214,3 +229,17 @@ class BaseModel:
             return ""
         commit = f"at its commit (--revision {self.revision})"
         return f"name the base that it was fitted on ('{self.name}'), {commit}, or fit again on this model."
+
+
+def _folder_of(model: Any, revision: str | None) -> Path | None:
+    """Where a living model's files lie, if it says so: the folder that it was loaded from, or the Hub's cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    name = str(getattr(model, "name_or_path", ""))
+    if not name or Path(name).is_dir():
+        return Path(name) if name else None
+    try:
+        found = try_to_load_from_cache(name, "config.json", revision=revision)
+    except ValueError:  # a name that can be none on the Hub
+        return None
+    return Path(found).parent if isinstance(found, str) else None

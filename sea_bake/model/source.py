@@ -17,6 +17,7 @@ from sea_bake.model.sanity import check_numbers
 from sea_bake.model.suffixes import NOT_FETCHED
 
 ADAPTER_CONFIG = "adapter_config.json"
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git's of a small file, SHA-256 of any other
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,19 @@ class ModelSource:
         path = self.on_disk().path
         assert path is not None
         return path
+
+
+def weights_on_the_hub(path: Path | None) -> dict[str, str]:
+    """ "OWNER/REPO/FILE" -> the digest that the Hub's cache calls its content by, of the weights of a snapshot, or
+    of one .gguf file in it; {} of anything else, and where the cache holds copies in place of links.
+    """
+    folder = None if path is None else path if path.is_dir() else path.parent
+    name = None if folder is None else _cached(folder)
+    if path is None or name is None:
+        return {}
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    linked = {file.name: Path(os.readlink(file)).name for file in files if file.is_symlink()}
+    return {f"{name}/{file}": digest for file, digest in linked.items() if _DIGEST.fullmatch(digest)}
 
 
 def _cached(path: Path) -> str | None:
