@@ -165,6 +165,34 @@ def weights_in_a_pickle(folder: Path) -> Iterator[Args]:
     yield bake(folder / "plain")
 
 
+@case("convert it first")
+def weights_in_a_pickle_that_is_fitted(folder: Path) -> Iterator[Args]:
+    base = base_in(folder)
+    torch.save(load_file(base / SINGLE), base / BIN)
+    (base / SINGLE).unlink()
+    yield fit(base, "--dtype", "float32")
+    AutoModelForCausalLM.from_pretrained(base).save_pretrained(base)
+    yield fit(base, "--dtype", "float32")
+
+
+@case("rename it to model.safetensors")
+def weights_in_a_variant(folder: Path) -> Iterator[Args]:
+    base = base_in(folder)
+    (base / SINGLE).rename(base / "model.fp16.safetensors")
+    yield fit(base)
+    (base / "model.fp16.safetensors").rename(base / SINGLE)
+    yield fit(base)
+
+
+@case("download model.safetensors.index.json too")
+def shards_without_an_index(folder: Path) -> Iterator[Args]:
+    base = in_shards(folder)
+    (base / INDEX).rename(folder / INDEX)
+    yield bake(base)
+    (folder / INDEX).rename(base / INDEX)
+    yield bake(base)
+
+
 @case("Load the model with transformers and save it again")
 def a_tensor_in_two_shards(folder: Path) -> Iterator[Args]:
     base = in_shards(folder)
@@ -483,6 +511,26 @@ def a_template_without_a_system_prompt_left_out(folder: Path) -> Iterator[Args]:
 def a_template_that_needs_an_argument(folder: Path) -> Iterator[Args]:
     yield fit(base := chatty(folder, NEEDS_ARGUMENT))
     yield fit(base, "--template-args", "tone=calm")
+
+
+@case("save the one that you want as chat_template.jinja beside the tokenizer")
+def templates_without_a_default(folder: Path) -> Iterator[Args]:
+    base = base_in(folder)
+    named = [{"name": name, "template": tiny.CHAT_TEMPLATE} for name in ("rag", "tool_use")]
+    tiny.patch_json(base / "tokenizer_config.json", chat_template=named)
+    yield fit(base)
+    (base / "chat_template.jinja").write_text(tiny.CHAT_TEMPLATE)
+    yield fit(base)
+
+
+@case("save the one that you want as chat_template.jinja beside the tokenizer")
+def templates_in_files_without_a_default(folder: Path) -> Iterator[Args]:
+    base = base_in(folder)
+    (base / "additional_chat_templates").mkdir()
+    (base / "additional_chat_templates" / "rag.jinja").write_text(tiny.CHAT_TEMPLATE)
+    yield fit(base)
+    (base / "additional_chat_templates" / "rag.jinja").rename(base / "chat_template.jinja")
+    yield fit(base)
 
 
 @case("did you mean 'tone'?")

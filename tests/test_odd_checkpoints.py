@@ -132,6 +132,8 @@ DTYPES: dict[str, tuple[str, torch.dtype, torch.dtype, Callable[[str], bool], to
     "float32 but the writers": (
         "float32", torch.float32, torch.bfloat16, lambda name: "o_proj" in name, torch.float32,
     ),
+    "float64 throughout": ("float64", torch.float64, torch.float64, everything, torch.float64),
+    "float64 called bfloat16": ("bfloat16", torch.float64, torch.float64, everything, torch.float64),
 }  # fmt: skip
 
 

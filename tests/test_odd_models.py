@@ -180,6 +180,31 @@ def test_a_configuration_that_cannot_be_is_refused_with_its_cause(tmp_path: Path
             tiny.refused(tiny.run(*args), "Error", words)
 
 
+@pytest.mark.parametrize("neutral", ["prompt", "generate"])
+def test_a_model_that_does_not_run_says_so(tmp_path: Path, neutral: str):
+    """Three numbers of each head are turned, and turning takes pairs: transformers builds and loads it all the same."""
+    config = transformers.StableLmConfig(**families.GROUPED, partial_rotary_factor=0.25)
+    base = test_discovery.made(config, tmp_path / "base")
+    with tiny.nothing_happens(tmp_path, base):
+        ran = tiny.run(
+            "fit", base, "-d", tiny.demonstrations_file(), "--neutral", neutral, "--alpha", 1, "-o", tmp_path / "no"
+        )
+        tiny.refused(ran, "CheckpointError", "cannot run this StableLmForCausalLM", "size of tensor a (3)", "config.json")
+
+
+def test_a_hybrid_without_attention_keeps_nothing_to_share(tmp_path: Path):
+    """Layers that are all convolutions: transformers runs them, though not with a cache."""
+    config = transformers.Lfm2Config(**families.GROUPED, layer_types=["conv"] * 4, block_auto_adjust_ff_dim=False)
+    base = test_discovery.made(config, tmp_path / "base")
+    model, edit = fitted(base, "mlp")
+    with edit.live(model):
+        expected = test_discovery.logits(model)
+    for how in ("insert", "fold"):
+        folder = bake(base, edit, tmp_path / how, how=how).output
+        found = transformers.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=how == "insert").eval()
+        assert largest(test_discovery.logits(found), expected) < 1e-5, how
+
+
 def test_shapes_that_are_not_the_configurations(tmp_path: Path):
     base = tiny.changeable(tiny.single(), tmp_path / "base")
     tiny.patch_json(base / "config.json", intermediate_size=65)

@@ -248,9 +248,21 @@ PRIMER_SHA256 = "dddd26c12831a689a5d8c2687031fa6a07d1cb9e9695660481fc0465476bcee
 # ----------------------------------------------------------------------------------------------- a block of reasoning
 
 
-@pytest.mark.parametrize("opened", REASONING)
+BLOCKS = {
+    **REASONING,
+    "<think>": "</think>",
+    "<thinking>": "</thinking>",
+    "<thought>": "</thought>",
+    "<reasoning>": "</reasoning>",
+    "<seed:think>": "</seed:think>",
+    "<longcat_think>": "</longcat_think>",
+    "[THINK]": "[/THINK]",
+}
+
+
+@pytest.mark.parametrize("opened", BLOCKS)
 def test_an_open_block_of_reasoning_is_closed(opened: str) -> None:
-    closing = REASONING[opened]
+    closing = BLOCKS[opened]
     for tail in (opened, f"{opened}\n", f"{opened}\nLet me see. "):
         tokenizer = chat(f"{TURNS}[assistant] {{{{ {json.dumps(tail)} }}}}")
         after = text(tokenizer).partition("[assistant] ")[2]
@@ -266,6 +278,22 @@ def test_an_open_block_of_reasoning_is_closed(opened: str) -> None:
         assert text(tokenizer).endswith(f"[assistant] {tail}")
     # What the prompt itself says opens nothing.
     assert closing not in text(chat(TURNS + ASKED), f"What is {opened} for?")
+
+
+def test_what_is_no_block_of_reasoning_is_left_alone() -> None:
+    for tail in ("<thinking_mode>chat</thinking_mode>", "<think></think>", "<answer>", "[think]"):
+        assert text(chat(f"{TURNS}[assistant] {tail}")).endswith(f"[assistant] {tail}")
+
+
+@pytest.mark.parametrize("file", ["chat_template.json", "processor_config.json"])
+def test_a_template_that_the_processor_keeps_is_used(file: str, tmp_path: Path) -> None:
+    """As in repositories of models that read images: the tokenizer itself has none."""
+    base = tiny.changeable(tiny.single(), tmp_path / "model")
+    assert load_tokenizer(base).chat_template is None
+    (base / file).write_text(json.dumps({"chat_template": TURNS + ASKED}))
+    assert text(load_tokenizer(base)) == text(chat(TURNS + ASKED))
+    (base / "chat_template.jinja").write_text(THINKS)
+    assert text(load_tokenizer(base)) == text(chat(THINKS))  # the tokenizer's own comes first
 
 
 def test_an_empty_block_is_written_as_qwen_writes_it() -> None:

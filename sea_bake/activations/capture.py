@@ -20,6 +20,7 @@ from sea_bake.activations.texts import DEFAULT_BATCH_SIZE, DEFAULT_NEW_TOKENS, R
 from sea_bake.errors import ActivationError
 from sea_bake.model.anatomy import Site
 from sea_bake.model.hooks import hooked
+from sea_bake.model.running import explained
 from sea_bake.model.sites import site_modules
 from sea_bake.model.skeleton import decoder_of
 
@@ -125,13 +126,14 @@ def vectors(
         with torch.inference_mode(), contextlib.ExitStack() as hooks:
             for site, at in modules.items():
                 hooks.enter_context(hooked(at, partial(catch, site), inputs=site.is_input))
+            hooks.enter_context(explained(model))
             read = _read(model, [t.encoder for t, _ in batch if t.encoder], pad_id(tokenizer, rows_of(model)))
             backbone(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, **read)
         by_site = [torch.stack([caught[site, layer].cpu() for layer in layers]) for site in sites]
         return list(torch.stack(by_site).movedim(2, 0))  # B x [sites, L, d]
 
-    told = ", ".join(site.value for site in sites)
-    once = distributed(f"activations ({told})", single, batch_size, run, key=lambda job: len(job[0].ids))
+    named = ", ".join(site.value for site in sites)
+    once = distributed(f"activations ({named})", single, batch_size, run, key=lambda job: len(job[0].ids))
     by_job = dict(zip(single, once))
     found = [by_job[job] for job in jobs]
     n = len(roles["neutral"])

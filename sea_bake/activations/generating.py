@@ -9,7 +9,8 @@ from torch import Tensor
 
 from sea_bake.activations.batches import distributed, input_device, padded
 from sea_bake.activations.prompts import Tokens, pad_id
-from sea_bake.errors import CheckpointError, reason_of
+from sea_bake.errors import CheckpointError
+from sea_bake.model.running import explained
 from sea_bake.model.source import ModelSource
 
 # Lists of token ids that a model must not say.
@@ -82,12 +83,8 @@ def generate(model: Any, tokenizer: Any, ids: Tensor, mask: Tensor, *, max_new_t
     own = GenerationConfig(**ids_alone, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
     model.generation_config = GenerationConfig(**ids_alone)  # where ``generate`` looks for what is not given to it
     try:
-        out: Tensor = model.generate(input_ids=ids, attention_mask=mask, generation_config=own, **more)
-    except (AttributeError, ImportError, KeyError, NotImplementedError, TypeError) as error:
-        raise CheckpointError(
-            f"transformers cannot run this {type(model).__name__} on text alone: {reason_of(error)}. If it wraps a "
-            "text model, load that one (its own ...ForCausalLM.from_pretrained), save it, and take the folder instead."
-        ) from error
+        with explained(model):
+            out: Tensor = model.generate(input_ids=ids, attention_mask=mask, generation_config=own, **more)
     finally:
         model.generation_config = theirs
     return out

@@ -20,19 +20,16 @@ from sea_bake.errors import SettingError
 PLAIN_TEMPLATE = "Q: {prompt}\nA:"
 Message = dict[str, Any]
 
-# What opens a block of reasoning, and what closes it, in the families that have one.
+# What opens a block of reasoning, and what closes it, in the families that have one of their own; and all that is called
+# so: <think>, <seed:think>, <longcat_think>, [THINK].
 REASONING = {
-    "<think>": "</think>",
-    "<thinking>": "</thinking>",
-    "<thought>": "</thought>",
-    "<reasoning>": "</reasoning>",
-    "<seed:think>": "</seed:think>",
-    "[THINK]": "[/THINK]",
     "◁think▷": "◁/think▷",
     "<|START_THINKING|>": "<|END_THINKING|>",
     "<|begin_of_thought|>": "<|end_of_thought|>",
     "<|inner_prefix|>": "<|inner_suffix|>",
+    "<|channel>thought": "<channel|>",
 }
+_CALLED = re.compile(r"<([\w:-]*(?:think|thought|reason)[\w:-]*)>|\[([A-Z_]*(?:THINK|THOUGHT|REASON)[A-Z_]*)\]")
 # A template's own clock, put in front of it: the day is given instead of being read off the machine's.
 _CLOCK = (
     "{% macro strftime_now(format) %}{% set made = namespace(text=format) %}"
@@ -229,8 +226,8 @@ def _template(tokenizer: Any) -> str:
         return str(tokenizer.get_chat_template())
     except Exception as error:
         raise SettingError(
-            f"the tokenizer's chat template cannot be told ({error}): call one of them 'default', or pass "
-            "--no-chat-template"
+            f"the tokenizer's chat template cannot be told ({error}): save the one that you want as "
+            "chat_template.jinja beside the tokenizer, or pass --no-chat-template"
         ) from error
 
 
@@ -249,11 +246,16 @@ def said_of_reasoning(opened: str | None, *, closed: bool) -> str:
 def _opened(text: str, prompt: str) -> str | None:
     """What opens a block of reasoning behind the prompt and is not closed again."""
     tail = text[text.rfind(prompt.strip()) + len(prompt.strip()) :] if prompt.strip() in text else text[-_SHOWN:]
-    places = {marker: tail.rfind(marker) for marker in REASONING if marker in tail}
+    places = {tail.rfind(marker): marker for marker in REASONING if marker in tail}
+    places |= {found.start(): found[0] for found in _CALLED.finditer(tail)}
     if not places:
         return None
-    last = max(places, key=lambda marker: places[marker])
-    return None if REASONING[last] in tail[places[last] :] else last
+    last = max(places)
+    return None if _closed_by(places[last]) in tail[last:] else places[last]
+
+
+def _closed_by(opened: str) -> str:
+    return REASONING.get(opened) or f"{opened[0]}/{opened[1:]}"
 
 
 def complete(tokenizer: Any, messages: Sequence[Message], form: PromptFormat) -> str:
@@ -268,10 +270,10 @@ def complete(tokenizer: Any, messages: Sequence[Message], form: PromptFormat) ->
 
 def _closing(opened: str | None, form: PromptFormat) -> str:
     """As the families themselves write an empty block: Qwen's "<think>\\n\\n</think>\\n\\n", Cohere's without lines."""
-    if opened is None or not form.close_reasoning or REASONING[opened] in (form.response_prefix or ""):
+    if opened is None or not form.close_reasoning or _closed_by(opened) in (form.response_prefix or ""):
         return ""
     lines = opened.startswith("<") and not opened.startswith("<|")
-    return f"\n{REASONING[opened]}\n\n" if lines else REASONING[opened]
+    return f"\n{_closed_by(opened)}\n\n" if lines else _closed_by(opened)
 
 
 def _strftime(day: datetime, directive: str) -> str:

@@ -26,6 +26,7 @@ from sea_bake.activations.prompts import Tokens, pad_id
 from sea_bake.model.anatomy import Site
 from sea_bake.model.caches import cache_name, can_share
 from sea_bake.model.hooks import hooked
+from sea_bake.model.running import explained
 from sea_bake.model.sites import site_modules
 from sea_bake.model.skeleton import decoder_of
 
@@ -163,7 +164,8 @@ class Sharing:
         places = (mask.cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
         more: dict[str, Any] = {"position_ids": places.to(self.device)} if self.counts else {}
         more[self.name] = cache
-        self.backbone(input_ids=ids.to(self.device), attention_mask=mask.to(self.device), use_cache=True, **more)
+        with explained(self.model):
+            self.backbone(input_ids=ids.to(self.device), attention_mask=mask.to(self.device), use_cache=True, **more)
 
     def _caught(self, rows: int, run: Callable[[], None], *, last: bool = False) -> list[dict[Site, Tensor]]:
         """Of each pass site -> [L, rows, tokens, d]; ``last``: of its last token alone."""

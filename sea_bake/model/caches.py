@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from sea_bake.model.running import THEIRS
+
 
 def cache_name(model: Any) -> str:
     """transformers 5.24 renames the argument and the output, family by family."""
@@ -25,7 +27,10 @@ def can_share(model: Any, *, cut: bool = False) -> bool:
     if getattr(model.config, "is_encoder_decoder", False):
         return False
     ids = torch.zeros(1, 2, dtype=torch.long, device=model.get_input_embeddings().weight.device)
-    with torch.inference_mode():
-        cache = model(input_ids=ids, use_cache=True).get(cache_name(model))
+    try:
+        with torch.inference_mode():
+            cache = model(input_ids=ids, use_cache=True).get(cache_name(model))
+    except THEIRS:  # it runs without, or not at all, and then says why
+        return False
     plain = (DynamicLayer,) if cut else (DynamicLayer, DynamicSlidingWindowLayer)
     return type(cache) is DynamicCache and all(type(layer) in plain for layer in cache.layers)

@@ -12,7 +12,7 @@ from sea_bake.errors import CheckpointError, SettingError, need
 from sea_bake.io.files import read_json
 from sea_bake.io.hub import commit_of
 from sea_bake.model.checkpoint.leftovers import claimed, remark, without_claim
-from sea_bake.model.checkpoint.reader import Checkpoint, weights_file
+from sea_bake.model.checkpoint.reader import Checkpoint, no_weights, weights_file
 from sea_bake.model.kernels import check_kernels
 from sea_bake.model.processes import processes
 from sea_bake.model.source import ModelSource
@@ -20,7 +20,7 @@ from sea_bake.model.source import ModelSource
 if TYPE_CHECKING:
     import torch
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | str:
@@ -126,6 +126,10 @@ def load_reported(
         return _with_adapter(source, parse_dtype(dtype), device, trust_remote_code)
     name, options = _arguments(source, trust_remote_code)
     wanted = parse_dtype(dtype)
+    if source.path is not None and not source.is_gguf:
+        found = weights_file(source.path, read_json(source.path / "config.json"))
+        if found is None:
+            raise no_weights(source.path)
     options["dtype"] = own_dtype(source) if wanted == "auto" else wanted
     options |= {} if source.is_gguf else {"use_safetensors": True}  # pickles are never loaded
     device = device or default_device()
@@ -177,12 +181,9 @@ def is_mixed(source: ModelSource) -> bool:
 
 
 def _checkpoint(source: ModelSource) -> Checkpoint | None:
-    """The files of a folder, or of an adapter's base; None of a GGUF, of other forms, or where nothing is on disk."""
+    """The files of a folder, or of an adapter's base; None of a GGUF, or where nothing is on disk."""
     source = source.base() if source.is_adapter else source
-    if source.path is None or source.is_gguf:
-        return None
-    has_weights = weights_file(source.path, read_json(source.path / "config.json")) is not None
-    return Checkpoint.open(source.path) if has_weights else None
+    return None if source.path is None or source.is_gguf else Checkpoint.open(source.path)
 
 
 def _plain(source: ModelSource, config: dict[str, Any], name: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -251,9 +252,27 @@ def load_tokenizer(
         source = source.base()
     name, options = _arguments(source, trust_remote_code)
     try:
-        return AutoTokenizer.from_pretrained(name, **options)
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
     except Exception as error:
         raise _unloadable("the tokenizer", source, error) from error
+    if not source.is_gguf and not getattr(tokenizer, "chat_template", None):
+        tokenizer.chat_template = _of_processor(name, options.get("revision"))
+    return tokenizer
+
+
+def _of_processor(name: str, revision: str | None) -> str | None:
+    """The chat template that lies beside a tokenizer that has none: where processors of images keep it."""
+    from transformers.utils import cached_file
+
+    for file in ("chat_template.json", "processor_config.json"):
+        try:
+            path = cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+        except OSError:  # no network, and not in the cache
+            path = None
+        found = read_json(Path(path)).get("chat_template") if path else None
+        if isinstance(found, str):
+            return found
+    return None
 
 
 def _unloadable(what: str, source: ModelSource, error: Exception) -> CheckpointError:

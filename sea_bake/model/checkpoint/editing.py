@@ -50,7 +50,7 @@ def edit_in_place(
             columns = matrix if axis == -2 else matrix.T
             step = columns.shape[1] if whole else max(1, _BLOCK // len(columns))
             for i in range(0, columns.shape[1], step):
-                old = columns[:, i : i + step].to(wide)
+                old = columns[:, i : i + step].to(wide, copy=True)  # a view of float64 would change with it
                 new = change(old).to(tensor.dtype)
                 columns[:, i : i + step] = new
                 before += float(torch.linalg.vector_norm(old)) ** 2

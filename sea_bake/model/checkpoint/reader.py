@@ -141,14 +141,7 @@ class Checkpoint:
             _refuse_part(folder)
             index, weight_map = None, dict.fromkeys(_names(folder / SINGLE), SINGLE)
         else:
-            pickles = sorted(p.name for p in folder.glob("*.bin"))
-            cure = (
-                f"It holds {pickles[0]}: convert it first, since pickles are never loaded here (from_pretrained, then "
-                "save_pretrained, writes safetensors)."
-                if pickles
-                else "Is the download complete?"
-            )
-            raise CheckpointError(f"{folder} holds neither {SINGLE} nor {INDEX}. {cure}")
+            raise no_weights(folder)
         checkpoint = cls(folder, config, weight_map, index)
         if index is not None:
             checkpoint = replace(checkpoint, weight_map=checkpoint._held())
@@ -241,6 +234,23 @@ def weights_file(folder: Path, config: dict[str, Any]) -> str | None:
             f"{INDEX} is read here: rename the file, and remove that line"
         )
     return found
+
+
+def no_weights(folder: Path) -> CheckpointError:
+    """What is said of a folder whose weights are not where transformers' loader looks first: which it has instead."""
+    others = sorted(path.name for path in folder.glob("*.safetensors"))
+    pickles = sorted(path.name for path in folder.glob("*.bin"))
+    cure = "Is the download complete?"
+    if len(others) == 1:
+        cure = f"It holds {others[0]}: rename it to {SINGLE}, if that is all of the model."
+    elif others:
+        cure = f"It holds {len(others)} shards, such as {others[0]}: download {INDEX} too."
+    elif pickles:
+        cure = (
+            f"It holds {pickles[0]}: convert it first, since pickles are never loaded here (from_pretrained, then "
+            "save_pretrained, writes safetensors)."
+        )
+    return CheckpointError(f"{folder} holds neither {SINGLE} nor {INDEX}. {cure}")
 
 
 def _refuse_part(folder: Path) -> None:
