@@ -189,7 +189,9 @@ def test_a_model_that_does_not_run_says_so(tmp_path: Path, neutral: str):
         ran = tiny.run(
             "fit", base, "-d", tiny.demonstrations_file(), "--neutral", neutral, "--alpha", 1, "-o", tmp_path / "no"
         )
-        tiny.refused(ran, "CheckpointError", "cannot run this StableLmForCausalLM", "size of tensor a (3)", "config.json")
+        tiny.refused(
+            ran, "CheckpointError", "cannot run this StableLmForCausalLM", "size of tensor a (3)", "config.json"
+        )
 
 
 def test_a_hybrid_without_attention_keeps_nothing_to_share(tmp_path: Path):

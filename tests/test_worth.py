@@ -485,3 +485,34 @@ def test_answers_are_scored_alike_where_caches_cannot_be_shared(
     values = [[record["values"]["margin"] for record in found] for found in (shared, alone)]
     assert values[0] == pytest.approx(values[1], abs=1e-5)
     assert values[0] != pytest.approx(values[1][::-1], abs=1e-5)  # the control
+
+
+@pytest.mark.parametrize("neutral", ["prompt", "generate"])
+def test_neutral_texts_end_before_a_token_that_the_embedding_lacks(tmp_path: Path, neutral: str) -> None:
+    """The tokenizer was given tokens, the model was not; the demonstrations hold none of them."""
+    base = tiny.changeable(tiny.single(), tmp_path / "base")
+    tokenizer = load_tokenizer(base)
+    tokenizer.add_tokens([" the", " of"])
+    tokenizer.save_pretrained(base)
+    rows = [Demonstration(f"Is {i} big?", f"It is {i}.", f"No, {i}!") for i in range(100)]
+    options: dict[str, Any] = {"neutral": neutral, "max_new_tokens": 4, "alpha": 1.0, "layers": "1,3", "K": 4}
+    edit = fit(base, rows, site="attn", controls=0, **options)
+    assert edit.measured is not None
+    assert edit.measured.kl is not None
+    assert edit.measured.gain is not None
+    known = Bench(load_model(base), tokenizer).neutral.ids
+    assert max(map(max, known)) < tiny.VOCAB <= len(tokenizer)
+    with pytest.raises(EvaluationError, match=f"has {tiny.VOCAB} rows.*use the tokenizer that belongs"):
+        _ = Bench(load_model(base), tokenizer, texts=[" the cat", " the dog", "Whales"]).neutral
+
+
+def test_a_demonstration_held_back_with_a_token_that_the_embedding_lacks_is_said(tmp_path: Path) -> None:
+    base = tiny.changeable(tiny.single(), tmp_path / "base")
+    tokenizer = load_tokenizer(base)
+    tokenizer.add_tokens(["<|beyond|>"])
+    rows = [Demonstration(f"Is {i} big?", f"It is {i}.", f"No, {i}!") for i in range(100)]
+    bench = Bench(load_model(base), tokenizer, [*rows[:30], replace(rows[40], positive="It is <|beyond|>.")])
+    edit = fit(base, rows[50:], layers="1,3", K=4, neutral="prompt", budget=None, measure=False, site="attn")
+    found = bench.measured(edit, controls=0)
+    assert found.gain is None
+    assert f"holds the token '<|beyond|>' (id {tiny.VOCAB})" in found.why

@@ -20,8 +20,8 @@ from sea_bake.errors import SettingError
 PLAIN_TEMPLATE = "Q: {prompt}\nA:"
 Message = dict[str, Any]
 
-# What opens a block of reasoning, and what closes it, in the families that have one of their own; and all that is called
-# so: <think>, <seed:think>, <longcat_think>, [THINK].
+# What opens a block of reasoning, and what closes it, in the families that have one of their own; and all that is
+# called so: <think>, <seed:think>, <longcat_think>, [THINK].
 REASONING = {
     "◁think▷": "◁/think▷",
     "<|START_THINKING|>": "<|END_THINKING|>",

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sea_bake.activations.generating import generate
+from sea_bake.activations.generating import generate, rows_of
 from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.activations.prompts import encode
 from sea_bake.artefact.evaluation import Record
 from sea_bake.errors import EvaluationError
-from sea_bake.evaluation.finite import check_finite, watched
+from sea_bake.evaluation.finite import check_finite, check_known, watched
 from sea_bake.evaluation.measures import Column, read
 from sea_bake.evaluation.neutral import PROMPTS, TEXTS
 from sea_bake.io.regular import MAX_JSON, read_text
@@ -72,9 +73,11 @@ class Neutral:
         """Per text: "nll" in nats over "tokens" predicted tokens; behind the base also "kl" over "compared" ones.
 
         Raises:
-            EvaluationError: NaN or infinite logits.
+            EvaluationError: NaN or infinite logits; an embedding that lacks the tokens of nearly all texts.
         """
         base = not self._kept
+        if base:
+            self._cut(rows_of(model))
         found: list[Record] = []
         with in_step():
             for i, ids in dealt(list(enumerate(self.ids))):
@@ -108,6 +111,16 @@ class Neutral:
                     found.append((i, _divergence(self._kept[i], at)[0], len(at)))
         everything = sorted(gathered(found))
         return sum(kl for _, kl, _ in everything) / sum(count for _, _, count in everything)
+
+    def _cut(self, rows: int) -> None:
+        """Each text ends before its first token that an embedding of this number of rows lacks."""
+        known = [list(itertools.takewhile(lambda token: token < rows, ids)) for ids in self.ids]
+        self.ids = [ids for ids in known if len(ids) > 1]
+        if len(self.ids) < 2:
+            raise EvaluationError(
+                f"the model's embedding has {rows} rows, and the tokenizer has tokens beyond it in all but "
+                f"{len(self.ids)} of the neutral texts: use the tokenizer that belongs to these weights"
+            )
 
     def _logs(self, model: Any, ids: list[int]) -> tuple[Tensor, Tensor]:
         """[tokens - 1, vocabulary] log-probabilities in float32, and the tokens that follow."""
@@ -144,7 +157,9 @@ def generations(
     found: list[Record] = []
     with in_step():
         for i, prompt in dealt(list(enumerate(prompts))):
-            ids = torch.tensor([encode(tokenizer, prompt, form=form).ids], device=device)
+            asked = encode(tokenizer, prompt, form=form).ids
+            check_known(model, tokenizer, [asked])
+            ids = torch.tensor([asked], device=device)
             mask = torch.ones_like(ids)
             out = generate(
                 model,

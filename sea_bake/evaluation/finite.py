@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sea_bake.activations.generating import rows_of
 from sea_bake.errors import EvaluationError, FamilyError
 from sea_bake.model.anatomy import Site
 from sea_bake.model.hooks import hooked
@@ -108,3 +109,15 @@ def _layers(model: Any) -> dict[str, Any]:
 def _bad(logits: Tensor) -> Tensor:
     """[rows, ..., vocabulary] -> which rows."""
     return (logits.isnan() | logits.eq(float("inf"))).flatten(1).any(1)
+
+
+def check_known(model: Any, tokenizer: Any, texts: Iterable[Sequence[int]]) -> None:
+    """Raise EvaluationError where one of these texts, as token ids, holds one that the model's embedding lacks."""
+    rows = rows_of(model)
+    unknown = next((token for ids in texts for token in ids if token >= rows), None)
+    if unknown is not None:
+        raise EvaluationError(
+            f"a text holds the token {tokenizer.convert_ids_to_tokens(unknown)!r} (id {unknown}), and the model's "
+            f"embedding has {rows} rows: the tokenizer has tokens that this model was never given. Take it out of the "
+            "data, or use the tokenizer that belongs to these weights"
+        )

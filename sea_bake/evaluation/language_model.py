@@ -13,7 +13,7 @@ from sea_bake.activations import DEFAULT_BATCH_SIZE
 from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.activations.rendering import complete
 from sea_bake.errors import EvaluationError
-from sea_bake.evaluation.finite import not_finite, watched
+from sea_bake.evaluation.finite import check_known, not_finite, watched
 from sea_bake.evaluation.prefixes import Scorer
 from sea_bake.model.caches import can_share
 from sea_bake.model.processes import are_several, dealt, gathered, in_step
@@ -62,6 +62,7 @@ class SharedPrefixLM(HFLM):
         return super().loglikelihood(requests, disable_tqdm=True)
 
     def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = True, override_bs: int | None = None) -> Any:
+        check_known(self.model, self.tokenizer, (part for _, *pair in requests for part in pair))
         for texts, prompt, answer in requests:
             if texts is not None:
                 self.lengths[texts] = len(answer)
@@ -154,6 +155,7 @@ class SharedPrefixLM(HFLM):
     def tok_batch_encode(self, strings: Any, *args: Any, left_truncate_len: int | None = None, **options: Any) -> Any:
         """As the harness', which cuts on the left without counting."""
         ids, mask = super().tok_batch_encode(strings, *args, **options)
+        check_known(self.model, self.tokenizer, [own[seen.bool()].tolist() for own, seen in zip(ids, mask)])
         if left_truncate_len is None:
             return ids, mask
         for text, length in zip(strings, mask.sum(1).tolist()):

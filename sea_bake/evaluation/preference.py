@@ -11,6 +11,7 @@ from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.activations.prompts import encode
 from sea_bake.artefact.evaluation import Record
 from sea_bake.demonstrations import Demonstration
+from sea_bake.evaluation.finite import check_known
 
 if TYPE_CHECKING:
     from sea_bake.evaluation.running import Session
@@ -36,6 +37,7 @@ def records(
         for continuation in (triple.positive, triple.negative):
             tokens = encode(session.tokenizer, triple.prompt, continuation, form)
             asked.append((tokens.ids[: tokens.start], tokens.ids[tokens.start :]))
+    check_known(session.model, session.tokenizer, (part for pair in asked for part in pair))
     scores = session.scorer(advance)(asked)
     rates = [score[0] / len(answer) for score, (_, answer) in zip(scores, asked, strict=True)]
     found = []

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sea_bake.activations.generating import rows_of
 from sea_bake.artefact.evaluation import Record
 from sea_bake.errors import EvaluationError
 from sea_bake.evaluation import damage
@@ -73,6 +74,7 @@ class Session:
                 )
             return
         ids = list(self.tokenizer(damage.TEXTS[0], verbose=False)["input_ids"])[:64]
+        ids = [token for token in ids if token < rows_of(self.model)]
         device = self.model.get_input_embeddings().weight.device
         logits = self.model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits
         check_finite(self.model, logits, [ids])
