@@ -570,7 +570,7 @@ def test_a_proof_needs_no_template_that_works() -> None:
     broken = chat("{{ raise_exception('not today') }}")
     assert usable(broken) == PromptFormat(chat_template=False)
     assert usable(chat(TURNS)) == PromptFormat()
-    with pytest.raises(SettingError, match="save the one that you want as chat_template.jinja"):
+    with pytest.raises(SettingError, match=r"save the one that you want as chat_template\.jinja"):
         text(chat({"tools": TURNS, "rag": TURNS}))
     assert text(chat({"default": TURNS + ASKED, "rag": "x"})) == "[user] Is it so?\n[assistant] "
 
