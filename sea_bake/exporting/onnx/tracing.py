@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from sea_bake.errors import FamilyError, first_line_of
 from sea_bake.exporting.onnx import experts
+from sea_bake.exporting.onnx.lowering import quick_lowering
 from sea_bake.exporting.onnx.matching import quick_matching
 from sea_bake.modeling_sea import SEALayer
 
@@ -122,7 +123,7 @@ def trace(model: Any, *, opset: int, strength: bool) -> Traced:
     if strength:
         inputs[STRENGTH] = (torch.ones(1), {})
     names = [n for name in inputs for n in ([name] if name != "past_key_values" else _pair_names(name, len(pairs)))]
-    with torch.no_grad(), _silence(), quick_matching():
+    with torch.no_grad(), _silence(), quick_matching(), quick_lowering():
         try:
             program = torch.onnx.export(
                 _Decoder(model, slot).eval(),
