@@ -72,11 +72,10 @@ class SEALayer(nn.Module):
         if merge not in MERGES or feature not in FEATURES or parts not in PARTS or not {*extra} <= {*EXTRA}:
             raise ValueError(f"unknown SEA setting: {merge=}, {feature=}, {parts=}, {extra=}")
         self.merge, self.feature, self.parts, self.alpha = merge, feature, parts, float(alpha)
-        self.positive_rank = int(ranks[0])
+        self.positive_rank, self.linear = int(ranks[0]), feature == "identity" and parts == "both"
         k = int(ranks[0]) + int(ranks[1])
         # Raw parameters, not nn.Linear: quantisers leave them alone, and no parallel plan splits them.
-        shapes = {"A": (k, dim), "B": (dim, k), "scale": (dim,), "constant": (dim,), "gate": (k,)}
-        for name, shape in shapes.items():
+        for name, shape in {"A": (k, dim), "B": (dim, k), "scale": (dim,), "constant": (dim,), "gate": (k,)}.items():
             present = name in extra if name in EXTRA else k or not extra
             self.register_parameter(name, nn.Parameter(torch.full(shape, float("nan"))) if present else None)
 
@@ -84,18 +83,24 @@ class SEALayer(nn.Module):
         shapes = ", ".join(f"{name}={[*tensor.shape]}" for name, tensor in self.named_parameters())
         return f"{shapes}, merge={self.merge}, feature={self.feature}, parts={self.parts}, alpha={self.alpha}"
 
-    def affine(self, x):
-        """x: [..., d] -> s ⊙ x + B A x + b, [..., d]."""
-        parts = {name: tensor.to(x.dtype) for name, tensor in self.named_parameters()}
-        y = x * parts["scale"] if "scale" in parts else x
+    def affine(self, x, share=1.0):
+        """x: [..., d] -> x + share (s ⊙ x + B A x + b - x), [..., d]; in few kernels, for which a token waits."""
+        parts, y = {name: tensor.to(x.dtype) for name, tensor in self.named_parameters()}, x
+        if "scale" in parts:
+            y = torch.addcmul((1.0 - share) * x, x, parts["scale"], value=share)
         if "A" in parts:
-            read = F.linear(x, parts["A"])
-            y = y + F.linear(F.relu(read + parts["gate"]) if "gate" in parts else read, parts["B"])
-        return y + parts["constant"] if "constant" in parts else y
+            read = F.linear(x, parts["A"], parts.get("gate"))
+            read = F.relu(read) if "gate" in parts else read
+            if read.dtype != x.dtype or torch.compiler.is_compiling():  # under autocast, or in an export
+                y = torch.add(y, F.linear(read, parts["B"]), alpha=share)
+            else:
+                rows, B = y.reshape(-1, y.shape[-1]), parts["B"]
+                y = torch.addmm(rows, read.reshape(len(rows), B.shape[1]), B.t(), alpha=share).view(x.shape)
+        return torch.add(y, parts["constant"], alpha=share) if "constant" in parts else y
 
     def project(self, x):
         """x: [..., d] -> the unmerged sum of the projections in use, [..., d]."""
-        if self.feature == "identity" and self.parts == "both":
+        if self.linear:
             return self.affine(x)
         A, B, p = self.A.to(x.dtype), self.B.to(x.dtype), self.positive_rank
         phi, inverse = FEATURES[self.feature]
@@ -110,10 +115,11 @@ class SEALayer(nn.Module):
         """h: [..., d] of any float dtype -> the same shape and dtype; between, float32, or its own dtype if finer."""
         # Also where A was cast down with the model: in half precision the clamps of φ⁻¹ round to 1, so to infinity.
         x = h.to(torch.promote_types(next(self.parameters()).dtype, torch.float32))
+        if self.linear and self.merge == "sum":
+            return self.affine(x, self.alpha).to(h.dtype)
         y = self.project(x).to(x.dtype)
         if self.merge == "l2":
-            norm_x = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-            norm_y = torch.linalg.vector_norm(y, dim=-1, keepdim=True)
+            norm_x, norm_y = (torch.linalg.vector_norm(z, dim=-1, keepdim=True) for z in (x, y))
             y = y * (norm_x / norm_y.clamp_min(1e-12))
         elif self.merge == "average" and self.parts == "both":
             y = y * 0.5
@@ -205,10 +211,8 @@ class _EditedModel:
 def _attach(decoder, config):
     text = config.get_text_config(decoder=True)
     # T5's decoder has a configuration of its own; BART's has one with both depths, and the other is the encoder's.
-    depths = {
-        getattr(decoder.config, "decoder_layers", None) or decoder.config.num_hidden_layers,
-        text.num_hidden_layers,
-    }
+    depth = getattr(decoder.config, "decoder_layers", None) or decoder.config.num_hidden_layers
+    depths = {depth, text.num_hidden_layers}
     stacks = [m for m in decoder.children() if isinstance(m, nn.ModuleList) and len(m) in depths]
     if len(stacks) != 1:
         raise ValueError(f"{type(decoder).__name__} has {len(stacks)} stacks of {depths} layers, not 1")
@@ -270,17 +274,14 @@ def _sea_class(base, config=None):
 def _register_conversion(base, name, config):
     """transformers 5 skips its own checkpoint conversions (MoE experts, GPT-NeoX head) of custom code: ask for them."""
     try:
-        from transformers.conversion_mapping import (
-            get_checkpoint_conversion_mapping,
-            register_checkpoint_conversion_mapping,
-        )
+        from transformers import conversion_mapping as known
     except ImportError:  # transformers 4 has none
         return
     model_type = config.model_type
     for source, target in ((model_type, "sea_" + model_type), (base.__name__, name)):
-        mapping = get_checkpoint_conversion_mapping(source)
+        mapping = known.get_checkpoint_conversion_mapping(source)
         if mapping is not None:
-            register_checkpoint_conversion_mapping(target, mapping, overwrite=True)
+            known.register_checkpoint_conversion_mapping(target, mapping, overwrite=True)
 
 
 def _register_outputs(cls):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import oracle
@@ -99,6 +100,41 @@ def test_projector_is_the_dense_one(shape: str, K: float | int, feature: str, ce
         known = len(found)
         assert np.allclose(found, true[:known], atol=1e-12 * true[0])
         assert np.all(true[known:] < 1e-12 * true[0])  # what the thin form leaves out is zero
+
+
+@pytest.mark.parametrize("shape", [(60, 40), (40, 60)])
+@pytest.mark.parametrize("K", [0.95, 0.9999, 1.0, 7, 30])
+def test_large_problems_have_the_same_projectors(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], K: float | int
+) -> None:
+    """By eigenvectors of the square, where that is exact enough; else, as at K = 1, by the SVD."""
+    n, d = shape
+    draw = np.random.default_rng(31)
+    scale = np.logspace(0, -7, d)  # of the activations; Ω has it once more
+    mix = np.linalg.qr(draw.normal(size=(d, d)))[0]
+    roles = [torch.from_numpy(draw.normal(size=(n, d)) * scale @ mix) for _ in range(3)]
+    plain = sea.projector(*roles, K_positive=K, K_negative=K)
+    used: list[bool] = []
+    squares = sea._by_squares
+
+    def watched(*given: Any) -> Any:
+        used.append((found := squares(*given)) is not None)
+        return found
+
+    monkeypatch.setattr(sea, "_LARGE", 8)
+    monkeypatch.setattr(sea, "_by_squares", watched)
+    found = sea.projector(*roles, K_positive=K, K_negative=K)
+    assert found.ranks == plain.ranks
+    # 1e-16 s₁² over the distance of the squares at the cut, which is s² or so: 1e-6 where s is the least allowed.
+    for one, other in ((found.positive, plain.positive), (found.negative, plain.negative)):
+        assert (one.T @ one - other.T @ other).abs().max() < (1e-12 if K == 0.95 else 1e-7)
+    assert used == ([] if K == 1.0 else [K != 30] * 2)
+    leading = plain.positive_spectrum > 1e-5 * plain.positive_spectrum[0]
+    assert torch.allclose(found.positive_spectrum[leading], plain.positive_spectrum[leading], rtol=1e-5)
+    monkeypatch.setattr(sea, "_REACH", 0.0)  # the control: squared to the very end it is another projector
+    if K == 30:
+        wrong = sea.projector(*roles, K_positive=K, K_negative=K)
+        assert (wrong.positive.T @ wrong.positive - plain.positive.T @ plain.positive).abs().max() > 1e-7
 
 
 def test_projector_of_swapped_roles_is_another_one():

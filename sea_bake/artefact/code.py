@@ -15,8 +15,11 @@ from sea_bake.io.regular import check_folder
 from sea_bake.model.kernels import check_kernels
 from sea_bake.model.loading import architecture
 
-# SHA-256 of what earlier versions wrote: before there were affine maps.
-_EARLIER = ("4a806306ff3e8f306c3c24660815a7cc80c9cbae3ad57c930f3c56428b2b5d31",)
+# SHA-256 of what earlier versions wrote: before there were affine maps, and before these took one product less.
+_EARLIER = (
+    "4a806306ff3e8f306c3c24660815a7cc80c9cbae3ad57c930f3c56428b2b5d31",
+    "e050502b906d1f57a403245b61f6ccea6f8f4790f8e327b1672f6140d42cbdbf",
+)
 
 
 def check_code(artefact: Path) -> None:
