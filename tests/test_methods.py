@@ -12,12 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import families
 import numpy as np
 import pytest
 import rivals
 import tiny
 import torch
 import yaml
+from conftest import Workshop
 from test_oracle import activations, dense, tensors
 
 from sea_bake import Activations, Edit, bake, fit
@@ -501,6 +503,48 @@ def test_refused(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("sea_bake.fitting.load_model", loaded)
     with pytest.raises(SettingError, match=re.escape(said)):
         fit(tiny.single(), tiny.demonstrations(TRIPLES), **settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("site", [None, "mlp"])
+def test_what_reads_a_stream_that_is_not_there_is_refused(site: str | None, workshop: Workshop) -> None:
+    """Gemma 3n has several residual streams. Naming another site to edit would lead back here; the cure does not."""
+    model, asked = workshop.model("gemma3n_text"), tiny.demonstrations(TRIPLES)
+    told: dict[str, Any] = {"tokenizer": families.tokenizer(), "source": "x", "neutral": "prompt", "measure": False}
+    for one in (model, workshop.base("gemma3n_text")):
+        with pytest.raises(SettingError, match=r"ablation reads the site block.*--method leace, or --method mean-diff"):
+            fit(one, asked, **told, method="ablation", site=site)
+    assert fit(model, asked, **told, method="leace").site is Site.ATTN
+    assert fit(model, asked, **told, method="mean-difference", site="mlp", layers="middle", budget=None).layers == (2,)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["gemma4_text", "olmo_hybrid"])
+def test_heads_of_two_widths_are_two_edits(family: str, workshop: Workshop, tmp_path: Path) -> None:
+    """Full attention is wider than sliding, or linear, attention there. The cure's layers are fitted, and so are the
+    others; both are baked together.
+    """
+    model = workshop.model(family)
+    told: dict[str, Any] = {"tokenizer": families.tokenizer(), "source": family, "method": "iti", "neutral": "prompt"}
+    told |= {"measure": False, "budget": None, "heads": 1.0}
+    asked = tiny.demonstrations(TRIPLES)
+    with pytest.raises(SettingError, match=r"wide in .*one edit for each width") as refused:
+        fit(model, asked, **told)
+    found = re.search(r"--layers ([\d,]+)", str(refused.value))
+    assert found
+    layers = [int(one) for one in found[1].split(",")]
+    others = [i for i in range(4) if i not in layers]
+    edits = [fit(model, asked, layers=own, **told) for own in (layers, others)]
+    widths = [set(edit.widths.values()) for edit in edits]
+    assert [len(own) for own in widths] == [1, 1]
+    assert widths[0] != widths[1]
+    ids = torch.randint(7, families.VOCAB, (2, 12), generator=torch.Generator().manual_seed(0))
+    made = bake(workshop.base(family), edits, tmp_path / "out", how="insert")
+    with torch.inference_mode(), edits[0].live(model), edits[1].live(model):
+        expected = model(ids).logits
+    with torch.inference_mode():
+        assert torch.allclose(load_model(made.output, trust_remote_code=True)(ids).logits, expected, atol=1e-3)
+        assert not torch.allclose(model(ids).logits, expected, atol=1e-2)
 
 
 @pytest.mark.parametrize(("name", "n", "fewest"), [("iti", 9, 10), ("act", 9, 10), ("leace", 2, 3), ("pca", 2, 3)])

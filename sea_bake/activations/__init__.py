@@ -30,7 +30,7 @@ from sea_bake.errors import ActivationError, SettingError
 from sea_bake.io import store
 from sea_bake.model.anatomy import Site
 from sea_bake.model.fingerprint import BaseModel
-from sea_bake.model.sites import layers_with, ranges, text_config
+from sea_bake.model.sites import layers_with, ranges, site_modules, text_config
 from sea_bake.model.source import ModelSource
 
 FORMAT = "sea_bake.activations"
@@ -149,8 +149,8 @@ def collect_sites(
         ActivationError: fewer than two demonstrations, answers that do not differ, a text beyond the model's context
             or with tokens that its embedding lacks, NaN activations.
         FamilyError: a model family that ``anatomy`` does not know.
-        SettingError: an unknown site, position or neutral mode; a chat template that refuses the prompts or leaves
-            them out.
+        SettingError: an unknown site, position or neutral mode; heads that are not of one width in all these layers; a
+            chat template that refuses the prompts or leaves them out.
     """
     check_settings(position=position, neutral=neutral, max_new_tokens=max_new_tokens, batch_size=batch_size)
     if len(demonstrations) < demos.MIN_TRIPLES:
@@ -164,6 +164,8 @@ def collect_sites(
     )
     there = {site: layers_with(model, site) for site in chosen}
     having = {site: tuple(i for i in layers if i in there[site]) for site in chosen}
+    for site in chosen:
+        _check_one_width(model, site, having[site])
     found: dict[Site, dict[str, Tensor]] = {}
     for own, inputs in dict.fromkeys((having[site], site.is_input) for site in chosen):  # one pass for all of one width
         sites_there = [site for site in chosen if (having[site], site.is_input) == (own, inputs)]
@@ -208,6 +210,24 @@ def collect_sites(
         )
         for site, t in found.items()
     }
+
+
+def _check_one_width(model: Any, site: Site, layers: Sequence[int]) -> None:
+    """Raise SettingError where a model's heads are wider in some layers than in others: one file holds one width."""
+    if not site.is_input:
+        return
+    of_width: dict[int, list[int]] = {}
+    for layer, module in site_modules(model, site, layers).items():
+        width = int(getattr(module, "in_features", 0) or getattr(module, "nx", 0))  # of transformers' Conv1D
+        of_width.setdefault(width, []).append(layer)
+    if len(of_width) > 1:
+        told = ", ".join(f"{width} wide in {ranges(own)}" for width, own in of_width.items())
+        most = max(of_width, key=lambda width: len(of_width[width]))
+        raise SettingError(
+            f"the site {site.value} is {told}: fit each by itself, one edit for each width (--layers "
+            f"{','.join(map(str, of_width[most]))}; --save-activations reads all layers, so drop it), and bake them "
+            "together"
+        )
 
 
 def _without(layers: Sequence[int], having: Sequence[int]) -> dict[str, Any]:

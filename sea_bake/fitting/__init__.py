@@ -28,7 +28,7 @@ from sea_bake.errors import SettingError
 from sea_bake.evaluation.strength import DEFAULT_BUDGET, check_budget
 from sea_bake.evaluation.worth import DEFAULT_CONTROLS, Bench
 from sea_bake.fitting.maps import edit_of
-from sea_bake.methods.layers import check_layers, select_layers
+from sea_bake.methods.layers import check_layers, check_read, select_layers
 from sea_bake.methods.table import (
     DEFAULT_CENTRE,
     DEFAULT_HEADS,
@@ -145,6 +145,7 @@ def fit(
             raise SettingError("fit needs a model, or saved activations")
         if isinstance(model, str | Path | ModelSource):
             check_layers(model, own["layers"], own["site"])
+        check_read(model, method)
         check_count(method, len(apart.fit))
         wanted = own["layers"]
         if save_activations is not None or (isinstance(wanted, str) and wanted.startswith("signature")):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sea_bake.errors import SettingError
+from sea_bake.methods.table import named
 from sea_bake.model.anatomy import Site, family
-from sea_bake.model.sites import decoder_config, lacking, planned_layers
+from sea_bake.model.sites import decoder_config, lacking, layers_with, planned_layers
 from sea_bake.model.source import ModelSource
 
 
@@ -97,3 +99,27 @@ def check_layers(model: str | Path | ModelSource, layers: str | Sequence[int], s
         chosen = select_layers(layers, text.num_hidden_layers)
         if wanted is not None and not set(chosen) & set(having):
             raise SettingError(lacking(row, wanted, chosen, having))
+
+
+def check_read(model: Any, method: str) -> None:
+    """Refuse a method that reads activations which the model does not have, whatever is edited.
+
+    Args:
+        model: as of ``fit``.
+
+    Raises:
+        SettingError: the same.
+    """
+    site = named(method).reads
+    if site is None:
+        return
+    try:
+        if isinstance(model, str | Path | ModelSource):
+            check_layers(model, "all", site)
+        else:
+            layers_with(model, site)
+    except SettingError as error:
+        raise SettingError(
+            f"{method} reads the site {site.value}, wherever it edits, and this model has none. Choose a method that "
+            "reads what it edits (--method leace, or --method mean-difference --site mlp)"
+        ) from error
