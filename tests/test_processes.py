@@ -97,7 +97,7 @@ def test_a_process_that_dies_stops_the_run_which_goes_on_later(
     output = tmp_path / "out"
     running = launched(2, *asked, "-o", output)
     wanted = kill % (2 * len(TASKS))
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600  # on a machine with more to do
     while time.monotonic() < deadline and running.poll() is None:
         if len(list(output.glob("examples/*.jsonl"))) > wanted:
             break
@@ -105,9 +105,10 @@ def test_a_process_that_dies_stops_the_run_which_goes_on_later(
     found = workers(running.pid)
     assert len(found) == 2, running.poll()
     os.kill(found[kill % 2], signal.SIGKILL)
-    running.communicate(timeout=120)
+    running.communicate(timeout=300)
     assert running.returncode != 0
-    kept = contents(output)
+    # A writer that dies leaves its temporary, which the next run removes.
+    kept = {name: data for name, data in contents(output).items() if "/." not in name}
     assert 0 < len(kept) < len(contents(alone))
     assert all(contents(alone)[name] == data for name, data in kept.items())  # whole, and right
     again = together([[*asked, "-o", output]] * 2)

@@ -18,9 +18,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "scripts"
+KINDS = ("bench_", "study_", "check_", "plan_", "fuzz", "fault_")
 MEASURING = sorted(
-    path.name for path in SCRIPTS.iterdir()
-    if path.is_file() and not path.suffix and path.name.startswith(("bench_", "study_", "check_", "fuzz", "fault_"))
+    path.name for path in SCRIPTS.iterdir() if path.is_file() and not path.suffix and path.name.startswith(KINDS)
 )  # fmt: skip
 # Bash, and one whose every process is new, as for a user.
 AS_A_SHELL_DOES = ("check_transformers", "bench_fit")
