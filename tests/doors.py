@@ -129,16 +129,64 @@ def _forked(asked: dict[str, Any]) -> tuple[int, str, str]:
     return code, *texts
 
 
-_start = subprocess.run
+_start, _popen = subprocess.run, subprocess.Popen
+
+
+def _ours(command: Any) -> bool:
+    """Whether a script starts itself (``--child``), the command line, a door of it, or the server that stands in."""
+    if isinstance(command, str) or command[0] != sys.executable:
+        return False
+    words = list(map(str, command[1:]))
+    door = words[0] == "-I" or (words[0] == "-c" and "runpy.run_module" in words[1])
+    return door or "--child" in words or words[:2] == ["-m", "sea_bake"] or "stand_ins.py" in words[0]
 
 
 def _fork_of_script(command: Any, **options: Any) -> Any:
-    """``subprocess.run`` inside a script of ours: a fork where the script starts itself (``--child``)."""
-    if command[0] != sys.executable or "--child" not in command:
+    """``subprocess.run`` inside a script of ours: a fork of what is ours."""
+    if not _ours(command):
         return _start(command, **options)
-    assert options == {"capture_output": True, "text": True}, options
-    asked = {"command": list(map(str, command[1:])), "environment": dict(os.environ)}
-    return subprocess.CompletedProcess(command, *_forked(asked))
+    assert {*options} <= {"capture_output", "text", "env", "cwd", "stdin", "stdout"}, options
+    code, out, err = _forked(_asked(command, options))
+    if "stdout" in options:
+        options["stdout"].write(out)
+        options["stdout"].flush()
+    return subprocess.CompletedProcess(command, code, out, err)
+
+
+def _asked(command: Any, options: dict[str, Any]) -> dict[str, Any]:
+    environment = dict(options.get("env") or os.environ)
+    return {"command": list(map(str, command[1:])), "environment": environment, "cwd": options.get("cwd")}
+
+
+class _Server:
+    """``subprocess.Popen`` inside a script of ours, of what goes on meanwhile and writes into one file."""
+
+    def __new__(cls, command: Any, **options: Any) -> Any:
+        return super().__new__(cls) if _ours(command) else _popen(command, **options)
+
+    def __init__(self, command: Any, *, stdout: Any, stderr: int, start_new_session: bool, **options: Any) -> None:
+        assert stderr == subprocess.STDOUT
+        assert start_new_session
+        self.returncode: int | None = None
+        gc.freeze()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.setsid()
+            _live(_asked(command, options), stdout.fileno(), stdout.fileno())
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self, timeout: float) -> int:
+        end = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired("", timeout)
+            time.sleep(0.02)
+        return code
 
 
 def _live(asked: dict[str, Any], out: int, err: int) -> None:
@@ -150,6 +198,7 @@ def _live(asked: dict[str, Any], out: int, err: int) -> None:
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
         os.environ.clear()
         os.environ.update(asked["environment"])
+        os.chdir(asked.get("cwd") or os.getcwd())
         words = [word for word in asked["command"] if word != "-I"]
         if words == asked["command"]:  # this process is isolated, and that one would not be
             sys.path[:0] = filter(None, asked["environment"].get("PYTHONPATH", "").split(os.pathsep))
@@ -157,7 +206,10 @@ def _live(asked: dict[str, Any], out: int, err: int) -> None:
         if "-I" not in asked["command"] and not module and not text:  # where a script looks for what it imports
             paths = asked["environment"].get("PYTHONPATH", "").split(os.pathsep)
             sys.path[:0] = [os.path.dirname(words[0]), *filter(None, paths)]
-            subprocess.run = _fork_of_script
+            vars(subprocess).update(run=_fork_of_script, Popen=_Server)
+        if "-I" in asked["command"]:  # of a script that has imported it
+            for name in [name for name in sys.modules if name.partition(".")[0] == "sea_bake"]:
+                del sys.modules[name]
         sys.argv = words[module:]
         roomy = runpy.run_path(os.path.join(os.path.dirname(__file__), "roomy.py"))["roomy"]
         if text:
