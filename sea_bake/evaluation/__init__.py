@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from sea_bake.errors import EvaluationError, SettingError, missing_extra, need
 from sea_bake.evaluation import conditions, damage, matrix, units
 from sea_bake.evaluation import rendering as reporting
 from sea_bake.evaluation.doors import Doors
+from sea_bake.evaluation.engines import TRANSFORMERS, check_backend
 from sea_bake.evaluation.judge import Judge
 from sea_bake.evaluation.keeping import Keeping
 from sea_bake.evaluation.results import kind_of, rows_of, samples_of
@@ -50,6 +52,7 @@ def evaluate(
     neutral_text: str | Path | None = None,
     dtype: str = "auto",
     device: str | None = None,
+    backend: str = "transformers",
     batch_size: int = DEFAULT_BATCH_SIZE,
     output: str | Path | None = None,
     overwrite: bool = False,
@@ -80,6 +83,7 @@ def evaluate(
         cost: also KL to the base, perplexity and repetition on neutral text; not for encoder-decoders.
         neutral_text: file of neutral paragraphs for KL and perplexity, separated by empty lines. Default: built-in.
         dtype, device: see :func:`sea_bake.model.loading.load_model`.
+        backend: what answers: "transformers", or "vllm", which is handed folds and adapters, and answers tasks alone.
         batch_size: rows in one forward pass; halved when memory runs out.
         output: folder for JSON, Markdown, HTML and every example. A run that was stopped goes on there.
         overwrite: replace what other models, data or settings have left in the output.
@@ -109,7 +113,8 @@ def evaluate(
         raise EvaluationError(f"nothing to evaluate: name some tasks out of {', '.join(TASKS)}")
     texts = damage.read_texts(neutral_text) if cost else []
     kept = Keeping(output, overwrite=overwrite)
-    doors = Doors.of(model, edit=edit, base=base, revision=revision, dtype=dtype, device=device)
+    doors = Doors.of(model, edit=edit, base=base, revision=revision, dtype=dtype, device=device, backend=backend)
+    check_backend(doors, cost=cost, behaviours=bool(chosen))
     if write and doors.artefact is None:
         raise SettingError(f"{model} is no artefact of sea_bake, so nothing can be written into it")
     tokenizer = doors.tokenizer()
@@ -145,8 +150,9 @@ def evaluate(
         samples=samples_of(records[damage.GENERATION]) if cost else [],
         settings={"tasks": names, "data": "local" if local is not None else "hub", **settings}
         | ({"behaviours": chosen} if chosen else {})
+        | ({} if backend == TRANSFORMERS else {"backend": backend})
         | {"prompt_format": form.to_json()},
-        versions=units.versions(),
+        versions=units.versions() | ({} if backend == TRANSFORMERS else {backend: version(backend)}),
         records=records,
         remarks=remarks,
         date=f"{datetime.now(timezone.utc):%Y-%m-%d}",

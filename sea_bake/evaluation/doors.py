@@ -37,6 +37,7 @@ class Doors:
         edits: acting live on it, where the other door is "live".
         artefact: the other door otherwise.
         dtype, device: as ``load_model`` takes them.
+        backend: what answers: see :mod:`sea_bake.evaluation.engines`.
         how: "live", or the artefact's "insert", "fold" or "adapter"; None where there is the base alone.
     """
 
@@ -46,6 +47,7 @@ class Doors:
     how: str | None = None
     dtype: str = "auto"
     device: str | None = None
+    backend: str = "transformers"
     _held: tuple[str, Any] | None = None
 
     @classmethod
@@ -58,6 +60,7 @@ class Doors:
         revision: str | None = None,
         dtype: str = "auto",
         device: str | None = None,
+        backend: str = "transformers",
     ) -> Doors:
         """What there is to compare, without loading any weights.
 
@@ -72,7 +75,7 @@ class Doors:
             if base is not None:
                 raise EvaluationError(f"--base belongs to an artefact, and {model} is not one: it is the base itself")
             source = ModelSource.parse(model, revision)
-            return cls(source, edits, None, "live" if edits else None, dtype, device)
+            return cls(source, edits, None, "live" if edits else None, dtype, device, backend)
         artefact = Artefact.open(model)
         if artefact.kind == ONNX:
             raise EvaluationError(
@@ -83,7 +86,7 @@ class Doors:
             raise EvaluationError(
                 f"{artefact.folder} is an artefact, with its edits in it: drop --edit, or evaluate the edit on its base"
             )
-        return cls(artefact.base_source(base, revision), [], artefact, artefact.kind, dtype, device)
+        return cls(artefact.base_source(base, revision), [], artefact, artefact.kind, dtype, device, backend)
 
     @property
     def names(self) -> list[str]:
@@ -101,6 +104,8 @@ class Doors:
     def identity(self, name: str) -> str:
         """A digest of all that decides what a door answers: every byte of its files, edits, dtype, device."""
         told: list[Any] = [name == BASE, self.dtype, self.device or default_device()]
+        if self.backend != "transformers":
+            told.append(self.backend)
         if name == BASE or self.how in ("live", "adapter"):
             told.append(self._base_contents)
         if name != BASE and self.artefact:

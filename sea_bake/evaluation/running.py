@@ -3,7 +3,8 @@ time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import torch
 from sea_bake.activations.generating import rows_of
 from sea_bake.artefact.evaluation import Record
 from sea_bake.errors import EvaluationError
-from sea_bake.evaluation import damage
+from sea_bake.evaluation import damage, engines
 from sea_bake.evaluation.doors import Doors
 from sea_bake.evaluation.finite import check_finite
 from sea_bake.evaluation.keeping import Keeping, digest
@@ -119,6 +120,18 @@ def answered(unit: Unit, session: Session, advance: Advance) -> Answers:
         raise
 
 
+@contextlib.contextmanager
+def _opened(doors: Doors, door: str, tokenizer: Any, batch_size: int, say: Callable[[str], None]) -> Iterator[Any]:
+    if doors.backend == engines.VLLM:
+        with engines.opened(doors, door) as engine:
+            yield engine
+        return
+    with doors.open(door) as model:
+        if are_several():
+            check_alike({"model": BaseModel.of(model, doors.base).to_json()})
+        yield Session(model, tokenizer, batch_size, say)
+
+
 def run(
     doors: Doors,
     units: Sequence[Unit],
@@ -159,11 +172,8 @@ def run(
         missing = [unit for unit in units if unit in lacking or unit.data in begun]
         if not missing:
             continue
-        with doors.open(door) as model:
-            session = Session(model, tokenizer, batch_size, say)
+        with _opened(doors, door, tokenizer, batch_size, say) as session:
             session.check(cost=cost)
-            if are_several():
-                check_alike({"model": BaseModel.of(model, doors.base).to_json()})
             for unit in missing:
                 with progress.bar(f"{door}: {unit.name}", unit.count, unit.word) as advance:
                     answers = answered(unit, session, advance)
