@@ -125,6 +125,35 @@ def test_what_is_written_is_compared_where_both_doors_say_something() -> None:
 
 
 @pytest.mark.slow
+def test_answers_without_and_with_an_edit() -> None:
+    """They are those of ``generate``, and the living edit's; without strength (the control) nothing is shown."""
+    from sea_bake.activations.generating import greedy
+    from sea_bake.activations.prompts import encode
+    from sea_bake.model.loading import load_model, load_tokenizer
+
+    source = str(tiny.single(chat=True))
+    edit = Edit.load(tiny.edit_file(tiny.single(chat=True)))
+    found = written.beside(source, edit, "formal", 3)
+    prompts = [one.prompt for one in load("formal", split="test")[:3]]
+    model, tokenizer = load_model(source), load_tokenizer(source)
+    asked = [encode(tokenizer, prompt, form=PromptFormat.from_json(edit.recipe)) for prompt in prompts]
+
+    def said() -> list[tuple[str, str]]:
+        told = greedy(model, tokenizer, asked, max_new_tokens=48, batch_size=1)
+        return [(p, tokenizer.decode(one.ids[one.start :], skip_special_tokens=True)) for p, one in zip(prompts, told)]
+
+    assert found.base == said()
+    with edit.live(model):
+        assert found.edited == said()
+    assert found.base != found.edited
+    assert found.lines(shown=1, width=20)[0] in prompts
+    assert all(len(line) <= 24 for line in found.lines(shown=1, width=20)[1:3])
+    assert found.lines()[-1].startswith("contractions and slang, per word (%): ")
+    same = written.beside(source, replace(edit, alpha=0.0), "formal", 3)
+    assert len(same.lines()) == 1
+
+
+@pytest.mark.slow
 def test_an_edit_is_measured_on_behaviours(tmp_path: Path) -> None:
     output = tmp_path / "found"
     args = ("--tasks", "", "--behaviours", "fair,formal", "--limit", 12, "--no-cost", "-o", output, "--json")
