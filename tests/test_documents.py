@@ -53,7 +53,7 @@ COMPILED = {
 BASES = r"HuggingFaceTB/SmolLM2-135M-Instruct|SmolLM2-135M-Instruct(\.Q4_1\.gguf)?|MODEL|BASE"
 # More options where a real run would take long, or needs what a tiny model has not: command -> options.
 SHORT = {
-    "fit": ("--max-new-tokens", "4"),
+    "fit": ("--max-new-tokens", "4", "--controls", "1"),
     "eval": ("--no-cost",),
     "tune": ("--trials", "2", "--max-new-tokens", "4"),
     "publish": ("--license", "apache-2.0", "--base-model", "someone/base"),
