@@ -513,6 +513,23 @@ def test_onnx_has_them_all(tmp_path: Path, how: str) -> None:
     assert report.passed, report.failures
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("gated", [False, True], ids=["plain", "gated"])
+def test_onnx_has_heads_alone(tmp_path: Path, gated: bool) -> None:
+    """No other edit leaves a trace; all nodes in front of the linear are the edit's, and stay out of the 8 bits."""
+    base, p = VERSION_1 / "base", parameters(32, 0)
+    gate = {"gate": torch.tensor([0.3, -0.2])} if gated else {}
+    maps = {i: AffineMap(A=p["right"].float(), B=p["left"].float(), **gate) for i in (0, 1)}
+    bake(base, Edit(maps, Site.HEADS, BaseModel.of(load(base), "base"), "sum"), tmp_path / "art", how="insert")
+    record = export_onnx(tmp_path / "art", tmp_path / "onnx", quantize=["int8"])
+    assert record.error < EQUAL
+    stems = {name.rpartition("/")[0] for name in record.sea_nodes}
+    assert stems == {f"/model/layers.{i}/sea_in.self_attn.o_proj.0" for i in (0, 1)}
+    assert len(record.sea_nodes) >= 2 * (3 + gated)
+    report = verify(tmp_path / "onnx", base=base, max_new_tokens=4)  # of the 8 bits, beside the nodes led past
+    assert report.passed, report.failures
+
+
 # --------------------------------------------------------------------------------------------- real weights
 
 

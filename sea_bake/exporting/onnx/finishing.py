@@ -12,12 +12,14 @@ from sea_bake.errors import FamilyError
 from sea_bake.exporting.onnx.tracing import STRENGTH
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
-# Inside the modules of the model: decoder layer, edited module (none: the layer itself), number of the SEALayer there.
-_SEA = re.compile(r"\.(\d+)(?:\.([\w.]+))?\.sea\.(\d+)$")
+# Inside the modules of the model: decoder layer, edited module (none: the layer itself), behind it or in front of it
+# ("sea_in", the site heads), number of the SEALayer there.
+_SEA = re.compile(r"\.(\d+)(?:\.([\w.]+))?\.(sea|sea_in)\.(\d+)$")
 
 
 def name_sea_nodes(model: Any) -> list[str]:
-    """Call each SEALayer's nodes ``/model/layers.{layer}/sea.{module}.{number}/{operator}_{k}``; returns all names.
+    """Call each SEALayer's nodes ``/model/layers.{layer}/sea.{module}.{number}/{operator}_{k}``, or ``sea_in.`` in
+    front of a module; returns all names.
 
     Quantisers take nodes to leave alone by name, and ``verify`` counts them. To be called before ``strip``, which
     removes what says where a node comes from.
@@ -29,7 +31,7 @@ def name_sea_nodes(model: Any) -> list[str]:
         found = next((m for scope in reversed(scopes) if (m := _SEA.search(scope))), None)
         if found is None:
             continue
-        stem = f"/model/layers.{found[1]}/sea.{found[2] or 'block'}.{found[3]}"
+        stem = f"/model/layers.{found[1]}/{found[3]}.{found[2] or 'block'}.{found[4]}"
         number = counts.get(stem, 0)
         counts[stem] = number + 1
         node.name = f"{stem}/{node.op_type}_{number}"
