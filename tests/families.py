@@ -25,6 +25,8 @@ from transformers import (
     BloomConfig,
     Cohere2Config,
     CwmConfig,
+    DeepseekV3Config,
+    DeepseekV32Config,
     Ernie4_5_MoeConfig,
     FalconConfig,
     Gemma2Config,
@@ -116,6 +118,23 @@ PLAIN_GEMMA: dict[str, Any] = {key: value for key, value in GEMMA.items() if key
 PER_LAYER: dict[str, Any] = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCAB}
 DENSE_FIRST: dict[str, Any] = {**EXPERTS, "num_dense_layers": 2}
 SHARED: dict[str, Any] = {**EXPERTS, "shared_expert_intermediate_size": 40}
+# DeepSeek's: keys and values out of a few numbers, two dense layers, then experts and one that is always asked.
+LATENT: dict[str, Any] = {
+    **GROUPED,
+    "num_key_value_heads": 4,
+    "q_lora_rank": 24,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 16,
+    "moe_intermediate_size": 32,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 2,
+}
 # Of the layers that the tests edit, 1 and 3, the first has linear attention and the second full attention.
 LINEAR: dict[str, Any] = {
     "head_dim": 16,
@@ -288,6 +307,8 @@ CONFIGS: dict[str, Callable[[], Any]] = {
         moe_layer_end_index=3,
         moe_layer_interval=1,
     ),
+    "deepseek_v3": lambda: DeepseekV3Config(**LATENT),
+    "deepseek_v32": lambda: DeepseekV32Config(**LATENT, index_n_heads=2, index_head_dim=16, index_topk=4),
     "afmoe": lambda: AfmoeConfig(
         **GROUPED,
         **DENSE_FIRST,
@@ -481,8 +502,10 @@ WRAPPERS: dict[str, Callable[[], Any]] = {
 }
 ALL = (*CONFIGS, *WRAPPERS)
 # These compute some of it in float32 whatever the dtype (delta rules, state spaces, rotations, routers), or differ by
-# themselves with a cache: unedited too they answer a little otherwise by each way.
+# themselves with a cache (DeepSeek-V3.2 picks the tokens that it looks at): unedited too they answer a little otherwise
+# by each way.
 ROUNDED = (
+    "deepseek_v32",
     *("qwen3_5_text", "qwen3_5_moe_text", "qwen3_next", "qwen3_5", "qwen3_5_moe", "llama4_text"),
     *("granitemoehybrid", "jamba", "bamba", "nemotron_h", "minimax", "olmo_hybrid"),
     "t5gemma",

@@ -320,8 +320,8 @@ def test_cache_and_padding_change_nothing(workshop: Workshop, family: str, setti
         assert all(gap(plain[key], found[key]) > 1e-2 for key in found)
         return
     assert found["batch"].dtype == torch.float64
-    # The router of GLM-4V-MoE weighs its experts in float32, by weights that are rounded at 6e-8: measured 8e-7.
-    close = 1e-5 if family == "glm4v_moe" else 1e-7
+    # These routers weigh their experts in float32, by weights that are rounded at 6e-8: measured 8e-7 of GLM-4V-MoE.
+    close = 1e-5 if family in ("glm4v_moe", "deepseek_v3") else 1e-7
     assert gap(found["batch"], found["cached"]) < close
     assert gap(alone(reloaded), found["padded"]) < close
 

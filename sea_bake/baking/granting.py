@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from sea_bake.baking.open_base import OpenBase
-from sea_bake.baking.writers import holders_of
+from sea_bake.baking.writers import holders_of, writers_of
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, SettingError
 from sea_bake.model.anatomy import Site
@@ -108,7 +108,11 @@ def _set(base: OpenBase, key: str) -> Any:
 def _serves(base: OpenBase, key: str, site: Site, layers: Sequence[int]) -> bool:
     """Whether a key grants a bias that holds a constant of the site, in all layers."""
     names = _names(base, key)
-    if not names:
+    own = (
+        any(f"{w.name.removesuffix('weight')}bias" in names for w in writers_of(base, site.written_by, layer))
+        for layer in layers
+    )
+    if not names or not all(own):
         return False
     with_it = with_key(base, key)
     return all(holders_of(with_it, site.written_by, layer) for layer in layers)

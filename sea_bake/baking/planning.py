@@ -14,6 +14,7 @@ from sea_bake.baking.open_base import OpenBase, check_edits, opened
 from sea_bake.baking.writers import writers_of
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, NotExactError
+from sea_bake.io.garbage import uncollected
 from sea_bake.model.anatomy import Site
 from sea_bake.model.checkpoint.leftovers import remark
 from sea_bake.model.sites import planned_layers, ranges
@@ -53,6 +54,7 @@ class Plan:
         return asdict(self)
 
 
+@uncollected()
 def plan(model: str | Path | ModelSource, edits: Sequence[Edit] = (), *, revision: str | None = None) -> Plan:
     """Fold, adapter or insert only, and why; from the headers of the checkpoint, no weight is read.
 
@@ -91,15 +93,8 @@ def plan(model: str | Path | ModelSource, edits: Sequence[Edit] = (), *, revisio
         rank = _rank(edits) if adapters else None
         constants = [] if edits else [_constant(base, site) for site in sites_of(base)]
         return Plan(
-            base.source.name,
-            base.row.model_type,
-            base.architecture,
-            how,
-            why,
-            rank,
-            rows,
-            constants,
-            _kinds(base),
+            *(base.source.name, base.row.model_type, base.architecture),
+            *(how, why, rank, rows, constants, _kinds(base)),
         )
 
 

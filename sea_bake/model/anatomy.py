@@ -209,6 +209,8 @@ FAMILIES: dict[str, Family] = {
                shared="mixer.shared_experts.down_proj.weight", named=(("attn:mixer", "mixer.out_proj"),),
                bias_keys=("mlp_bias", "use_bias")),
         Family("ernie4_5_moe", experts=_MOE, fused=_FUSED, shared="mlp.shared_experts.down_proj.weight"),
+        *(Family(name, experts=_MOE, fused=_FUSED, shared="mlp.shared_experts.down_proj.weight", bias_keys=_ATTENTION)
+          for name in ("deepseek_v3", "deepseek_v32")),
         Family("afmoe", experts=_MOE, fused=_FUSED, shared="mlp.shared_experts.down_proj.weight", norm_behind=True,
                bias_keys=_ATTENTION),
         Family("aria_text", experts="mlp.experts.fc2.weight", fused=_FUSED,

@@ -187,7 +187,16 @@ class Checkpoint:
         return self._entry(name) if name in self.weight_map else None
 
     def _entry(self, name: str) -> LazyTensor:
-        return lazy(self.folder / self.weight_map[name], name)
+        file = self.weight_map[name]
+        if file not in self._tables:
+            path = self.folder / file
+            self._tables[file] = path, *_header(path, path.stat().st_mtime_ns)
+        return _lazy(name, *self._tables[file])
+
+    @functools.cached_property
+    def _tables(self) -> dict[str, tuple[Path, dict[str, Any], int]]:
+        """Shard -> its path, its table of contents, the offset of its first tensor: looked up once."""
+        return {}
 
     def dtypes(self) -> set[torch.dtype]:
         """:meth:`forms`, as torch's."""
@@ -215,7 +224,10 @@ class Checkpoint:
 
 def lazy(path: Path, name: str) -> LazyTensor:
     """A tensor of a shard."""
-    entries, start = _header(path, path.stat().st_mtime_ns)
+    return _lazy(name, path, *_header(path, path.stat().st_mtime_ns))
+
+
+def _lazy(name: str, path: Path, entries: dict[str, Any], start: int) -> LazyTensor:
     entry = entries[name]
     return LazyTensor(path, start + entry["data_offsets"][0], dtype_of(entry["dtype"]), entry["shape"])
 
