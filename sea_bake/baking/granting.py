@@ -120,6 +120,13 @@ def _serves(base: OpenBase, key: str, site: Site, layers: Sequence[int]) -> bool
 
 def _names(base: OpenBase, key: str) -> dict[str, tuple[int, ...]]:
     """On-disk name -> shape, of the biases that a key would grant; none where the files keep the weights otherwise."""
+    if ("names", key) not in base.kept:
+        base.kept["names", key] = _looked_up(base, key)
+    found: dict[str, tuple[int, ...]] = base.kept["names", key]
+    return found
+
+
+def _looked_up(base: OpenBase, key: str) -> dict[str, tuple[int, ...]]:
     if base.plain is not None:
         return base.plain.biases(key) if base.plain.build.grants.get(key) else {}
     text: Any = base.text

@@ -94,7 +94,7 @@ class OpenBase:
 
     @functools.cached_property
     def kept(self) -> dict[Any, Any]:
-        """What was made of it once: by (site, layer) its writers, by key the base with that key."""
+        """What was made of it once: by (site, layer) its writers; by key the base with it, and its biases."""
         return {}
 
     def record(self, edits: Sequence[Edit], output: Path, **facts: Any) -> BakeRecord:

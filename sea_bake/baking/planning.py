@@ -93,8 +93,15 @@ def plan(model: str | Path | ModelSource, edits: Sequence[Edit] = (), *, revisio
         rank = _rank(edits) if adapters else None
         constants = [] if edits else [_constant(base, site) for site in sites_of(base)]
         return Plan(
-            *(base.source.name, base.row.model_type, base.architecture),
-            *(how, why, rank, rows, constants, _kinds(base)),
+            base.source.name,
+            base.row.model_type,
+            base.architecture,
+            how,
+            why,
+            rank,
+            rows,
+            constants,
+            _kinds(base),
         )
 
 
