@@ -91,7 +91,7 @@ PAGE = common.Page(
         "tensors read": ("tensors read",),
         "written": ("written",),
     },
-    {f"{name}: {act}": (f"{name}: {act}",) for name in ("qwen3-30b-a3b", "llama-70b") for act in ACTS},
+    {f"{name}: {act}": (f"{name}: {act}",) for name in LAYOUTS for act in ACTS},
 )
 
 
