@@ -525,6 +525,36 @@ def sites(name: str) -> tuple[str, ...]:
     return ("mlp", "attn") if name in STREAMS else ("mlp", "attn", "block")
 
 
+# Site -> the module inside a decoder layer that is edited, by name: in all layers, or by the layer; written by hand.
+MODULES: dict[str, dict[str, str | dict[int, str]]] = {
+    "gpt2": {"attn": "attn"},
+    "gpt_neox": {"attn": "attention"},
+    "falcon": {"attn": "self_attention"},
+    "bloom": {"mlp": "mlp.dense_4h_to_h", "attn": "self_attention.dense"},
+    "llama4_text": {"mlp": "feed_forward"},
+    "olmo_hybrid": {"attn": {0: "linear_attn", 1: "linear_attn", 2: "self_attn", 3: "self_attn"}},
+    "granitemoehybrid": {"mlp": "block_sparse_moe", "attn": {1: "self_attn", 3: "self_attn"}},
+    "nemotron_h": {"mlp": {2: "mixer", 3: "mixer"}, "attn": {1: "mixer"}},
+    "mllama": {site: {0: name, 1: name, 3: name} for site, name in (("mlp", "mlp"), ("attn", "self_attn"))},
+    **{name: {"mlp": "fc2"} for name in ("opt", "bart", "mbart", "pegasus", "marian", "m2m_100")},
+    **{name: {"mlp": "layer.2.DenseReluDense", "attn": "layer.0.SelfAttention"} for name in ("t5", "mt5", "umt5")},
+    **{
+        name: {"attn": {0: "self_attn", 1: "linear_attn", 2: "linear_attn", 3: "self_attn"}}
+        for name in ("qwen3_5_text", "qwen3_5_moe_text", "qwen3_next", "qwen3_5", "qwen3_5_moe")
+    },
+    **{
+        name: {"mlp": "feed_forward", "attn": {1: "self_attn", 3: "self_attn"}}
+        for name in ("lfm2", "lfm2_moe", "lfm2_vl", "jamba", "bamba")
+    },
+}
+
+
+def module(name: str, site: str, layer: int) -> str:
+    """The edited module, by name inside its layer; "" is the layer itself."""
+    found = MODULES.get(name, {}).get(site, {"mlp": "mlp", "attn": "self_attn", "block": ""}[site])
+    return found if isinstance(found, str) else found[layer]
+
+
 # Different in what matters most: a plain one, another layout with Conv1D, norms behind the sites, experts. These are
 # tested in every combination; all the others in a few that are different enough.
 DEEP = ("llama", "gpt2", "gemma3_text", "mixtral")

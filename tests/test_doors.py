@@ -236,6 +236,13 @@ def live_answers(edit: Edit, model: Any, *arguments: Any, **options: Any) -> dic
         return answers(model, *arguments, **options)
 
 
+def edited(model: Any) -> dict[int, str]:
+    """Layer -> the module inside it that an insert has edited, by name."""
+    paths = {name.partition(".sea.")[0] for name, _ in model.named_parameters() if ".sea." in name}
+    found = [re.match(r".*?\.(\d+)(?:\.(.*))?$", path) for path in paths]
+    return {int(one[1]): one[2] or "" for one in found if one is not None}
+
+
 def sea_dtypes(model: Any) -> set[torch.dtype]:
     return {p.dtype for name, p in model.named_parameters() if ".sea." in name or ".sea_in." in name}
 
@@ -294,6 +301,8 @@ def test_live_is_inserted_and_reloaded(workshop: Workshop, family: str, setting:
         reloaded = load(artefact, dtype)
         assert reloaded.dtype == dtype
         assert sea_dtypes(reloaded) == {torch.float32}
+        site, layers = setting[0], workshop.edit(family, *setting).layers
+        assert edited(reloaded) == {layer: families.module(family, site, layer) for layer in layers}
         assert_same(live, answers(reloaded))
 
 
