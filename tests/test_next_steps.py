@@ -189,15 +189,19 @@ def desk(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["insert", "fold", "adapter"])
 @pytest.mark.parametrize("revision", ["main", "old"])
-def test_a_base_on_the_hub(desk: Desk, tmp_path: Path, how: str, revision: str) -> None:
-    """A revision is part of what is printed: another one is another model, and the next step would refuse it."""
+def test_a_base_on_the_hub(workshop: Workshop, desk: Desk, tmp_path: Path, how: str, revision: str) -> None:
+    """A revision is part of what is printed: another one is another model, and the next step would refuse it.
+
+    Fitted once for each revision; what that printed is followed in each way.
+    """
     at = () if revision == "main" else ("--revision", revision)
 
     def run(*words: Any) -> tiny.Ran:
         return desk.run(*words)[0]
 
-    edit = tmp_path / "an edit.safetensors"
-    said = succeed("fit", "tiny/llama", "-d", little_language(), *FIT, *at, "-o", edit, run=run)
+    edit = tiny.root() / f"an edit of {revision}.safetensors"
+    words = ("fit", "tiny/llama", "-d", little_language(), *FIT, *at, "-o", edit)
+    said = workshop.once(("on the hub", revision), lambda: succeed(*words, run=run))
     said = follow(said, "--how", how, OUT=tmp_path / "an artefact", run=run)
     assert following(said)[1:] == ["verify", str(tmp_path / "an artefact"), "--base", "tiny/llama", *at]
     follow(said, run=run)
