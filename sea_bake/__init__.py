@@ -31,7 +31,7 @@ _HOMES = {
     "report": "sea_bake.reporting",
     "reproduce": "sea_bake.recipes.reproducing",
     "run": "sea_bake.recipes.running",
-    "tune": "sea_bake.tuning",
+    "tune": "sea_bake.fitting.tuning",
     "unbake": "sea_bake.baking",
     "verify": "sea_bake.verification",
 }
@@ -74,13 +74,13 @@ if TYPE_CHECKING:
     from sea_bake.exporting.gguf.control_vector import export_control_vector
     from sea_bake.exporting.onnx import export_onnx
     from sea_bake.fitting import fit
+    from sea_bake.fitting.tuning import tune
     from sea_bake.methods.sea import Projector
     from sea_bake.model.anatomy import Site
     from sea_bake.publishing import publish
     from sea_bake.recipes.reproducing import reproduce
     from sea_bake.recipes.running import run
     from sea_bake.reporting import report
-    from sea_bake.tuning import tune
     from sea_bake.verification import Verification, verify
 
 

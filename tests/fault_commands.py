@@ -395,8 +395,8 @@ COMMANDS = (
         before=_tune(6),
         once=(
             "sea_bake.activations:collect_sites",
-            "sea_bake.tuning.searching:Bench._judged@(args[1], str(args[2]))",
-            "sea_bake.tuning.searching:compare@str({k: sorted(e.ranks.items()) for k, e in args[1].items()})",
+            "sea_bake.fitting.tuning.searching:Bench._judged@(args[1], str(args[2]))",
+            "sea_bake.fitting.tuning.searching:compare@str({k: sorted(e.ranks.items()) for k, e in args[1].items()})",
             "sea_bake.pages.pictures:Picture._rendered@args[1]",
         ),
         after=search_agrees,

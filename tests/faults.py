@@ -426,7 +426,7 @@ def _serve() -> None:
 
     torch.set_num_threads(1)  # a thread pool does not survive a fork
     clock = types.SimpleNamespace(perf_counter=lambda: 0.0, monotonic=lambda: 0.0)
-    clocked = ("sea_bake.exporting.onnx", "sea_bake.recipes.running", "sea_bake.tuning.searching")
+    clocked = ("sea_bake.exporting.onnx", "sea_bake.recipes.running", "sea_bake.fitting.tuning.searching")
     for name in clocked:  # seconds stand in what they write
         importlib.import_module(name).time = clock  # type: ignore[attr-defined]
     hub = importlib.import_module("huggingface_hub.utils._http")

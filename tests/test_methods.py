@@ -438,7 +438,7 @@ def test_every_method_is_fitted_for_a_kl_evaluated_and_searched(name: str, tmp_p
     """Through ``fit`` as it comes, ``eval``, ``report`` and ``tune``. What erases does so at strength 1, unsearched."""
     from sea_bake.evaluation import evaluate
     from sea_bake.reporting import report
-    from sea_bake.tuning import Space, tune
+    from sea_bake.fitting.tuning import Space, tune
 
     asked = tiny.demonstrations(60)
     edit = fit(tiny.single(), asked, method=name, max_new_tokens=4)
@@ -652,7 +652,7 @@ def test_a_recipe_runs_with_any_method(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_search_goes_over_methods(tmp_path: Path) -> None:
-    from sea_bake.tuning import Space, tune
+    from sea_bake.fitting.tuning import Space, tune
 
     space = Space(method=("mean-difference", "leace", "iti", "ablation", "act"), layers=("all",), alpha=(0.5, 1.0))
     found = tune(

@@ -264,9 +264,9 @@ def test_activations_without_a_model_leave_a_place_for_it(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_a_tuned_edit_is_baked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sea_bake.tuning.results
+    import sea_bake.fitting.tuning.results
 
-    monkeypatch.setattr(sea_bake.tuning.results.Tuning, "helps", property(lambda self: True))
+    monkeypatch.setattr(sea_bake.fitting.tuning.results.Tuning, "helps", property(lambda self: True))
     words = ("--site", "mlp", "--merge", "sum", "--layers", "1,3", "--trials", 1, "--neutral", "prompt")
     said = succeed("tune", tiny.single(), *words, "-o", tmp_path / "a search")
     follow(follow(said, OUT=tmp_path / "an artefact"))

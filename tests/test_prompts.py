@@ -26,10 +26,10 @@ from sea_bake.activations.rendering import REASONING, pinned, usable
 from sea_bake.activations.texts import sequences
 from sea_bake.demonstrations.primers import PRIMERS, primer_pairs
 from sea_bake.errors import DemonstrationError, SettingError, VerificationError
+from sea_bake.fitting.tuning.folder import Folder
 from sea_bake.model.loading import load_model, load_tokenizer
 from sea_bake.pages import edits
 from sea_bake.publishing.recipe import describe
-from sea_bake.tuning.folder import Folder
 from sea_bake.verification.doors import request_for
 
 TURNS = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"

@@ -47,7 +47,7 @@ OTHERS = {
     ("write", "sea_bake.verification:verify"): "a verdict belongs to its artefact; pages and evaluations on request",
 }
 OTHERS |= {
-    (name, "sea_bake.tuning.space:parse_space"): "values to try; None: those of the search"
+    (name, "sea_bake.fitting.tuning.space:parse_space"): "values to try; None: those of the search"
     for name in ("method", "site", "merge", "feature", "parts", "alpha", "centre")
 }
 # Arguments that no option sets.
@@ -59,7 +59,7 @@ NO_OPTION = {
     },
     "sea_bake.model.loading:load_model": {"trust_remote_code": "never switched on"},
     "sea_bake.demonstrations:load": {"source": "--demonstrations", "seed": "--seed is that of the fit"},
-    "sea_bake.tuning:tune": {
+    "sea_bake.fitting.tuning:tune": {
         "space": "an option for each of its fields",
         "prompt_format": "an option for each of its parts",
         "say": "the console",

@@ -37,13 +37,13 @@ from sea_bake.errors import (
 from sea_bake.evaluation import statistics
 from sea_bake.evaluation.damage import TEXTS
 from sea_bake.evaluation.doors import Doors
+from sea_bake.fitting.tuning import Objective, Range, Space, Trial, Tuning, searching, splits, untuned
+from sea_bake.fitting.tuning import trials as kept
+from sea_bake.fitting.tuning.folder import EDIT, FITTED_ON, JOURNAL, RESULT, Folder
+from sea_bake.fitting.tuning.results import DEFAULT, choose
+from sea_bake.fitting.tuning.space import parse_space
+from sea_bake.fitting.tuning.trials import LOOKS
 from sea_bake.io import leases
-from sea_bake.tuning import Objective, Range, Space, Trial, Tuning, searching, splits, untuned
-from sea_bake.tuning import trials as kept
-from sea_bake.tuning.folder import EDIT, FITTED_ON, JOURNAL, RESULT, Folder
-from sea_bake.tuning.results import DEFAULT, choose
-from sea_bake.tuning.space import parse_space
-from sea_bake.tuning.trials import LOOKS
 
 TRIPLES = 32  # the fewest of which three parts can be made
 COUNT = 14  # ten trials by chance, as many as TPE wants before it proposes, and four that it proposes

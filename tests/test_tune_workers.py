@@ -20,10 +20,10 @@ import tiny
 from processes import free_port, together
 
 from sea_bake.errors import OutputError
-from sea_bake.tuning import Trial, claims, workers
-from sea_bake.tuning.results import DEFAULT
-from sea_bake.tuning.storage import mend
-from sea_bake.tuning.workers import UNSENT, Shared
+from sea_bake.fitting.tuning import Trial, claims, workers
+from sea_bake.fitting.tuning.results import DEFAULT
+from sea_bake.fitting.tuning.storage import mend
+from sea_bake.fitting.tuning.workers import UNSENT, Shared
 
 TRIPLES, COUNT = 32, 4
 

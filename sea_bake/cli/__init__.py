@@ -18,16 +18,12 @@ from sea_bake.cli import (
     export,
     fit,
     importing,
-    init,
     inspect,
-    plan,
     publish,
-    report,
-    reproduce,
     run,
     serve_web,
+    try_it,
     tune,
-    unbake,
     verify,
 )
 from sea_bake.errors import SeaBakeError
@@ -66,20 +62,20 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("init")(init.init)
+app.command("init")(run.init)
 app.command("run")(run.run)
 app.command("fit")(fit.fit)
-app.command("plan")(plan.plan)
+app.command("plan")(bake.plan)
 app.command("bake")(bake.bake)
 app.command("verify")(verify.verify)
 app.command("eval")(eval.evaluate)
 app.command("tune")(tune.tune)
-app.command("unbake")(unbake.unbake)
+app.command("unbake")(bake.unbake)
 app.add_typer(export.app, name="export")
 app.command("serve-web")(serve_web.serve_web)
-app.command("report")(report.report)
+app.command("report")(inspect.report)
 app.command("publish")(publish.publish)
-app.command("reproduce")(reproduce.reproduce)
+app.command("reproduce")(run.reproduce)
 app.command("inspect")(inspect.inspect)
 app.command("demo")(demo.demo)
 app.command("import")(importing.import_edit)

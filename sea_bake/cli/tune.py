@@ -13,9 +13,9 @@ from sea_bake.cli.printing import COMPACT, aside, table
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sea_bake.tuning import Tuning
+    from sea_bake.fitting.tuning import Tuning
 
-_SPACE = "sea_bake.tuning.space:parse_space"
+_SPACE = "sea_bake.fitting.tuning.space:parse_space"
 _PANEL = "Search space: a value, some values (a,b), or a range (low:high)"
 
 
@@ -23,7 +23,7 @@ _PANEL = "Search space: a value, some values (a,b), or a range (low:high)"
     "sea_bake.demonstrations:load",
     _SPACE,
     FORMAT,
-    "sea_bake.tuning:tune",
+    "sea_bake.fitting.tuning:tune",
     without="source space prompt_format",
     panels={
         _PANEL: "method site layers K_positive K_negative merge feature centre alpha parts",
@@ -69,9 +69,9 @@ def tune(call: Call) -> None:
 
 def show(tuning: Tuning, console: Console) -> None:
     """The Pareto table, the held-back comparison, and the verdict."""
-    from sea_bake.tuning.pareto import COMPARED, header, held_back, summary
-    from sea_bake.tuning.pareto import table as front
-    from sea_bake.tuning.results import DEFAULT
+    from sea_bake.fitting.tuning.pareto import COMPARED, header, held_back, summary
+    from sea_bake.fitting.tuning.pareto import table as front
+    from sea_bake.fitting.tuning.results import DEFAULT
 
     styles = {DEFAULT: "dim", tuning.chosen: "bold green"}
     rows = [

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from sea_bake.cli.options import Call, command, spelt
 from sea_bake.cli.printing import table
-from sea_bake.pages.text import size
+from sea_bake.pages.verdicts import judged
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,33 +52,5 @@ def show(report: Verification, console: Console) -> None:
     ]
     head = ["against", "max |Δlogit|", "mean KL", "top-1", "greedy", "left-padded"]
     console.print(table(head, rows, title=f"{escape(report.artefact)} ({report.dtype}, {report.device})"))
-    for name, variant in report.variants.items():
-        kept = "" if variant.effect_correlation is None else f", effect correlation {variant.effect_correlation:.3f}"
-        console.print(
-            f"{name}: [bold]{variant.verdict}[/] ({size(variant.bytes)}): mean KL {variant.equality.mean_kl:.2e} to "
-            f"the edit, {variant.effect.mean_kl:.2e} to the base{kept}, top-1 {100 * variant.equality.top1:.1f}%"
-        )
-    if "strength_0" in report.facts:
-        console.print(f"at strength 0: within {report.facts['strength_0']:.1e} of the base")
-    loading = "" if report.variants or "opset" in report.facts else ", no missing or unexpected keys"
-    unused = report.facts.get("unused_by_the_base")
-    if unused:
-        console.print(f"tensors that the base does not use either: {', '.join(unused)}", markup=False)
-    if report.passed and report.approximate and report.kl_limit is None:
-        console.print(f"[bold yellow]approximate[/]: not equal to the hook-edited base ({report.dtype}), but near it")
-    elif report.passed and report.approximate:
-        assert report.baseline is not None
-        console.print(
-            f"[bold yellow]approximate[/]: not equal to the hook-edited base, but as near as promised (mean KL "
-            f"{report.equality.mean_kl:.2e}, at most {report.kl_limit:.2e}; the base is at "
-            f"{report.baseline.mean_kl:.2e}), different from the base{loading}"
-        )
-    elif report.passed:
-        console.print(
-            f"[bold green]verified[/]: equal to the hook-edited base (tolerance {report.tolerance:.1e}), "
-            f"different from the base{loading}"
-        )
-    else:
-        console.print("[bold red]NOT verified[/]")
-        for failure in report.failures:
-            console.print(f"  - {failure}", markup=False)
+    for line in judged(report):
+        console.print(line)

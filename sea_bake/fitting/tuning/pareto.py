@@ -8,14 +8,14 @@ from typing import Any
 from sea_bake.artefact.evaluation import Row
 from sea_bake.evaluation.damage import NEUTRAL
 from sea_bake.evaluation.rendering import number
+from sea_bake.fitting.tuning.folder import FIGURES, RESULT, SUMMARY
+from sea_bake.fitting.tuning.results import CHOSEN_BASE, DEFAULT, RULE, Trial, Tuning
+from sea_bake.fitting.tuning.space import in_words, shown
 from sea_bake.io.files import json_text
 from sea_bake.io.staging import staged_file
 from sea_bake.pages import templates
 from sea_bake.pages.pictures import Picture, drawing, panels
 from sea_bake.pages.text import harmless, p_value
-from sea_bake.tuning.folder import FIGURES, RESULT, SUMMARY
-from sea_bake.tuning.results import CHOSEN_BASE, DEFAULT, RULE, Trial, Tuning
-from sea_bake.tuning.space import in_words, shown
 
 _GAIN, _COST, _CHOSEN = "#3b6fb6", "0.6", "#c2452d"
 

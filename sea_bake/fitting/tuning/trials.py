@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sea_bake.tuning.results import DEFAULT, Trial
+from sea_bake.fitting.tuning.results import DEFAULT, Trial
 
 if TYPE_CHECKING:
     from optuna import Study

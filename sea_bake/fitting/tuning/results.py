@@ -20,8 +20,8 @@ from typing import Any
 from sea_bake.artefact.evaluation import P, Row
 from sea_bake.edit import Edit
 from sea_bake.edit.measured import Estimate
-from sea_bake.tuning.objective import gain
-from sea_bake.tuning.space import Settings
+from sea_bake.fitting.tuning.objective import gain
+from sea_bake.fitting.tuning.space import Settings
 
 FORMAT = "sea_bake.tuning"
 VERSION = 1

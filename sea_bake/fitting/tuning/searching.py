@@ -25,14 +25,14 @@ from sea_bake.errors import ActivationError, EvaluationError, SettingError, firs
 from sea_bake.evaluation import Judge, Row
 from sea_bake.evaluation.damage import NEUTRAL
 from sea_bake.fitting import fit
+from sea_bake.fitting.tuning.objective import Objective, gain, kl
+from sea_bake.fitting.tuning.results import CHOSEN_BASE, CHOSEN_DEFAULT, DEFAULT_BASE, Trial
+from sea_bake.fitting.tuning.space import Settings, Space, starts
+from sea_bake.fitting.tuning.trials import Rows, Trials
 from sea_bake.io import progress
 from sea_bake.methods.table import named
 from sea_bake.model.anatomy import Site
 from sea_bake.model.processes import on_main
-from sea_bake.tuning.objective import Objective, gain, kl
-from sea_bake.tuning.results import CHOSEN_BASE, CHOSEN_DEFAULT, DEFAULT_BASE, Trial
-from sea_bake.tuning.space import Settings, Space, starts
-from sea_bake.tuning.trials import Rows, Trials
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -18,12 +18,12 @@ from sea_bake.activations import Activations
 from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.demonstrations import Demonstration
 from sea_bake.errors import ActivationError, CheckpointError, OutputError
+from sea_bake.fitting.tuning.trials import LOOKS
 from sea_bake.io import leases
 from sea_bake.io.files import read_json, write_json
 from sea_bake.io.staging import check_output, staged_file
 from sea_bake.io.typed import build
 from sea_bake.model.fingerprint import BaseModel
-from sea_bake.tuning.trials import LOOKS
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sea_bake.errors import OutputError
+from sea_bake.fitting.tuning import storage
+from sea_bake.fitting.tuning.claims import Claims
+from sea_bake.fitting.tuning.results import DEFAULT, Trial
+from sea_bake.fitting.tuning.trials import Rows, Trials
 from sea_bake.io import interrupts
 from sea_bake.io.files import read_json, write_json
 from sea_bake.io.staging import staged_file
-from sea_bake.tuning import storage
-from sea_bake.tuning.claims import Claims
-from sea_bake.tuning.results import DEFAULT, Trial
-from sea_bake.tuning.trials import Rows, Trials
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -35,12 +35,12 @@ class Shared(Trials):
     """Those of the search of this name, which begins with the first worker.
 
     Args:
-        url: see :func:`sea_bake.tuning.storage.connect`.
+        url: see :func:`sea_bake.fitting.tuning.storage.connect`.
         folder: of this worker.
         say: called with sentences for people.
 
     Raises:
-        SettingError, MissingExtraError, OutputError: see :func:`sea_bake.tuning.storage.connect`.
+        SettingError, MissingExtraError, OutputError: see :func:`sea_bake.fitting.tuning.storage.connect`.
     """
 
     def __init__(self, url: str, name: str, folder: Path, say: Callable[[str], None]) -> None:

@@ -10,15 +10,15 @@ from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.errors import EvaluationError
 from sea_bake.evaluation import Judge
 from sea_bake.evaluation.doors import BASE, Doors
+from sea_bake.fitting.tuning import splits
+from sea_bake.fitting.tuning.folder import EDIT, Folder
+from sea_bake.fitting.tuning.objective import Objective
+from sea_bake.fitting.tuning.results import DEFAULT, Tuning, choose, front
+from sea_bake.fitting.tuning.searching import Bench, compare, looked_once, search
+from sea_bake.fitting.tuning.space import Space, untuned
+from sea_bake.fitting.tuning.trials import Trials
 from sea_bake.model.fingerprint import BaseModel
 from sea_bake.model.processes import are_several, check_alike, from_main, is_main_process, on_main
-from sea_bake.tuning import splits
-from sea_bake.tuning.folder import EDIT, Folder
-from sea_bake.tuning.objective import Objective
-from sea_bake.tuning.results import DEFAULT, Tuning, choose, front
-from sea_bake.tuning.searching import Bench, compare, looked_once, search
-from sea_bake.tuning.space import Space, untuned
-from sea_bake.tuning.trials import Trials
 
 
 @dataclass

@@ -30,19 +30,19 @@ from sea_bake.demonstrations import Demonstration
 from sea_bake.errors import EvaluationError, SettingError, missing_extra
 from sea_bake.evaluation import damage
 from sea_bake.evaluation.doors import BASE, Doors
+from sea_bake.fitting.tuning import pareto as reporting
+from sea_bake.fitting.tuning import splits
+from sea_bake.fitting.tuning.folder import Folder
+from sea_bake.fitting.tuning.objective import Objective
+from sea_bake.fitting.tuning.results import Trial, Tuning
+from sea_bake.fitting.tuning.running import Run
+from sea_bake.fitting.tuning.space import Range, Space, untuned
+from sea_bake.fitting.tuning.trials import Trials
+from sea_bake.fitting.tuning.workers import Shared
 from sea_bake.methods.layers import check_layers
 from sea_bake.methods.table import check_count
 from sea_bake.methods.table import check_settings as check_method
 from sea_bake.model.processes import check_alike, in_step, is_main_process, on_main
-from sea_bake.tuning import pareto as reporting
-from sea_bake.tuning import splits
-from sea_bake.tuning.folder import Folder
-from sea_bake.tuning.objective import Objective
-from sea_bake.tuning.results import Trial, Tuning
-from sea_bake.tuning.running import Run
-from sea_bake.tuning.space import Range, Space, untuned
-from sea_bake.tuning.trials import Trials
-from sea_bake.tuning.workers import Shared
 
 _PACKAGES = {"optuna": "optuna", "lm_eval": "lm-eval", "matplotlib": "matplotlib"}
 

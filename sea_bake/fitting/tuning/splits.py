@@ -17,7 +17,7 @@ from sea_bake.demonstrations.holding import plain
 from sea_bake.errors import DemonstrationError, EvaluationError, SettingError
 from sea_bake.evaluation.statistics import FEW
 from sea_bake.evaluation.tasks import locate
-from sea_bake.tuning.objective import Objective
+from sea_bake.fitting.tuning.objective import Objective
 
 ROWS = 100  # of a benchmark, for selection and again for the end, when nothing is said
 LEAST = {"select": FEW, "confirm": 20}  # examples: below it one trial is taken for another, or for a gain
