@@ -17,7 +17,6 @@ from sea_bake.cli import (
     eval,
     export,
     fit,
-    importing,
     inspect,
     publish,
     run,
@@ -62,23 +61,16 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("init")(run.init)
-app.command("run")(run.run)
-app.command("fit")(fit.fit)
-app.command("plan")(bake.plan)
-app.command("bake")(bake.bake)
-app.command("verify")(verify.verify)
-app.command("eval")(eval.evaluate)
-app.command("tune")(tune.tune)
-app.command("unbake")(bake.unbake)
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "init": run.init, "run": run.run, "fit": fit.fit, "plan": bake.plan, "bake": bake.bake, "verify": verify.verify,
+    "ask": try_it.ask, "chat": try_it.chat, "serve": try_it.serve, "eval": eval.evaluate, "tune": tune.tune,
+    "unbake": bake.unbake, "serve-web": serve_web.serve_web, "report": inspect.report, "publish": publish.publish,
+    "reproduce": run.reproduce, "inspect": inspect.inspect, "demo": demo.demo, "import": fit.import_edit,
+    "doctor": try_it.doctor,
+}  # fmt: skip
+for _name, _body in _COMMANDS.items():
+    app.command(_name)(_body)
 app.add_typer(export.app, name="export")
-app.command("serve-web")(serve_web.serve_web)
-app.command("report")(inspect.report)
-app.command("publish")(publish.publish)
-app.command("reproduce")(run.reproduce)
-app.command("inspect")(inspect.inspect)
-app.command("demo")(demo.demo)
-app.command("import")(importing.import_edit)
 
 
 def _version(value: bool) -> None:

@@ -1,4 +1,4 @@
-"""sea-bake fit"""
+"""sea-bake fit, sea-bake import"""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from typing import Annotated
 import typer
 
 from sea_bake.cli.options import FORMAT, PROMPTS, SOURCE, Call, command, spelt
+from sea_bake.cli.printing import Overwrite
 from sea_bake.errors import SettingError
+from sea_bake.io.apart import check_apart
+from sea_bake.io.staging import check_output
 from sea_bake.pages.text import size
 
+Output = Annotated[Path, typer.Option("--output", "-o", help="Edit file to write.")]
 _SETTLED = "demonstrations format limit shuffle_seed split neutral max_new_tokens site position seed save_activations"
 _SETTLED += f" show_prompt held_back budget measure controls {PROMPTS}"  # by saved activations
 
@@ -37,7 +41,7 @@ _SETTLED += f" show_prompt held_back budget measure controls {PROMPTS}"  # by sa
 def fit(
     call: Call,
     context: typer.Context,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Edit file to write.")] = Path("edit.safetensors"),
+    output: Output = Path("edit.safetensors"),
     show_prompt: Annotated[bool, typer.Option(help="Run nothing: print one triple as the model reads it.")] = False,
 ) -> None:
     """Fit an edit from demonstrations: SEA, or another --method.
@@ -53,8 +57,6 @@ def fit(
 
       accelerate launch --num-processes 4 -m sea_bake fit MODEL      (data parallel)
     """
-    from sea_bake.io.apart import check_apart
-    from sea_bake.io.staging import check_output
     from sea_bake.model.source import ModelSource
 
     console, model, activations = call.console, call["model"], call["activations"]
@@ -109,3 +111,30 @@ def fit(
         console.print(f"not edited, having no site {edit.site.value}: layers {ranges(without)}", markup=False)
     done = f"wrote {output} ({size(output.stat().st_size)}). "
     call.go_on("sea-bake", "bake", model or "MODEL", output, "-o", "OUT", done=done)
+
+
+@command(
+    "sea_bake.exporting.edits:import_edit",
+    base=spelt("-b", positional=False),
+    files=spelt(hint=list[Path], metavar="FILE [MORE]"),
+)
+def import_edit(
+    call: Call,
+    output: Output = Path("edit.safetensors"),
+    overwrite: Overwrite = False,
+) -> None:
+    """Import an edit that another tool fitted: a control vector, a steering vector, an eraser, a LoRA. Examples:
+
+    sea-bake import happy.gguf --base HuggingFaceTB/SmolLM2-135M-Instruct -o happy.safetensors
+
+    sea-bake import evil_response_avg_diff.pt -b Qwen/Qwen2.5-7B-Instruct --layers 19 --alpha 2
+    """
+    place = check_output(output, overwrite=overwrite, folder=False)  # no refusal waits for torch
+    check_apart(place, [*call["files"], call["base"]], folder=False)
+    from sea_bake.pages.edits import sentence
+
+    edit = call()
+    edit.save(place, overwrite=overwrite)
+    call.emit({"output": str(output), **edit.describe()})
+    call.console.print(sentence(edit), markup=False)
+    call.go_on("sea-bake", "bake", call["base"], output, "-o", "OUT", done=f"wrote {output}. ")

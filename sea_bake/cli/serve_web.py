@@ -21,7 +21,7 @@ def serve_web(
     serve: Annotated[
         bool, typer.Option("--serve", help="Then show it at http://127.0.0.1:PORT/ until Ctrl-C.")
     ] = False,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="For --serve.")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
 ) -> None:
     """Write a page that runs base and edited model side by side in the browser: no server code, any static host.
 

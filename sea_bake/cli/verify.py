@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from sea_bake.cli.options import Call, command, spelt
 from sea_bake.cli.printing import table
-from sea_bake.pages.verdicts import judged
+from sea_bake.pages.verdicts import judged, rows
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,18 +39,7 @@ def verify(call: Call) -> None:
 
 def show(report: Verification, console: Console) -> None:
     """The table and the verdict."""
-    rows = [
-        [
-            name,
-            f"{c.largest:.2e}",
-            f"{c.mean_kl:.2e}",
-            f"{100 * c.top1:.1f}%",
-            f"{c.greedy_equal}/{c.prompts}",
-            f"{c.padded_equal}/{c.prompts}",
-        ]
-        for name, c in (("live hooks", report.equality), ("base", report.effect))
-    ]
     head = ["against", "max |Δlogit|", "mean KL", "top-1", "greedy", "left-padded"]
-    console.print(table(head, rows, title=f"{escape(report.artefact)} ({report.dtype}, {report.device})"))
+    console.print(table(head, rows(report), title=f"{escape(report.artefact)} ({report.dtype}, {report.device})"))
     for line in judged(report):
         console.print(line)

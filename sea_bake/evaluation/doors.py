@@ -137,7 +137,7 @@ class Doors:
         key = name if self.artefact else BASE
         if self._held is None or self._held[0] != key:
             self.close()
-            self._held = key, self._load(key)
+            self._held = key, self.load(key)
         model = self._held[1]
         if name != "live":
             yield model
@@ -150,7 +150,13 @@ class Doors:
         self._held = None
         gc.collect()
 
-    def _load(self, name: str) -> Any:
+    def load(self, name: str) -> Any:
+        """The living model behind a door, without hooks; the caller keeps it.
+
+        Raises:
+            CheckpointError: it cannot be loaded.
+            WrongModelError: an artefact that belongs to another base.
+        """
         options: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
         if name == BASE:
             return self._checked(load_model(self.base, **options))

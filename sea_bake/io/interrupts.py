@@ -114,3 +114,28 @@ def heeded() -> Iterator[None]:
         logging.disable(before)
         sys.unraisablehook = hook
         _seen = _kept = False
+
+
+@contextlib.contextmanager
+def taken() -> Iterator[list[bool]]:
+    """Let Ctrl-C end this block, and nothing around it: an answer, and not the conversation.
+
+    What it gives is empty, and holds True once the block was ended so; outside of :func:`heeded` too.
+    """
+    global _seen
+    check()  # an earlier one, swallowed, is not of this block
+    before, hook = logging.root.manager.disable, sys.unraisablehook
+    came: list[bool] = []
+    try:
+        yield came
+    except KeyboardInterrupt:
+        came.append(True)
+    except Exception:
+        if not _seen:
+            raise
+        came.append(True)  # a library has made another error of it
+    if _seen or came:
+        came[:] = [True]
+        _seen = False
+        logging.disable(before)
+        sys.unraisablehook = hook

@@ -8,6 +8,21 @@ from sea_bake.artefact.verification import Verification
 from sea_bake.pages.text import size
 
 
+def rows(report: Verification) -> list[list[str]]:
+    """Against the hooks, and against the base: distances, and how many greedy and left-padded texts are the same."""
+    return [
+        [
+            name,
+            f"{c.largest:.2e}",
+            f"{c.mean_kl:.2e}",
+            f"{100 * c.top1:.1f}%",
+            f"{c.greedy_equal}/{c.prompts}",
+            f"{c.padded_equal}/{c.prompts}",
+        ]
+        for name, c in (("live hooks", report.equality), ("base", report.effect))
+    ]
+
+
 def judged(report: Verification) -> list[str]:
     """A sentence for each reduced graph, what else was seen, and the verdict with its reasons."""
     found = []

@@ -1,0 +1,199 @@
+"""What is installed and what works on this machine, with the line that brings what is not there; without torch."""
+
+from __future__ import annotations
+
+import importlib.metadata as metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+_MARKER = re.compile(r"""extra\s*==\s*['"]([\w-]+)['"]""")
+_NEEDED = ("torch", "transformers", "safetensors", "peft", "huggingface-hub", "accelerate")
+_SHOWN = ("sea-bake", *_NEEDED)
+_MARKS = {True: "✓", False: "✗", None: "·"}
+_HIDDEN = ("test", "lint", "all")  # extras of ours alone
+_ENOUGH = 5 << 30  # bytes of a disk on which a small model is edited
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        name: what it is.
+        works: True, or False; None where nothing depends on it.
+        found: what is there.
+        cure: the line that mends it; "" where nothing has to be.
+        needed: whether sea_bake does not work without it.
+    """
+
+    name: str
+    works: bool | None
+    found: str
+    cure: str = ""
+    needed: bool = False
+
+
+@dataclass(frozen=True)
+class Health:
+    """What :func:`doctor` found.
+
+    Attributes:
+        versions: package -> version; "" of one that is not installed.
+        extras: what an extra of sea_bake brings, by its name.
+        devices: processor, graphics cards, memory and disk.
+        tools: what others made, and some commands use.
+    """
+
+    versions: dict[str, str] = field(default_factory=dict)
+    needed: list[Finding] = field(default_factory=list)
+    extras: list[Finding] = field(default_factory=list)
+    devices: list[Finding] = field(default_factory=list)
+    tools: list[Finding] = field(default_factory=list)
+
+    @property
+    def findings(self) -> list[Finding]:
+        return [*self.needed, *self.extras, *self.devices, *self.tools]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether all works that sea_bake cannot do without."""
+        return not any(one.needed and not one.works for one in self.findings)
+
+    def lines(self) -> list[str]:
+        """For people: a mark before each finding, and its cure below it."""
+        found = [", ".join(f"{name} {version or '(not installed)'}" for name, version in self.versions.items())]
+        broken = [one for one in self.needed if not one.works]
+        for title, rows in (
+            ("Broken", broken),
+            ("Extras", self.extras),
+            ("Devices", self.devices),
+            ("Tools", self.tools),
+        ):
+            found += [title] if rows else []
+            for one in rows:
+                found.append(f"  {_MARKS[one.works]} {one.name}: {one.found}")
+                found += [f"      {one.cure}"] if one.cure else []
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        return {"healthy": self.healthy, **asdict(self)}
+
+
+def doctor() -> Health:
+    """Look at versions, extras, devices and tools: by metadata and the PATH alone, so that it takes no time."""
+    requirements = _requirements()
+    needed = [_package(name, requirements[""].get(name, ""), needed=True) for name in requirements[""]]
+    extras = []
+    for extra, asked in sorted(requirements.items()):
+        if extra and extra not in _HIDDEN:
+            lacking = [one for name, bounds in asked.items() if not (one := _package(name, bounds)).works]
+            works = not lacking
+            found = "installed" if works else ", ".join(f"{one.name} {one.found}" for one in lacking)
+            extras.append(Finding(extra, works, found, "" if works else f"pip install 'sea-bake[{extra}]'"))
+    versions = {"python": platform.python_version()} | {name: _version(name) or "" for name in _SHOWN}
+    return Health(versions, needed, extras, _devices(), _tools())
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _requirements() -> dict[str, dict[str, str]]:
+    """Extra ("" for none) -> package -> its bounds, as our own metadata say; what ours asks of ours is left out."""
+    found: dict[str, dict[str, str]] = {"": {}}
+    for text in metadata.requires("sea-bake") or []:
+        wanted, _, marker = text.partition(";")
+        name = re.split(r"[\s\[<>=!~]", wanted.strip())[0]
+        named = _MARKER.search(marker)
+        if name == "sea-bake" or ("python_version" in marker and not _holds(marker)):
+            continue
+        found.setdefault(named[1] if named else "", {})[name] = wanted.strip()[len(name) :].strip()
+    return found
+
+
+def _holds(marker: str) -> bool:
+    """Whether a marker's bound of Python's version holds here; one that this does not read does."""
+    bound = re.search(r"""python_version\s*>=\s*['"](\d+)\.(\d+)['"]""", marker)
+    return bound is None or sys.version_info[:2] >= (int(bound[1]), int(bound[2]))
+
+
+def _package(name: str, bounds: str, *, needed: bool = False) -> Finding:
+    there = _version(name)
+    cure = f"pip install -U '{name}{bounds}'"
+    if there is None:
+        return Finding(name, False, "is not installed", cure, needed)
+    least = re.search(r">=\s*([\d.]+)", bounds)
+    below = re.search(r"<\s*([\d.]+)", bounds)
+    if least and _numbers(there) < _numbers(least[1]):
+        return Finding(name, False, f"{there} is too old", cure, needed)
+    if below and _numbers(there) >= _numbers(below[1]):
+        return Finding(name, False, f"{there} is too new", cure, needed)
+    return Finding(name, True, there, "", needed)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    found = [int(part) for part in re.findall(r"\d+", re.split(r"[+a-zA-Z-]", version)[0])]
+    while found and found[-1] == 0:
+        found.pop()
+    return tuple(found)
+
+
+def _devices() -> list[Finding]:
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = ""
+    if hasattr(os, "sysconf") and {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= set(os.sysconf_names):
+        memory = f", {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB of memory"
+    found = [Finding("processor", True, f"{count} cores ({platform.machine()}){memory}")]
+    cards = _output("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
+    torch = _version("torch") or ""
+    cure = ""
+    if cards and "+cpu" in torch:
+        cure = "torch here is built for the processor alone: https://pytorch.org/get-started/locally has the other line"
+    found.append(Finding("graphics cards", not cure if cards else None, cards or "none (nvidia-smi names none)", cure))
+    free = shutil.disk_usage(Path.cwd()).free
+    cure = "" if free > _ENOUGH else "work on a disk with more room: a bake writes what it edits"
+    found.append(Finding("disk", free > _ENOUGH, f"{free / 1e9:.0f} GB free here", cure))
+    return found
+
+
+def _tools() -> list[Finding]:
+    """Tool -> what it is for; None where it is not there and nothing breaks without it."""
+    compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
+    llama = _version("xllamacpp")
+    server = shutil.which("llama-server")
+    asked = [
+        ("C compiler (torch.compile)", compiler, "apt install build-essential, or your system's own"),
+        (
+            "llama.cpp (chat, ask with a GGUF)",
+            f"xllamacpp {llama}" if llama else server,
+            "pip install xllamacpp, or put llama-server on the PATH",
+        ),
+        ("vLLM (serve)", shutil.which("vllm"), "install it in an environment of its own, with its bin on the PATH"),
+        ("node (transformers.js)", shutil.which("node"), "https://nodejs.org"),
+        ("git", shutil.which("git"), "apt install git, or your system's own"),
+    ]
+    browser = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
+    asked.append(("browser (serve-web)", browser, "any browser of another machine will do"))
+    return [Finding(name, True if there else None, there or "not here", "" if there else cure)
+            for name, there, cure in asked]  # fmt: skip
+
+
+def _output(*words: str) -> str:
+    """What a short command says, in one line; "" where it is not there."""
+    if shutil.which(words[0]) is None:
+        return ""
+    try:
+        ran = subprocess.run(words, capture_output=True, text=True, timeout=10, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return "; ".join(ran.stdout.split("\n")).strip("; ") if ran.returncode == 0 else ""

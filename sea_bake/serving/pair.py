@@ -1,0 +1,118 @@
+"""Base and edited model side by side, whatever runs them: one answer at a time, in pieces as it grows."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sea_bake.activations.prompt_format import PromptFormat
+from sea_bake.activations.prompts import Tokens, encode
+from sea_bake.activations.rendering import REASONING
+from sea_bake.errors import SettingError
+from sea_bake.serving.sampling import Sampling
+
+BASE, EDITED = "base", "edited"
+Say = Callable[[str], None]
+Turns = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer.
+
+    Attributes:
+        text: without special tokens.
+        tokens: how many were written.
+        ended: whether the model ended it; else it was cut at the longest length.
+    """
+
+    text: str
+    tokens: int
+    ended: bool
+
+
+class Pair(abc.ABC):
+    """A base and what an edit makes of it.
+
+    Attributes:
+        name: what to call it.
+        how: "live", "insert", "fold", "adapter", "onnx", "gguf"; None of a base alone.
+        runtime: what runs it: "transformers", "onnxruntime" or "llama.cpp".
+        sides: of ``BASE`` and ``EDITED`` those that there are.
+        lacking: why one of them is not there; "" where both are.
+        fixed: why the strength cannot be changed; "" where it can.
+        form: how prompts are rendered.
+    """
+
+    name: str
+    how: str | None
+    runtime: str
+    sides: tuple[str, ...]
+    lacking: str = ""
+    fixed: str = ""
+    form: PromptFormat = PromptFormat()
+
+    def check(self, side: str, strength: float) -> None:
+        """Raises SettingError for a side that is not there, or a strength that it cannot have."""
+        if side not in self.sides:
+            raise SettingError(self.lacking or f"there is no side {side!r}: {' and '.join(self.sides)} are there")
+        if not math.isfinite(strength) or abs(strength) > 1e6:
+            raise SettingError(f"alpha = {strength} is no strength: 1 is the edit as it is stored, 0 the base")
+        if side == EDITED and strength != 1 and self.fixed:
+            raise SettingError(self.fixed)
+
+    @abc.abstractmethod
+    def check_format(self, form: PromptFormat) -> None:
+        """Raises SettingError where prompts cannot be rendered so: a chat template without a system prompt, say."""
+
+    @abc.abstractmethod
+    def reply(
+        self, side: str, prompt: str, *, before: Turns = (), strength: float = 1.0, sampling: Sampling, say: Say
+    ) -> Reply:
+        """One side's answer.
+
+        Args:
+            before: (prompt, answer) pairs of the same conversation.
+            strength: times the edit as it is stored; 0 is the base.
+            say: is given each piece of the text as it comes.
+
+        Raises:
+            SettingError: see :meth:`check`; a conversation that is longer than the model can read.
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Give back what it holds."""
+
+
+def tokens_of(tokenizer: Any, prompt: str, before: Turns, form: PromptFormat, start: int | None = None) -> Tokens:
+    """A prompt behind its conversation, which stands where a primer would.
+
+    Raises:
+        SettingError: the chat template refuses it.
+    """
+    turns = tuple((question, without_reasoning(answer)) for question, answer in before)
+    return encode(tokenizer, prompt, form=replace(form, primer=(*form.primer, *turns)), decoder_start=start)
+
+
+def without_reasoning(answer: str) -> str:
+    """What an answer says behind its last block of reasoning: chat templates leave these out of what was said."""
+    ends = [place + len(end) for end in REASONING.values() if (place := answer.rfind(end)) >= 0]
+    return answer[max(ends) :].strip() if ends else answer
+
+
+def room_for(tokens: int, limit: int | None, wanted: int) -> int:
+    """How many tokens an answer may have behind so many.
+
+    Raises:
+        SettingError: none at all.
+    """
+    if limit is None or tokens + 1 <= limit:
+        return wanted if limit is None else min(wanted, limit - tokens)
+    raise SettingError(
+        f"the conversation takes {tokens} tokens, and the model has positions for {limit}: begin a new one (/new in a "
+        "chat), or shorten the prompt"
+    )

@@ -1,0 +1,166 @@
+"""transformers' own server, given living models: its routes, streams and checks, and our two sides behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import inspect
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import Thread
+from typing import Any
+
+from sea_bake.errors import SeaBakeError, SettingError, first_line_of
+from sea_bake.serving.living import Living
+from sea_bake.serving.pair import BASE, EDITED
+
+try:
+    import uvicorn
+    from fastapi import HTTPException
+    from fastapi.responses import JSONResponse
+    from jinja2 import TemplateError
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from transformers.cli.serving import chat_completion, completion, model_manager, response, transcription, utils
+    from transformers.cli.serving.server import build_server
+except ImportError as error:
+    raise SettingError(
+        f"the server of this transformers cannot be used ({error}): pip install -U 'sea-bake[serve]' transformers"
+    ) from error
+
+# For a tokenizer without a chat template, as prompts are rendered elsewhere.
+PLAIN = (
+    "{{ bos_token or '' }}{% for m in messages %}{% if m.role == 'user' %}Q: {{ m.content }}\n"
+    "{% elif m.role == 'assistant' %}A: {{ m.content }}\n\n{% else %}{{ m.content }}\n\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}A:{% endif %}"
+)
+_GRACE = 2  # seconds for answers that are growing when the server ends
+
+
+class Voice:
+    """A side as the server sees a model: its attributes are the model's, and it generates at a strength."""
+
+    def __init__(self, pair: Living, side: str, strength: float) -> None:
+        self.pair, self.side, self.strength = pair, side, strength
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.pair.any_model, name)
+
+    def generate(self, **given: Any) -> Any:
+        with self.pair.model(self.side, self.strength) as model:
+            return model.generate(**given)
+
+
+class Manager(model_manager.ModelManager):
+    """Two models by name, loaded already: nothing else is loaded, and nothing is unloaded."""
+
+    def __init__(self, pair: Living, alpha: float) -> None:
+        super().__init__(model_timeout=-1)
+        self.pair, self.alpha = pair, alpha
+        self.tokenizer = pair.tokenizer
+        if not getattr(self.tokenizer, "chat_template", None):
+            self.tokenizer = copy.copy(self.tokenizer)
+            self.tokenizer.chat_template = PLAIN
+
+    @staticmethod
+    def process_model_name(model_id: str) -> str:
+        return model_id
+
+    def load_model_and_processor(self, model_id_and_revision: str, *_: Any, **__: Any) -> tuple[Any, Any]:
+        if model_id_and_revision not in self.pair.sides:
+            known = " and ".join(self.pair.sides)
+            reason = f" {self.pair.lacking}" if model_id_and_revision in (BASE, EDITED) else ""
+            raise HTTPException(404, f"there is no model {model_id_and_revision!r} here: {known} are served.{reason}")
+        return Voice(self.pair, model_id_and_revision, self.alpha), self.tokenizer
+
+    def list_models(self, cache_dir: str | None = None) -> list[dict[str, Any]]:
+        return [{"id": side, "object": "model", "created": 0, "owned_by": self.pair.name} for side in self.pair.sides]
+
+    get_gen_models = list_models  # its name in earlier releases
+
+    def shutdown(self) -> None:
+        pass
+
+
+class _State(utils.GenerationState):
+    """One queue for both sides: hooks change the one model that both may be."""
+
+    def get_manager(self, model_id: str, use_cb: bool = False) -> Any:
+        return super().get_manager("both", use_cb=False)
+
+
+def asked(handler: type[Any]) -> type[Any]:
+    """A handler of transformers that reads "alpha" too, and refuses what it cannot do with a sentence."""
+
+    class Asked(handler):
+        def _validate_request(self, body: dict[str, Any]) -> None:
+            super()._validate_request({name: value for name, value in body.items() if name != "alpha"})
+
+        def _resolve_model(self, body: dict[str, Any]) -> Any:
+            self.model_manager.load_model_and_processor(str(body.get("model")))  # a name that is not there
+            name, voice, processor = super()._resolve_model(body)
+            alpha = body.pop("alpha", None)
+            if alpha is None:
+                return name, voice, processor
+            try:
+                if name == BASE:
+                    raise SettingError("alpha is the strength of the edit: it belongs to the model 'edited'")
+                if isinstance(alpha, bool) or not isinstance(alpha, int | float):
+                    raise SettingError(f"alpha = {alpha!r:.40} is no number")
+                voice.pair.check(name, alpha)
+            except SeaBakeError as error:
+                raise HTTPException(422, str(error)) from error
+            return name, Voice(voice.pair, name, float(alpha)), processor
+
+        async def handle_request(self, body: dict[str, Any], request_id: str) -> Any:
+            try:
+                return await super().handle_request(body, request_id)
+            except TemplateError as error:
+                reason = first_line_of(error)
+                raise HTTPException(422, f"the chat template refuses these messages: {reason}") from error
+
+    return Asked
+
+
+def application(pair: Living, *, alpha: float = 1.0, hosts: Sequence[str] = ()) -> Any:
+    """The ASGI application: transformers' routes, for those who call it by one of these names."""
+    if EDITED in pair.sides:
+        pair.check(EDITED, alpha)
+    manager, state = Manager(pair, alpha), _State()
+    handlers = {
+        "chat_handler": asked(chat_completion.ChatCompletionHandler),
+        "completion_handler": asked(completion.CompletionHandler),
+        "response_handler": asked(response.ResponseHandler),
+        "transcription_handler": transcription.TranscriptionHandler,
+    }
+    made = {name: handler(manager, state) for name, handler in handlers.items()}
+    if "systemone_handler" in inspect.signature(build_server).parameters:
+        from transformers.cli.serving.systemone import SystemOneHandler
+
+        made["systemone_handler"] = SystemOneHandler(manager, state)
+    app = build_server(manager, generation_state=state, **made)
+
+    @app.exception_handler(HTTPException)
+    async def refused(_request: Any, error: HTTPException) -> JSONResponse:
+        """As OpenAI's client reads it, so that its users do."""
+        told = {"message": str(error.detail), "type": "invalid_request_error", "code": None}
+        return JSONResponse({"error": told}, error.status_code)
+
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
+    return app
+
+
+@contextmanager
+def served(pair: Living, place: socket.socket, *, alpha: float = 1.0, hosts: Sequence[str] = ()) -> Iterator[str]:
+    """Serve while the block runs; gives the address that clients take as their base URL."""
+    app = application(pair, alpha=alpha, hosts=hosts)
+    config = uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=_GRACE)
+    server = uvicorn.Server(config)
+    thread = Thread(target=lambda: asyncio.run(server.serve(sockets=[place])), daemon=True)
+    thread.start()
+    host, port = place.getsockname()[:2]
+    try:
+        yield f"http://{host}:{port}/v1"
+    finally:
+        server.should_exit = True
+        thread.join(2 * _GRACE)
