@@ -18,8 +18,11 @@ _HOMES = {
     "SeaBakeError": "sea_bake.errors",
     "Site": "sea_bake.model.anatomy",
     "Verification": "sea_bake.verification",
+    "ask": "sea_bake.serving.asking",
     "bake": "sea_bake.baking",
+    "chat": "sea_bake.serving.chatting",
     "collect": "sea_bake.activations",
+    "doctor": "sea_bake.serving.doctor",
     "evaluate": "sea_bake.evaluation",
     "export_control_vector": "sea_bake.exporting.gguf.control_vector",
     "export_gguf": "sea_bake.exporting.gguf",
@@ -31,6 +34,7 @@ _HOMES = {
     "report": "sea_bake.reporting",
     "reproduce": "sea_bake.recipes.reproducing",
     "run": "sea_bake.recipes.running",
+    "serve": "sea_bake.serving.server",
     "tune": "sea_bake.fitting.tuning",
     "unbake": "sea_bake.baking",
     "verify": "sea_bake.verification",
@@ -43,8 +47,11 @@ __all__ = [
     "SeaBakeError",
     "Site",
     "Verification",
+    "ask",
     "bake",
+    "chat",
     "collect",
+    "doctor",
     "evaluate",
     "export_control_vector",
     "export_gguf",
@@ -56,6 +63,7 @@ __all__ = [
     "report",
     "reproduce",
     "run",
+    "serve",
     "tune",
     "unbake",
     "verify",
@@ -81,6 +89,10 @@ if TYPE_CHECKING:
     from sea_bake.recipes.reproducing import reproduce
     from sea_bake.recipes.running import run
     from sea_bake.reporting import report
+    from sea_bake.serving.asking import ask
+    from sea_bake.serving.chatting import chat
+    from sea_bake.serving.doctor import doctor
+    from sea_bake.serving.server import serve
     from sea_bake.verification import Verification, verify
 
 

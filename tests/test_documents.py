@@ -39,6 +39,7 @@ ELSEWHERE = {
     r"sea-bake export gguf .*--converter .*": "needs llama.cpp's converter: scripts/check_gguf_families runs it",
     r"sea-bake publish me/\S+|sea-bake publish (?!.*--dry-run).*|sea-bake reproduce .*": "needs the Hub: "
     "tests/test_publish.py and tests/test_reproduce.py run it on loopback",
+    r"sea-bake (chat|serve) .*": "talks until Ctrl-D or Ctrl-C: tests/test_serving.py runs both",
     r"llama-cli .*": "llama.cpp's own: tests/test_control_vectors.py and tests/test_gguf.py run it in the process",
     r"sea-bake (import|bake|export control-vector) .*happy.*": "needs a file of another tool: "
     "tests/test_importing.py and tests/test_control_vectors.py make them",
@@ -54,6 +55,7 @@ BASES = r"HuggingFaceTB/SmolLM2-135M-Instruct|SmolLM2-135M-Instruct(\.Q4_1\.gguf
 # More options where a real run would take long, or needs what a tiny model has not: command -> options.
 SHORT = {
     "fit": ("--max-new-tokens", "4", "--controls", "1"),
+    "ask": ("--max-new-tokens", "4"),
     "eval": ("--no-cost",),
     "tune": ("--trials", "2", "--max-new-tokens", "4"),
     "publish": ("--license", "apache-2.0", "--base-model", "someone/base"),

@@ -6,6 +6,7 @@ MODEL) are for the reader to fill in, and so they are filled in here.
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -151,9 +152,13 @@ def little_language() -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "how"), [(kind, how) for kind, (_, ways) in BASES.items() for how in ways])
 def test_a_base_of_every_kind_is_led_from_fit_to_a_verified_export(
-    fitted: Callable[[str], tuple[Path, str]], tmp_path: Path, kind: str, how: str
+    fitted: Callable[[str], tuple[Path, str]],
+    tmp_path: Path,
+    kind: str,
+    how: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """fit, bake, verify, and where there is an export of it, export, verify: each as the one before printed it."""
+    """fit, bake, verify, chat; where there is an export of it, export, verify: each as the one before printed it."""
     base, said = fitted(kind)
     way = APPROXIMATE if how == "approximate" else ("--how", how)
     said = follow(said, *way, OUT=tmp_path / "an artefact")
@@ -162,6 +167,11 @@ def test_a_base_of_every_kind_is_led_from_fit_to_a_verified_export(
     assert "verified: equal" in said or "approximate: not equal" in said
     artefact = Artefact.open(tmp_path / "an artefact")
     assert artefact.doubt is None
+    if how == "auto":
+        monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n"))
+        said = follow(said, "--max-new-tokens", 2)
+        assert "base: " in said
+        assert "edited: " in said
     # What "auto" chose is exported under its own name.
     if artefact.kind == "adapter" or how == "auto" or kind not in ("folder", "GGUF", "PEFT adapter"):
         return

@@ -14,7 +14,7 @@ import pytest
 import tiny
 import torch
 
-from sea_bake import verify
+from sea_bake import ask, verify
 from sea_bake.artefact.names import EXPORT
 from sea_bake.artefact.seal import broken
 from sea_bake.errors import CheckpointError, MissingExtraError, SettingError, VerificationError
@@ -218,3 +218,29 @@ def test_what_cannot_be_bypassed_is_said(tmp_path: Path) -> None:
         bypass(graph, ["/model/layers.9/sea.mlp.0/Add_0"])
     with pytest.raises(CheckpointError, match="inputs and"):
         bypass(graph, [name for name in names if "/layers.0/" in name][3:5])
+
+
+# ------------------------------------------------------------------------------------------------------------ questions
+
+
+@pytest.mark.slow
+def test_an_export_answers_questions_as_the_artefact_does() -> None:
+    """With a strength as an input; and without one, its nodes led past."""
+
+    def said(what: Path, **options: Any) -> dict[str, str]:
+        found = ask(what, ["Can bats see?"], max_new_tokens=12, **options)
+        assert (found.runtime == "onnxruntime") == (what != exports.artefact())
+        return {side: reply.text for side, reply in found.turns[0].replies.items()}
+
+    expected, other = said(exports.artefact()), said(exports.artefact(), alpha=-2.0)
+    assert len({*expected.values(), other["edited"]}) == 3
+    assert said(exports.strong()) == said(exports.plain()) == expected
+    assert said(exports.strong(), alpha=-2.0) == other
+    assert said(exports.strong(), alpha=0.0) == dict.fromkeys(expected, expected["base"])
+    assert said(exports.strong(), temperature=2.0, seed=1) != expected
+    with pytest.raises(SettingError, match="--strength"):
+        ask(exports.plain(), ["?"], alpha=0.5)
+    odd: list[dict[str, Any]] = [{"dtype": "float32"}, {"runtime": "transformers"}, {"edit": tiny.edit_file()}]
+    for options in odd:
+        with pytest.raises(SettingError, match="drop"):
+            ask(exports.plain(), ["?"], **options)

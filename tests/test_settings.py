@@ -18,15 +18,19 @@ import yaml
 from typer.main import get_command
 
 from sea_bake.activations import collect
+from sea_bake.activations.prompt_format import PromptFormat
+from sea_bake.artefact import Artefact
 from sea_bake.cli import app
 from sea_bake.cli.options import wording
 from sea_bake.demonstrations import load
+from sea_bake.edit import Edit
 from sea_bake.fitting import fit
 from sea_bake.io import signatures
 from sea_bake.io.signatures import REQUIRED, Argument, arguments
 from sea_bake.model.loading import load_model, load_tokenizer
 from sea_bake.recipes.sections import SECTIONS
 from sea_bake.recipes.starter import starter
+from sea_bake.serving.conversation import Conversation
 
 FORMAT = "sea_bake.activations.prompt_format:prompt_format"
 COLLECT = "sea_bake.activations:collect_sites"
@@ -47,9 +51,17 @@ OTHERS = {
     ("write", "sea_bake.verification:verify"): "a verdict belongs to its artefact; pages and evaluations on request",
 }
 OTHERS |= {
+    (name, f"sea_bake.serving.{verb}"): why
+    for name, why in (("alpha", "times the edit as it is stored"), ("max_new_tokens", "of an answer for people"))
+    for verb in ("asking:ask", "chatting:chat", "server:serve")
+    if (name, verb) != ("max_new_tokens", "server:serve")
+}
+OTHERS |= {
     (name, "sea_bake.fitting.tuning.space:parse_space"): "values to try; None: those of the search"
     for name in ("method", "site", "merge", "feature", "parts", "alpha", "centre")
 }
+# What some modules import under TYPE_CHECKING alone.
+LATER = {"torch": torch, "Artefact": Artefact, "Conversation": Conversation, "Edit": Edit, "PromptFormat": PromptFormat}
 # Arguments that no option sets.
 NO_OPTION = {
     "sea_bake.fitting:fit": {
@@ -65,6 +77,13 @@ NO_OPTION = {
         "say": "the console",
     },
     "sea_bake.evaluation:evaluate": {"say": "the console"},
+    "sea_bake.serving.asking:ask": {"prompt_format": "an option for each of its parts", "hear": "the console"},
+    "sea_bake.serving.chatting:chat": {
+        "prompt_format": "an option for each of its parts",
+        "read": "the terminal",
+        "write": "the terminal",
+    },
+    "sea_bake.serving.server:serve": {"ready": "the console"},
     "sea_bake.recipes.running:run": {"folder": "of a mapping, in Python", "watch": "the console"},
 }
 # Arguments that no recipe key sets: the run does, or they make no sense in one.
@@ -107,7 +126,7 @@ def plain(hint: Any) -> Any:
 def differences(found: dict[str, Argument], function: Callable[..., Any]) -> list[str]:
     """Where the reading of a function is not what Python says of it."""
     parameters = inspect.signature(function).parameters
-    hints = get_type_hints(function, vars(sys.modules[function.__module__]) | {"torch": torch})  # imported later
+    hints = get_type_hints(function, LATER | vars(sys.modules[function.__module__]))
     hints = {name: Any if hint == (Any | None) else hint for name, hint in hints.items()}  # Python 3.10 adds None
     wrong = [] if list(found) == list(parameters) else [f"names: {list(found)}"]
     for name, argument in found.items():

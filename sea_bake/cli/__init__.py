@@ -56,7 +56,6 @@ app = typer.Typer(
     "prove that the checkpoint answers like the edit and unlike its base.",
     epilog="Start with: sea-bake demo",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},

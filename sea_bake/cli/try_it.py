@@ -33,13 +33,15 @@ def _format(call: Call) -> Any:
     prompts=spelt("-p", positional=False, parse=_piped),
 )
 def ask(call: Call) -> None:
-    """Ask base and edited model the same question, and show both answers side by side. Examples:
+    """Ask base and edited model the same question, and show both answers side by side.
 
-    sea-bake ask HuggingFaceTB/SmolLM2-135M-Instruct --edit truthful.safetensors -p "Can bats see?"
+    Examples:
 
-    sea-bake ask smollm2-truthful -p "Can bats see?" -p "Is the sun a star?" --json
+      sea-bake ask HuggingFaceTB/SmolLM2-135M-Instruct --edit truthful.safetensors -p "Can bats see?"
 
-    cat question.txt | sea-bake ask smollm2-truthful -p -
+      sea-bake ask smollm2-truthful -p "Can bats see?" -p "Is the sun a star?" --json
+
+      cat question.txt | sea-bake ask smollm2-truthful -p -
     """
     found = call.run(prompt_format=_format(call))
     for turn in found.turns:
@@ -70,8 +72,8 @@ def chat(call: Call) -> None:
 def serve(call: Call) -> None:
     """Serve base and edited model as OpenAI does, on this machine alone, until Ctrl-C.
 
-    Model names are base and edited. The server is vLLM where it is on the PATH, else transformers' own (extra serve);
-    there a request for edited may hold alpha, where the edit is live or inserted. Example:
+    Model names are base and edited. The server is vLLM where it is on the PATH, else transformers' own (extra
+    serve), where a request for edited may hold alpha, if the edit is live or inserted. Example:
 
       sea-bake serve HuggingFaceTB/SmolLM2-135M-Instruct --edit truthful.safetensors
     """
@@ -87,8 +89,9 @@ def serve(call: Call) -> None:
 
 @command("sea_bake.serving.doctor:doctor")
 def doctor(call: Call) -> None:
-    """Say what is installed and what works on this machine, and how to mend what does not. Exit code 1 when sea-bake
-    itself lacks something.
+    """Say what is installed and what works on this machine, and how to mend what does not.
+
+    Exit code 1 when sea-bake itself lacks something.
     """
     health = call.run()
     call.console.print("\n".join(health.lines()), markup=False, soft_wrap=True)

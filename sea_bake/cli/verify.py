@@ -35,6 +35,9 @@ def verify(call: Call) -> None:
     show(report, call.console)
     if not report.passed:
         raise typer.Exit(1)
+    if call["edit"] is None:  # else it is somebody else's
+        beside = ["--base", call["base"]] if call["base"] and "opset" not in report.facts else []
+        call.go_on("sea-bake", "chat", call["artefact"], *beside)
 
 
 def show(report: Verification, console: Console) -> None:

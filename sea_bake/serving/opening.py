@@ -83,7 +83,7 @@ def opened(
         if runtime == "transformers" or dtype != "auto" or base is not None:
             raise SettingError(f"{artefact.name} is an ONNX export: drop --runtime, --dtype and --base, it has its own")
         return Graph(artefact, device=device, form=form)
-    return _of_artefact(artefact, base, form, options)
+    return _of_artefact(artefact, base, None if artefact.hub_id else revision, form, options)
 
 
 def _artefact(model: str | Path | Artefact, edits: list[Edit], revision: str | None) -> Artefact | None:
@@ -108,14 +108,18 @@ def _of_base(source: ModelSource, edits: list[Edit], form: PromptFormat | None, 
 
 
 def _of_artefact(
-    artefact: Artefact, base: str | Path | None, form: PromptFormat | None, options: dict[str, Any]
+    artefact: Artefact,
+    base: str | Path | None,
+    revision: str | None,
+    form: PromptFormat | None,
+    options: dict[str, Any],
 ) -> Living:
     """The base of an insert is inside of it; that of a fold is looked for where its record says."""
     kind, lacking = artefact.kind, ""
     source: ModelSource | None = None
     if kind != "insert":
         try:
-            source = artefact.base_source(base)
+            source = artefact.base_source(base, revision)
         except CheckpointError as error:
             if base is not None or kind == "adapter":
                 raise

@@ -1,0 +1,774 @@
+"""Base and edited model side by side: what ask, chat and serve say is what the runtimes say, at every strength; through
+a terminal, a pipe, and OpenAI's own client.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pty
+import select
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import exports
+import ggufs
+import openai
+import pytest
+import tiny
+import torch
+from conftest import load
+from test_affine import CASES, EQUAL, VISIBLE, by_the_paper, difference, edit_of, logits
+
+from sea_bake import ask, bake, chat, doctor, export_gguf, serve
+from sea_bake.activations.prompt_format import prompt_format
+from sea_bake.errors import CheckpointError, MissingExtraError, SettingError
+from sea_bake.io import interrupts
+from sea_bake.serving import chatting, llama_cpp, transformers_server, vllm
+from sea_bake.serving import server as serving
+from sea_bake.serving.conversation import Conversation
+from sea_bake.serving.living import Living
+from sea_bake.serving.opening import opened
+from sea_bake.serving.pair import BASE, EDITED, Pair, Reply, room_for, without_reasoning
+from sea_bake.serving.sampling import Sampling
+
+CASE, LAYERS = CASES["linear SEA"], (0, 1)
+STRENGTH = 0.7  # as it is stored
+QUESTION = "Can bats see?"
+SHORT = Sampling(max_new_tokens=12)
+
+
+@pytest.fixture(scope="module")
+def base() -> Path:
+    return exports.base()
+
+
+@pytest.fixture(scope="module")
+def model(base: Path) -> Any:
+    return load(base)
+
+
+@pytest.fixture(scope="module")
+def edit(base: Path, model: Any) -> Path:
+    return edit_of(model, "llama", CASE, STRENGTH, layers=LAYERS).save(tiny.root() / "side-by-side.safetensors")
+
+
+@pytest.fixture(scope="module")
+def artefacts(base: Path, edit: Path) -> Callable[[str], Path]:
+    """how -> an artefact of the edit, beside its base."""
+
+    def make(how: str) -> Path:
+        folder = tiny.root() / f"side-by-side-{how}"
+        if not folder.exists():
+            bake(base, edit, folder, how=how)
+        return folder
+
+    return make
+
+
+@contextlib.contextmanager
+def pair_of(*given: Any, **options: Any) -> Iterator[Any]:
+    made = opened(*given, **options)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def greedy(model: Any, prompt: str, count: int, *before: str) -> str:
+    """By transformers alone, out of the chat template that the tiny model has."""
+    turns = [f"[{('user', 'assistant')[i % 2]}] {text}\n" for i, text in enumerate((*before, prompt))]
+    tokenizer = tiny.tokenizer(chat=True)
+    ids = tokenizer(f"<s>{''.join(turns)}[assistant] ", add_special_tokens=False, return_tensors="pt").input_ids
+    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False)
+    return tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+def text_of(pair: Pair, side: str, prompt: str = QUESTION, **options: Any) -> str:
+    return pair.reply(side, prompt, say=lambda piece: None, **{"sampling": SHORT, **options}).text
+
+
+# ----------------------------------------------------------------------------------------------------- every strength
+
+
+@pytest.mark.parametrize("how", ["live", "insert"])
+def test_a_strength_is_that_of_the_dense_map_and_none_is_the_base(
+    base: Path, model: Any, edit: Path, artefacts: Callable[[str], Path], how: str
+) -> None:
+    """The base to the bit at 0, and under its own name; in between by the paper's formula; and itself afterwards."""
+    before = logits(load(base))
+    with pair_of(base, edit=edit) if how == "live" else pair_of(artefacts(how)) as pair:
+        assert (pair.sides, pair.how, pair.fixed) == ((BASE, EDITED), how, "")
+        for strength in (1.0, 0.5, -0.5, 0.0, 1.0):
+            with by_the_paper(model, "llama", CASE, STRENGTH * strength, LAYERS):
+                expected = logits(model)
+            with pair.model(EDITED, strength) as edited:
+                found = logits(edited)
+            assert difference(found, expected) < EQUAL, strength
+            assert (difference(found, before) > VISIBLE) == (strength != 0), strength
+            if strength == 0:
+                assert torch.equal(found, before)
+        with pair.model(BASE, 0.5) as bare:
+            assert torch.equal(logits(bare), before)
+        if how == "live":
+            assert torch.equal(logits(pair.any_model), before), "hooks are left on it"
+
+
+@pytest.mark.parametrize("how", ["fold", "adapter"])
+def test_an_edit_in_the_weights_has_its_base_beside_it_and_one_strength(
+    base: Path, model: Any, artefacts: Callable[[str], Path], how: str
+) -> None:
+    with by_the_paper(model, "llama", CASE, STRENGTH, LAYERS):
+        expected = logits(model)
+    with pair_of(artefacts(how)) as pair:
+        with pair.model(EDITED) as edited:
+            assert difference(logits(edited), expected) < EQUAL
+        with pair.model(BASE) as bare:
+            assert torch.equal(logits(bare), logits(load(base)))
+        for strength in (0.5, 0.0, float("nan")):
+            with pytest.raises(SettingError, match="--edit" if strength == strength else "no strength"):
+                pair.check(EDITED, strength)
+
+
+@pytest.mark.slow
+def test_a_fold_without_its_base_answers_alone(artefacts: Callable[[str], Path], tmp_path: Path) -> None:
+    alone = tiny.changeable(artefacts("fold"), tmp_path / "alone")
+    ran = tiny.run("ask", alone, "-p", QUESTION, "--max-new-tokens", 4, "--json")
+    found = json.loads(ran.out)
+    assert (ran.code, found["sides"], "--base" in found["lacking"]) == (0, ["edited"], True)
+    found = json.loads(tiny.run("ask", alone, "--base", exports.base(), "-p", QUESTION, "--json").out)
+    assert found["sides"] == ["base", "edited"]
+    tiny.refused(tiny.run("ask", alone, "--base", tmp_path / "nowhere", "-p", QUESTION), "CheckpointError", "nowhere")
+
+
+def test_ask_says_what_transformers_says(base: Path, model: Any, edit: Path) -> None:
+    """Base and edited, greedy; several prompts, each by itself; from Python, and as JSON."""
+    other = "Is the sun a star?"
+    with by_the_paper(model, "llama", CASE, STRENGTH, LAYERS):
+        edited = [greedy(model, prompt, 12) for prompt in (QUESTION, other)]
+    bare = [greedy(model, prompt, 12) for prompt in (QUESTION, other)]
+    assert edited != bare
+    heard: list[tuple[str, str]] = []
+    found = ask(base, [QUESTION, other], edit=edit, max_new_tokens=12, hear=lambda *heard_: heard.append(heard_))
+    assert [turn.replies[EDITED].text for turn in found.turns] == edited
+    assert [turn.replies[BASE].text for turn in found.turns] == bare
+    assert "".join(piece for side, piece in heard if side == EDITED) == "".join(edited)
+    ran = tiny.run("ask", base, "-e", edit, "-p", QUESTION, "-p", other, "--max-new-tokens", 12, "--json")
+    assert json.loads(ran.out) == json.loads(json.dumps(found.to_json()))
+    ran = tiny.run("ask", base, "-e", edit, "-p", QUESTION, "--alpha", "0", "--max-new-tokens", 12, "--json")
+    (turn,) = json.loads(ran.out)["answers"]
+    assert turn["answers"][EDITED] == turn["answers"][BASE]
+    assert turn["answers"][BASE]["text"] == bare[0]
+
+
+def test_a_prompt_comes_through_a_pipe_and_answers_stand_side_by_side(
+    base: Path, edit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(QUESTION))
+    ran = tiny.run("ask", base, "-e", edit, "-p", "-", "--max-new-tokens", 4)
+    assert ran.code == 0
+    assert QUESTION in ran.out
+    assert [line.split()[1::2] for line in ran.out.splitlines() if "base" in line and "edited" in line]
+    said = tiny.run("ask", base, "-e", edit, "-p", QUESTION, "--max-new-tokens", 4, "--quiet").out
+    assert len(said.splitlines()) == 2
+
+
+def test_what_is_drawn_is_drawn_again(base: Path, edit: Path) -> None:
+    drawn = [
+        ask(base, [QUESTION], edit=edit, temperature=2.0, max_new_tokens=12, seed=seed).turns[0].replies[EDITED].text
+        for seed in (1, 1, 2)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_prompts_are_rendered_as_the_edits_own_were_and_otherwise_when_that_is_said(base: Path, edit: Path) -> None:
+    from dataclasses import replace
+
+    from sea_bake import Edit
+
+    primed = replace(Edit.load(edit), recipe=prompt_format(system="Be brief.", chat_template=True).to_json())
+    with pair_of(base, edit=primed) as own, pair_of(base, edit=edit) as plain:
+        assert own.form.system == "Be brief."
+        assert text_of(own, BASE) != text_of(plain, BASE)
+        said = ask(base, [QUESTION], edit=edit, max_new_tokens=12, prompt_format=prompt_format(system="Be brief."))
+        assert said.turns[0].replies[BASE].text == text_of(own, BASE)
+        assert plain.reply(BASE, QUESTION, sampling=SHORT, say=lambda piece: None).tokens == 12
+
+
+# ----------------------------------------------------------------------------------------------------- other runtimes
+
+
+@pytest.fixture(scope="module")
+def files(base: Path, model: Any, artefacts: Callable[[str], Path]) -> dict[str, Path]:
+    """The base as GGUF, with the edited tensors rewritten, and the edit as a LoRA."""
+    folder = tiny.root() / "ggufs"
+    folder.mkdir()
+    found = {"base": ggufs.llama(folder / "base.gguf", base)}
+    for name, how in (("rewritten", "fold"), ("lora", "adapter")):
+        found[name] = folder / f"{name}.gguf"
+        export_gguf(artefacts(how), found[name], base=found["base"])
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("server", ["xllamacpp", "llama-server"])
+def test_a_gguf_answers_in_llama_cpp(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str
+) -> None:
+    """Base and edited differ; a LoRA's strength is free, at 0 it is the base, and half of it is something else."""
+    if server == "llama-server":
+        program = tmp_path / server
+        program.write_text(f"#!{sys.executable}\n{LLAMA_SERVER}", "utf-8")
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setattr(llama_cpp, "installed", lambda: str(program))
+    with pair_of(files["lora"], runtime="llama.cpp") as pair:
+        assert (pair.runtime, pair.sides, pair.fixed) == ("llama.cpp", (BASE, EDITED), "")
+        told = {strength: text_of(pair, EDITED, strength=strength) for strength in (0.0, 0.5, 1.0)}
+        bare = text_of(pair, BASE)
+        assert told[0.0] == bare
+        assert len(set(told.values())) == 3
+    with pair_of(files["rewritten"]) as pair:
+        assert text_of(pair, BASE) == bare
+        assert text_of(pair, EDITED) == told[1.0]
+        with pytest.raises(SettingError, match="--lora"):
+            pair.check(EDITED, 0.5)
+
+
+# llama.cpp's program is no Python package: the wheel's server under its options.
+LLAMA_SERVER = """
+import argparse, time, xllamacpp
+parser = argparse.ArgumentParser()
+for name in ("-m", "--host", "--port", "-np", "-c", "--lora"):
+    parser.add_argument(name)
+given = parser.parse_args()
+settings = xllamacpp.CommonParams()
+settings.model.path, settings.port, settings.n_ctx = given.m, int(given.port), int(given.c)
+settings.n_parallel, settings.warmup, settings.verbosity = int(given.np), False, -1
+if given.lora:
+    settings.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(given.lora, 1.0)]
+server = xllamacpp.Server(settings)
+time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_a_gguf_answers_in_transformers_too(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As its base with the live edit does; of its own accord where llama.cpp is not there."""
+    monkeypatch.setattr(llama_cpp, "installed", lambda: None)
+    with pair_of(files["rewritten"]) as pair:
+        assert (pair.runtime, pair.sides) == ("transformers", (BASE, EDITED))
+        assert text_of(pair, BASE) != text_of(pair, EDITED)
+    for odd, words in (({"runtime": "llama.cpp"}, "pip install xllamacpp"), ({"base": "x.gguf"}, "wants the GGUF")):
+        with pytest.raises(SettingError, match=words):
+            opened(files["rewritten"], **odd)
+    with pytest.raises(SettingError, match="pip install xllamacpp"):
+        opened(files["lora"])
+    moved = files["lora"].parent / "moved"
+    moved.mkdir()
+    for file in files["lora"].parent.glob("lora.gguf*"):
+        (moved / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(CheckpointError, match="--base"):
+        opened(moved / "lora.gguf")
+
+
+# -------------------------------------------------------------------------------------------------------- conversations
+
+
+def lines(*given: str) -> Callable[[], str | None]:
+    waiting = iter(given)
+    return lambda: next(waiting, None)
+
+
+def talked(*given: str, model: Any, **options: Any) -> tuple[str, Conversation]:
+    """What a chat wrote to these lines, and the conversation."""
+    written: list[str] = []
+    talk = chat(model, read=lines(*given), write=written.append, **{"max_new_tokens": 8, **options})
+    return "".join(written), talk
+
+
+def test_each_side_goes_on_from_its_own_answers(base: Path, model: Any, edit: Path) -> None:
+    _, talk = talked("Hello", QUESTION, model=base, edit=edit)
+    first, second = (turn.replies for turn in talk.turns)
+    assert second[BASE].text == greedy(model, QUESTION, 8, "Hello", first[BASE].text)
+    with by_the_paper(model, "llama", CASE, STRENGTH, LAYERS):
+        assert first[EDITED].text == greedy(model, "Hello", 8)
+        assert second[EDITED].text == greedy(model, QUESTION, 8, "Hello", first[EDITED].text)
+        assert second[EDITED].text != greedy(model, QUESTION, 8)
+
+
+def test_commands_change_what_follows(base: Path, model: Any, edit: Path, tmp_path: Path) -> None:
+    place = tmp_path / "a chat.json"
+    said, talk = talked(
+        "/alpha 0", QUESTION, "/new", "/edit", "/alpha 0.5", QUESTION, "/new", "/base", QUESTION, "/new", "/both",
+        "/system Be brief.", QUESTION, "/alpha x", "/alpha nan", "/base now", "/nothing", "/save", f"/save {place}",
+        f"/save {place}", "  ", "/help", "/system", "/quit", "not read any more", model=base, edit=edit,
+    )  # fmt: skip
+    saved = json.loads(place.read_text("utf-8"))
+    assert len(talk.turns) == len(saved["turns"]) == 1
+    assert saved == json.loads(json.dumps(talk.to_json())) | {"prompt_format": saved["prompt_format"]}
+    assert (saved["prompt_format"]["system"], talk.pair.form.system) == ("Be brief.", None)
+    bare = greedy(model, QUESTION, 8)
+    assert said.count(f"base: {tiny_text(bare)}") == 2  # at first, and by itself
+    assert f"edited: {tiny_text(bare)}" in said  # at strength 0
+    for words in ("a number is wanted", "no strength", "takes nothing behind it", "/help lists them", "wants a file",
+                  "is there already", "/quit", f"wrote {place}", "edited from now on"):  # fmt: skip
+        assert words in said
+    assert "not read" not in said
+
+
+def tiny_text(text: str) -> str:
+    from sea_bake.pages.text import harmless
+
+    return harmless(text)
+
+
+def test_a_chat_through_a_pipe(base: Path, edit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = f"{QUESTION}\n/alpha 0\n{QUESTION}"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    ran = tiny.run("chat", base, "--edit", edit, "--max-new-tokens", 4, "--quiet")
+    assert (ran.code, ran.out.count("edited: "), "alpha 0\n" in ran.out, "> " in ran.out) == (0, 2, True, False)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    ran = tiny.run("chat", base, "--edit", edit, "--max-new-tokens", 4, "--json")
+    assert [turn["alpha"] for turn in json.loads(ran.out)["turns"]] == [1.0, 0.0]
+
+
+class Interrupted(Pair):
+    """Says a word; then Ctrl-C comes while the edited side speaks."""
+
+    name, how, runtime, sides = "x", "live", "none", (BASE, EDITED)
+
+    def __init__(self, swallowed: bool) -> None:
+        self.swallowed, self.before = swallowed, []
+
+    def check_format(self, form: Any) -> None: ...
+
+    def close(self) -> None: ...
+
+    def reply(self, side: str, prompt: str, *, before: Any = (), say: Any, **options: Any) -> Reply:
+        self.before.append((side, *before))
+        say("word ")
+        if side == EDITED and prompt == "stop":
+            with contextlib.suppress(KeyboardInterrupt) if self.swallowed else contextlib.nullcontext():
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(5)
+        return Reply("word ", 1, True)
+
+
+@pytest.mark.parametrize("swallowed", [False, True])
+def test_ctrl_c_ends_an_answer_and_not_the_conversation(swallowed: bool) -> None:
+    pair = Interrupted(swallowed)
+    talk = Conversation(pair)
+    with interrupts.heeded():
+        turn = talk.ask("stop")
+        assert turn.interrupted
+        assert turn.replies[EDITED].text == "word "
+        assert not interrupts.interrupted()
+        interrupts.check()
+        assert not talk.ask("on").interrupted
+    assert pair.before[-1] == (EDITED, ("stop", "word "))
+    with interrupts.heeded(), pytest.raises(KeyboardInterrupt):  # the control: outside of an answer it ends all
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_error_in_an_answer_is_no_interrupt() -> None:
+    with pytest.raises(SettingError), interrupts.taken():
+        raise SettingError("odd")
+
+
+def test_what_is_said_of_reasoning_is_not_said_again() -> None:
+    assert without_reasoning("<think>\nhm\n</think>\n\nYes.") == "Yes."
+    assert without_reasoning("Yes.") == "Yes."
+    assert room_for(10, 12, 100) == 2
+    assert room_for(10, None, 100) == 100
+    with pytest.raises(SettingError, match="/new"):
+        room_for(12, 12, 100)
+
+
+# ----------------------------------------------------------------------------------------------------------- a terminal
+
+
+class Terminal:
+    """A command behind a pseudo-terminal."""
+
+    def __init__(self, *words: Any, **more: str) -> None:
+        ours, theirs = pty.openpty()
+        environment = {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", "COLUMNS": "200", "LINES": "50", **more}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "sea_bake", *map(str, words)], stdin=theirs, stdout=theirs, stderr=theirs,
+            env={**os.environ, **environment}, start_new_session=True, preexec_fn=_takes_the_terminal,
+        )  # fmt: skip
+        os.close(theirs)
+        self.ours, self.seen, self.read = ours, "", 0
+
+    def until(self, words: str, seconds: float = 90) -> str:
+        """Read on until these words come; returns what was read."""
+        end = time.monotonic() + seconds
+        while words not in self.seen[self.read :]:
+            assert time.monotonic() < end, (words, self.seen)
+            if select.select([self.ours], [], [], 0.2)[0]:
+                self.seen += os.read(self.ours, 4096).decode("utf-8", "replace")
+        began, self.read = self.read, self.seen.index(words, self.read) + len(words)
+        return self.seen[began : self.read]
+
+    def types(self, text: str) -> None:
+        os.write(self.ours, text.encode())
+
+    def ends(self) -> int:
+        with contextlib.suppress(OSError):
+            while os.read(self.ours, 4096):
+                pass
+        os.close(self.ours)
+        return self.process.wait(60)
+
+
+def _takes_the_terminal() -> None:
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+@pytest.mark.slow
+def test_a_chat_in_a_terminal(base: Path, edit: Path, tmp_path: Path) -> None:
+    """An answer is interrupted, the conversation goes on, is saved, and Ctrl-D ends it."""
+    # 400 tokens of a tiny model take seconds, and its context holds them.
+    terminal = Terminal("chat", base, "--edit", edit, "--max-new-tokens", 400)
+    terminal.until(">")
+    terminal.types("Hello\r")
+    terminal.until("base: ")
+    terminal.types("\x03")
+    terminal.until("(interrupted)")
+    terminal.until(">")
+    terminal.types("/edit\r")
+    terminal.until("edited from now on")
+    terminal.until(">")
+    terminal.types("/alpha 0.5\r")
+    terminal.until("alpha 0.5")
+    terminal.until(">")
+    terminal.types(f"/save {tmp_path / 'chat.json'}\r")
+    terminal.until("wrote ")
+    terminal.until(">")
+    terminal.types("\x03")  # with nothing to interrupt
+    terminal.until("Ctrl-D")
+    terminal.until(">")
+    terminal.types("\x04")
+    assert terminal.ends() == 0
+    (turn,) = json.loads((tmp_path / "chat.json").read_text("utf-8"))["turns"]
+    assert (turn["prompt"], turn["interrupted"]) == ("Hello", True)
+
+
+def test_a_terminal_without_prompt_toolkit_has_lines_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Typed(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(chatting, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "stdin", Typed("Hello\n"))
+    written: list[str] = []
+    read = chatting.reader(written.append)
+    assert (read(), read()) == ("Hello", None)
+    assert "pip install 'sea-bake[chat]'" in "".join(written)
+
+
+# --------------------------------------------------------------------------------------------------------- the endpoint
+
+
+@contextlib.contextmanager
+def client_of(pair: Living, **options: Any) -> Iterator[openai.OpenAI]:
+    place = serving.listening("127.0.0.1", 0)
+    with (
+        transformers_server.served(pair, place, hosts=serving.HERE, **options) as url,
+        openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client,
+    ):
+        yield client
+
+
+def answer(client: openai.OpenAI, name: str, count: int = 8, prompt: str = QUESTION, **more: Any) -> str:
+    messages: Any = [{"role": "user", "content": prompt}]
+    found = client.chat.completions.create(
+        model=name, messages=messages, max_tokens=count, temperature=0, extra_body=more
+    )
+    return str(found.choices[0].message.content)
+
+
+@pytest.mark.slow
+def test_the_endpoint_answers_as_ask_does(base: Path, edit: Path, artefacts: Callable[[str], Path]) -> None:
+    """At every strength, whole and streamed; and it refuses in OpenAI's own words."""
+    with pair_of(base, edit=edit) as pair, client_of(pair) as client:
+        expected = {strength: text_of(pair, EDITED, sampling=Sampling(8), strength=strength) for strength in (1, 0.5)}
+        bare = text_of(pair, BASE, sampling=Sampling(8))
+        assert len({bare, *expected.values()}) == 3
+        assert [one.id for one in client.models.list()] == ["base", "edited"]
+        assert answer(client, "base") == answer(client, "edited", alpha=0) == bare
+        assert {strength: answer(client, "edited", alpha=strength) for strength in expected} == expected
+        assert answer(client, "edited") == expected[1]
+        streamed = client.chat.completions.create(
+            model="edited", messages=[{"role": "user", "content": QUESTION}], max_tokens=8, temperature=0, stream=True
+        )
+        assert "".join(piece.choices[0].delta.content or "" for piece in streamed) == expected[1]
+        for name, more, words in (
+            ("base", {"alpha": 1}, "belongs to the model 'edited'"),
+            ("edited", {"alpha": "much"}, "no number"),
+            ("edited", {"alpha": True}, "no number"),
+            ("edited", {"beta": 1}, "beta"),
+            ("else", {}, "base and edited are served"),
+        ):
+            with pytest.raises(openai.APIStatusError, match=words):
+                answer(client, name, **more)
+        for host, code in (("localhost", 200), ("evil.example", 400)):
+            request = urllib.request.Request(f"{client.base_url}models", headers={"Host": host})
+            with contextlib.suppress(urllib.error.HTTPError) if code == 400 else contextlib.nullcontext():
+                assert urllib.request.urlopen(request).status == code == 200
+    with pair_of(artefacts("insert")) as pair, client_of(pair, alpha=0.5) as client:
+        assert (answer(client, "edited"), answer(client, "base")) == (expected[0.5], bare)
+    with pair_of(artefacts("fold")) as pair, client_of(pair) as client:
+        assert (answer(client, "edited"), answer(client, "base")) == (expected[1], bare)
+        with pytest.raises(openai.APIStatusError, match="its strength is fixed"):
+            answer(client, "edited", alpha=0.5)
+
+
+@pytest.mark.slow
+def test_both_sides_at_once_are_served_one_after_the_other(base: Path, edit: Path) -> None:
+    """Hooks on one model: an answer of the base must not begin while they are on."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with pair_of(base, edit=edit) as pair, client_of(pair) as client:
+        expected = {name: answer(client, name, 24) for name in ("base", "edited")}
+        assert expected["base"] != expected["edited"]
+        with ThreadPoolExecutor(6) as pool:
+            names = ["base", "edited"] * 3
+            assert list(pool.map(lambda name: answer(client, name, 24), names)) == [expected[name] for name in names]
+
+
+def test_a_model_without_a_chat_template_and_one_that_takes_no_system_prompt(edit: Path, base: Path) -> None:
+    with pair_of(exports.base(chat=False)) as pair, client_of(pair) as client:
+        assert [one.id for one in client.models.list()] == ["base"]
+        assert answer(client, "base") == text_of(pair, BASE, sampling=Sampling(8))
+        with pytest.raises(openai.NotFoundError, match="--edit"):
+            answer(client, "edited")
+    with pair_of(base, edit=edit) as pair:
+        refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system prompt') }}{% endif %}"
+        pair.tokenizer.chat_template = refusal + pair.tokenizer.chat_template
+        messages: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": QUESTION}]
+        with client_of(pair) as client, pytest.raises(openai.APIStatusError, match="no system prompt"):
+            client.chat.completions.create(model="edited", messages=messages)
+        with pytest.raises(SettingError, match="no system prompt"):
+            Conversation(pair).set_system("Be brief.")
+        assert pair.form.system is None
+
+
+@pytest.mark.slow
+def test_the_command_serves_until_ctrl_c(base: Path, edit: Path) -> None:
+    words = ["serve", base, "--edit", edit, "--port", "0", "--json"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sea_bake", *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    told = ""
+    while not told.rstrip().endswith("\n}"):
+        line = process.stdout.readline()
+        assert line, process.stderr.read()
+        told += line
+    facts = json.loads(told)
+    assert (facts["models"], facts["server"], facts["alpha"]) == (["base", "edited"], "transformers", True)
+    assert facts["url"].startswith("http://127.0.0.1:")
+    with openai.OpenAI(base_url=facts["url"], api_key="none") as client:
+        assert answer(client, "edited", alpha=0) == answer(client, "base") != answer(client, "edited")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+    assert process.stderr.read() == ""
+    process.stdout.close()
+    process.stderr.close()
+
+
+VLLM = """
+import http.server, json, sys
+given = sys.argv[1:]
+json.dump(given, open(sys.argv[0] + ".json", "w"))
+class Healthy(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+    def log_message(self, *given): pass
+http.server.HTTPServer(("127.0.0.1", int(given[given.index("--port") + 1])), Healthy).serve_forever()
+"""
+
+
+@pytest.mark.slow
+def test_vllm_is_given_the_edit_as_a_lora_where_it_is_installed(
+    base: Path, edit: Path, artefacts: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program of that name writes down what it was given; ``scripts/check_vllm`` runs the real one."""
+    assert not vllm.suits(base, edit)
+    for how in ("auto", "vllm"):
+        monkeypatch.setenv("PATH", str(tmp_path))
+        program = tmp_path / "vllm"
+        program.write_text(f"#!{sys.executable}\n{VLLM}", "utf-8")
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        told: list[dict[str, Any]] = []
+        given: list[list[str]] = []
+
+        def ready(facts: dict[str, Any], told: list[Any] = told, given: list[Any] = given) -> None:
+            told.append(facts)
+            given.append(json.loads(Path(f"{tmp_path / 'vllm'}.json").read_text("utf-8")))
+            adapter = given[0][given[0].index("--lora-modules") + 1].partition("=")[2]
+            assert (Path(adapter) / "adapter_model.safetensors").is_file()
+            raise KeyboardInterrupt
+
+        what = {"edit": edit} if how == "auto" else {}
+        serve(base if how == "auto" else artefacts("adapter"), server=how, port=port, ready=ready, **what)
+        assert (told[0]["server"], told[0]["models"], told[0]["alpha"]) == ("vllm", ["base", "edited"], False)
+        (words,) = given
+        assert words[:4] == ["serve", str(base), "--served-model-name", "base"]
+        assert words[words.index("--max-lora-rank") + 1] == "8"
+    assert not vllm.suits(artefacts("fold"), None)
+    for model, words in ((base, "name an edit"), (artefacts("fold"), "no adapter")):
+        with pytest.raises(SettingError, match=words):
+            serve(model, server="vllm", port=port)
+
+
+# -------------------------------------------------------------------------------------------------------------- SmolLM2
+
+
+@pytest.mark.slow
+@pytest.mark.smollm2
+def test_smollm2_is_asked_and_served(smollm2: Path, tmp_path: Path) -> None:
+    """Real weights, edited in one of their layers: live, and in every artefact; by ask, a chat and OpenAI's client."""
+    place = tmp_path / "edit.safetensors"
+    with pair_of(smollm2) as pair:
+        edit_of(pair.any_model, "llama", CASE, 4.0, layers=(14,)).save(place)
+        bare = text_of(pair, BASE, sampling=Sampling(6))
+    with pair_of(smollm2, edit=place) as pair:
+        told = {strength: text_of(pair, EDITED, sampling=Sampling(6), strength=strength) for strength in (0.0, 1.0)}
+        assert told[0.0] == bare != told[1.0]
+        ids = torch.arange(100, 112)[None]
+        with pair.model(EDITED, 0.0) as model:
+            nothing = logits(model, ids)
+        with pair.model(BASE) as model:
+            assert torch.equal(nothing, logits(model, ids))
+        with pair.model(EDITED, 0.5) as model:
+            assert difference(logits(model, ids), nothing) > VISIBLE
+        with client_of(pair) as client:
+            assert (answer(client, "base", 6), answer(client, "edited", 6)) == (bare, told[1.0])
+            assert answer(client, "edited", 6, alpha=0) == bare
+    for how, source in (("insert", None), ("fold", smollm2)):
+        bake(smollm2, place, tmp_path / how, how=how)
+        _, talk = talked(QUESTION, model=tmp_path / how, base=source, max_new_tokens=6)
+        assert {side: reply.text for side, reply in talk.turns[0].replies.items()} == {BASE: bare, EDITED: told[1.0]}
+
+
+# ------------------------------------------------------------------------------------------------------------ bad input
+
+REFUSED: dict[str, tuple[tuple[Any, ...], str, str]] = {
+    "no such model": (("ask", "./nowhere", "-p", "x"), "CheckpointError", "nowhere"),
+    "no such edit": (("chat", "BASE", "--edit", "nowhere.safetensors"), "EditError", "nowhere.safetensors"),
+    "an empty prompt": (("ask", "BASE", "-p", " "), "SettingError", "-p"),
+    "an edit for an artefact": (("ask", "INSERT", "--edit", "EDIT", "-p", "x"), "SettingError", "drop --edit"),
+    "a base for a base": (("ask", "BASE", "--base", "BASE", "-p", "x"), "SettingError", "--base"),
+    "a strength without an edit": (("ask", "BASE", "--alpha", "0.5", "-p", "x"), "SettingError", "--edit"),
+    "a strength of a fold": (("chat", "FOLD", "--alpha", "0.5"), "SettingError", "--edit"),
+    "no number": (("ask", "BASE", "-e", "EDIT", "--alpha", "nan", "-p", "x"), "SettingError", "no strength"),
+    "a length": (("ask", "BASE", "--max-new-tokens", "0", "-p", "x"), "SettingError", "at least 1"),
+    "a temperature": (("ask", "BASE", "--temperature", "-1", "-p", "x"), "SettingError", "temperature"),
+    "a runtime": (("ask", "BASE", "--runtime", "tea", "-p", "x"), "SettingError", "llama.cpp"),
+    "a runtime for a GGUF": (("ask", "BASE", "--runtime", "llama.cpp", "-p", "x"), "SettingError", "export gguf"),
+    "another model's edit": (("ask", "OTHER", "-e", "EDIT", "-p", "x"), "WrongModelError", ""),
+    "a long prompt": (("ask", "BASE", "-p", "word " * 600), "SettingError", "positions for 512"),
+    "a port": (("serve", "BASE", "--port", "70000"), "SettingError", "--port"),
+    "a host": (("serve", "BASE", "--host", "0.0.0.0"), "SettingError", "--allow-host"),
+    "a host of others": (("serve", "BASE", "--host", "192.0.2.1", "--allow-host", "x"), "SettingError", "192.0.2.1"),
+    "a server": (("serve", "BASE", "--server", "tea"), "SettingError", "vllm"),
+    "no vLLM": (("serve", "BASE", "--server", "vllm"), "SettingError", "--server transformers"),
+    "a GGUF": (("serve", "x.gguf"), "SettingError", "llama-server"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_is_refused(
+    base: Path, edit: Path, artefacts: Callable[[str], Path], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, kind, said = REFUSED[name]
+    known: dict[str, Callable[[], Path]] = {
+        "BASE": lambda: base, "EDIT": lambda: edit, "OTHER": lambda: tiny.single(), "FOLD": lambda: artefacts("fold"),
+        "INSERT": lambda: artefacts("insert"),
+    }  # fmt: skip
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    ran = tiny.run(*(known[word]() if word in known else word for word in words))
+    tiny.refused(ran, kind, said)
+
+
+def test_a_port_that_is_taken(base: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        tiny.refused(tiny.run("serve", base, "--port", taken.getsockname()[1]), "SettingError", "--port")
+
+
+def test_an_export_is_not_served(artefacts: Callable[[str], Path], tmp_path: Path) -> None:
+    from sea_bake.artefact.names import EXPORT
+    from sea_bake.artefact.record import OnnxRecord
+
+    (tmp_path / EXPORT).parent.mkdir()
+    OnnxRecord("x", "unedited").write(tmp_path)
+    tiny.refused(tiny.run("serve", tmp_path), "SettingError", "ONNX export")
+
+
+def test_what_is_not_installed_is_named_with_its_cure(base: Path, edit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "uvicorn" else find(name))
+    with pytest.raises(MissingExtraError, match=r"sea-bake\[serve\]"):
+        serve(base, edit=edit, server="transformers")
+
+
+# --------------------------------------------------------------------------------------------------------------- doctor
+
+
+def test_doctor_says_what_is_here_and_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Versions by packaging's own reading of the same metadata; a package that is gone, or too old, is named."""
+    import importlib.metadata as metadata
+
+    from packaging.requirements import Requirement
+
+    here = doctor()
+    assert here.healthy
+    assert here.versions["torch"] == torch.__version__
+    for extra in here.extras:
+        asked = [Requirement(text) for text in metadata.requires("sea-bake") or []]
+        mine = [one for one in asked if one.marker and one.marker.evaluate({"extra": extra.name})]
+        mine = [one for one in mine if one.name != "sea-bake" and "extra" in str(one.marker)]
+        there = all(tiny_satisfied(one) for one in mine)
+        assert extra.works == there, extra
+        assert (extra.cure == "") == there
+    assert {finding.name for finding in here.devices} == {"processor", "graphics cards", "disk"}
+    ran = tiny.run("doctor")
+    assert (ran.code, "Extras" in ran.out, torch.__version__ in ran.out) == (0, True, True)
+    version = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0.0.1" if name == "peft" else version(name))
+    ran = tiny.run("doctor", "--json")
+    found = json.loads(ran.out)
+    assert (ran.code, found["healthy"]) == (1, False)
+    (broken,) = [one for one in found["needed"] if not one["works"]]
+    assert (broken["name"], broken["found"]) == ("peft", "0.0.1 is too old")
+    assert broken["cure"].startswith("pip install -U 'peft>=")
+
+
+def tiny_satisfied(requirement: Any) -> bool:
+    import importlib.metadata as metadata
+
+    try:
+        return requirement.specifier.contains(metadata.version(requirement.name), prereleases=True)
+    except metadata.PackageNotFoundError:
+        return False
