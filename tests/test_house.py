@@ -199,7 +199,12 @@ REFUSALS = {
     "import, the output is there": ("import", "a.pt", "b.pt", "--base", "nomodel", "-o", "odd.yaml"),
     "inspect, no such file": ("inspect", "nothing.safetensors"),
     "plan, no such edit": ("plan", "nomodel", "nothing.safetensors"),
+    "ask, an empty prompt": ("ask", "nomodel", "-p", " "),
+    "ask, no such model": ("ask", "./nomodel", "-p", "x"),
+    "chat, no such model": ("chat", "./nomodel"),
+    "serve, a host of others": ("serve", "./nomodel", "--host", "0.0.0.0"),
     "help": ("fit", "--help"),
+    "doctor": ("doctor", "--quiet"),
 }
 
 
@@ -218,7 +223,7 @@ def test_what_is_refused_by_its_words_does_not_wait_for_torch(tmp_path: Path) ->
         )
         said[name] = ran.stdout.splitlines()[-1].split()
     assert said.pop("control")[:2] == ["2", "torch"]
-    assert said == {name: ["0" if name == "help" else "2"] for name in REFUSALS}
+    assert said == {name: ["0" if name in ("help", "doctor") else "2"] for name in REFUSALS}
 
 
 def test_the_mathematics_stand_on_torch_alone() -> None:
@@ -295,6 +300,7 @@ def test_every_public_name_is_there_without_the_extras() -> None:
     script = (
         "import sys\n"
         "extras = 'datasets gguf onnx onnx_ir onnxruntime onnxscript matplotlib lm_eval optuna sklearn'\n"
+        "extras += ' fastapi openai prompt_toolkit uvicorn'\n"
         "sys.modules.update(dict.fromkeys(extras.split()))\n"
         "import sea_bake\n"
         "print(len([getattr(sea_bake, name) for name in sea_bake.__all__]) == len(sea_bake.__all__))"

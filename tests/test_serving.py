@@ -381,6 +381,16 @@ def test_ctrl_c_ends_an_answer_and_not_the_conversation(swallowed: bool) -> None
         signal.raise_signal(signal.SIGINT)
 
 
+def test_ctrl_c_ends_ask_as_it_ends_every_command(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reply(*given: Any, **options: Any) -> Reply:
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError
+
+    monkeypatch.setattr(Living, "reply", reply)
+    ran = tiny.run("ask", base, "-p", QUESTION)
+    assert (ran.code, ran.out, ran.err) == (130, "", "interrupted: nothing half-written was left behind\n")
+
+
 def test_an_error_in_an_answer_is_no_interrupt() -> None:
     with pytest.raises(SettingError), interrupts.taken():
         raise SettingError("odd")
@@ -634,7 +644,9 @@ def test_vllm_is_given_the_edit_as_a_lora_where_it_is_installed(
         (words,) = given
         assert words[:4] == ["serve", str(base), "--served-model-name", "base"]
         assert words[words.index("--max-lora-rank") + 1] == "8"
-    assert not vllm.suits(artefacts("fold"), None)
+    assert vllm.suits(base, edit)
+    other = edit_of(load(base), "llama", CASES["mean difference"], 1.0, layers=LAYERS)
+    assert not any((vllm.suits(artefacts("fold"), None), vllm.suits(base, other), vllm.suits(base, None)))
     for model, words in ((base, "name an edit"), (artefacts("fold"), "no adapter")):
         with pytest.raises(SettingError, match=words):
             serve(model, server="vllm", port=port)
@@ -692,7 +704,6 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "a host of others": (("serve", "BASE", "--host", "192.0.2.1", "--allow-host", "x"), "SettingError", "192.0.2.1"),
     "a server": (("serve", "BASE", "--server", "tea"), "SettingError", "vllm"),
     "no vLLM": (("serve", "BASE", "--server", "vllm"), "SettingError", "--server transformers"),
-    "a GGUF": (("serve", "x.gguf"), "SettingError", "llama-server"),
 }
 
 
@@ -715,13 +726,16 @@ def test_a_port_that_is_taken(base: Path) -> None:
         tiny.refused(tiny.run("serve", base, "--port", taken.getsockname()[1]), "SettingError", "--port")
 
 
-def test_an_export_is_not_served(artefacts: Callable[[str], Path], tmp_path: Path) -> None:
+def test_an_export_is_not_served(base: Path, tmp_path: Path) -> None:
     from sea_bake.artefact.names import EXPORT
     from sea_bake.artefact.record import OnnxRecord
 
     (tmp_path / EXPORT).parent.mkdir()
+    (tmp_path / "config.json").write_text("{}", "utf-8")
     OnnxRecord("x", "unedited").write(tmp_path)
     tiny.refused(tiny.run("serve", tmp_path), "SettingError", "ONNX export")
+    file = ggufs.llama(tmp_path / "x.gguf", base)
+    tiny.refused(tiny.run("serve", file), "SettingError", f"llama-server -m {file}")
 
 
 def test_what_is_not_installed_is_named_with_its_cure(base: Path, edit: Path, monkeypatch: pytest.MonkeyPatch) -> None:

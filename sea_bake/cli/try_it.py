@@ -21,6 +21,7 @@ def _piped(prompts: list[str]) -> list[str]:
 
 def _format(call: Call) -> Any:
     """How prompts are rendered, where the command line says anything of it; else the edits' own way counts."""
+    call(verb="sea_bake.serving.sampling:check_there")  # no refusal of it waits for torch, which this needs
     form = call(verb=FORMAT)
     return None if form == type(form)() else form
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sea_bake.errors import SettingError
-from sea_bake.serving.sampling import DEFAULT_ANSWER, Runtime, Sampling
+from sea_bake.serving.sampling import DEFAULT_ANSWER, Runtime, Sampling, check_there
 
 if TYPE_CHECKING:
     from sea_bake.activations.prompt_format import PromptFormat
@@ -85,8 +84,7 @@ def ask(
         MissingExtraError: a runtime that is not installed.
     """
     sampling = Sampling(max_new_tokens, temperature, seed)
-    if not prompts or not all(prompt.strip() for prompt in prompts):
-        raise SettingError("there is no prompt, or an empty one: give a question with -p")
+    check_there(model, edit, revision, prompts)
     from sea_bake.serving.conversation import Conversation
     from sea_bake.serving.opening import opened
 
@@ -95,13 +93,11 @@ def ask(
         device=device,
     )  # fmt: skip
     try:
-        talk = Conversation(pair, strength=alpha, sampling=sampling)
+        talk = Conversation(pair, strength=alpha, sampling=sampling, goes_on=False)
         turns = []
         for prompt in prompts:
             turns.append(talk.ask(prompt, hear))
             talk.clear()
-            if turns[-1].interrupted:
-                raise KeyboardInterrupt
         return Answers(pair.name, pair.how, pair.runtime, talk.sides, turns, pair.lacking)
     finally:
         pair.close()

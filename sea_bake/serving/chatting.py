@@ -13,7 +13,7 @@ from sea_bake.errors import OutputError, SeaBakeError, SettingError
 from sea_bake.io.files import json_text
 from sea_bake.io.staging import staged_file
 from sea_bake.pages.text import harmless
-from sea_bake.serving.sampling import DEFAULT_ANSWER, Runtime, Sampling
+from sea_bake.serving.sampling import DEFAULT_ANSWER, Runtime, Sampling, check_there
 
 if TYPE_CHECKING:
     from sea_bake.activations.prompt_format import PromptFormat
@@ -79,6 +79,7 @@ def chat(
             written, and the conversation goes on.
     """
     sampling = Sampling(max_new_tokens, temperature, seed)  # no refusal of it waits for torch
+    check_there(model, edit, revision)
     from sea_bake.serving.conversation import Conversation
     from sea_bake.serving.opening import opened
 

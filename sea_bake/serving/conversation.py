@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -42,6 +43,7 @@ class Conversation:
         pair: both sides.
         sides: who answers; by default all that are there.
         strength: times the edit as it is stored.
+        goes_on: whether Ctrl-C ends an answer alone; else it ends what is around it, as anywhere.
     """
 
     def __init__(
@@ -51,8 +53,9 @@ class Conversation:
         sides: Sequence[str] | None = None,
         strength: float = 1.0,
         sampling: Sampling | None = None,
+        goes_on: bool = True,
     ) -> None:
-        self.pair, self.sampling = pair, sampling or Sampling()
+        self.pair, self.sampling, self.goes_on = pair, sampling or Sampling(), goes_on
         self.turns: list[Turn] = []
         self.sides, self.strength = tuple(sides or pair.sides), 1.0
         for side in self.sides:
@@ -106,7 +109,7 @@ class Conversation:
                 pieces.append(piece)
                 hear(side, piece)
 
-            with interrupts.taken() as came:
+            with interrupts.taken() if self.goes_on else contextlib.nullcontext([]) as came:
                 turn.replies[side] = self.pair.reply(
                     side, prompt, before=known[side], strength=self.strength, sampling=self.sampling, say=say
                 )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from sea_bake.errors import SettingError
+from sea_bake.io.edits import edit_file
+from sea_bake.model.source import ModelSource
 
 DEFAULT_ANSWER = 256  # tokens of an answer for people
 Runtime = Literal["auto", "transformers", "llama.cpp"]
@@ -36,3 +40,19 @@ class Sampling:
             raise SettingError(f"temperature = {self.temperature}: use a number from 0 (the most likely token) to 2")
         if not 0 <= self.seed < 2**63:
             raise SettingError(f"seed = {self.seed}: use a whole number from 0 on")
+
+
+def check_there(model: Any, edit: Any = None, revision: str | None = None, prompts: Sequence[str] = ("?",)) -> None:
+    """What can be said before torch is loaded.
+
+    Raises:
+        SettingError: no prompt, or an empty one.
+        CheckpointError, EditError: there is no such model, or no such edit.
+    """
+    if not prompts or not all(prompt.strip() for prompt in prompts):
+        raise SettingError("there is no prompt, or an empty one: give a question with -p")
+    if isinstance(model, str | Path):
+        ModelSource.parse(model, revision)
+    for one in edit if isinstance(edit, Sequence) and not isinstance(edit, str) else [edit]:
+        if isinstance(one, str | Path):
+            edit_file(one)

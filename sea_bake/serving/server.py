@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sea_bake.errors import SettingError, command, need
 from sea_bake.io import interrupts
+from sea_bake.serving.sampling import check_there
 
 if TYPE_CHECKING:
     from sea_bake.artefact import Artefact
@@ -65,10 +66,12 @@ def serve(
         raise SettingError(f"unknown server {server!r}: use one of {', '.join(SERVERS)}")
     if host not in HERE and not allowed_hosts:
         raise SettingError(f"others can reach {host}: say under which name they may call it, with --allow-host NAME")
-    refuse_exports(model)
+    check_there(model, edit, revision)
+    if edit is None:
+        refuse_exports(model)
     from sea_bake.serving import vllm
 
-    if server == "vllm" or (server == "auto" and alpha == 1 and vllm.suits(model, edit)):
+    if server == "vllm" or (server == "auto" and alpha == 1 and vllm.suits(model, edit, revision)):
         vllm.serve(model, edit=edit, base=base, host=host, port=port, revision=revision, dtype=dtype, ready=ready)
         return
     need("serve", "Serving", "fastapi", "uvicorn", "openai")
@@ -86,7 +89,7 @@ def serve(
 
 def refuse_exports(model: str | Path | Artefact) -> None:
     """Raise SettingError for what another server serves, or none."""
-    name = str(getattr(model, "folder", model))
+    name = str(getattr(model, "file", None) or getattr(model, "folder", model))
     if name.endswith(".gguf"):
         raise SettingError(f"llama.cpp serves a GGUF itself: {command('llama-server', '-m', name)}")
     from sea_bake.artefact import Artefact, is_artefact

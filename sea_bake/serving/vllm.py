@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake.artefact import Artefact, is_artefact
-from sea_bake.baking import bake
+from sea_bake.baking import bake, plan
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, NotExactError, SettingError
 from sea_bake.io import interrupts
@@ -26,7 +26,7 @@ def executable() -> str | None:
     return shutil.which("vllm")
 
 
-def suits(model: Any, edit: Any) -> bool:
+def suits(model: Any, edit: Any, revision: str | None = None) -> bool:
     """Whether "auto" takes it: it is there, and the edit is, or may be, a LoRA."""
     if executable() is None:
         return False
@@ -34,7 +34,8 @@ def suits(model: Any, edit: Any) -> bool:
         return Artefact.open(model).kind == "adapter"
     edits = [] if edit is None else [edit] if isinstance(edit, Edit | str | Path) else list(edit)
     loaded = [one if isinstance(one, Edit) else Edit.load(one) for one in edits]
-    return bool(loaded) and all(e.merge == "sum" and e.feature == "identity" and not e.extra for e in loaded)
+    source = ModelSource.parse(model, revision)
+    return bool(loaded) and not source.is_gguf and all(row["adapter"] for row in plan(source, loaded).rows)
 
 
 def line(base: str, adapter: Path, flags: str, *, host: str, port: int, revision: str | None, dtype: str) -> list[str]:
