@@ -109,7 +109,8 @@ class Conversation:
                 pieces.append(piece)
                 hear(side, piece)
 
-            with interrupts.taken() if self.goes_on else contextlib.nullcontext([]) as came:
+            apart: contextlib.AbstractContextManager[list[bool]] = contextlib.nullcontext([])
+            with interrupts.taken() if self.goes_on else apart as came:
                 turn.replies[side] = self.pair.reply(
                     side, prompt, before=known[side], strength=self.strength, sampling=self.sampling, say=say
                 )
