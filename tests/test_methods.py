@@ -437,8 +437,8 @@ def test_what_leace_has_erased_cannot_be_read_off_the_folded_model(tmp_path: Pat
 def test_every_method_is_fitted_for_a_kl_evaluated_and_searched(name: str, tmp_path: Path) -> None:
     """Through ``fit`` as it comes, ``eval``, ``report`` and ``tune``. What erases does so at strength 1, unsearched."""
     from sea_bake.evaluation import evaluate
-    from sea_bake.reporting import report
     from sea_bake.fitting.tuning import Space, tune
+    from sea_bake.reporting import report
 
     asked = tiny.demonstrations(60)
     edit = fit(tiny.single(), asked, method=name, max_new_tokens=4)
