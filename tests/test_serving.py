@@ -33,6 +33,7 @@ from test_affine import CASES, EQUAL, VISIBLE, by_the_paper, difference, edit_of
 
 from sea_bake import ask, bake, chat, doctor, export_gguf, serve
 from sea_bake.activations.prompt_format import prompt_format
+from sea_bake.activations.rendering import without_reasoning
 from sea_bake.errors import CheckpointError, MissingExtraError, SettingError
 from sea_bake.io import interrupts
 from sea_bake.serving import chatting, llama_cpp, transformers_server, vllm
@@ -40,7 +41,7 @@ from sea_bake.serving import server as serving
 from sea_bake.serving.conversation import Conversation
 from sea_bake.serving.living import Living
 from sea_bake.serving.opening import opened
-from sea_bake.serving.pair import BASE, EDITED, Pair, Reply, room_for, without_reasoning
+from sea_bake.serving.pair import BASE, EDITED, Pair, Reply, room_for
 from sea_bake.serving.sampling import Sampling
 
 CASE, LAYERS = CASES["linear SEA"], (0, 1)
@@ -397,7 +398,8 @@ def test_an_error_in_an_answer_is_no_interrupt() -> None:
 
 
 def test_what_is_said_of_reasoning_is_not_said_again() -> None:
-    assert without_reasoning("<think>\nhm\n</think>\n\nYes.") == "Yes."
+    for end in ("</think>", "</seed:think>", "[/THINK]", "<|END_THINKING|>", "<channel|>"):
+        assert without_reasoning(f"hm\n{end}\n\nYes.") == "Yes."
     assert without_reasoning("Yes.") == "Yes."
     assert room_for(10, 12, 100) == 2
     assert room_for(10, None, 100) == 100

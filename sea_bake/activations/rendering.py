@@ -30,6 +30,10 @@ REASONING = {
     "<|channel>thought": "<channel|>",
 }
 _CALLED = re.compile(r"<([\w:-]*(?:think|thought|reason)[\w:-]*)>|\[([A-Z_]*(?:THINK|THOUGHT|REASON)[A-Z_]*)\]")
+_ENDED = re.compile(
+    r"</[\w:-]*(?:think|thought|reason)[\w:-]*>|\[/[A-Z_]*(?:THINK|THOUGHT|REASON)[A-Z_]*\]|"
+    + "|".join(map(re.escape, REASONING.values()))
+)
 # A template's own clock, put in front of it: the day is given instead of being read off the machine's.
 _CLOCK = (
     "{% macro strftime_now(format) %}{% set made = namespace(text=format) %}"
@@ -256,6 +260,12 @@ def _opened(text: str, prompt: str) -> str | None:
 
 def _closed_by(opened: str) -> str:
     return REASONING.get(opened) or f"{opened[0]}/{opened[1:]}"
+
+
+def without_reasoning(answer: str) -> str:
+    """What an answer says behind its last block of reasoning: chat templates leave these out of what was said."""
+    ends = [found.end() for found in _ENDED.finditer(answer)]
+    return answer[ends[-1] :].strip() if ends else answer
 
 
 def complete(tokenizer: Any, messages: Sequence[Message], form: PromptFormat) -> str:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake.activations.prompt_format import PromptFormat
+from sea_bake.activations.rendering import without_reasoning
 from sea_bake.errors import CheckpointError, SettingError, first_line_of, need
 from sea_bake.io import interrupts
-from sea_bake.serving.pair import BASE, EDITED, Pair, Reply, Say, Turns, without_reasoning
+from sea_bake.serving.pair import BASE, EDITED, Pair, Reply, Say, Turns
 from sea_bake.serving.sampling import Sampling
 
 CURE = (

@@ -10,7 +10,7 @@ from typing import Any
 
 from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.activations.prompts import Tokens, encode
-from sea_bake.activations.rendering import REASONING
+from sea_bake.activations.rendering import without_reasoning
 from sea_bake.errors import SettingError
 from sea_bake.serving.sampling import Sampling
 
@@ -96,12 +96,6 @@ def tokens_of(tokenizer: Any, prompt: str, before: Turns, form: PromptFormat, st
     """
     turns = tuple((question, without_reasoning(answer)) for question, answer in before)
     return encode(tokenizer, prompt, form=replace(form, primer=(*form.primer, *turns)), decoder_start=start)
-
-
-def without_reasoning(answer: str) -> str:
-    """What an answer says behind its last block of reasoning: chat templates leave these out of what was said."""
-    ends = [place + len(end) for end in REASONING.values() if (place := answer.rfind(end)) >= 0]
-    return answer[max(ends) :].strip() if ends else answer
 
 
 def room_for(tokens: int, limit: int | None, wanted: int) -> int:
