@@ -341,7 +341,10 @@ def test_a_chat_through_a_pipe(base: Path, edit: Path, monkeypatch: pytest.Monke
     assert (ran.code, ran.out.count("edited: "), "alpha 0\n" in ran.out, "> " in ran.out) == (0, 2, True, False)
     monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
     ran = tiny.run("chat", base, "--edit", edit, "--max-new-tokens", 4, "--json")
-    assert [turn["alpha"] for turn in json.loads(ran.out)["turns"]] == [1.0, 0.0]
+    turns = json.loads(ran.out)["turns"]
+    assert [turn["alpha"] for turn in turns] == [1.0, 0.0]
+    asked = tiny.run("ask", base, "--edit", edit, "-p", QUESTION, "--max-new-tokens", 4, "--json")
+    assert turns[0] == json.loads(asked.out)["answers"][0], "the end of a line is no part of it"
 
 
 class Interrupted(Pair):

@@ -111,12 +111,13 @@ def _loop(talk: Conversation, read: Read, write: Write) -> None:
         except KeyboardInterrupt:
             write("(Ctrl-D or /quit ends the chat)\n")
             continue
-        if line is None or line.strip() == "/quit":
+        line = None if line is None else line.strip()
+        if line is None or line == "/quit":
             return
-        if not line.strip():
+        if not line:
             continue
         try:
-            write(_obey(talk, line.strip()) if line.lstrip().startswith("/") else _answered(talk, line, write))
+            write(_obey(talk, line) if line.startswith("/") else _answered(talk, line, write))
         except SeaBakeError as error:
             write(harmless(f"{error}\n"))
 
