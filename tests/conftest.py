@@ -41,8 +41,8 @@ real.begin()
 LONGEST = (
     "onnx_quantised", "doors", "onnx", "next_steps", "folds", "scripts", "onnx_smollm2", "publish", "gguf",
     "onnx_runtimes", "documents", "affine_smollm2", "serving", "recipes", "loading", "injection", "faults",
-    "control_vectors", "edits_on_the_hub", "approximate", "affine", "discovery", "checkpoint", "report", "tune", "evaluation",
-    "whole_or_nothing", "onnx_verify", "activations",
+    "control_vectors", "edits_on_the_hub", "approximate", "affine", "discovery", "checkpoint", "report", "tune",
+    "evaluation", "whole_or_nothing", "onnx_verify", "activations",
 )  # fmt: skip
 
 
