@@ -137,7 +137,9 @@ def test_an_edit_in_the_weights_has_its_base_beside_it_and_one_strength(
             assert difference(logits(edited), expected) < EQUAL
         with pair.model(BASE) as bare:
             assert torch.equal(logits(bare), logits(load(base)))
-        for strength in (0.5, 0.0, float("nan")):
+        with pair.model(EDITED, 0.0) as nothing:
+            assert torch.equal(logits(nothing), logits(load(base)))
+        for strength in (0.5, -1.0, float("nan")):
             with pytest.raises(SettingError, match="--edit" if strength == strength else "no strength"):
                 pair.check(EDITED, strength)
 
@@ -242,6 +244,7 @@ def test_a_gguf_answers_in_llama_cpp(
     with pair_of(files["rewritten"]) as pair:
         assert text_of(pair, BASE) == bare
         assert text_of(pair, EDITED) == told[1.0]
+        assert text_of(pair, EDITED, strength=0.0) == bare
         with pytest.raises(SettingError, match="--lora"):
             pair.check(EDITED, 0.5)
 
@@ -549,6 +552,7 @@ def test_the_endpoint_answers_as_ask_does(base: Path, edit: Path, artefacts: Cal
         assert (answer(client, "edited"), answer(client, "base")) == (expected[0.5], bare)
     with pair_of(artefacts("fold")) as pair, client_of(pair) as client:
         assert (answer(client, "edited"), answer(client, "base")) == (expected[1], bare)
+        assert answer(client, "edited", alpha=0) == bare
         with pytest.raises(openai.APIStatusError, match="its strength is fixed"):
             answer(client, "edited", alpha=0.5)
 

@@ -89,10 +89,8 @@ class Living(Pair):
             elif self._acting is not None:
                 with self._acting(self._edited, strength if side == EDITED else 0.0) as model:
                     yield model
-            elif side == EDITED:
-                yield self._edited
             else:
-                yield self.base
+                yield self._edited if side == EDITED and strength != 0 else self.base
 
     @property
     def base(self) -> Any:

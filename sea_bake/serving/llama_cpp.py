@@ -113,7 +113,7 @@ class LlamaCpp(Pair):
         from openai import OpenAIError
 
         try:
-            with self._client(side).chat.completions.create(
+            with self._client(BASE if strength == 0 else side).chat.completions.create(
                 model=side, messages=messages, stream=True, temperature=sampling.temperature, seed=sampling.seed,
                 max_tokens=sampling.max_new_tokens, extra_body=extra,
             ) as pieces:  # fmt: skip

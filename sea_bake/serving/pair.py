@@ -43,7 +43,7 @@ class Pair(abc.ABC):
         runtime: what runs it: "transformers", "onnxruntime" or "llama.cpp".
         sides: of ``BASE`` and ``EDITED`` those that there are.
         lacking: why one of them is not there; "" where both are.
-        fixed: why the strength cannot be changed; "" where it can.
+        fixed: why the strength can only be 1, and 0 where the base is there; "" where it can be any.
         form: how prompts are rendered.
     """
 
@@ -61,7 +61,8 @@ class Pair(abc.ABC):
             raise SettingError(self.lacking or f"there is no side {side!r}: {' and '.join(self.sides)} are there")
         if not math.isfinite(strength) or abs(strength) > 1e6:
             raise SettingError(f"alpha = {strength} is no strength: 1 is the edit as it is stored, 0 the base")
-        if side == EDITED and strength != 1 and self.fixed:
+        known = (0, 1) if BASE in self.sides else (1,)
+        if side == EDITED and strength not in known and self.fixed:
             raise SettingError(self.fixed)
 
     @abc.abstractmethod
