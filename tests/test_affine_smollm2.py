@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +17,6 @@ import real
 import torch
 from conftest import load
 from peft import PeftModel
-from safetensors import safe_open
-from safetensors.torch import save_file
 from test_affine import CASES, EQUAL, VISIBLE, by_the_paper, difference, edit_of, logits, reloaded
 from torch import Tensor
 
@@ -43,34 +40,8 @@ DEEP = {name: (3 * i,) for i, name in enumerate(CASES)}
 
 
 @pytest.fixture(scope="module")
-def cut(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """depth -> its first layers, embeddings and head, in two shards, of which a fold writes one."""
-
-    @functools.cache
-    def make(depth: int) -> Path:
-        folder = tmp_path_factory.mktemp("cut") / f"smollm2-{depth}"
-        shutil.copytree(smollm2, folder, ignore=lambda *_: ["model.safetensors"])
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-        (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": depth}), "utf-8")
-        shards: dict[str, dict[str, Tensor]] = {"layers.safetensors": {}, "rest.safetensors": {}}
-        with safe_open(smollm2 / "model.safetensors", "pt") as file:
-            for name in file.keys():  # noqa: SIM118 (a handle is no dict)
-                inside = ".layers." in name
-                if not inside or int(name.split(".")[2]) < depth:
-                    shards["layers.safetensors" if inside else "rest.safetensors"][name] = file.get_tensor(name)
-        for shard, tensors in shards.items():
-            save_file(tensors, folder / shard, {"format": "pt"})
-        places = {name: shard for shard, tensors in shards.items() for name in tensors}
-        index = {"metadata": {}, "weight_map": places}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
-        return folder
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def living(cut: Callable[[int], Path]) -> Callable[[int], Any]:
-    return functools.cache(lambda depth: load(cut(depth), "float32"))
+def living() -> Callable[[int], Any]:
+    return functools.cache(lambda depth: load(real.cut(depth), "float32"))
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +72,10 @@ def all_are_seen(found: Tensor, model: Any, ids: Tensor, layers: dict[str, tuple
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_map_through_every_exact_door(
-    cut: Callable[[int], Path], living: Callable[[int], Any], ids: Tensor, tmp_path: Path, name: str
+    living: Callable[[int], Any], ids: Tensor, tmp_path: Path, name: str
 ) -> None:
     """live = baked = reloaded, != base; refused where it is not exact; and one layer left out is noticed."""
-    base, model = cut(4), living(4)
+    base, model = real.cut(4), living(4)
     (edit,) = edits(model, {name: (1, 3)})
     expected, control = by_the_papers(model, ids, {name: (1, 3)}), by_the_papers(model, ids, {name: (1,)})
     with edit.live(model):
@@ -138,11 +109,9 @@ def test_every_map_at_full_depth(smollm2: Path, ids: Tensor, tmp_path: Path, how
 
 
 @pytest.mark.parametrize("how", ["insert", "fold"])
-def test_every_map_in_onnx(
-    cut: Callable[[int], Path], living: Callable[[int], Any], ids: Tensor, tmp_path: Path, how: str
-) -> None:
+def test_every_map_in_onnx(living: Callable[[int], Any], ids: Tensor, tmp_path: Path, how: str) -> None:
     """All maps in one graph, in ONNX Runtime: in one pass, and through its cache."""
-    base, model = cut(2), living(2)
+    base, model = real.cut(2), living(2)
     layers = {name: SHORT[name] for name in DOORS[how]}
     bake(base, edits(model, layers), tmp_path / "art", how=how)
     export_onnx(tmp_path / "art", tmp_path / "onnx")

@@ -3,9 +3,10 @@
 For every family, encoder-decoders and multimodal wrappers too, on tiny random models, and for SmolLM2; with plain
 batches, the KV cache, left padding and greedy generation, in float32 and bfloat16. Every site x merge x feature
 function meets Llama and one of the other three in ``families.DEEP``; each of these, and SmolLM2, meets every pair of
-two of them (``pairs``); the other families meet ``FEW``; in bfloat16 each meets a share of its own (``in_half``). The
-hooks in turn are held against the dense float64 ``oracle``. Every proof has a control: a damaged artefact that the same
-comparison must reject.
+two of them (``pairs``), SmolLM2 some of them whole and the others cut to its first layers; the other families meet
+``FEW``, which hold every site, every merge and a curved feature function, and l2 at every site by ``AutoModel``; in
+bfloat16 each meets a share of its own (``in_half``). The hooks in turn are held against the dense float64 ``oracle``.
+Every proof has a control: a damaged artefact that the same comparison must reject.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 import families
 import oracle
 import pytest
+import real as smollm2_files
 import tiny
 import torch
 from conftest import Workshop, load
@@ -47,7 +49,7 @@ SITES = [site.value for site in Site]
 Setting = tuple[str, str, str]  # site, merge, feature function
 OUTPUTS = [site.value for site in Site if not site.is_input]
 EVERY = list(itertools.product(SITES, oracle.MERGES, oracle.FEATURES))
-FEW = [*((site, "l2", "identity") for site in OUTPUTS), ("mlp", "sum", "identity"), ("block", "average", "tanh")]
+FEW = [("mlp", "sum", "identity"), ("attn", "l2", "identity"), ("block", "average", "tanh")]
 HEADS = ("heads", "l2", "identity")
 
 
@@ -281,6 +283,11 @@ def test_the_settings_are_shared_out_and_hold_every_pair():
             assert {(s[i], s[j]) for s in share} == {(s[i], s[j]) for s in outputs}
     for family in families.ALL:
         assert len(set(in_half(family)) & set(SETTINGS[family])) >= 2
+    for family in families.ALL:
+        met = SETTINGS[family]
+        assert {site for site, _, _ in met} >= {*families.sites(family)}
+        assert {merge for _, merge, _ in met} == {*oracle.MERGES}
+        assert {feature for _, _, feature in met} > {"identity"}
     for setting in FEW:
         assert sum(setting in in_half(family) for family in families.ALL) > len(families.ALL) // 4
     for i in range(3):
@@ -654,19 +661,27 @@ def real(smollm2: Path) -> Real:
     return Real(smollm2)
 
 
+@pytest.fixture(scope="module")
+def cut() -> Real:
+    return Real(smollm2_files.cut(12))
+
+
 @pytest.mark.slow
 @pytest.mark.smollm2
 @pytest.mark.parametrize("setting", pairs(0), ids="-".join)
-def test_live_is_inserted_and_reloaded_on_smollm2(real: Real, tmp_path: Path, setting: Setting):
-    """20 of 30 layers edited; every pair of site, merge and feature function, and each of them in bfloat16 too."""
-    edit = real.edit(*setting)
-    bake(real.folder, edit, tmp_path / "art", how="insert")
+def test_live_is_inserted_and_reloaded_on_smollm2(real: Real, cut: Real, tmp_path: Path, setting: Setting):
+    """Whole, 20 of 30 layers edited: each site, merge and feature function, in float32 and in bfloat16. Cut to its
+    first 12 layers, 8 of them edited: every other pair of site, merge and feature function.
+    """
+    smollm2 = real if setting in REAL_IN_HALF else cut
+    edit = smollm2.edit(*setting)
+    bake(smollm2.folder, edit, tmp_path / "art", how="insert")
     for dtype in (torch.float32, torch.bfloat16)[: 1 + (setting in REAL_IN_HALF)]:
-        live = live_answers(edit, real.models[dtype], real.prompts)
-        assert_visible(real.before[dtype], live)
+        live = live_answers(edit, smollm2.models[dtype], smollm2.prompts)
+        assert_visible(smollm2.before[dtype], live)
         reloaded = load(tmp_path / "art", dtype)
         assert sea_dtypes(reloaded) == {torch.float32}
-        assert_same(live, answers(reloaded, real.prompts))
+        assert_same(live, answers(reloaded, smollm2.prompts))
 
 
 @pytest.mark.slow

