@@ -218,6 +218,22 @@ def every_processor_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def imports_read_once() -> None:
+    """transformers takes an artefact's code apart for its imports at every load: the same code here, each time."""
+    from transformers import dynamic_module_utils
+
+    plain, known = dynamic_module_utils.get_imports, {}
+
+    def get_imports(filename: str) -> list[str]:
+        text = Path(filename).read_bytes()
+        if text not in known:
+            known[text] = plain(filename)
+        return list(known[text])
+
+    dynamic_module_utils.get_imports = get_imports
+
+
 @pytest.fixture(autouse=True)
 def forked_doors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """``verify`` forks its processes (``doors``), but where a test is marked ``own_processes``."""

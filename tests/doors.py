@@ -70,6 +70,11 @@ def _doors(environment: tuple[tuple[str, str], ...], library: str) -> Doors:
     return Doors(dict(environment), library)
 
 
+def forked(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """``subprocess.run`` in an environment of its own: a fork of a process that has imported transformers in it."""
+    return _doors(tuple(sorted(environment.items())), "torch").run(command, environment)
+
+
 _first: list[dict[str, str]] = []
 
 

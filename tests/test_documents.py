@@ -221,13 +221,19 @@ def test_what_is_wrong_with_a_command_is_seen() -> None:
 
 
 @functools.cache
+def _base() -> Path:
+    """A model of two layers: a trace for ONNX takes its time by layers."""
+    return tiny.write_llama(tiny.root() / "documents-base", num_hidden_layers=2)
+
+
+@functools.cache
 def _baked(how: str) -> Path:
     """An artefact, with its verification."""
     from sea_bake import bake, fit, verify
 
     folder = tiny.root() / f"documents-{how}" / "artefact"
     folder.parent.mkdir()
-    shutil.copytree(tiny.single(), folder.parent / "base")
+    shutil.copytree(_base(), folder.parent / "base")
     settings = {"layers": "last:2", "neutral": "prompt", "site": "mlp" if how == "insert" else "attn"}
     edit = fit(folder.parent / "base", tiny.demonstrations(), **settings, merge="l2" if how == "insert" else "sum")
     bake(folder.parent / "base", edit, folder, how=how)
@@ -264,7 +270,7 @@ def _activations() -> Path:
     from sea_bake.model.loading import load_model, load_tokenizer
     from sea_bake.model.source import ModelSource
 
-    source = ModelSource.parse(tiny.single())
+    source = ModelSource.parse(_base())
     living = (load_model(source), load_tokenizer(source))
     found = collect(*living, tiny.demonstrations(), source=source, site="attn", neutral="prompt")
     return found.save(tiny.root() / "documents-activations.safetensors")
@@ -291,8 +297,8 @@ def _benchmarks() -> Path:
 
 
 STAND_INS: dict[str, Callable[[], Path]] = {
-    "base": tiny.single,
-    "BASE": tiny.single,
+    "base": _base,
+    "BASE": _base,
     "EDIT": _edit,
     "THEIR_MODEL": _merged,
     "me/truthful": _edit,  # here it wins over the Hub's

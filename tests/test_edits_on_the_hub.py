@@ -76,10 +76,9 @@ def logits(model: Any) -> torch.Tensor:
         return model(torch.tensor(PROBE)).logits
 
 
-def fresh(desk: Desk, script: str, folder: Path) -> str:
+def fresh(desk: Desk, script: str) -> str:
     """What a script prints in a process and with a cache of its own, with the Hub in reach."""
-    env = {**desk.env, "HF_HOME": str(folder / "fresh"), "HF_TOKEN": ADA}
-    ran = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, cwd=folder)
+    ran = desk.python(script)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
 
@@ -159,7 +158,7 @@ def test_an_edit_on_the_hub_is_taken_wherever_one_is_named(
     assert ran.code == 1  # the control: it is held against the edit that is named
     again = desk.ok("reproduce", name)
     assert again["reproduced"] is True
-    said = fresh(desk, f"from sea_bake import Edit; print(Edit.load({name!r}).origin)", tmp_path)
+    said = fresh(desk, f"from sea_bake import Edit; print(Edit.load({name!r}).origin)")
     assert said.strip() == pinned
 
 
@@ -360,9 +359,9 @@ def test_a_giant_is_not_even_fetched(desk: Desk, hub: Hub, fitted: Callable[...,
         "try: Edit.load('ada/giant')\nexcept Exception as error: print(type(error).__name__, error)"
     )
     before = len(hub.counts.requests)
-    assert re.match(r"EditError .*has at most 100", fresh(desk, script, tmp_path))
+    assert re.match(r"EditError .*has at most 100", fresh(desk, script))
     assert not [r for r in hub.counts.requests[before:] if r.startswith("GET") and "resolve" in r]
-    assert "EditError" not in fresh(desk, script.replace("= 100", "= 10**9"), tmp_path)  # the control
+    assert "EditError" not in fresh(desk, script.replace("= 100", "= 10**9"))  # the control
 
 
 # ------------------------------------------------------------------------------------------------------------- the card
@@ -396,7 +395,7 @@ def test_the_card_says_what_it_is_and_its_lines_work(
     assert python
     body = python[1].replace("    ...", "    edited = model(torch.tensor([[1, 20, 30]])).logits #")
     script = f"import torch\n{body}\nprint((model(torch.tensor([[1, 20, 30]])).logits - edited).abs().max().item())"
-    assert float(fresh(desk, script, tmp_path)) > 0.01
+    assert float(fresh(desk, script)) > 0.01
 
 
 @pytest.mark.slow

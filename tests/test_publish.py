@@ -1,4 +1,4 @@
-"""Publish: to a Hub on loopback that speaks the real protocol, and back from it in a fresh process."""
+"""Publish: to a Hub on loopback that speaks the real protocol, and back from it in a process of its own."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import doors
 import pytest
 import tiny
 import torch
@@ -111,13 +112,22 @@ class Desk(tiny.Nursery):
         finally:
             self.login.write_text(before)
 
-    def logits(self, name: str, tmp_path: Path, *, base: str = "", trust: bool = False) -> torch.Tensor:
-        """Loaded by name, in a fresh process with an empty cache, from the Hub."""
-        output = tmp_path / "logits.safetensors"
-        home = tmp_path / "fresh"
+    def python(self, script: str, *words: str, new: bool = False) -> subprocess.CompletedProcess[str]:
+        """``python -c`` with an empty cache and the Hub in reach: new, or a fork that has transformers and no more."""
+        home = self.folder / "fresh"
+        shutil.rmtree(home, ignore_errors=True)
         env = {**self.env, "HF_HOME": str(home), "HF_MODULES_CACHE": str(home / "modules"), "HF_TOKEN": ADA}
-        command = [sys.executable, "-c", LOAD, name, base, str(int(trust)), str(output), json.dumps(PROBE)]
-        ran = subprocess.run(command, env=env, capture_output=True, text=True, cwd=tmp_path)
+        command = [sys.executable, "-c", script, *words]
+        if new:
+            return subprocess.run(command, env=env, capture_output=True, text=True, cwd=self.folder)
+        return doors.forked(command, env)
+
+    def logits(
+        self, name: str, tmp_path: Path, *, base: str = "", trust: bool = False, new: bool = False
+    ) -> torch.Tensor:
+        """Loaded by name, with an empty cache, from the Hub."""
+        output = tmp_path / "logits.safetensors"
+        ran = self.python(LOAD, name, base, str(int(trust)), str(output), json.dumps(PROBE), new=new)
         assert ran.returncode == 0, ran.stderr
         return load_file(output)["logits"]
 
@@ -239,7 +249,7 @@ def test_the_real_model_goes_there_and_back(desk: Desk, hub: Hub, smollm2: Path,
     assert len(hub.counts.uploads) == uploads + 3  # the base's shard, the SEA shard, the edit
     again = desk.ok("publish", tmp_path / "sea", "ada/smollm2-sea", "--license", "apache-2.0")
     assert (again["sent"], again["commit"]) == ([], report["commit"])
-    found = desk.logits("ada/smollm2-sea", tmp_path, trust=True)
+    found = desk.logits("ada/smollm2-sea", tmp_path, trust=True, new=True)
     with torch.inference_mode():
         expected = load(tmp_path / "sea", "float32")(torch.tensor(PROBE)).logits
         unedited = load(smollm2, "float32")(torch.tensor(PROBE)).logits
@@ -247,7 +257,7 @@ def test_the_real_model_goes_there_and_back(desk: Desk, hub: Hub, smollm2: Path,
     assert (found - unedited).abs().max() > 0.1  # the control
     for name in [k for k in hub.tree("ada/smollm2-sea") if k.endswith(".safetensors")]:
         (hub.folder / hub.tree("ada/smollm2-sea")[name].key).unlink()  # half a gigabyte
-    shutil.rmtree(tmp_path / "fresh")
+    shutil.rmtree(desk.folder / "fresh")
 
 
 # ------------------------------------------------------------------------------------------------------------- the card
