@@ -6,6 +6,7 @@ import gc
 import json
 import logging
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -104,7 +105,8 @@ settings.load_profile("sea_bake")
 
 
 class Workshop:
-    """Tiny models (``families``), their activations, edits and artefacts, each made once: do not change them.
+    """Tiny models (``families``), their activations, edits and artefacts, each made once: do not change them. Models
+    and activations are made once for all workers, of which each has a copy.
 
     Edits are fitted on layers 1 and 3 of 4, so that an edited layer stands behind another and one stands unedited.
     """
@@ -128,7 +130,12 @@ class Workshop:
         name = "-".join(
             ["tiny", family, *(key if value is True else str(value) for key, value in sorted(how.items()) if value)]
         )
-        return self.once(name, lambda: families.save(family, self.folder / name, **how))
+        return self.once(
+            name,
+            lambda: shutil.copytree(
+                real.once(f"models/{name}", lambda folder: families.save(family, folder, **how)), self.folder / name
+            ),
+        )
 
     def model(self, family: str, dtype: torch.dtype | str = "float32") -> Any:
         """The living base, loaded from its checkpoint."""
@@ -137,19 +144,20 @@ class Workshop:
     def activations(self, family: str, site: str) -> Activations:
         import families
 
-        from sea_bake import collect
+        from sea_bake import Activations, collect
 
-        return self.once(
-            ("activations", family, site),
-            lambda: collect(
+        def make(folder: Path) -> None:
+            collect(
                 self.model(family),
                 families.tokenizer(),
                 families.demonstrations(),
                 source=self.base(family).name,
                 site=site,
                 max_new_tokens=8,
-            ),
-        )
+            ).save(folder / "all.safetensors")
+
+        name = f"activations/{family}-{site}"
+        return self.once(name, lambda: Activations.load(real.once(name, make) / "all.safetensors"))
 
     def layers(self, family: str, site: str) -> list[int]:
         """Those that are edited: of ``LAYERS`` those that have the site, which is one alone in Nemotron-H."""

@@ -1,4 +1,5 @@
-"""SmolLM2-135M-Instruct, real weights, and what is made of it: each once per run, whichever worker needs it first.
+"""SmolLM2-135M-Instruct, real weights, and what is made of it and else takes its time: each once per run, whichever
+worker needs it first.
 
 Nothing here may be changed by a test. A folder is made under another name and renamed when it is whole.
 """
@@ -34,9 +35,10 @@ def begin() -> None:
 def once(name: str, make: Callable[[Path], object]) -> Path:
     """The folder of this name, which ``make`` has filled once."""
     folder = Path(os.environ[FOLDER]) / name
-    with FileLock(folder.with_suffix(".lock")):
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
         if not folder.exists():
-            growing = folder.with_suffix(".part")
+            growing = folder.with_name(f"{folder.name}.part")
             shutil.rmtree(growing, ignore_errors=True)
             growing.mkdir()
             make(growing)

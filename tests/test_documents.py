@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import documents
+import exports
 import pytest
 import tiny
 from documents import ROOT, Fence, fences, pages
@@ -220,10 +221,8 @@ def test_what_is_wrong_with_a_command_is_seen() -> None:
 # ------------------------------------------------------------------------------------------------------- stand-ins
 
 
-@functools.cache
 def _base() -> Path:
-    """A model of two layers: a trace for ONNX takes its time by layers."""
-    return tiny.write_llama(tiny.root() / "documents-base", num_hidden_layers=2)
+    return exports.base(chat=False)  # of two layers: a trace for ONNX takes its time by layers
 
 
 @functools.cache

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import benchmarks
+import exports
 import fuzzing
 import pytest
 import tiny
@@ -96,7 +97,7 @@ def run(*words: Any, codes: tuple[int, ...] = (0,)) -> str:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a base, demonstrations and an edit of evil names."""
     folder = tmp_path_factory.mktemp("evil")
-    base = tiny.changeable(tiny.single(), folder / NAME)
+    base = tiny.changeable(exports.base(chat=False), folder / NAME)  # of two layers, for the sake of the export
     config = json.loads((base / "config.json").read_text("utf-8"))
     (base / "config.json").write_text(json.dumps(config | {"task": TEXT, TEXT: TEXT}))
     data = folder / f"{NAME}.jsonl"
@@ -151,7 +152,7 @@ def test_an_export_and_its_page_of_evil_names(place: Path, tmp_path: Path) -> No
 
 
 def test_tuning_of_evil_names(place: Path, tmp_path: Path) -> None:
-    words = ("--site", "mlp", "--merge", "sum", "--layers", "1,3", "--trials", 1, "--neutral", "prompt")
+    words = ("--site", "mlp", "--merge", "sum", "--layers", "0,1", "--trials", 1, "--neutral", "prompt")
     run("tune", place / NAME, *words, "-d", evil_triples(tmp_path), "-o", tmp_path / NAME)
     assert assert_folder(tmp_path / NAME) == 1
 
