@@ -28,7 +28,8 @@ from typing import Any
 READ_AT_IMPORT = ("HF_", "HUGGINGFACE", "TRANSFORMERS", "PYTORCH", "TORCH", "CUDA", "PYTHON", "HOME", "OMP_", "MKL_")
 
 
-SET_AT_IMPORT = ("TORCHINDUCTOR_CACHE_DIR",)  # by torch itself, and nothing is compiled here
+# By torch and by lm_eval themselves, for what is compiled and what is fetched: neither is done here.
+SET_AT_IMPORT = ("TORCHINDUCTOR_CACHE_DIR", "HF_XET_HIGH_PERFORMANCE", "HF_HUB_ENABLE_HF_TRANSFER")
 
 
 def read_at_import(environment: Any) -> dict[str, str]:
