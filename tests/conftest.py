@@ -40,10 +40,11 @@ real.begin()
 
 # The longest files first, so that the workers end together; what the first one makes of SmolLM2 two later ones take.
 LONGEST = (
-    "onnx_quantised", "doors", "onnx", "next_steps", "folds", "scripts", "onnx_smollm2", "publish", "gguf",
-    "onnx_runtimes", "documents", "affine_smollm2", "serving", "recipes", "loading", "injection", "faults",
-    "control_vectors", "edits_on_the_hub", "approximate", "affine", "discovery", "checkpoint", "report", "tune",
-    "evaluation", "whole_or_nothing", "onnx_verify", "activations",
+    "onnx_quantised", "doors", "folds", "scripts", "onnx", "recipes", "next_steps", "worth", "loading", "onnx_smollm2",
+    "publish", "onnx_runtimes", "documents", "serving", "gguf", "faults", "approximate", "processes", "tune_workers",
+    "report", "tune", "affine_smollm2", "injection", "control_vectors", "evaluation", "checkpoint", "affine",
+    "security", "sources", "edits_on_the_hub", "discovery", "methods", "whole_or_nothing", "onnx_verify", "activations",
+    "starting",
 )  # fmt: skip
 
 
