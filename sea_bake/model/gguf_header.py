@@ -6,6 +6,7 @@ import contextlib
 import functools
 from collections.abc import Iterator
 
+from sea_bake.errors import need
 from sea_bake.model.source import ModelSource
 
 
@@ -18,6 +19,7 @@ def header_read_once(source: ModelSource) -> Iterator[None]:
     if not source.is_gguf:
         yield
         return
+    need("gguf", "Reading a GGUF model", "gguf")
     import gguf
 
     reader, names = gguf.GGUFReader, gguf.get_tensor_name_map
