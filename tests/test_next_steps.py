@@ -393,7 +393,7 @@ def test_every_next_step_is_here() -> None:
     house = Path(exports.__file__).parent.parent / "sea_bake"
     found = {p.stem: p.read_text("utf-8").count("call.go_on(") for p in (house / "cli").glob("*.py")}
     assert {name: count for name, count in found.items() if count} == {
-        "bake": 1, "demo": 2, "eval": 1, "export": 3, "fit": 1, "importing": 1, "init": 1, "serve_web": 1, "tune": 1,
+        "bake": 1, "demo": 2, "eval": 1, "export": 3, "fit": 2, "run": 1, "serve_web": 1, "tune": 1, "verify": 1,
     }  # fmt: skip
     assert not [p.name for p in house.rglob("*.py") if re.search(r"Next: (?!\{)", p.read_text("utf-8"))]
     assert Edit.load(tiny.edit_file()).layers
