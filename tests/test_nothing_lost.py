@@ -365,6 +365,7 @@ def test_what_could_not_be_removed_is_named(tmp_path: Path, monkeypatch: pytest.
             (stage / "a").write_text("new")
             press()
 
+    tiny.commands()  # of the real one, whoever asks first
     monkeypatch.setattr("sea_bake.cli.app", app)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", lambda *args, **options: None)

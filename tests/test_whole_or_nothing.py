@@ -271,6 +271,7 @@ def test_a_command_says_how_it_ended(late: bool, monkeypatch: pytest.MonkeyPatch
             raise SystemExit(0)
         raise RuntimeError("what a library makes of it")
 
+    tiny.commands()  # of the real one, whoever asks first
     monkeypatch.setattr("sea_bake.cli.app", app)
     ran = tiny.run("inspect", tmp_path)
     assert (ran.code, ran.err.strip()) == (
