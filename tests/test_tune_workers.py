@@ -25,7 +25,7 @@ from sea_bake.fitting.tuning.results import DEFAULT
 from sea_bake.fitting.tuning.storage import mend
 from sea_bake.fitting.tuning.workers import UNSENT, Shared
 
-TRIPLES, COUNT = 32, 4
+TRIPLES, COUNT = 32, 3
 
 
 def settings(*more: Any) -> list[Any]:
