@@ -352,6 +352,23 @@ def test_a_fit_costs_its_budget(living: tuple[Any, Any]) -> None:
         fit(model, builtin()[:12], budget=90.0, **told)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("measure", [True, False])
+def test_a_default_that_no_strength_reaches_loses_no_fit(
+    living: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, measure: bool
+) -> None:
+    model, tokenizer = living
+    monkeypatch.setattr("sea_bake.fitting.DEFAULT_BUDGET", 90.0)
+    told: dict[str, Any] = {"tokenizer": tokenizer, "source": "tiny", "measure": measure, "controls": 0, **SETTINGS}
+    edit = fit(model, builtin()[:12], budget=90.0, **told)
+    found = edit.measured
+    assert found is not None
+    assert (edit.alpha, found.budget, found.missed) == (0.77, None, 90.0)
+    assert found.kl is not None
+    assert found.kl.value == pytest.approx(divergence(model, tokenizer, edit), rel=1e-3)
+    assert "(strength 0.77, the method's own: none reaches the budget of 90)" in measured(edit)[1]
+
+
 def planted(model: Any, tokenizer: Any, count: int) -> tuple[list[Demonstration], Edit]:
     """Demonstrations whose good answers are made of one token and whose bad ones of another; and the constant that
     moves from the one to the other."""

@@ -75,6 +75,7 @@ class Measured:
     Attributes:
         kl: from the base, nats per token of neutral text; None where it was not measured.
         budget: the KL that its strength was chosen for; None where the strength was given.
+        missed: a KL that no strength reaches; the strength is then the method's own.
         texts: how many neutral texts.
         gain: of the margin of positive over negative answers, nats per token, on demonstrations held back.
         base: the base's own margin on them.
@@ -93,6 +94,7 @@ class Measured:
     held_back_sha256: str = ""
     controls: list[Controls] = field(default_factory=list)
     why: str = ""
+    missed: float | None = None
 
     @property
     def shown(self) -> bool:
@@ -117,7 +119,7 @@ class Measured:
         found = build(cls, data)
         estimates = [found.kl, found.gain, *(e for one in found.controls for e in (one.mean, one.difference))]
         numbers = [n for e in estimates if e is not None for n in (e.value, e.low, e.high)]
-        numbers += [n for n in (found.budget, found.base) if n is not None]
+        numbers += [n for n in (found.budget, found.base, found.missed) if n is not None]
         if not all(abs(number) < 1e9 for number in numbers):
             raise ValueError("a number is out of all bounds")
         for one in found.controls:

@@ -25,7 +25,7 @@ from sea_bake.demonstrations.holding import DEFAULT_HELD_BACK, hold_back
 from sea_bake.edit import Edit
 from sea_bake.edit.measured import Measured
 from sea_bake.errors import SettingError
-from sea_bake.evaluation.strength import DEFAULT_BUDGET, check_budget
+from sea_bake.evaluation.strength import DEFAULT_BUDGET, UnreachedError, check_budget
 from sea_bake.evaluation.worth import DEFAULT_CONTROLS, Bench
 from sea_bake.fitting.maps import edit_of
 from sea_bake.methods.layers import check_layers, check_read, select_layers
@@ -105,7 +105,8 @@ def fit(
         alpha: strength: h + alpha (y - h). 0 is the base model. Default: found for the budget; of leace and ablation,
             which erase at 1 alone, 1 (where budget is None the method's own: of sea 0.77, of iti 6, else 1).
         budget: KL from the base that the edit may cost, in nats per token of neutral text: the strength is found for it
-            on the model at hand, unless alpha is given. Not of leace and ablation.
+            on the model at hand, unless alpha is given. Where none reaches the default, the method's own strength
+            stays, and that is said; any other is an error then. Not of leace and ablation.
         K: share of explained variance (such as 0.95, at most 1), or a whole number: a rank (8). Of sea, contrastive.
         K_positive: K of the positive projection. Default: K.
         K_negative: K of the negative projection. Default: K.
@@ -186,10 +187,17 @@ def fit(
         batch_size=batch_size,
     )
     searched = budget if bench.can_measure else None
-    if searched is not None:
-        edit = bench.strength(edit, searched)
-    found = _measured(bench, edit, measure, controls, searched)
-    return edit if found is None else replace(edit, measured=replace(found, why=found.why or why))
+    missed = None
+    try:
+        edit = edit if searched is None else bench.strength(edit, searched)
+    except UnreachedError:
+        if searched != DEFAULT_BUDGET:  # a wish of nobody's is no reason to lose a fit
+            raise
+        searched, missed = None, searched
+    found = _measured(bench, edit, measure, controls, searched or missed)
+    if found is None:
+        return edit
+    return replace(edit, measured=replace(found, budget=searched, missed=missed, why=found.why or why))
 
 
 def _measured(bench: Bench, edit: Edit, measure: bool, controls: int, budget: float | None) -> Measured | None:

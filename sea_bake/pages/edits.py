@@ -90,6 +90,7 @@ def measured(edit: Edit) -> list[str]:
     if found.kl is not None:
         low, high = found.kl.interval
         budget = "" if found.budget is None else f", budget {found.budget:g}"
+        budget += "" if found.missed is None else f", the method's own: none reaches the budget of {found.missed:g}"
         cost = f"cost: KL {found.kl.value:.4f} [{low:.4f}, {high:.4f}] nats per token of {found.texts} neutral texts"
         cost += f" (strength {edit.alpha:g}{budget})"
     if found.controls:
