@@ -23,6 +23,7 @@ from sea_bake.baking import shift_test
 from sea_bake.baking.insert import class_name
 from sea_bake.baking.open_base import open_folder
 from sea_bake.errors import CheckpointError, NotExactError
+from sea_bake.model import running
 from sea_bake.model.checkpoint import LazyTensor
 from sea_bake.model.source import ModelSource
 
@@ -192,6 +193,14 @@ def test_a_model_that_does_not_run_says_so(tmp_path: Path, neutral: str):
         tiny.refused(
             ran, "CheckpointError", "cannot run this StableLmForCausalLM", "size of tensor a (3)", "config.json"
         )
+
+
+@pytest.mark.parametrize(("room", "error"), [("sea_bake.a_hook", IndexError), ("theirs", CheckpointError)])
+def test_an_error_out_of_a_hook_of_ours_is_not_said_to_be_transformers(room: str, error: type[Exception]) -> None:
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny.single())
+    model.model.layers[1].mlp.register_forward_hook(eval("lambda *_: [][0]", {"__name__": room}))
+    with pytest.raises(error), running.explained(model):
+        model(input_ids=torch.zeros(1, 2, dtype=torch.long))
 
 
 def test_a_hybrid_without_attention_keeps_nothing_to_share(tmp_path: Path):
