@@ -157,7 +157,7 @@ class Workshop:
                 max_new_tokens=8,
             ).save(folder / "all.safetensors")
 
-        name = f"activations/{family}-{site}"
+        name = f"activations/{self.base(family).name}-{site}"
         return self.once(name, lambda: Activations.load(real.once(name, make) / "all.safetensors"))
 
     def layers(self, family: str, site: str) -> list[int]:
