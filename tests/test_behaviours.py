@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import test_scripts
 import tiny
+import transformers
 
 from sea_bake.demonstrations import BEHAVIOURS, behaviours, builtin, load
 from sea_bake.edit import Edit
@@ -300,6 +301,7 @@ def test_the_margin_of_a_set(name: str) -> None:
 
     class Judge:
         tokenizer = tiny.tokenizer()
+        model = transformers.AutoModelForCausalLM.from_pretrained(tiny.single())
         sign = 1.0
 
         def scorer(self, advance: Any) -> Any:

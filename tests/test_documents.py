@@ -34,6 +34,8 @@ PYTHON = [fence for page in pages() for fence in fences(page, "python")]
 ELSEWHERE = {
     r"pip install .*|npm install .*|pre-commit install": "installs something, from a network",
     r"torchrun .*|accelerate launch .*": "more than one process: tests/test_activations.py runs it",
+    r"sea-bake tune .* --storage .*": "several machines: tests/test_tune_workers.py runs workers on either storage",
+    r"sea-bake eval .* --backend vllm": "needs vLLM: tests/test_engines.py runs it with a stand-in",
     r"vllm serve .*": "needs vLLM in an environment of its own: scripts/check_vllm runs it",
     r"scripts/\S+.*": "takes minutes; that it is there, and has the options, is looked at",
     r"sea-bake run": "a whole recipe: tests/test_recipes.py runs the starter",

@@ -50,6 +50,14 @@ QUESTION = "Can bats see?"
 SHORT = Sampling(max_new_tokens=12)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def ctrl_c() -> Iterator[None]:
+    """A shell's background job starts with it ignored, and so does what it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def base() -> Path:
     return exports.base()
