@@ -118,7 +118,17 @@ PLAIN_GEMMA: dict[str, Any] = {key: value for key, value in GEMMA.items() if key
 PER_LAYER: dict[str, Any] = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCAB}
 DENSE_FIRST: dict[str, Any] = {**EXPERTS, "num_dense_layers": 2}
 SHARED: dict[str, Any] = {**EXPERTS, "shared_expert_intermediate_size": 40}
-# DeepSeek's: keys and values out of a few numbers, two dense layers, then experts and one that is always asked.
+# DeepSeek's, and GLM's: two dense layers, then experts and one that is always asked.
+ROUTED: dict[str, Any] = {
+    "moe_intermediate_size": 32,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 2,
+}
+# DeepSeek's: keys and values out of a few numbers.
 LATENT: dict[str, Any] = {
     **GROUPED,
     "num_key_value_heads": 4,
@@ -127,13 +137,7 @@ LATENT: dict[str, Any] = {
     "qk_rope_head_dim": 8,
     "qk_nope_head_dim": 8,
     "v_head_dim": 16,
-    "moe_intermediate_size": 32,
-    "n_routed_experts": 4,
-    "num_experts_per_tok": 2,
-    "n_shared_experts": 1,
-    "n_group": 1,
-    "topk_group": 1,
-    "first_k_dense_replace": 2,
+    **ROUTED,
 }
 # Of the layers that the tests edit, 1 and 3, the first has linear attention and the second full attention.
 LINEAR: dict[str, Any] = {
@@ -431,13 +435,7 @@ WRAPPERS: dict[str, Callable[[], Any]] = {
         text_config={
             **GROUPED,
             "head_dim": 16,
-            "moe_intermediate_size": 32,
-            "n_routed_experts": 4,
-            "num_experts_per_tok": 2,
-            "n_shared_experts": 1,
-            "n_group": 1,
-            "topk_group": 1,
-            "first_k_dense_replace": 2,
+            **ROUTED,
             **rope(4, 2, 2, partial_rotary_factor=1.0),
         },
         vision_config={**PATCHES, "image_size": 28},

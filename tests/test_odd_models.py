@@ -57,6 +57,17 @@ def largest(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max())
 
 
+def assert_baked_is_live(base: Path, site: str, folder: Path) -> None:
+    """Inserted and folded, an edit answers as it does under hooks."""
+    model, edit = fitted(base, site)
+    with edit.live(model):
+        expected = test_discovery.logits(model)
+    for how in ("insert", "fold"):
+        out = bake(base, edit, folder / how, how=how).output
+        found = transformers.AutoModelForCausalLM.from_pretrained(out, trust_remote_code=how == "insert").eval()
+        assert largest(test_discovery.logits(found), expected) < 1e-5, how
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BORROWED)
 def test_a_model_class_of_another_family_is_inserted_and_folded(tmp_path: Path, name: str):
@@ -136,13 +147,7 @@ def test_embeddings_of_another_width(tmp_path: Path, site: str, norm_first: bool
         do_layer_norm_before=norm_first,
     )
     base = test_discovery.made(config, tmp_path / "base")
-    model, edit = fitted(base, site)
-    with edit.live(model):
-        expected = test_discovery.logits(model)
-    for how in ("insert", "fold"):
-        folder = bake(base, edit, tmp_path / how, how=how).output
-        found = transformers.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=how == "insert").eval()
-        assert largest(test_discovery.logits(found), expected) < 1e-5, how
+    assert_baked_is_live(base, site, tmp_path)
 
 
 @pytest.mark.parametrize(("name", "site"), [("falcon_h1", "attn:mamba"), ("sarvam_moe", "attn")])
@@ -207,13 +212,7 @@ def test_a_hybrid_without_attention_keeps_nothing_to_share(tmp_path: Path):
     """Layers that are all convolutions: transformers runs them, though not with a cache."""
     config = transformers.Lfm2Config(**families.GROUPED, layer_types=["conv"] * 4, block_auto_adjust_ff_dim=False)
     base = test_discovery.made(config, tmp_path / "base")
-    model, edit = fitted(base, "mlp")
-    with edit.live(model):
-        expected = test_discovery.logits(model)
-    for how in ("insert", "fold"):
-        folder = bake(base, edit, tmp_path / how, how=how).output
-        found = transformers.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=how == "insert").eval()
-        assert largest(test_discovery.logits(found), expected) < 1e-5, how
+    assert_baked_is_live(base, "mlp", tmp_path)
 
 
 def test_shapes_that_are_not_the_configurations(tmp_path: Path):
