@@ -150,9 +150,8 @@ def _ours(command: Any) -> bool:
 
 def _fork_of_script(command: Any, **options: Any) -> Any:
     """``subprocess.run`` inside a script of ours: a fork of what is ours."""
-    if not _ours(command):
+    if not _ours(command) or not {*options} <= {"capture_output", "text", "env", "cwd", "stdin", "stdout"}:
         return _start(command, **options)
-    assert {*options} <= {"capture_output", "text", "env", "cwd", "stdin", "stdout"}, options
     code, out, err = _forked(_asked(command, options))
     if "stdout" in options:
         options["stdout"].write(out)
@@ -169,11 +168,10 @@ class _Server:
     """``subprocess.Popen`` inside a script of ours, of what goes on meanwhile and writes into one file."""
 
     def __new__(cls, command: Any, **options: Any) -> Any:
-        return super().__new__(cls) if _ours(command) else _popen(command, **options)
+        into_one = options.get("stderr") == subprocess.STDOUT and options.get("start_new_session")
+        return super().__new__(cls) if _ours(command) and into_one else _popen(command, **options)
 
-    def __init__(self, command: Any, *, stdout: Any, stderr: int, start_new_session: bool, **options: Any) -> None:
-        assert stderr == subprocess.STDOUT
-        assert start_new_session
+    def __init__(self, command: Any, *, stdout: Any, **options: Any) -> None:
         self.returncode: int | None = None
         gc.freeze()
         self.pid = os.fork()
