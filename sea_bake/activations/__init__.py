@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sea_bake import demonstrations as demos
@@ -30,6 +29,7 @@ from sea_bake.errors import ActivationError, SettingError
 from sea_bake.io import store
 from sea_bake.model.anatomy import Site
 from sea_bake.model.fingerprint import BaseModel
+from sea_bake.model.placing import input_device
 from sea_bake.model.sites import layers_with, ranges, site_modules, text_config
 from sea_bake.model.source import ModelSource
 
@@ -196,7 +196,7 @@ def collect_sites(
         "demonstrations_from": getattr(demonstrations, "origin", None),
         "neutral_sha256": _tokens_digest(roles["neutral"]),
         "batch_size": batch_size,
-        "device": torch.device(model.device).type,
+        "device": input_device(model).type,
     }
     return {
         site: Activations(

@@ -46,8 +46,3 @@ def distributed(
     for i, result in gathered(mine):
         results[i] = result
     return results
-
-
-def input_device(model: Any) -> torch.device:
-    device = model.get_input_embeddings().weight.device
-    return device if device.type != "meta" else torch.device("cpu")  # offloaded: accelerate's hooks move the inputs

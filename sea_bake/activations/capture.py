@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sea_bake.activations.batches import distributed, input_device, padded
+from sea_bake.activations.batches import distributed, padded
 from sea_bake.activations.generating import greedy, rows_of
 from sea_bake.activations.prompts import Tokens, pad_id
 from sea_bake.activations.sharing import Job, shared
@@ -20,6 +20,7 @@ from sea_bake.activations.texts import DEFAULT_BATCH_SIZE, DEFAULT_NEW_TOKENS, R
 from sea_bake.errors import ActivationError
 from sea_bake.model.anatomy import Site
 from sea_bake.model.hooks import hooked
+from sea_bake.model.placing import input_device
 from sea_bake.model.running import explained
 from sea_bake.model.sites import site_modules
 from sea_bake.model.skeleton import decoder_of

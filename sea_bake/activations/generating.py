@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from sea_bake.activations.batches import distributed, input_device, padded
+from sea_bake.activations.batches import distributed, padded
 from sea_bake.activations.prompts import Tokens, pad_id
 from sea_bake.errors import CheckpointError
+from sea_bake.model.placing import input_device
 from sea_bake.model.running import explained
 from sea_bake.model.source import ModelSource
 

@@ -20,12 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sea_bake.activations.batches import distributed, input_device, padded
+from sea_bake.activations.batches import distributed, padded
 from sea_bake.activations.generating import generate, rows_of, stop_ids
 from sea_bake.activations.prompts import Tokens, pad_id
 from sea_bake.model.anatomy import Site
 from sea_bake.model.caches import cache_name, can_share
 from sea_bake.model.hooks import hooked
+from sea_bake.model.placing import input_device
 from sea_bake.model.running import explained
 from sea_bake.model.sites import site_modules
 from sea_bake.model.skeleton import decoder_of

@@ -14,6 +14,7 @@ from sea_bake.io.files import file_digest, read_json
 from sea_bake.io.regular import check_folder
 from sea_bake.model.kernels import check_kernels
 from sea_bake.model.loading import architecture
+from sea_bake.model.placing import Placement
 
 # SHA-256 of what earlier versions wrote: before there were affine maps, and before these took one product less.
 _EARLIER = (
@@ -55,14 +56,17 @@ def load_inserted(folder: Path, *, dtype: torch.dtype | str, device: str = "cpu"
     config = read_json(folder / "config.json")
     check_kernels(config)
     name = architecture(config) or ""
-    options = {"device_map": device} if device != "cpu" else {}
+    place = Placement(device)
     try:
         kind = getattr(modeling_sea, name if name.startswith("SEA") else f"SEA{name}")
         model, info = kind.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **place.options
         )
     except Exception as error:
-        raise CheckpointError(f"the artefact {folder} cannot be loaded: {first_line_of(error)}") from error
+        place.drop()
+        why = f"{first_line_of(error)}{place.cure(error)}"
+        raise CheckpointError(f"the artefact {folder} cannot be loaded: {why}") from error
+    place.of(model)
     if info["missing_keys"]:  # transformers fills them with random numbers, and goes on
         raise CheckpointError(f"{folder} is incomplete: it lacks {sorted(info['missing_keys'])[0]}")
     return model.eval()

@@ -23,6 +23,7 @@ from sea_bake.errors import ActivationError, DemonstrationError
 from sea_bake.io import progress
 from sea_bake.model.anatomy import Site
 from sea_bake.model.hooks import hooked
+from sea_bake.model.placing import input_device
 from sea_bake.model.sites import site_modules, text_config
 
 Place = tuple[Site, int]
@@ -89,7 +90,7 @@ def texts(
 @torch.inference_mode()
 def logits(model: Any, text: Text) -> Tensor:
     """[tokens, vocabulary] of one text."""
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     ids = torch.tensor([text.tokens.ids], device=device)
     if text.tokens.encoder is None:
         return model(input_ids=ids, use_cache=False).logits[0]

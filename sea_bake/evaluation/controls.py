@@ -29,6 +29,7 @@ from sea_bake.io.store import finite
 from sea_bake.methods.affine import AffineMap
 from sea_bake.methods.sea import Projector
 from sea_bake.model.hooks import hooked
+from sea_bake.model.placing import input_device
 from sea_bake.model.processes import from_main, is_main_process
 from sea_bake.model.sites import site_modules
 
@@ -114,7 +115,7 @@ def lengths_of(model: Any, edit: Edit, texts: Sequence[Sequence[int]]) -> dict[i
     def look(layer: int, activation: Tensor) -> None:
         found[layer].append(float(activation.float().flatten(0, -2).norm(dim=-1).mean()))
 
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     with hooked(site_modules(model, edit.site, edit.layers), look, inputs=edit.site.is_input):
         for ids in texts:
             model(input_ids=torch.tensor([list(ids)], device=device), use_cache=False)

@@ -27,6 +27,7 @@ from sea_bake.evaluation.finite import check_finite, check_known, watched
 from sea_bake.evaluation.measures import Column, read
 from sea_bake.evaluation.neutral import PROMPTS, TEXTS
 from sea_bake.io.regular import MAX_JSON, read_text
+from sea_bake.model.placing import input_device
 from sea_bake.model.processes import dealt, gathered, in_step
 
 NEUTRAL, GENERATION = "neutral_text", "generation"
@@ -124,7 +125,7 @@ class Neutral:
 
     def _logs(self, model: Any, ids: list[int]) -> tuple[Tensor, Tensor]:
         """[tokens - 1, vocabulary] log-probabilities in float32, and the tokens that follow."""
-        rows = torch.tensor([ids], device=model.get_input_embeddings().weight.device)
+        rows = torch.tensor([ids], device=input_device(model))
         logits = model(input_ids=rows, use_cache=False).logits
         check_finite(model, logits, [ids])
         return logits[0, :-1].float().log_softmax(-1), rows[0, 1:]
@@ -153,7 +154,7 @@ def generations(
     Raises:
         EvaluationError: NaN or infinite logits.
     """
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     found: list[Record] = []
     with in_step():
         for i, prompt in dealt(list(enumerate(prompts))):

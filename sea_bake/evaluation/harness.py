@@ -21,8 +21,8 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.errors import EvaluationError, SeaBakeError
 from sea_bake.evaluation.language_model import SharedPrefixLM
-from sea_bake.evaluation.prefixes import out_of_memory
 from sea_bake.evaluation.tasks import HERE, TASKS, Local, unknown
+from sea_bake.model.placing import out_of_memory
 
 Record = dict[str, Any]
 _FEWSHOT_SEED = 1234  # the harness' own default

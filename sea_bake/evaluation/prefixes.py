@@ -22,6 +22,7 @@ from sea_bake.activations import DEFAULT_BATCH_SIZE
 from sea_bake.errors import EvaluationError
 from sea_bake.evaluation.finite import check_finite
 from sea_bake.model.caches import cache_name
+from sea_bake.model.placing import input_device, out_of_memory
 from sea_bake.model.processes import dealt, gathered, in_step
 
 Ids = tuple[int, ...]
@@ -49,7 +50,7 @@ class Scorer:
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.model, self.batch_size, self.advance, self.say = model, batch_size, advance, say
-        self._device = model.get_input_embeddings().weight.device
+        self._device = input_device(model)
         self._cache = cache_name(model)
         self._keeps = "logits_to_keep" in inspect.signature(type(model).forward).parameters
         self._known: dict[tuple[Ids, Ids], Score] = {}
@@ -139,7 +140,9 @@ class Scorer:
         longer.sort(key=lambda item: len(item[2]))
         for piece in _pieces(longer, [len(item[2]) for item in longer], self.batch_size):
             cache = copy.deepcopy(after)
-            cache.batch_select_indices(torch.tensor([row for row, *_ in piece], device=self._device))
+            cache.batch_select_indices(
+                torch.tensor([row for row, *_ in piece])
+            )  # its layers may lie on several devices
             width = len(piece[-1][2]) - 1
             padded = [answer[:-1] + (0,) * (width - len(answer) + 1) for _, _, answer, _, _ in piece]
             logs, _ = self._forward(padded, [prompt + answer for _, prompt, answer, _, _ in piece], cache, width)
@@ -174,7 +177,7 @@ def one_by_one(
         EvaluationError: NaN or infinite logits.
     """
     found = []
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     for prompt, answer in requests:
         ids = [*prompt, *answer]
         logits = model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits
@@ -184,15 +187,6 @@ def one_by_one(
         found.append((float(logs.gather(1, told[:, None]).sum()), bool((logs.argmax(-1) == told).all())))
         advance(1)
     return found
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether torch says so, in whichever of its wordings."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(
-        words in str(error).lower() for words in ("out of memory", "can't allocate memory", "not enough memory")
-    )
 
 
 def no_memory() -> EvaluationError:

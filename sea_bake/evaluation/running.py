@@ -18,10 +18,11 @@ from sea_bake.evaluation import damage, engines
 from sea_bake.evaluation.doors import Doors
 from sea_bake.evaluation.finite import check_finite
 from sea_bake.evaluation.keeping import Keeping, digest
-from sea_bake.evaluation.prefixes import Score, Scorer, no_memory, one_by_one, out_of_memory
+from sea_bake.evaluation.prefixes import Score, Scorer, no_memory, one_by_one
 from sea_bake.io import progress
 from sea_bake.model.caches import can_share
 from sea_bake.model.fingerprint import BaseModel
+from sea_bake.model.placing import input_device, out_of_memory
 from sea_bake.model.processes import are_several, check_alike, from_main, is_main_process
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Session:
             return
         ids = list(self.tokenizer(damage.TEXTS[0], verbose=False)["input_ids"])[:64]
         ids = [token for token in ids if token < rows_of(self.model)]
-        device = self.model.get_input_embeddings().weight.device
+        device = input_device(self.model)
         logits = self.model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits
         check_finite(self.model, logits, [ids])
 

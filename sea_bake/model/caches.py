@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from sea_bake.model.placing import input_device
 from sea_bake.model.running import THEIRS
 
 
@@ -26,7 +27,7 @@ def can_share(model: Any, *, cut: bool = False) -> bool:
 
     if getattr(model.config, "is_encoder_decoder", False):
         return False
-    ids = torch.zeros(1, 2, dtype=torch.long, device=model.get_input_embeddings().weight.device)
+    ids = torch.zeros(1, 2, dtype=torch.long, device=input_device(model))
     try:
         with torch.inference_mode():
             cache = model(input_ids=ids, use_cache=True).get(cache_name(model))

@@ -19,8 +19,6 @@ from sea_bake.model.sites import text_config
 from sea_bake.model.source import ModelSource, weights_on_the_hub
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from sea_bake.model.checkpoint import Checkpoint
 
 # What makes two checkpoints interchangeable for an edit; read through transformers, so both spellings of a key count.
@@ -101,24 +99,27 @@ class BaseModel:
         import torch
 
         from sea_bake.model.discovery import family_of
+        from sea_bake.model.placing import weights
         from sea_bake.model.skeleton import decoder_of
 
         config = text_config(model)
         row = family_of(config)
         stack = getattr(decoder_of(model), row.layers)
 
-        def tensor(layer: int, path: str) -> Tensor | None:
-            found = stack[layer]
-            for part in path.removesuffix(".weight").split("."):
+        def tensor(layer: int, path: str) -> Any:
+            found, path = stack[layer], path.removesuffix(".weight")
+            for part in path.split("."):
                 found = getattr(found, part, None)
             if isinstance(found, torch.nn.Module):
-                found = getattr(found, "weight", None)
-            return found.detach() if isinstance(found, torch.Tensor) else None
+                found, path = getattr(found, "weight", None), f"{path}.weight"
+            if not isinstance(found, torch.Tensor):
+                return None
+            return named.get(f"{inside}.{layer}.{path}") if found.is_meta else found.detach()
 
         source = source if isinstance(source, ModelSource) else ModelSource(source)
         revision = getattr(model.config, "_commit_hash", None) or source.revision
         inside = next((name for name, module in model.named_modules() if module is stack), row.layers)
-        named = {name: p.detach() for name, p in model.named_parameters()}
+        named = weights(model)
         files = weights_on_the_hub(source.path or _folder_of(model, revision))
         return cls._sampled(source.name, revision, config, row, tensor, named, named.get, inside, files)
 

@@ -15,6 +15,7 @@ from sea_bake.model.checkpoint.leftovers import claimed, remark, without_claim
 from sea_bake.model.checkpoint.reader import Checkpoint, no_weights, weights_file
 from sea_bake.model.gguf_header import header_read_once
 from sea_bake.model.kernels import check_kernels
+from sea_bake.model.placing import Placement
 from sea_bake.model.processes import processes
 from sea_bake.model.source import ModelSource
 
@@ -102,7 +103,8 @@ def load_model(
         model: folder, .gguf file or Hub id; or a PEFT adapter, which is then merged into the base that it names.
         revision: branch, tag or commit of a Hub model.
         dtype: "auto" (that of the checkpoint's tensors; float32 for a GGUF), "float32", "bfloat16" or "float16".
-        device: "cpu", "cuda", "cuda:1", or "auto" (spread over all, by accelerate). Default: cuda where there is one.
+        device: "cpu", "cuda", "cuda:1", or "auto": over all GPUs, then memory, and the rest read from disk as it runs
+            ("auto:0=20GB,cpu=8GB" names the room). Default: cuda where there is one.
         trust_remote_code: passed on to transformers; never switched on by us.
 
     Raises:
@@ -133,9 +135,8 @@ def load_reported(
             raise no_weights(source.path)
     options["dtype"] = own_dtype(source) if wanted == "auto" else wanted
     options |= {} if source.is_gguf else {"use_safetensors": True}  # pickles are never loaded
-    device = device or default_device()
-    if device != "cpu":
-        options["device_map"] = device
+    place = Placement(device or default_device())
+    options |= place.options
     try:
         config = {} if source.is_gguf else _config_json(name, options)
         check_kernels(config)
@@ -144,7 +145,9 @@ def load_reported(
         with header_read_once(source):
             loaded, found = getattr(transformers, auto).from_pretrained(name, output_loading_info=True, **options)
     except Exception as error:
-        raise _unloadable("the model", source, error) from error
+        place.drop()
+        raise _unloadable("the model", source, error, place) from error
+    place.of(loaded)
     refuse_mismatched(f"'{source.name}'", found["mismatched_keys"])
     if found["missing_keys"]:  # transformers fills them with random numbers, and goes on
         lost = sorted(found["missing_keys"])
@@ -278,9 +281,9 @@ def _of_processor(name: str, revision: str | None) -> str | None:
     return None
 
 
-def _unloadable(what: str, source: ModelSource, error: Exception) -> CheckpointError:
+def _unloadable(what: str, source: ModelSource, error: Exception, place: Placement | None = None) -> CheckpointError:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    hint = ""
+    hint = "" if place is None else place.cure(error)
     if "trust_remote_code" in str(error):
         hint = " The command line runs no code of a checkpoint: use a base that transformers supports natively."
     return CheckpointError(f"{what} of '{source.name}' cannot be loaded: {' '.join(lines[:3])}{hint}")

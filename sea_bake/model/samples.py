@@ -8,6 +8,7 @@ from typing import Any
 
 from sea_bake.model.anatomy import Family, Site
 from sea_bake.model.checkpoint.reader import LazyTensor
+from sea_bake.model.placing import Offloaded
 
 WRITER, REST = 16, 4  # values of an output projection, or of a tensor outside of the layers; and of any other one
 
@@ -19,6 +20,8 @@ def values(tensor: Any, count: int) -> list[float]:
     places = sample_places(tensor.shape, count)
     if isinstance(tensor, LazyTensor):
         return [tensor.element(place) for place in places]
+    if isinstance(tensor, Offloaded):
+        return tensor.elements(places)
     return [float(x) for x in tensor.detach()[tuple(zip(*places))].tolist()]
 
 
@@ -30,16 +33,16 @@ def sample_places(shape: Sequence[int], count: int = WRITER) -> list[tuple[int, 
 
 def form_of(tensor: Any) -> Any:
     """Its dtype; of a lazy tensor known without torch."""
-    return tensor.form if isinstance(tensor, LazyTensor) else tensor.dtype
+    return tensor.form if isinstance(tensor, LazyTensor | Offloaded) else tensor.dtype
 
 
 def is_comparable(tensor: Any) -> bool:
     """Whether its values are there and are those of the model: not quantised, not FP8 (which some devices dequantise on
-    loading), not offloaded.
+    loading), not offloaded to where nobody can read them.
     """
     there = tensor.dim() > 0 and 0 not in tensor.shape and tensor.is_floating_point()
-    offloaded = not isinstance(tensor, LazyTensor) and tensor.device.type == "meta"
-    return bool(there and form_of(tensor).itemsize > 1 and not offloaded)
+    lost = not isinstance(tensor, LazyTensor | Offloaded) and tensor.device.type == "meta"
+    return bool(there and form_of(tensor).itemsize > 1 and not lost)
 
 
 def of_writers(row: Family, depth: int, tensor: Callable[[int, str], Any]) -> dict[str, Any]:

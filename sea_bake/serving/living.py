@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from transformers import TextStreamer
 
-from sea_bake.activations.batches import input_device
 from sea_bake.activations.generating import decoder_start, generate, stop_ids
 from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.activations.rendering import rendered
 from sea_bake.edit import Edit, live
 from sea_bake.io import interrupts
+from sea_bake.model.placing import input_device
 from sea_bake.model.sites import text_config
 from sea_bake.modeling_sea import SEALayer
 from sea_bake.serving.pair import BASE, EDITED, Pair, Reply, Say, Turns, room_for, tokens_of

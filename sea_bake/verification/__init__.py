@@ -19,6 +19,7 @@ from sea_bake.io.edits import edit_file
 from sea_bake.io.staging import need_space, scratch_folder
 from sea_bake.model.checkpoint.gguf import materialise
 from sea_bake.model.loading import DTYPES, default_device
+from sea_bake.model.placing import rooms
 from sea_bake.model.source import ModelSource
 from sea_bake.verification import checkpoint, exported, strangers
 from sea_bake.verification.doors import Subject, request_for
@@ -72,6 +73,7 @@ def verify(
     """
     if dtype != "auto" and dtype not in DTYPES:
         raise SettingError(f"unknown dtype {dtype!r}: use auto, {', '.join(DTYPES)}")
+    rooms(device or "")
     given = [edit] if isinstance(edit, str | Path) else edit
     ask: dict[str, Any] = {"prompts": prompts, "max_new_tokens": max_new_tokens, "positions": positions}
     ask["fresh"] = fresh

@@ -34,7 +34,7 @@ def answer(model, request, output):
     """
     align(model)
     take_ids_alone(model)
-    device = model.get_input_embeddings().weight.device
+    device = read_on(model)
     prompts, start, pad = request["prompts"], request["decoder_start"], request["pad"]
 
     def ids_of(*rows):
@@ -93,6 +93,15 @@ def answer(model, request, output):
     save_file(found, output)
 
 
+def read_on(model):
+    """The device of the embeddings; where accelerate reads them when they are needed, the one that it reads them to."""
+    table = model.get_input_embeddings()
+    if not table.weight.is_meta:
+        return table.weight.device
+    to = getattr(getattr(table, "_hf_hook", None), "execution_device", None)
+    return torch.device("cpu" if to is None else to)
+
+
 def take_ids_alone(model):
     """Of a checkpoint's generation_config nothing but token ids: its penalties, beams, stop strings and forms of output
     are no part of the proof, and some of them need what is not there.
@@ -124,12 +133,23 @@ def align(model):
             weight.data = weight.data.clone()
 
 
-def attach(model, adapter):
-    """Put a PEFT adapter's layers into a model; its tensors that found no place, as transformers reports them."""
+def attach(model, adapter, rooms):
+    """Put a PEFT adapter's layers into a model; its tensors that found no place, as transformers reports them.
+
+    Args:
+        rooms: "max_memory", where the model is spread by it.
+    """
     import peft
 
+    if "disk" in (getattr(model, "hf_device_map", None) or {}).values():  # PEFT would copy the base's shards for it
+        why = (
+            "a part of the base stays on disk, and PEFT puts no adapter there: verify on a device that holds all of it "
+            "(--device cpu, or more room in auto:...), or verify a fold of the same edit"
+        )
+        print(why, file=sys.stderr)
+        sys.exit(1)
     theirs = load_file(Path(adapter) / "adapter_model.safetensors").keys()
-    ours = peft.get_peft_model_state_dict(peft.PeftModel.from_pretrained(model, adapter)).keys()
+    ours = peft.get_peft_model_state_dict(peft.PeftModel.from_pretrained(model, adapter, **rooms)).keys()
     return {"missing_keys": ours - theirs, "unexpected_keys": theirs - ours, "mismatched_keys": ()}
 
 
@@ -139,7 +159,9 @@ def main(path):
 
     request = json.loads(Path(path).read_text("utf-8"))
     dtype = request["dtype"]
-    options = {"device_map": request["device"]} if request["device"] != "cpu" else {}
+    options = dict(request["placement"])
+    if "max_memory" in options:  # JSON has no numbers for keys
+        options["max_memory"] = {int(k) if k.isdigit() else k: room for k, room in options["max_memory"].items()}
     model, loading = getattr(transformers, request["auto_class"]).from_pretrained(
         request["model"],
         trust_remote_code=request["trust_remote_code"],
@@ -149,7 +171,7 @@ def main(path):
         **options,
     )
     if request["adapter"]:
-        loading = attach(model, request["adapter"])
+        loading = attach(model, request["adapter"], {k: v for k, v in options.items() if k == "max_memory"})
     model.eval()
     answer(model, request, request["output"])
     facts = {

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from sea_bake.artefact.code import check_code
 from sea_bake.artefact.verification import Verification
 from sea_bake.io import progress
+from sea_bake.model.placing import Placement
 from sea_bake.verification import answers
 from sea_bake.verification.doors import Subject, open_door, open_reference
 from sea_bake.verification.strangers import Stranger
@@ -35,12 +36,14 @@ def prove(subject: Subject, request: dict[str, Any], dtype: str) -> Verification
         folder = Path(scratch)
         reference = open_reference(request, subject, folder)
         advance(1)
+        place = Placement(subject.device, folder / "offload")
         reloaded = request | {
             "model": str(subject.plain),
             "adapter": str(subject.artefact.folder) if how == "adapter" else None,
             "trust_remote_code": how == "insert",
             "use_safetensors": True,
             "output": str(folder / "artefact.safetensors"),
+            "placement": place.options,
         }
         facts = open_door([sys.executable, "-I", answers.__file__], folder, "artefact", reloaded)
         advance(1)
