@@ -21,13 +21,14 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch.nn import functional as F
 
+from sea_bake import Edit
 from sea_bake.activations.prompts import encode
 from sea_bake.artefact import Artefact
 from sea_bake.demonstrations import builtin
 from sea_bake.errors import CheckpointError, SettingError
-from sea_bake.exporting.onnx.distance import answers, divergence, measure
+from sea_bake.exporting.onnx.distance import _texts, answers, divergence, measure
 from sea_bake.exporting.onnx.quantising import quantise
-from sea_bake.model.loading import load_tokenizer
+from sea_bake.model.loading import load_model, load_tokenizer
 from sea_bake.verification.bypass import bypass
 from sea_bake.verification.onnx_answers import Decoder, cached, continued, forced
 
@@ -207,13 +208,23 @@ def test_a_variant_generates_with_its_cache(kind: str) -> None:
 def test_how_far_a_variant_is_from_float32(tmp_path: Path) -> None:
     folder = exports.plain()
     main, tokenizer = folder / "onnx" / "model.onnx", load_tokenizer(folder)
-    found = measure(main, {kind: folder / "onnx" / name for kind, name in FILES.items()} | {"same": main}, tokenizer)
+    paths = {kind: folder / "onnx" / name for kind, name in FILES.items()} | {"same": main}
+    found = measure(main, paths, tokenizer, Artefact.open(folder).onnx.sea_nodes)
     assert found["same"]["mean_kl"] < 1e-9
     assert found["same"]["top1"] == 1.0
     assert 1e-6 < found["int8"]["mean_kl"] < found["int4"]["mean_kl"]
     assert found["int8"]["top1"] > found["int4"]["top1"]
     assert found["int8"]["tokens"] >= 256
     assert Artefact.open(folder).onnx.variants["int8"]["distance"] == pytest.approx(found["int8"], rel=1e-3)
+    # Without the edit: what the precision alone does to the base, and what the edit does to it, in torch.
+    assert found["same"]["base_kl"] < 1e-9
+    assert found["int8"]["base_kl"] < found["int4"]["base_kl"]
+    model, rows = load_model(exports.base()), []
+    for ids in _texts(tokenizer):
+        base = model(torch.tensor([ids])).logits[0]
+        with Edit.load(folder / "sea" / "edit-0.safetensors").live(model):
+            rows.append(divergence(base.detach().numpy(), model(torch.tensor([ids])).logits[0].detach().numpy()))
+    assert found["int8"]["edit_kl"] == found["int4"]["edit_kl"] == pytest.approx(np.concatenate(rows).mean(), rel=1e-3)
     a, b = (torch.tensor(answers(path, [[5, 6, 7]])[0]).double() for path in (main, folder / "onnx" / FILES["int4"]))
     expected = F.kl_div(b.log_softmax(-1), a.log_softmax(-1), log_target=True, reduction="none").sum(-1)
     assert np.allclose(divergence(a.numpy(), b.numpy()), expected, rtol=1e-9, atol=1e-12)

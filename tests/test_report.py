@@ -7,6 +7,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import benchmarks
 import pytest
@@ -282,7 +283,11 @@ def test_what_is_lacking_is_run_when_a_model_is_given(fitted: Fitted, output: Pa
 
     from sea_bake.reporting.living import QUESTIONS
 
-    made = report(fitted.path, model=tiny.single(), output=tmp_path / "out")
+    made = report(fitted.path, model=tiny.single(), output=tmp_path / "out", web="https://me-space.static.hf.space/")
+    links = [attributes["href"] for tag, attributes in page_of(tmp_path / "out").tags if tag == "a"]
+    links = [link for link in links if link.startswith("https://me-space.static.hf.space/")]
+    shared = [parse_qs(link.partition("#")[2]).get("prompt") for link in links]
+    assert shared[1:] == [[row[0]] for row in page_of(tmp_path / "out").table("prompt")]
     (told,), (saved,) = made.numbers.edits, json.loads((output / PAGE_NUMBERS).read_text())["edits"]
     assert told["own_demonstrations"]
     for layer in map(str, LAYERS):
@@ -326,6 +331,7 @@ def test_demonstrations_of_ones_own_are_read_as_the_fit_read_them(tmp_path: Path
         (["--model", tiny.single(), "-d", files["others"]], "DemonstrationError", "no edit here was fitted on these"),
         (["--model", tiny.single(), "-d", tmp_path / "none.jsonl"], "DemonstrationError", "none.jsonl"),
         (["-d", files["own"]], "SettingError", "--model"),
+        (["--web", "javascript:alert(1)"], "SettingError", "--web must be an https address"),
     ):
         with tiny.nothing_happens(tmp_path):
             tiny.refused(tiny.run("report", edit, *arguments, "-o", out), kind, words)

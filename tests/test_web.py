@@ -7,8 +7,10 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from urllib.error import HTTPError
+from urllib.parse import parse_qs, urlencode
 from urllib.request import Request, urlopen
 
 import exports
@@ -23,19 +25,20 @@ from sea_bake.activations.prompts import encode
 from sea_bake.artefact.names import EXPORT
 from sea_bake.artefact.web_record import WebRecord
 from sea_bake.errors import CheckpointError, OutputError, SettingError
-from sea_bake.exporting.web import libraries, serve_web
+from sea_bake.exporting.web import libraries, precision, serve_web
 from sea_bake.exporting.web.local import hosted
+from sea_bake.exporting.web.models import WebModel
 from sea_bake.exporting.web.pages import asset
 from sea_bake.model.loading import load_model, load_tokenizer
 from sea_bake.pages import templates
 
 
 def plain() -> Path:
-    return exports.export(exports.artefact(), "fixed")
+    return exports.export(exports.artefact(), "fixed", quantize=("int8",))
 
 
 def unedited() -> Path:
-    return exports.export(exports.base(), "unedited", unedited=True)
+    return exports.export(exports.base(), "unedited", unedited=True, quantize=("int8",))
 
 
 class Page(html.parser.HTMLParser):
@@ -248,6 +251,35 @@ def test_a_look_shows_the_sites_own_files_alone(tmp_path: Path) -> None:
                 urlopen(Request(address, headers={"Host": host}), timeout=10)
 
 
+def test_a_precision_beside_the_edit() -> None:
+    """Both figures from the export; of a fold, one from its verification; where nobody measured, that is said."""
+
+    def words(distance: dict[str, Any], report: Any = None, graph: str = "int8") -> dict[str, str]:
+        record, artefact = (
+            SimpleNamespace(variants={"int8": {"distance": distance}}),
+            SimpleNamespace(verification=report),
+        )
+        return precision.words(cast(WebModel, SimpleNamespace(record=record, artefact=artefact)), graph)
+
+    effect, rounded = SimpleNamespace(mean_kl=0.4), SimpleNamespace(equality=SimpleNamespace(mean_kl=0.5))
+    report = SimpleNamespace(passed=True, effect=effect, variants={"fp16": rounded})
+    full = {"mean_kl": 9.0, "base_kl": 0.01, "edit_kl": 0.2}
+    said = words(full, report)
+    assert said["note"] == "KL per token from the base: by 8 bits alone 0.01 nats, by the edit 0.2."
+    assert said["warning"] == ""
+    assert "a quarter of the speed of 32 bits (measured once, on SmolLM2" in said["slow"]
+    assert not any(words(full, graph="fp32").values())
+    assert "32 bits tell" in words(full | {"base_kl": 0.2})["warning"]
+    assert words({"mean_kl": 0.1}, report)["note"].endswith("by 8 bits alone 0.1 nats, by the edit 0.4.")
+    assert words({}, report, "fp16")["note"].endswith("by 16 bits alone 0.5 nats, by the edit 0.4.")
+    assert words({}, report, "fp16")["warning"]
+    assert not words({}, report, "fp16")["slow"]
+    report.passed = False
+    for distance in ({"mean_kl": 0.1}, {"mean_kl": 0.1, "edit_kl": "0.2"}, {}):
+        assert "was not measured (sea-bake verify does it)" in words(distance, report)["note"]
+        assert words(distance, report)["warning"] == ""
+
+
 # ------------------------------------------------------------------------------------------------------------- Chromium
 
 
@@ -268,13 +300,50 @@ def test_two_exports_side_by_side(tmp_path: Path) -> None:
     with edit.live(model):
         edited = greedy()
     assert base != edited
-    site = serve_web(plain(), tmp_path / "site", base=unedited(), offline=NODE / "node_modules").output
+    export = tiny.changeable(plain(), tmp_path / "export")
+    record = json.loads((export / EXPORT).read_text("utf-8"))
+    record["variants"]["int8"]["distance"] |= {"base_kl": 0.25, "edit_kl": 0.125}
+    tiny.patch_json(export / EXPORT, **record)
+    graphs = ["int8", "fp32"]
+    site = serve_web(export, tmp_path / "site", base=unedited(), graphs=graphs, offline=NODE / "node_modules").output
+    worker = site / "worker.js"
+    worker.write_text(worker.read_text("utf-8").replace("32 << 20", "50 << 10"), "utf-8")  # files kept in many parts
+    link = f"#{urlencode({'prompt': '<i>&é', 'strength': 'x', 'length': 128, 'graph': 'int4', 'device': 'toaster'})}"
+    asks = [{"prompt": prompt, "length": 32}, {"prompt": "Why?", "length": 64, "graph": "int8"}]
     with hosted(site) as address:
-        seen = node("page.mjs", url=address, asks=[{"prompt": prompt, "length": 32}])
-        (told,) = seen["answers"]
+        seen = node("page.mjs", url=address, link=link, asks=asks, again=True)
+        told, rounded = seen["answers"]
         assert (told["base"], told["edited"]) == (base, edited)
+        assert seen["problems"] == []
         assert seen["labels"] == []  # every field has a name
         assert not seen["slider"]
+        # fp32 first, of a link what there is, and nothing loaded by it
+        settings = {"prompt": "<i>&é", "strength": "1", "length": "128", "graph": "fp32"}
+        assert seen["begins"] == settings | {"precision": "", "warning": ""}
+        # a blank prompt is refused, until there is another; the box says that the prompt is read
+        assert told["refused"] == ["There is no prompt: write one first.", ""]
+        for side in ("base", "edited"):
+            assert list(dict.fromkeys(told["waits"][side])) == ['"Waits for its turn"', '"Reading the prompt"']
+        # another precision, without a new page; what it does beside the edit, and how fast it is here
+        assert (told["status"], rounded["status"]) == tuple(f"Ready: {n} bits, on the processor." for n in (32, 8))
+        assert rounded["precision"].startswith(
+            "KL per token from the base: by 8 bits alone 0.25 nats, by the edit 0.12."
+        )
+        assert re.search(r"Measured here: 32 bits [\d.]+, 8 bits [\d.]+ tokens per second\.$", rounded["precision"])
+        assert "8 bits change this model as much as the edit does" in rounded["warning"]
+        # what was said, copied; and the settings, in a link that a reload follows
+        assert seen["copy"].split("\n\n---\n\n") == [
+            f"{seen['title']}\nBase: {record['base']}",
+            f"Prompt (32 bits, at most 32 tokens):\n{prompt}\n\nBase:\n{base}\n\nEdited:\n{edited}",
+            f"Prompt (8 bits, at most 64 tokens):\nWhy?\n\nBase:\n{rounded['base']}\n\nEdited:\n{rounded['edited']}",
+        ]
+        shared = seen["share"].removeprefix(f"{address}#")
+        assert parse_qs(shared) == {"prompt": ["Why?"], "length": ["64"], "graph": ["int8"], "device": ["wasm"]}
+        assert seen["again"] == {"prompt": "Why?", "strength": "1", "length": "64", "graph": "int8"}
+        # the second visit takes the model from what the first one kept; what stands behind a "#" is sent to nobody
+        assert not [url for url in seen["fetched"] if url.startswith("models/")]
+        assert [url for url in seen["requests"] if url.endswith("onnx_data")]
+        assert not [url for url in seen["requests"] if "Why" in url.partition("#")[0]]
         script = site / "libraries" / "transformers.min.js"
         script.write_text(script.read_text("utf-8") + "\n", "utf-8")
         seen = node("page.mjs", url=address, asks=[{"prompt": prompt, "length": 32}])

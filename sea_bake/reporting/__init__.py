@@ -19,6 +19,7 @@ from sea_bake.demonstrations import Loaded
 from sea_bake.edit import Edit
 from sea_bake.errors import DemonstrationError, OutputError, SettingError, need
 from sea_bake.evaluation import figures as evaluation_figures
+from sea_bake.io.addresses import https_address
 from sea_bake.io.apart import check_apart
 from sea_bake.methods.layers import select_layers
 from sea_bake.model.source import ModelSource
@@ -69,6 +70,7 @@ def report(
     projection: str = "pca",
     dtype: str = "auto",
     device: str | None = None,
+    web: str | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
     write: bool = False,
@@ -87,6 +89,7 @@ def report(
         layers: edited layers to show in the plane: 3,5,7 or 10-12. Default: first, middle and last.
         projection: "pca", or "tsne" (needs scikit-learn).
         dtype, device: see :func:`sea_bake.model.loading.load_model`.
+        web: https address of a page by sea-bake serve-web, for a link to it: there readers ask both models themselves.
         output: folder for report.html, figures/*.png and the numbers as JSON.
         overwrite: replace an earlier output.
         write: write sea/report.html into the artefact: sea-bake publish links it from the model card.
@@ -97,13 +100,14 @@ def report(
         ActivationError: activations of another base or site, or that lack an edited layer.
         DemonstrationError: demonstrations that cannot be read, or that no edit was fitted on.
         EvaluationError: an evaluation that is garbled, or of something else.
-        SettingError: an unknown projection, layers that are not edited, nowhere to write to.
+        SettingError: an unknown projection, layers that are not edited, nowhere to write to, no https address.
         OutputError: the output exists.
     """
     need("report", "A report", "matplotlib.figure")
     check_method(projection)
     found = Subject.open(subject)
     folder = None if output is None else _check_output(output, overwrite=overwrite)
+    site = None if web is None else https_address(web, "--web", host=True)
     given = [activations] if isinstance(activations, Activations | str | Path) else list(activations)
     if folder is not None:
         check_apart(folder, [subject, evaluation, demonstrations, model, *given])
@@ -130,7 +134,7 @@ def report(
     ]
     pictures = [_pictures(one, f"edit-{i + 1}-" if len(findings) > 1 else "") for i, one in enumerate(findings)]
     effects = evaluation_figures.draw(told) if told else []
-    html = page(found, findings, pictures, told, effects, samples)
+    html = page(found, findings, pictures, told, effects, samples, site)
     sealed = found.artefact.seal() if found.artefact and write else None
     numbers = PageRecord(
         sea_bake=version("sea-bake"),

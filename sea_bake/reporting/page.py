@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlencode
 
 from sea_bake.evaluation import Evaluation, rendering
 from sea_bake.model.sites import ranges
@@ -24,6 +25,7 @@ def page(
     evaluation: Evaluation | None,
     effects: Sequence[Picture],
     samples: Sequence[dict[str, str]],
+    site: str | None,
 ) -> str:
     """The whole page.
 
@@ -31,6 +33,7 @@ def page(
         findings, pictures: of each edit, in the order in which they act.
         evaluation, effects: gain and cost, and its figures.
         samples: answers side by side.
+        site: address of the page that runs both models in a browser.
     """
     verification = subject.artefact.verification if subject.artefact else None
     head, rows = columns(subject.edits)
@@ -47,6 +50,8 @@ def page(
         effects=effects,
         edits=[_edit(*one) for one in zip(stems, findings, pictures, strict=True)],
         still=_STILL,
+        site=site,
+        asks=[f"{site}/#{urlencode({'prompt': sample['prompt']})}" for sample in samples],
         answers=[[sample[key] for key in ("prompt", "base", "edited")] for sample in samples],
         provenance=[[name, str(value)] for name, value in subject.provenance()],
     )

@@ -170,7 +170,7 @@ def _variants(stage: Path, kinds: list[str], keep: list[str], tokenizer: Any, st
     for kind, path in zip(kinds, paths):
         found[kind] = quantise(main, path, kind, keep)
         steps.done(kind)
-    distances = measure(main, dict(zip(kinds, paths)), tokenizer)
+    distances = measure(main, dict(zip(kinds, paths)), tokenizer, keep)
     return {kind: {**found[kind], "distance": distances[kind]} for kind in kinds}
 
 

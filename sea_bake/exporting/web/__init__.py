@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from sea_bake.activations.prompts import PLAIN_TEMPLATE
 from sea_bake.artefact.output import check_folder, staged
 from sea_bake.artefact.web_record import WebRecord
 from sea_bake.errors import SettingError
-from sea_bake.exporting.web import libraries, pages
+from sea_bake.exporting.web import libraries, pages, precision
 from sea_bake.exporting.web.models import KINDS, STRENGTH, WebModel, open_model, place_model
+from sea_bake.io.addresses import https_address
 from sea_bake.io.apart import check_apart
 from sea_bake.io.files import write_json
 from sea_bake.io.staging import need_space
@@ -70,7 +70,7 @@ def serve_web(
         output: folder to write; it appears whole or not at all.
         base: the base's own export (sea-bake export onnx --unedited), for an export without --strength.
         graphs: a graph that the page offers: "fp32", "fp16", "int8", "int4". Default: the main one. In WebAssembly fp32
-            is fastest, as measured; the others are smaller.
+            is fastest, as measured, and the page begins with it; the others are smaller.
         model_url: where the export lies already (https://huggingface.co/me/model/resolve/main): no copy here.
         offline: a folder node_modules to copy the libraries from. Default: the CDN jsDelivr, by version.
         title: title of the page. Default: the base's name.
@@ -117,7 +117,11 @@ def serve_web(
         site = {
             "sides": sides,
             "strength": STRENGTH if record.strength else None,
-            "graphs": [{"name": name, "dtype": KINDS[name][0], "label": KINDS[name][1]} for name in edited.graphs],
+            "base": f"Base: {record.base}",
+            "graphs": [
+                {"name": name, "dtype": KINDS[name][0], "label": KINDS[name][1], **precision.words(edited, name)}
+                for name in edited.graphs
+            ],
             "models": {
                 side: {"url": addresses[side], "bytes": {graph: model.bytes(graph) for graph in edited.graphs}}
                 for side, model in models.items()
@@ -144,15 +148,13 @@ def _checked_base(edited: WebModel, base: WebModel) -> WebModel:
 
 
 def _checked_url(url: str, edited: WebModel) -> str:
-    parts = urlsplit(url)
-    if parts.scheme != "https" or not parts.netloc or parts.query or parts.fragment or not parts.path.strip("/"):
-        raise SettingError(f"--model-url must be an https address of a folder, not {url!r}")
+    address = https_address(url, "--model-url")
     if edited.record.strength == "optional":
         raise SettingError(
             "browsers cannot set a strength that has a default in the graph: export with "
             'export_onnx(..., strength="required"), or drop --model-url, and a graph without a default is written'
         )
-    return url.rstrip("/")
+    return address
 
 
 def _digest(models: dict[str, WebModel]) -> str:

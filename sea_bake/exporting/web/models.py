@@ -61,7 +61,10 @@ class WebModel:
 
 
 def open_model(folder: str | Path, graphs: Sequence[str] | None) -> WebModel:
-    """An export, with every check that can be made before anything is written; ``graphs``: None takes the main one.
+    """An export, with every check that can be made before anything is written.
+
+    Args:
+        graphs: which of them, in any order: the most precise comes first. None takes the main one.
 
     Raises:
         CheckpointError: it is no ONNX export of ours, or incomplete.
@@ -70,8 +73,8 @@ def open_model(folder: str | Path, graphs: Sequence[str] | None) -> WebModel:
     artefact = Artefact.open(folder)
     folder, record = artefact.folder, artefact.onnx
     there = [name for name in KINDS if (folder / GRAPHS / FILES[name]).is_file()]
-    chosen = tuple(dict.fromkeys(graphs or [record.dtype]))
-    for name in chosen:
+    wanted = graphs or [record.dtype]
+    for name in wanted:
         if name not in KINDS:
             raise SettingError(f"unknown graph {name!r}: use {', '.join(KINDS)}")
         if name not in there:
@@ -82,7 +85,7 @@ def open_model(folder: str | Path, graphs: Sequence[str] | None) -> WebModel:
     announced = read_json(folder / "config.json").get("transformers.js_config")
     if not isinstance(announced, dict):
         raise CheckpointError(f"{folder / 'config.json'} lacks transformers.js_config: it is not as {EXPORT} says")
-    return WebModel(artefact, chosen)
+    return WebModel(artefact, tuple(name for name in KINDS if name in wanted))
 
 
 def place_model(model: WebModel, target: Path, *, copy: bool) -> None:

@@ -27,8 +27,8 @@ async function load({ site: given, graph, device }) {
   env.useWasmCache = false;
   // "Remote" is whatever has an address, this very site too; no other host is asked.
   Object.assign(env, { allowLocalModels: false, allowRemoteModels: true, remotePathTemplate: "{model}/" });
-  await forget(site.cache).catch(() => {}); // where a browser keeps nothing
-  env.cacheKey = site.cache.join("-"); // another model, another cache: none is ever served in place of another
+  const cache = await opened(site.cache).catch(() => null); // where a browser keeps nothing
+  Object.assign(env, { useBrowserCache: false, useCustomCache: cache !== null, customCache: cache });
   for (const [side, { url }] of Object.entries(site.models)) {
     const [, folder, name] = new URL(url, self.location).href.match(/^(.*\/)([^/]+)\/?$/);
     env.remoteHost = folder;
@@ -42,15 +42,50 @@ async function load({ site: given, graph, device }) {
     const model = await AutoModelForCausalLM.from_pretrained(name, { ...options, dtype: format, device });
     models[side] = { tokenizer, model, forward: model.forward.bind(model) };
   }
-  const shown = device === "webgpu" ? "the GPU" : "the processor";
-  self.postMessage({ type: "ready", graph: site.graphs.find((g) => g.name === graph).label, device: shown });
+  self.postMessage({ type: "ready", kept: cache !== null && !cache.failed });
 }
 
-// Caches of earlier versions of this site.
-async function forget([name, version]) {
-  if (!("caches" in self)) return;
+// What an earlier visit downloaded. Another model, another cache: none is ever served in place of another, and those of
+// earlier versions of this site go. Browsers refuse to keep hundreds of megabytes as one entry, so a file is kept in
+// parts, and the entry that tells how many is written last.
+const PART = 32 << 20;
+
+async function opened([name, version]) {
   const old = (await caches.keys()).filter((key) => key.startsWith(`${name}-`) && key !== `${name}-${version}`);
   await Promise.all(old.map((key) => caches.delete(key)));
+  const cache = await caches.open(`${name}-${version}`);
+  const part = (url, i) => `${new URL(url, self.location).href}?part=${i}`;
+  return {
+    failed: false,
+    async match(url) {
+      const whole = await cache.match(url);
+      if (!whole) return undefined;
+      const { parts, bytes } = await whole.json();
+      const pieces = await Promise.all(Array.from({ length: parts }, (_, i) => cache.match(part(url, i))));
+      if (!pieces.every(Boolean)) return undefined;
+      const body = new ReadableStream({
+        async pull(controller) {
+          const piece = pieces.shift();
+          if (piece) controller.enqueue(new Uint8Array(await piece.arrayBuffer()));
+          else controller.close();
+        },
+      });
+      return new Response(body, { headers: { "content-length": String(bytes) } });
+    },
+    async put(url, response) {
+      try {
+        const file = await response.blob();
+        const parts = Math.ceil(file.size / PART);
+        for (let i = 0; i < parts; i++) {
+          await cache.put(part(url, i), new Response(file.slice(i * PART, (i + 1) * PART)));
+        }
+        await cache.put(url, new Response(JSON.stringify({ parts, bytes: file.size })));
+      } catch {
+        this.failed = true; // too little room
+        for (const key of await cache.keys()) if (key.url.startsWith(`${url}?part=`)) await cache.delete(key);
+      }
+    },
+  };
 }
 
 // One task of the event loop later: messages, such as "stop", are read between two tokens.
