@@ -1,7 +1,8 @@
 """What the studies share: settings, activations collected once, edits judged by workers, answers kept, tables.
 
 Every judgement is one file, named by a digest of its setting and of its exam: a study that is stopped goes on where it
-was. A worker is a process with one model, on one core.
+was. A worker is a process with one model, on one core. Under ``torchrun`` its processes are the workers: each setting
+is judged by all of them, which part its batches as ``eval`` does, and the first one reads, writes and prints.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ import smoke
 common.use_repository_python()
 os.environ["OMP_NUM_THREADS"] = "1"  # of the workers: two that share two cores with threads of their own crawl
 
-from sea_bake import Edit, fit  # noqa: E402
+from sea_bake import Edit, __version__, fit  # noqa: E402
 from sea_bake.activations import Activations, collect_sites  # noqa: E402
 from sea_bake.artefact.evaluation import Record, Row  # noqa: E402
 from sea_bake.demonstrations import Demonstration, load  # noqa: E402
@@ -39,6 +40,7 @@ from sea_bake.io.staging import staged_file  # noqa: E402
 from sea_bake.model.anatomy import Site  # noqa: E402
 from sea_bake.model.hooks import hooked  # noqa: E402
 from sea_bake.model.loading import load_model, load_tokenizer  # noqa: E402
+from sea_bake.model.processes import are_several, check_alike, is_main_process, on_main  # noqa: E402
 from sea_bake.model.source import ModelSource  # noqa: E402
 
 SETS = {"halueval": "halueval/qa_one-turn_500.jsonl", "bbq": "bbq/bbq_lite_2700.jsonl", "builtin": "builtin"}
@@ -108,7 +110,7 @@ class Place:
 
 
 def say(text: str) -> None:
-    common.say(text, quiet=False)
+    common.say(text, quiet=not is_main_process())
 
 
 def parser(doc: str) -> Any:
@@ -116,7 +118,8 @@ def parser(doc: str) -> Any:
     made.add_argument("--model", help="SmolLM2-135M-Instruct: a folder, a .gguf file or its Hub id")
     made.add_argument("--data", help="folder with truthfulqa/, halueval/, bbq/, hellaswag/")
     made.add_argument("--output", "-o", help="folder for activations and answers; a study goes on there")
-    made.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes, one model and core each")
+    workers = "processes, one model and core each (under torchrun: those that it starts)"
+    made.add_argument("--workers", type=int, default=os.cpu_count() or 1, help=workers)
     return made
 
 
@@ -126,17 +129,26 @@ def place(made: Any, args: Any) -> Iterator[Place]:
     if args.smoke:
         global _begin
         args.workers, _begin = 1, "fork"  # this process has one thread and has imported all that a worker needs
-        with tempfile.TemporaryDirectory(prefix="study-smoke-") as scratch:
-            folder = Path(scratch)
-            model = smoke.base(folder / "tiny", num_hidden_layers=3)
+        with scratch() as folder:
+            model = on_main(lambda: str(smoke.base(folder / "tiny", num_hidden_layers=3)))
+            data = on_main(lambda: str(smoke.data(folder / "data")))
             with _ended:
-                yield Place(str(model), str(smoke.data(folder / "data")), str(folder / "study"))
+                yield Place(model, data, str(folder / "study"))
         return
     missing = [f"--{name}" for name in ("model", "data", "output") if getattr(args, name) is None]
     if missing:
         made.error(f"name {', '.join(missing)} (or --smoke)")
     with _ended:
         yield Place(args.model, args.data, args.output)
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for a smoke run, the same for all processes."""
+    with contextlib.ExitStack() as stack:
+        made = tempfile.TemporaryDirectory(prefix="study-smoke-")
+        yield Path(on_main(lambda: stack.enter_context(made)))
+        on_main(lambda: None)  # nobody reads there any longer
 
 
 # ------------------------------------------------------------------------------------------------------------- edits
@@ -250,10 +262,13 @@ class _Worker:
             max_new_tokens=NEW_TOKENS,
         )  # fmt: skip
         for site, activations in found.items():
-            activations.save(texts.path(self.place, count, site.value), overwrite=True)
+            path = texts.path(self.place, count, site.value)
+            on_main(functools.partial(activations.save, path, overwrite=True))
 
     def answer(self, setting: Setting, exam: Exam) -> Found:
-        edits = [] if setting.control in ("base", "temperature") else [edit_of(self.place, setting)]
+        edits = []
+        if setting.control not in ("base", "temperature"):
+            edits = [on_main(lambda: edit_of(self.place, setting))]
         found: Found = {}
         for judge in self.judges(exam):
             if setting.control == "temperature":
@@ -288,6 +303,22 @@ def _pool(place: Place, workers: int) -> Any:
     return pool
 
 
+def _worked(place: Place, workers: int, act: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
+    """What workers give for these tasks: in any order, or of several processes, all at one task, in this one."""
+    if not are_several():
+        yield from _pool(place, workers).imap_unordered(act, tasks)
+        return
+    if tasks and "_worker" not in globals():
+        _start(place)
+    yield from map(act, tasks)
+
+
+def keep(path: Path, found: Any) -> None:
+    """Write an answer whole."""
+    with staged_file(path, overwrite=True) as stage:
+        stage.write_text(json.dumps(found, default=lambda value: value.tolist()), "utf-8")
+
+
 def _judge(task: tuple[Setting, Exam]) -> tuple[Setting, Exam, Found | str, float]:
     from sea_bake.errors import SeaBakeError
 
@@ -308,18 +339,19 @@ def _collect(task: tuple[Texts, int]) -> tuple[Texts, int, float]:
 def judge(place: Place, exam: Exam, settings: Sequence[Setting], workers: int) -> dict[Setting, Found]:
     """The base's answers and those of every setting that could be fitted, in that order."""
     wanted = list(dict.fromkeys([BASE, *settings]))
-    missing = [(s, exam) for s in wanted if not place.answers(s, exam).is_file()]
+    check_alike({"study": [__version__, Path(place.model).name, asdict(exam), [asdict(s) for s in wanted]]})
+    missing = on_main(lambda: [(s, exam) for s in wanted if not place.answers(s, exam).is_file()])
     if missing:
         for name in ("activations", "answers"):
-            (Path(place.output) / name).mkdir(parents=True, exist_ok=True)
-        pool = _pool(place, workers)
-        for texts, count, seconds in pool.imap_unordered(_collect, needed(place, [s for s, _ in missing])):
+            folder = Path(place.output) / name
+            on_main(functools.partial(folder.mkdir, parents=True, exist_ok=True))
+        lacking = on_main(lambda: needed(place, [s for s, _ in missing]))
+        for texts, count, seconds in _worked(place, workers, _collect, lacking):
             say(f"activations of {count} triples, {texts}: {seconds:.0f} s")
-        for i, (setting, _, found, seconds) in enumerate(pool.imap_unordered(_judge, missing), start=1):
-            with staged_file(place.answers(setting, exam), overwrite=True) as stage:
-                stage.write_text(json.dumps(found, default=lambda value: value.tolist()), "utf-8")
+        for i, (setting, _, found, seconds) in enumerate(_worked(place, workers, _judge, missing), start=1):
+            on_main(functools.partial(keep, place.answers(setting, exam), found))
             say(f"{i}/{len(missing)} {setting.told()}: {seconds:.0f} s")
-    read = {s: json.loads(place.answers(s, exam).read_text("utf-8")) for s in wanted}
+    read = on_main(lambda: {s: json.loads(place.answers(s, exam).read_text("utf-8")) for s in wanted})
     for s, found in read.items():
         if isinstance(found, str):
             say(f"left out: {s.told()}: {found}")

@@ -10,6 +10,7 @@ import atexit
 import functools
 import json
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -27,7 +28,9 @@ _LIMIT = 300  # seconds that a run may take
 
 
 def together(commands: Sequence[Sequence[Any]]) -> list[tiny.Ran]:
-    """``sea-bake ARGS`` in as many processes as there are command lines, which know of each other."""
+    """``sea-bake ARGS`` in as many processes as there are command lines, which know of each other; or a script of
+    ``scripts``, where its path is the first of them.
+    """
     server = _server()
     assert server.stdin is not None
     assert server.stdout is not None
@@ -88,9 +91,14 @@ def _forked(place: dict[str, str], rank: int, args: list[str], folder: Path) -> 
     sys.argv = ["sea-bake", *args]
     code: Any = 1
     try:
-        from sea_bake.cli import main
+        if Path(args[0]).parent.name == "scripts":
+            sys.argv = args
+            sys.path.insert(0, str(Path(args[0]).parent))
+            runpy.run_path(args[0], run_name="__main__")
+        else:
+            from sea_bake.cli import main
 
-        main()
+            main()
         code = 0
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)

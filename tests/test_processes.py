@@ -55,6 +55,17 @@ def test_the_figures_are_those_of_one_process(count: int, asked: list[Any], alon
     assert contents(tmp_path / "out") == contents(alone)
 
 
+@pytest.mark.parametrize("name", ["study_ablations", "study_behaviours"])
+def test_a_study_is_that_of_one_process(name: str) -> None:
+    """Its tables, and all that they are made of, to the last digit."""
+    script = Path(__file__).resolve().parent.parent / "scripts" / name
+    alone, (first, second) = (together([[script, "--smoke", "--json"]] * count) for count in (1, 2))
+    assert [ran.code for ran in (*alone, first, second)] == [0, 0, 0], (alone, first, second)
+    assert json.loads(first.out) == json.loads(alone[0].out)
+    assert "rows hold" in first.err
+    assert not second.out + second.err
+
+
 def test_of_other_batches_the_last_digits_are_others(asked: list[Any], alone: Path, tmp_path: Path) -> None:
     """The control of the comparison above."""
     ran = tiny.run(*asked[:-1], 3, "-o", tmp_path / "other")
