@@ -96,11 +96,13 @@ def test_shapes_of_any_kind_go_through() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("merge", ["sum", "l2"])
-def test_a_model_with_edits_is_one_graph_with_a_static_cache(workshop: Workshop, merge: str) -> None:
+@pytest.mark.parametrize(
+    "setting", [("mlp", "sum", "identity"), ("attn", "l2", "identity"), ("block", "l2", "tanh"), ("mlp", "sum", "elu")]
+)
+def test_a_model_with_edits_is_one_graph_with_a_static_cache(workshop: Workshop, setting: tuple[str, str, str]) -> None:
     """Compiled without a break: what a break leaves out, no CUDA graph could hold. On a GPU it is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_inserted(workshop.artefact("llama", "mlp", merge, "identity"), dtype="auto").to(device)
+    model = load_inserted(workshop.artefact("llama", *setting), dtype="auto").to(device)
     ids = torch.arange(5, 12, device=device)[None]
 
     def logits(run: Callable[..., Any], cached: bool) -> torch.Tensor:
@@ -125,3 +127,27 @@ def test_a_model_with_edits_is_one_graph_with_a_static_cache(workshop: Workshop,
             if type(module).__name__ == "SEALayer":
                 module.alpha = 0.0
         assert not torch.allclose(logits(lost, cached=False), plain, atol=1e-2)  # the control
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs are a GPU's")
+@pytest.mark.parametrize("settings", [settings for settings, _ in KERNELS], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_layer_is_captured_in_a_cuda_graph(settings: dict[str, Any], dtype: torch.dtype) -> None:
+    """Captured once, replayed on another activation: nothing in it waits for a value or takes memory of its own."""
+    made = layer(**settings).cuda()
+    first, second = torch.randn(2, 2, 3, D, generator=torch.Generator().manual_seed(1)).to("cuda", dtype)
+    read = first.clone()
+    beside = torch.cuda.Stream()
+    with torch.no_grad(), torch.cuda.stream(beside):  # libraries take their workspaces before a capture
+        made(read)
+    torch.cuda.current_stream().wait_stream(beside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad(), torch.cuda.graph(graph):
+        y = made(read)
+    for h in (first, second):
+        read.copy_(h)
+        graph.replay()
+        with torch.no_grad():
+            assert torch.equal(y, made(h))
+    with torch.no_grad():
+        assert not torch.equal(y, made(first))  # the control
