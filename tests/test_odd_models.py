@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from sea_bake.baking.insert import class_name
 from sea_bake.baking.open_base import open_folder
 from sea_bake.errors import CheckpointError, NotExactError
 from sea_bake.model import running
+from sea_bake.model.anatomy import Site
 from sea_bake.model.checkpoint import LazyTensor
 from sea_bake.model.source import ModelSource
 
@@ -238,3 +240,25 @@ def test_measuring_reads_each_tensor_once_and_no_expert_for_the_attention(worksh
         experts = [n for n in base.layer_parts(1) if ".experts." in n]
         stacked = {base.checkpoint.tensor(f"{base.stem}.1.{n}").offset for n in experts}
         assert bool(stacked & {*offsets}) == has_experts
+
+
+@pytest.mark.slow
+def test_measuring_a_layer_of_128_experts_takes_less_than_one_and_a_half_of_it(tmp_path: Path):
+    config = transformers.Qwen3MoeConfig(
+        vocab_size=tiny.VOCAB, hidden_size=512, moe_intermediate_size=256, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, num_experts=128, num_experts_per_tok=8, norm_topk_prob=True,
+    )  # fmt: skip
+    transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    base = open_folder(tmp_path, ModelSource("experts"))
+    size = sum(base.checkpoint.tensor(f"{base.stem}.0.{part}").nbytes for part in base.layer_parts(0))
+    assert size > 100e6
+
+    def memory(what: str) -> int:
+        """Of this process, in bytes."""
+        return 1024 * int(re.search(rf"{what}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+    shift_test.layer_output(base, 0)  # what libraries take once
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = memory("VmRSS")
+    shift_test._measure(base, Site.MLP, 0, lengths=False)
+    assert size < memory("VmHWM") - before < 1.5 * size

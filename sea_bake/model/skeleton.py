@@ -130,12 +130,12 @@ def stack_of(model: Any, depth: int) -> tuple[str, nn.ModuleList] | None:
 
 def build_of(layer: nn.Module) -> tuple[Any, ...]:
     """What two layers of one kind have in common, whatever their widths and their number of experts."""
-    parameters = {(_numberless(name), p.dim()) for name, p in layer.named_parameters()}
-    modules = {(_numberless(name), type(module).__name__) for name, module in layer.named_modules()}
+    parameters = {(numberless(name), p.dim()) for name, p in layer.named_parameters()}
+    modules = {(numberless(name), type(module).__name__) for name, module in layer.named_modules()}
     return tuple(sorted(parameters)), tuple(sorted(modules))
 
 
-def _numberless(name: str) -> str:
+def numberless(name: str) -> str:
     return re.sub(r"\.\d+(?=\.|$)", ".{}", name)
 
 
