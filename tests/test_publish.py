@@ -721,6 +721,14 @@ def test_an_onnx_export_is_published_with_what_it_was_verified_in(
     assert "onnx" in data["tags"]
     assert "InferenceSession" in report["card"]
     assert "Verified in: onnxruntime." in report["card"]
+    facts = json.loads((desk.folder / "onnx" / "sea_verification.json").read_text())["facts"]
+    row = f'| ONNX Runtime {facts["onnxruntime"]} | verified | `InferenceSession("onnx/model.onnx")` |'
+    assert row in report["card"]
+    # The artefact behind it names the export that lies beside it, and its own proof; another artefact names its own.
+    card = desk.ok("publish", artefact("insert"), "ada/x", "--dry-run")["card"]
+    assert f"ONNX Runtime {facts['onnxruntime']} | verified | `sea-bake export onnx ada/x -o x-onnx`, then `Inf" in card
+    assert re.search(r"\| transformers [\d.]+\S* \| verified \| `AutoModelForCausalLM\.from_pretrained\(", card)
+    assert "ONNX Runtime" not in desk.ok("publish", artefact("fold"), "ada/x", "--dry-run")["card"]
     assert "transformers import" not in report["card"]
     assert yaml.safe_load(hub.file("ada/onnx", "sea_bake.yaml"))["model"] == "tiny/llama"
     assert desk.ok("publish", desk.folder / "onnx", "ada/onnx")["sent"] == []

@@ -17,6 +17,7 @@ from sea_bake.pages.markdown import front_matter
 from sea_bake.pages.templates import Markdown, markdown
 from sea_bake.publishing.licence import Licence
 from sea_bake.publishing.recipe import can_be_fitted_again, origin
+from sea_bake.publishing.runtimes import proved
 
 # What the Hub's model tree calls an edit of this kind: the edited weights are new ones, whatever file they lie in.
 _RELATIONS = {"insert": "finetune", "fold": "finetune", "adapter": "adapter", ONNX: "finetune"}
@@ -73,11 +74,18 @@ def render(
         variants=_variants(verification) if verification else [],
         conditions=_conditions(verification) if verification else "",
         missing=_missing(artefact),
+        runtimes=proved(artefact, repo, _options(artefact, revision)),
         graph=next((name for name in GRAPH_FILES.values() if (artefact.folder / ONNX / name).is_file()), ""),
     )
     text = f"{front_matter(data.to_dict())}\n{body}"
     ModelCard(text)  # parsed once: what the Hub's own library cannot read does not leave the house
     return text
+
+
+def _options(artefact: Artefact, revision: str | None) -> str:
+    """What ``from_pretrained`` has to be given beside the name."""
+    pin = f', revision="{revision}"' if revision else ""
+    return pin + (", trust_remote_code=True" if artefact.kind == "insert" else "")
 
 
 def _methods(artefact: Artefact) -> list[tuple[str, str]]:
