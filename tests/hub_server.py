@@ -155,7 +155,7 @@ class Hub:
 
     def repo(self, name: str, user: str | None) -> Repo:
         found = self.repos.get(name)
-        if found is None or (found.private and name.split("/")[0] != user):
+        if found is None or (found.private and owner(name) != user):
             raise RefusedError(404 if user else 401, "Repository not found", "RepoNotFound")
         return found
 
@@ -164,7 +164,7 @@ class Hub:
         if user is None:
             raise RefusedError(401, "Invalid username or password.")
         found = self.repo(name, user)
-        if name.split("/")[0] != user or token in self.readers:
+        if owner(name) != user or token in self.readers:
             raise RefusedError(403, "Forbidden: you must use a write token with the right permissions")
         return found
 
@@ -173,6 +173,11 @@ class Hub:
         if found not in repo.commits:
             raise RefusedError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return found
+
+
+def owner(name: str) -> str:
+    """Of "user/name", or of a Space, "spaces/user/name"."""
+    return name.removeprefix("spaces/").partition("/")[0]
 
 
 def is_large(name: str, size: int) -> bool:
@@ -228,7 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         url = urlsplit(self.path)
-        self.path_only, self.query = url.path, parse_qs(url.query)
+        self.path_only, self.query = url.path.replace("/api/spaces/", "/api/models/spaces/"), parse_qs(url.query)
         with self.hub._lock:
             self.hub.counts.requests.append(f"{self.command} {url.path}")
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ").strip()
@@ -309,14 +314,17 @@ class _Handler(BaseHTTPRequestHandler):
             raise RefusedError(
                 403, f"You don't have the rights to create a model under the namespace {asked['organization']}"
             )
-        name = f"{user}/{asked['name']}"
+        space = asked.get("type") == "space"
+        if space and asked.get("sdk") not in ("static", "gradio", "docker"):
+            raise RefusedError(400, "a Space needs an sdk")
+        name = f"{'spaces/' * space}{user}/{asked['name']}"
         if name in self.hub.repos:
             raise RefusedError(409, "You already created this model repo")
         made = Repo(asked.get("visibility") == "private" or bool(asked.get("private")))
         self.hub.repos[name] = made
-        made.commit(
-            "main", {".gitattributes": self.hub._keep(b"*.safetensors filter=lfs\n", large=False)}, "initial commit"
-        )
+        files = {".gitattributes": b"*.safetensors filter=lfs\n"}
+        files |= {"README.md": b"---\nsdk: static\n---\n", "index.html": b"Hello", "style.css": b""} if space else {}
+        made.commit("main", {path: self.hub._keep(data, large=False) for path, data in files.items()}, "initial commit")
         self._answer({"url": f"{self.hub.url}/{name}", "name": name, "id": name})
 
     def _branch(self, name: str, branch: str) -> None:
@@ -498,7 +506,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(answer | {"pullRequestUrl": f"{url}/discussions/{number}" if proposed else None})
 
 
-_NAME = r"([\w.-]+/[\w.-]+)"
+_NAME = r"((?:spaces/)?[\w.-]+/[\w.-]+)"
 _ROUTES = [
     ("GET", "/api/whoami-v2", "whoami"),
     ("POST", "/api/validate-yaml", "validate"),

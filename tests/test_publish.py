@@ -732,6 +732,28 @@ def test_an_onnx_export_is_published_with_what_it_was_verified_in(
     assert "transformers import" not in report["card"]
     assert yaml.safe_load(hub.file("ada/onnx", "sea_bake.yaml"))["model"] == "tiny/llama"
     assert desk.ok("publish", desk.folder / "onnx", "ada/onnx")["sent"] == []
+    # And its page, as a Space, which holds all that the page runs on; a second time nothing is sent.
+    desk.refused(
+        "publish", artefact("insert"), "ada/page", "--space", says=r"export onnx \S+ -o EXPORT --strength, then"
+    )
+    desk.refused("publish", desk.folder / "onnx", "ada/page", "--space", "--include", "x", says="drop --include")
+    page = desk.ok("publish", desk.folder / "onnx", "ada/page", "--space")
+    tree = hub.tree("spaces/ada/page")
+    assert page["url"] == f"{hub.url}/spaces/ada/page"
+    assert page["private"]
+    assert {*tree} - {".gitattributes"} == {*page["files"]}
+    assert hub.file("spaces/ada/page", "models/edited/onnx/model.onnx") == graph
+    assert yaml.safe_load(page["card"].split("---\n")[1])["sdk"] == "static"
+    assert hub.file("spaces/ada/page", "README.md").decode() == page["card"]
+    assert b"verified: in ONNX Runtime" in hub.file("spaces/ada/page", "index.html")
+    assert desk.ok("publish", desk.folder / "onnx", "ada/page", "--space")["sent"] == []
+    theirs = desk.folder / "theirs"
+    theirs.mkdir()
+    (theirs / "app.py").write_text("print()")
+    hub.add("spaces/ada/app", theirs, private=True)
+    desk.refused(
+        "publish", desk.folder / "onnx", "ada/app", "--space", says=r"another Space \(app.py\), which sea_bake did"
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- names, terms

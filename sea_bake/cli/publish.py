@@ -15,11 +15,13 @@ def publish(call: Call) -> None:
 
     Refuses what is not verified, or was changed since. One commit; what the Hub has already is not sent,
     so an interrupted publish goes on where it was, and a second one sends nothing. Log in once with hf auth login
-    (or set HF_TOKEN); sea-bake itself takes no token. Look first, then publish:
+    (or set HF_TOKEN); sea-bake itself takes no token. Look first, then publish; an export's page too, as a Space:
 
       sea-bake publish smollm2-truthful me/smollm2-truthful --dry-run
 
       sea-bake publish smollm2-truthful me/smollm2-truthful
+
+      sea-bake publish smollm2-onnx me/smollm2-page --space
     """
     console, report = call.console, call.run()
     if report.commit is None:

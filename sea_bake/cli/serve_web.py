@@ -34,7 +34,7 @@ def serve_web(
 
       sea-bake serve-web smollm2-onnx -o smollm2-web --serve
 
-    For a Hugging Face Space create one of the kind "static" and upload the folder: its README.md says the rest.
+    For a Hugging Face Space, which shows it to everybody: sea-bake publish smollm2-onnx me/page --space
     """
     console, export = call.console, call["export"]
     target = call["output"] or export.with_name(f"{export.absolute().name}-web")

@@ -18,6 +18,7 @@ from sea_bake.publishing.hub_errors import check_repo_id
 from sea_bake.publishing.licence import Place, find
 from sea_bake.publishing.publication import Publication, Target
 from sea_bake.publishing.recipe import datasets_of, dump
+from sea_bake.publishing.spaces import publish_space
 
 __all__ = ["Publication", "publish"]
 
@@ -37,6 +38,7 @@ def publish(
     datasets: Sequence[str] = (),
     include: Sequence[str] = (),
     evaluation: str | Path | None = None,
+    space: bool = False,
 ) -> Publication:
     """Upload a baked or exported folder, or an edit, with a model card and its recipe. What lies here is not changed.
 
@@ -58,6 +60,8 @@ def publish(
         include: a further file of the folder to publish. Default: the known parts of an artefact alone; what else lies
             there is named, and stays.
         evaluation: of an edit, what sea-bake eval -o wrote (folder or JSON). An artefact holds its own.
+        space: of an ONNX export, publish a page that runs base and edited model in the browser, as a static Space. With
+            an export of a variable strength it shows both.
 
     Raises:
         PublishError: not verified, no artefact, something in it that must not be uploaded, or a Hub that refuses.
@@ -73,11 +77,9 @@ def publish(
     for dataset in datasets:
         check_repo_id(dataset, "the data set")
     if not isinstance(artefact, Artefact) and is_edit(artefact):
-        if unverified or include:
-            raise PublishError(
-                "an edit is one file, and is proved when it is baked: drop "
-                + " and ".join(["--unverified"] * unverified + ["--include"] * bool(include))
-            )
+        drop = ["--unverified"] * unverified + ["--include"] * bool(include) + ["--space"] * space
+        if drop:
+            raise PublishError(f"an edit is one file, and is proved when it is baked: drop {' and '.join(drop)}")
         return publish_edit(
             artefact, target, evaluation=evaluation, base_model=base_model, license=license, datasets=datasets
         )
@@ -86,6 +88,13 @@ def publish(
         again = command("sea-bake", "eval", found.folder, "--write")
         raise PublishError(f"an artefact holds its own evaluation ({again} writes it): drop --evaluation")
     _check(found, unverified=unverified)
+    if space:
+        drop = (
+            ["--include"] * bool(include) + ["--dataset"] * bool(datasets) + ["--base-model"] * (base_model is not None)
+        )
+        if drop:
+            raise PublishError(f"a page says nothing of data, and holds the export alone: drop {' and '.join(drop)}")
+        return publish_space(found, target, license)
     try:
         measured, page = found.evaluation, found.page
     except (EvaluationError, OutputError) as error:

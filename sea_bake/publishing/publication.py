@@ -82,12 +82,14 @@ class Target:
         left_out: Sequence[str] = (),
         base: str | None = None,
         base_revision: str | None = None,
+        kind: str = "model",
     ) -> Publication:
         """Send these files, or say what would be sent. Raises PublishError.
 
         Args:
             message: of the commit, where none was given.
             base, base_revision: a repository on the Hub that may hold some of the files already.
+            kind: of repository: "model" or "space".
         """
         pushed = Pushed(private=not self.public)
         if not self.dry_run:
@@ -101,6 +103,7 @@ class Target:
                 create_pr=self.create_pr,
                 base=base,
                 base_revision=base_revision,
+                kind=kind,
             )
         return Publication(
             **asdict(pushed),

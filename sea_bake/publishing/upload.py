@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sea_bake.artefact.names import EVAL_RESULTS, EXPORT, RECIPE, RECORD, VERIFICATION
+from sea_bake.artefact.names import CARD, EVAL_RESULTS, EXPORT, RECIPE, RECORD, VERIFICATION
 from sea_bake.errors import PublishError
 from sea_bake.io import progress
 from sea_bake.io.edits import EDIT_FILE
@@ -20,6 +20,7 @@ _WAVE = 4  # files under way at once; after each wave the Hub holds them, whatev
 # What decides which model a repository holds: left over from an earlier publish, it could be loaded in ours' place.
 _DECIDE = (*WEIGHTS, ".py", ".index.json")
 _CONFIGS = ("config.json", ADAPTER_CONFIG, RECIPE, VERIFICATION)
+_NEW_SPACE = {".gitattributes", CARD, "index.html", "style.css"}  # what the Hub puts into a static one
 _FOLDERS = ("sea/", EVAL_RESULTS.partition("{")[0])
 
 
@@ -57,38 +58,41 @@ def push(
     create_pr: bool = False,
     base: str | None = None,
     base_revision: str | None = None,
+    kind: str = "model",
 ) -> Pushed:
     """Make a repository hold exactly these files, in one commit.
 
     Args:
         card: checked by the Hub before anything is made or sent.
         base, base_revision: a repository on the Hub that may hold some of the files already.
+        kind: "model", or "space" (a static one).
 
     Raises:
         PublishError: not logged in, not allowed, not reachable, other weights in the way, or public unasked.
     """
-    from huggingface_hub import CommitOperationDelete, HfApi, ModelCard
+    from huggingface_hub import CommitOperationDelete, HfApi, ModelCard, SpaceCard
 
     api = HfApi()
     with hub_errors(repo):
         try:
-            ModelCard(card).validate()
+            (SpaceCard if kind == "space" else ModelCard)(card).validate()
         except ValueError as error:
-            raise PublishError(f"the Hub does not accept the model card's metadata: {error}") from error
-        info = _repository(api, repo, public=public, create_pr=create_pr)
+            raise PublishError(f"the Hub does not accept the card's metadata: {error}") from error
+        info = _repository(api, repo, kind, public=public, create_pr=create_pr)
         if revision and not revision.startswith("refs/") and not create_pr:
-            api.create_branch(repo, branch=revision, exist_ok=True)
-        head = api.model_info(repo, revision=revision).sha
-        remote = _tree(api, repo, revision)
-        removed = _leftovers(remote, items, repo)
+            api.create_branch(repo, branch=revision, exist_ok=True, repo_type=kind)
+        head = api.repo_info(repo, revision=revision, repo_type=kind).sha
+        remote = _tree(api, repo, revision, kind)
+        removed = (_earlier_page if kind == "space" else _leftovers)(remote, items, repo)
         new = [item for item in items if not _same(item, remote.get(item.path))]
         there = sorted({item.path for item in items} - {item.path for item in new})
-        pushed = Pushed(url=f"{api.endpoint}/{repo}", private=bool(info.private), commit=head, there=there)
+        url = f"{api.endpoint}/{'spaces/' * (kind == 'space')}{repo}"
+        pushed = Pushed(url=url, private=bool(info.private), commit=head, there=there)
         if not new and not removed:
             return pushed
         copies = _copies(api, new, base, base_revision)
         additions = {item.path: _addition(item) for item in new if item.path not in copies}
-        place = {"repo_id": repo, "revision": revision, "create_pr": create_pr}
+        place = {"repo_id": repo, "repo_type": kind, "revision": revision, "create_pr": create_pr}
         _send(api, list(additions.values()), place)
         removals = [CommitOperationDelete(path_in_repo=path, is_folder=False) for path in removed]
         options: dict[str, Any] = {**place, "commit_message": message, "parent_commit": head}
@@ -101,22 +105,23 @@ def push(
             copies = {}
             _send(api, [a for a in additions.values() if not a._is_uploaded], place)
             done = api.create_commit(operations=[*additions.values(), *removals], **options)
-        _witness(_tree(api, repo, done.oid), items, repo)
+        _witness(_tree(api, repo, done.oid, kind), items, repo)
     facts = {"commit": done.oid, "pull_request": done.pr_url, "removed": removed}
     return replace(pushed, sent=sorted(additions), copied=sorted(copies), **facts)
 
 
-def _repository(api: Any, repo: str, *, public: bool, create_pr: bool) -> Any:
+def _repository(api: Any, repo: str, kind: str, *, public: bool, create_pr: bool) -> Any:
     """The repository's own facts; made when it is not there, but never for a pull request."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
-        info = api.model_info(repo)
+        info = api.repo_info(repo, repo_type=kind)
     except RepositoryNotFoundError:
         if create_pr:
             raise
-        api.create_repo(repo, private=not public, exist_ok=True)
-        return api.model_info(repo)
+        sdk = {"space_sdk": "static"} if kind == "space" else {}
+        api.create_repo(repo, private=not public, exist_ok=True, repo_type=kind, **sdk)
+        return api.repo_info(repo, repo_type=kind)
     if not info.private and not public:
         raise PublishError(
             f"{repo} is public, and everybody would see what is published into it: pass --public if that is meant, or "
@@ -130,11 +135,11 @@ def _repository(api: Any, repo: str, *, public: bool, create_pr: bool) -> Any:
     return info
 
 
-def _tree(api: Any, repo: str, revision: str | None) -> dict[str, Any]:
+def _tree(api: Any, repo: str, revision: str | None, kind: str = "model") -> dict[str, Any]:
     """Path -> what the Hub says of the file."""
     from huggingface_hub.hf_api import RepoFile
 
-    entries = api.list_repo_tree(repo, recursive=True, revision=revision)
+    entries = api.list_repo_tree(repo, recursive=True, revision=revision, repo_type=kind)
     return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
 
@@ -163,6 +168,16 @@ def _leftovers(remote: dict[str, Any], items: Sequence[Item], repo: str) -> list
     if there and theirs != _kind(ours):
         raise PublishError(f"{repo} holds {theirs} ({there[0]}): choose a repository of its own for {_kind(ours)}")
     return [path for path in there if path not in ours]
+
+
+def _earlier_page(remote: dict[str, Any], items: Sequence[Item], repo: str) -> list[str]:
+    """All that an earlier page left in a Space. Raises PublishError where somebody else made it."""
+    left = sorted({*remote} - {item.path for item in items} - _NEW_SPACE)
+    if left and EXPORT not in remote:
+        raise PublishError(
+            f"{repo} holds another Space ({left[0]}), which sea_bake did not publish: choose one of its own"
+        )
+    return left
 
 
 def _kind(paths: set[str]) -> str | None:
