@@ -378,3 +378,51 @@ def test_a_reader_that_leaves_is_no_failed_verification(arguments: list[str]) ->
     ran = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
     assert (ran.returncode, ran.stderr) == (141, "")
+
+
+# ------------------------------------------------------------------------------------------- what other programs call
+
+OWN = "import sys; sys.argv[0] = 'sea-bake'; from sea_bake.cli import main; main()"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [("sea-bake ver", {"verify"}), ("sea-bake fit --neu", {"--neutral"}), ("sea-bake export con", {"control-vector"})],
+)
+def test_a_shell_completes_commands_and_options(line: str, expected: set[str]) -> None:
+    """Bash asks in three variables, as the script of --show-completion does."""
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1), "_SEA_BAKE_COMPLETE": "complete_bash"}
+    ran = subprocess.run([sys.executable, "-c", OWN], env=os.environ | words, capture_output=True, text=True)
+    assert (ran.returncode, {*ran.stdout.split()}, ran.stderr) == (0, expected, "")
+
+
+def test_the_completion_of_a_shell_is_written() -> None:
+    told = [sys.executable, "-c", OWN, "--show-completion", "bash"]
+    env = os.environ | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    ran = subprocess.run(told, env=env, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "complete -o default -F _sea_bake_completion sea-bake" in ran.stdout
+    assert "_SEA_BAKE_COMPLETE=complete_bash" in ran.stdout
+
+
+def test_it_is_an_extension_of_hf(tmp_path: Path) -> None:
+    """``hf sea-bake ...`` runs the script of that name which an installation of the package brings."""
+    scripts = re.search(
+        r"\[project\.scripts\]\n(.*?)\n\[", (Path(__file__).parents[1] / "pyproject.toml").read_text(), re.S
+    )
+    assert scripts
+    (module, name) = re.search(r'^hf-sea-bake = "(.*?):(.*?)"', scripts[1], re.M).groups()  # type: ignore[union-attr]
+    folder = tmp_path / ".local/share/hf/extensions/hf-sea-bake"
+    folder.mkdir(parents=True)
+    script = folder / "hf-sea-bake"
+    script.write_text(f"#!{sys.executable}\nfrom {module} import {name}\n{name}()\n")
+    script.chmod(0o755)
+    facts = {"owner": "me", "repo": "hf-sea-bake", "repo_id": "me/hf-sea-bake", "short_name": "sea-bake"}
+    facts |= {"executable_path": str(script), "type": "python", "installed_at": "2026-01-01T00:00:00+00:00"}
+    (folder / "manifest.json").write_text(json.dumps(facts))
+    env = os.environ | {"HOME": str(tmp_path), "HF_HUB_DISABLE_UPDATE_CHECK": "1", "HF_HUB_OFFLINE": "1"}
+    hf = [sys.executable, "-c", "from huggingface_hub.cli.hf import main; main()", "sea-bake"]
+    ran = subprocess.run([*hf, "--version"], env=env, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout.strip()) == (0, sea_bake.__version__), ran.stderr
+    ran = subprocess.run([*hf, "inspect", tmp_path / "none"], env=env, capture_output=True, text=True)
+    assert ran.returncode == 2  # exit codes go through

@@ -297,6 +297,14 @@ def _benchmarks() -> Path:
     return benchmarks.write(folder)
 
 
+@functools.cache
+def _triples() -> Path:
+    path = tiny.root() / "documents-triples.jsonl"
+    rows = [{"prompt": d.prompt, "positive": d.positive, "negative": d.negative} for d in tiny.demonstrations(24)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
 STAND_INS: dict[str, Callable[[], Path]] = {
     "base": _base,
     "BASE": _base,
@@ -309,6 +317,7 @@ STAND_INS: dict[str, Callable[[], Path]] = {
     "ablation.safetensors": _edit,
     "activations.safetensors": _activations,
     "halueval_qa.jsonl": _halueval,
+    "triples.jsonl": _triples,
     "DATA": _benchmarks,
     "ARTEFACT": lambda: _baked("insert"),
     "smollm2-truthful": lambda: _baked("fold"),

@@ -784,6 +784,8 @@ def test_doctor_says_what_is_here_and_what_is_not(monkeypatch: pytest.MonkeyPatc
         assert extra.works == there, extra
         assert (extra.cure == "") == there
     assert {finding.name for finding in here.devices} == {"processor", "graphics cards", "disk"}
+    assert not any(finding.cure for finding in here.tools if finding.works)
+    assert all(finding.cure for finding in here.tools if not finding.works)
     ran = tiny.run("doctor")
     assert (ran.code, "Extras" in ran.out, torch.__version__ in ran.out) == (0, True, True)
     version = metadata.version

@@ -178,6 +178,12 @@ def _tools() -> list[Finding]:
             f"xllamacpp {llama}" if llama else server,
             "pip install xllamacpp, or put llama-server on the PATH",
         ),
+        (
+            "llama.cpp's converter (export gguf of a folder)",
+            _converter(),
+            "git clone https://github.com/ggml-org/llama.cpp, and name the folder in LLAMA_CPP",
+        ),
+        ("login to the Hub (publish)", _login(), "hf auth login"),
         ("vLLM (serve)", shutil.which("vllm"), "install it in an environment of its own, with its bin on the PATH"),
         ("node (transformers.js)", shutil.which("node"), "https://nodejs.org"),
         ("git", shutil.which("git"), "apt install git, or your system's own"),
@@ -186,6 +192,19 @@ def _tools() -> list[Finding]:
     asked.append(("browser (serve-web)", browser, "any browser of another machine will do"))
     return [Finding(name, True if there else None, there or "not here", "" if there else cure)
             for name, there, cure in asked]  # fmt: skip
+
+
+def _converter() -> str | None:
+    """Where ``export gguf`` looks for it."""
+    script = Path(os.environ.get("LLAMA_CPP") or "/nowhere", "convert_hf_to_gguf.py")
+    return str(script) if script.is_file() else shutil.which(script.name)
+
+
+def _login() -> str | None:
+    """Whether there is a token; whose it is, only the Hub could say."""
+    from huggingface_hub import get_token
+
+    return "a token is stored" if get_token() else None
 
 
 def _output(*words: str) -> str:
