@@ -697,6 +697,21 @@ def test_smollm2_is_asked_and_served(smollm2: Path, tmp_path: Path) -> None:
         bake(smollm2, place, tmp_path / how, how=how)
         _, talk = talked(QUESTION, model=tmp_path / how, base=source, max_new_tokens=6)
         assert {side: reply.text for side, reply in talk.turns[0].replies.items()} == {BASE: bare, EDITED: told[1.0]}
+        with pair_of(tmp_path / how, base=source) as pair, client_of(pair) as client:
+            assert (answer(client, "base", 6), answer(client, "edited", 6)) == (bare, told[1.0])
+            assert answer(client, "edited", 6, alpha=0) == bare
+            with pair.model(EDITED, 0.0) as model:
+                assert torch.equal(logits(model, ids), nothing)
+    ran = tiny.run("ask", tmp_path / "insert", "-p", QUESTION, "--max-new-tokens", 6, "--alpha", 0, "--json")
+    replies = json.loads(ran.out)["answers"][0]["answers"]
+    assert {side: reply["text"] for side, reply in replies.items()} == {BASE: bare, EDITED: bare}
+    terminal = Terminal("chat", tmp_path / "insert", "--max-new-tokens", 6)
+    terminal.until(">")
+    terminal.types(f"{QUESTION}\r")
+    terminal.until("edited: ")
+    assert " ".join(told[1.0].split()) in " ".join(terminal.until(">").split())
+    terminal.types("\x04")
+    assert terminal.ends() == 0
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input
