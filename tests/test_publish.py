@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
@@ -12,12 +13,15 @@ import signal
 import struct
 import subprocess
 import sys
+import types
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import doors
+import exports
+import ggufs
 import pytest
 import tiny
 import torch
@@ -27,10 +31,15 @@ from hub_server import Hub, complaints
 from safetensors.torch import load_file
 
 from sea_bake import bake, fit, verify
+from sea_bake.activations.prompts import encode
+from sea_bake.activations.rendering import usable
 from sea_bake.artefact import Artefact
 from sea_bake.artefact.evaluation import edit_digest
 from sea_bake.artefact.seal import broken, seal
-from sea_bake.errors import CheckpointError, PublishError
+from sea_bake.demonstrations import builtin
+from sea_bake.errors import CheckpointError, PublishError, SettingError
+from sea_bake.exporting.gguf.quantising import quantise_gguf
+from sea_bake.model.loading import load_model, load_tokenizer
 from sea_bake.pages.markdown import plain
 from sea_bake.publishing import publish
 from sea_bake.publishing.parts import VOCABULARIES
@@ -754,6 +763,77 @@ def test_an_onnx_export_is_published_with_what_it_was_verified_in(
     desk.refused(
         "publish", desk.folder / "onnx", "ada/app", "--space", says=r"another Space \(app.py\), which sea_bake did"
     )
+
+
+@pytest.mark.slow
+def test_quantised_ggufs_go_beside_a_fold_with_what_they_keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs of ours in the place of llama.cpp's converter and quantiser: what is measured is held against torch."""
+    plainly, fold, inserted = exports.base(), exports.artefact("fold"), exports.artefact("insert")
+    asked: Any = {"dry_run": True, "unverified": True, "license": "mit", "base_model": "tiny/llama"}
+    both: Any = {**asked, "gguf": ["q8_0,q4_0"]}
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    with pytest.raises(SettingError, match="pip install llama-cpp-python"):
+        publish(fold, "ada/x", **both)
+    monkeypatch.setitem(sys.modules, "llama_cpp", quantiser_of_ours())
+    for folder, kinds, words in ((fold, "q9", "use q8_0, q6_k"), (inserted, "q8_0", "--gguf is for a fold")):
+        with pytest.raises((SettingError, PublishError), match=words):
+            publish(folder, "ada/x", **{**both, "gguf": [kinds]})
+    with pytest.raises(SettingError, match=r"own converter, which is not here: git clone"):
+        publish(fold, "ada/x", **both)
+    ready = ggufs.llama(tmp_path / "ready.gguf", fold)
+    script = tmp_path / "convert_hf_to_gguf.py"
+    script.write_text(f"import shutil, sys; shutil.copyfile({str(ready)!r}, sys.argv[sys.argv.index('--outfile') + 1])")
+    monkeypatch.setenv("LLAMA_CPP", str(tmp_path))
+    with pytest.raises(PublishError, match="measured against the base 'two-layers-chat', which is neither"):
+        publish(tiny.changeable(fold, tmp_path / "alone"), "ada/x", **both)
+    before = tiny.listing(fold.parent)
+    made = publish(fold, "ada/x", **both)
+    assert tiny.listing(fold.parent) == before  # nothing is left behind
+    assert {"x-Q8_0.gguf", "x-Q4_0.gguf"} <= {*made.files}
+    rows = re.findall(
+        r"^\| `x-(Q\w+)\.gguf` \| [^|]+ \| ([^|]+) \| ([^|]+) % \| ([^|]+) % \| ([^|]+) \|$", made.card, re.M
+    )
+    eight, four = (list(map(float, row[1:])) for row in rows)
+    assert [row[0] for row in rows] == ["Q8_0", "Q4_0"]
+    assert 0 < eight[0] < four[0]
+    assert eight[3] > four[3]
+    assert eight[2] == pytest.approx(100, abs=5)
+    # The same, worked out here for one copy, on one text after the other.
+    copy = tmp_path / "copy.gguf"
+    quantise_gguf(ready, copy, "q4_0")
+    tokenizer = load_tokenizer(fold)
+    texts = [encode(tokenizer, d.prompt, d.positive, usable(tokenizer)).ids for d in builtin()[::20][:8]]
+    base, edited, rounded = (
+        torch.cat(
+            [load_model(place, dtype="float32")(torch.tensor([ids])).logits[0].detach().double() for ids in texts]
+        )
+        for place in (plainly, fold, copy)
+    )
+    kl = torch.nn.functional.kl_div(rounded.log_softmax(-1), edited.log_softmax(-1), log_target=True, reduction="none")
+    assert four[0] == pytest.approx(float(kl.sum(-1).mean()), rel=0.01)
+    share = ((rounded - base) * (edited - base)).sum() / (edited - base).square().sum()
+    assert four[2] == pytest.approx(100 * float(share), abs=0.51)
+
+
+def quantiser_of_ours() -> Any:
+    """A module with the names of llama-cpp-python that are called: every matrix in the type, by gguf's own rounding."""
+    from gguf import GGMLQuantizationType as Type
+
+    from sea_bake.exporting.gguf.header import GgufFile
+    from sea_bake.exporting.gguf.rewriting import Rewrite, rewrite
+
+    class Settings(ctypes.Structure):
+        _fields_ = [("ftype", ctypes.c_int)]
+
+    def quantize(source: bytes, target: bytes, settings: Any) -> int:
+        kind = Type(settings._obj.ftype)
+        file = GgufFile.open(source.decode())
+        wanted = [name for name in file.tensors if "ffn_down" in name]  # its rows are whole blocks of 32
+        rewrite(file, {name: Rewrite(None, kind) for name in wanted}, Path(target.decode()))
+        return 0
+
+    names = {f"LLAMA_FTYPE_MOSTLY_{kind.name}": int(kind) for kind in (Type.Q8_0, Type.Q4_0)}
+    return types.SimpleNamespace(llama_model_quantize_default_params=Settings, llama_model_quantize=quantize, **names)
 
 
 # --------------------------------------------------------------------------------------------------------- names, terms

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sea_bake.artefact import Artefact
 from sea_bake.artefact.names import CARD, PAGE, RECIPE
 from sea_bake.errors import EvaluationError, OutputError, PublishError, command
+from sea_bake.io.staging import scratch_folder
 from sea_bake.pages.edits import worth
 from sea_bake.publishing.card import render
-from sea_bake.publishing.contents import collect
+from sea_bake.publishing.contents import Item, collect
 from sea_bake.publishing.edits import is_edit, publish_edit
 from sea_bake.publishing.eval_results import eval_results
+from sea_bake.publishing.ggufs import HEAD, check_gguf, quantised
 from sea_bake.publishing.hub_errors import check_repo_id
 from sea_bake.publishing.licence import Place, find
 from sea_bake.publishing.publication import Publication, Target
@@ -39,6 +44,7 @@ def publish(
     include: Sequence[str] = (),
     evaluation: str | Path | None = None,
     space: bool = False,
+    gguf: Sequence[str] = (),
 ) -> Publication:
     """Upload a baked or exported folder, or an edit, with a model card and its recipe. What lies here is not changed.
 
@@ -62,6 +68,9 @@ def publish(
         evaluation: of an edit, what sea-bake eval -o wrote (folder or JSON). An artefact holds its own.
         space: of an ONNX export, publish a page that runs base and edited model in the browser, as a static Space. With
             an export of a variable strength it shows both.
+        gguf: of a fold, a GGUF in this type beside it: "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m" or "q4_0"; several
+            are joined by commas. By llama.cpp's own converter and quantiser (pip install llama-cpp-python); the card
+            says what each keeps of the model and of the edit.
 
     Raises:
         PublishError: not verified, no artefact, something in it that must not be uploaded, or a Hub that refuses.
@@ -78,6 +87,7 @@ def publish(
         check_repo_id(dataset, "the data set")
     if not isinstance(artefact, Artefact) and is_edit(artefact):
         drop = ["--unverified"] * unverified + ["--include"] * bool(include) + ["--space"] * space
+        drop += ["--gguf"] * bool(gguf)
         if drop:
             raise PublishError(f"an edit is one file, and is proved when it is baked: drop {' and '.join(drop)}")
         return publish_edit(
@@ -95,13 +105,38 @@ def publish(
         if drop:
             raise PublishError(f"a page says nothing of data, and holds the export alone: drop {' and '.join(drop)}")
         return publish_space(found, target, license)
+    kinds = [kind for given in gguf for kind in given.split(",")]
+    if not kinds:
+        return _publish(found, target, license, datasets, include)
+    source = check_gguf(found, kinds)
+    with scratch_folder(found.folder) if found.hub_id is None else _elsewhere() as folder:
+        made = quantised(found, source, kinds, repo.rpartition("/")[2], folder)
+        return _publish(found, target, license, datasets, include, *made)
+
+
+def _elsewhere() -> AbstractContextManager[Path]:
+    """A temporary folder, for an artefact that lies in the Hub's cache."""
+    return scratch_folder(Path(tempfile.gettempdir(), "sea-bake-publish"))
+
+
+def _publish(
+    found: Artefact,
+    target: Target,
+    license: str | None,
+    datasets: Sequence[str],
+    include: Sequence[str],
+    ggufs: Sequence[Item] = (),
+    kept: Sequence[list[Any]] = (),
+) -> Publication:
+    """An artefact that may be published, with quantised copies of it and what they keep."""
+    repo = target.repo
     try:
         measured, page = found.evaluation, found.page
     except (EvaluationError, OutputError) as error:
         raise PublishError(str(error)) from error
     licence, base_card = find(Place.of(found), license)
-    made = found.renamed(base_model)
-    made[RECIPE] = dump(found, model=base_model, output=repo.rpartition("/")[2])
+    made = found.renamed(found.base_id)
+    made[RECIPE] = dump(found, model=found.base_id, output=repo.rpartition("/")[2])
     made |= eval_results(measured, repo, revision=target.branch)
     card = render(
         found,
@@ -112,10 +147,11 @@ def publish(
         datasets=[*dict.fromkeys([*datasets, *datasets_of(found.edits)])],
         report=PAGE if page else None,
         revision=target.branch,
+        kept=(HEAD, kept) if kept else None,
     )
     items, left_out = collect(found, made | {CARD: card}, include)
     return target.publish(
-        items,
+        [*items, *ggufs],
         card=card,
         message=f"{found.base_name.rpartition('/')[2]} with SEA baked in ({found.kind}, {found.verdict})",
         verdict=found.verdict,

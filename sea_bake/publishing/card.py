@@ -36,6 +36,7 @@ def render(
     datasets: Sequence[str] = (),
     report: str | None = None,
     revision: str | None = None,
+    kept: tuple[list[str], Sequence[list[Any]]] | None = None,
 ) -> str:
     """README.md of the published artefact; its prose stands in pages/templates/card.md.j2.
 
@@ -46,6 +47,7 @@ def render(
         datasets: Hub ids of the demonstrations.
         report: path of the HTML report, where there is one.
         revision: the branch that it is published to; None: main.
+        kept: head and rows of a table of quantised GGUFs beside it.
     """
     from huggingface_hub import ModelCard
 
@@ -74,6 +76,7 @@ def render(
         variants=_variants(verification) if verification else [],
         conditions=_conditions(verification) if verification else "",
         missing=_missing(artefact),
+        kept=kept,
         runtimes=proved(artefact, repo, _options(artefact, revision)),
         graph=next((name for name in GRAPH_FILES.values() if (artefact.folder / ONNX / name).is_file()), ""),
     )

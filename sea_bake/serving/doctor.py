@@ -179,9 +179,14 @@ def _tools() -> list[Finding]:
             "pip install xllamacpp, or put llama-server on the PATH",
         ),
         (
-            "llama.cpp's converter (export gguf of a folder)",
+            "llama.cpp's converter (export gguf of a folder, publish --gguf)",
             _converter(),
             "git clone https://github.com/ggml-org/llama.cpp, and name the folder in LLAMA_CPP",
+        ),
+        (
+            "llama.cpp's quantiser (publish --gguf)",
+            _version("llama-cpp-python"),
+            "pip install llama-cpp-python (which compiles it)",
         ),
         ("login to the Hub (publish)", _login(), "hf auth login"),
         ("vLLM (serve)", shutil.which("vllm"), "install it in an environment of its own, with its bin on the PATH"),

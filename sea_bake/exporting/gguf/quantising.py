@@ -1,0 +1,101 @@
+"""A float GGUF in fewer bits, by llama.cpp's own quantiser; and what that leaves of the model and of the edit."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sea_bake.activations.prompts import encode
+from sea_bake.activations.rendering import usable
+from sea_bake.demonstrations import builtin
+from sea_bake.errors import CheckpointError, SettingError
+from sea_bake.model.loading import load_model
+from sea_bake.model.source import ModelSource
+
+# Name -> what llama.cpp calls it in its header (llama.h, enum llama_ftype).
+KINDS = {kind: f"LLAMA_FTYPE_MOSTLY_{kind.upper()}" for kind in ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q4_0")}
+_TEXTS = 8
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a quantised copy keeps, over texts of the built-in demonstrations: its weights alone, run in float32.
+
+    Attributes:
+        tokens: number of positions that were compared.
+        mean_kl: mean KL(float ‖ quantised) per token, nats.
+        top1: share of positions with the same most likely token.
+        edit: of what the edit changes about the base's logits, the share that is there, along it; 1 is all of it.
+        cosine: between what the quantised copy changes about the base's logits and what the edit does.
+    """
+
+    tokens: int
+    mean_kl: float
+    top1: float
+    edit: float
+    cosine: float
+
+
+def quantiser() -> Any:
+    """The module that holds llama.cpp's quantiser. Raises SettingError where it is not installed."""
+    try:
+        return importlib.import_module("llama_cpp")
+    except (ImportError, OSError) as error:  # OSError: its library does not load here
+        raise SettingError(
+            "quantised GGUFs are made by llama.cpp's own quantiser, which is not installed here: "
+            "pip install llama-cpp-python (which compiles it, some half an hour on 2 cores)"
+        ) from error
+
+
+def check_kinds(kinds: Sequence[str]) -> None:
+    """Raises SettingError for a type that is not known."""
+    for kind in kinds:
+        if kind not in KINDS:
+            raise SettingError(f"unknown type {kind!r} of a quantised GGUF: use {', '.join(KINDS)}")
+
+
+def quantise_gguf(source: Path, target: Path, kind: str) -> None:
+    """Write ``source``, a GGUF of floats, in another type. Raises CheckpointError where llama.cpp does not."""
+    library = quantiser()
+    settings = library.llama_model_quantize_default_params()
+    settings.ftype = getattr(library, KINDS[kind])
+    if library.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(settings)):
+        raise CheckpointError(f"llama.cpp could not quantise {source.name} to {kind}: it says above why")
+
+
+def measure(base: ModelSource, edited: ModelSource, copies: Sequence[Path], tokenizer: Any) -> Iterator[Kept]:
+    """Hold quantised copies against the float model, one model in memory at a time.
+
+    Args:
+        base, edited: the base, and the model that the copies were made of.
+        copies: quantised GGUFs, as transformers reads them.
+        tokenizer: of ``edited``.
+    """
+    texts, form = [], usable(tokenizer)
+    for one in builtin()[::20][:_TEXTS]:
+        texts.append(encode(tokenizer, one.prompt, one.positive, form).ids)
+    before, after = _logits(base, texts), _logits(edited, texts)
+    change = (after - before).flatten()
+    expected = after.log_softmax(-1)
+    for copy in copies:
+        found = _logits(ModelSource.parse(copy), texts)
+        kl = (expected.exp() * (expected - found.log_softmax(-1))).sum(-1).mean()
+        same = (found.argmax(-1) == after.argmax(-1)).double().mean()
+        left = (found - before).flatten()
+        share = left @ change / (change @ change)
+        cosine = torch.nn.functional.cosine_similarity(left, change, dim=0)
+        yield Kept(len(found), float(kl), float(same), float(share), float(cosine))
+
+
+@torch.inference_mode()
+def _logits(source: ModelSource, texts: Sequence[Sequence[int]]) -> Tensor:
+    """Logits [tokens, vocabulary] float64 of all positions of all texts, computed in float32."""
+    model = load_model(source, dtype="float32", device="cpu")
+    return torch.cat([model(input_ids=torch.tensor([ids])).logits[0].double() for ids in map(list, texts)])

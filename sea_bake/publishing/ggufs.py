@@ -1,0 +1,70 @@
+"""Quantised GGUFs beside a published fold, each with what it keeps of the model and of the edit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sea_bake.artefact import Artefact
+from sea_bake.errors import CheckpointError, PublishError, SettingError
+from sea_bake.exporting.gguf import export_gguf
+from sea_bake.exporting.gguf.converting import HOME, find_converter
+from sea_bake.exporting.gguf.quantising import check_kinds, measure, quantise_gguf, quantiser
+from sea_bake.model.loading import load_tokenizer
+from sea_bake.model.source import ModelSource
+from sea_bake.pages.markdown import code
+from sea_bake.pages.text import size
+from sea_bake.publishing.contents import Item
+from sea_bake.publishing.secrets import leak
+
+HEAD = ["file", "size", "mean KL from the float model", "same top-1", "of the edit", "cosine with the edit's change"]
+
+
+def check_gguf(artefact: Artefact, kinds: Sequence[str]) -> ModelSource:
+    """The base, after all that can be said before anything is converted.
+
+    Raises:
+        PublishError: it is no fold, which alone llama.cpp's converter reads; or its base is not to be had.
+        SettingError: an unknown type, or no quantiser or converter here.
+    """
+    check_kinds(kinds)
+    if artefact.kind != "fold":
+        raise PublishError(f"--gguf is for a fold, and this is {artefact.kind}: bake with --how fold, or drop --gguf")
+    quantiser()
+    try:
+        find_converter(None)
+    except SettingError as error:
+        cure = f"git clone https://github.com/ggml-org/llama.cpp, and name the folder in {HOME}"
+        raise SettingError(f"a fold becomes a GGUF by llama.cpp's own converter, which is not here: {cure}") from error
+    try:
+        base = artefact.base_source()
+        base.folder()
+    except CheckpointError as error:
+        raise PublishError(
+            f"what a quantised copy keeps is measured against the base '{artefact.record.base}', which is neither "
+            "beside the artefact nor on the Hub: put it there, or drop --gguf"
+        ) from error
+    return base
+
+
+def quantised(
+    artefact: Artefact, base: ModelSource, kinds: Sequence[str], name: str, folder: Path
+) -> tuple[list[Item], list[list[Any]]]:
+    """Make the files in a folder that is there for it; what to publish, and the rows of the card's table."""
+    whole = export_gguf(artefact.folder, folder / f"{name}-f32.gguf", outtype="f32").output
+    files = [folder / f"{name}-{kind.upper()}.gguf" for kind in dict.fromkeys(kinds)]
+    for kind, file in zip(dict.fromkeys(kinds), files):
+        quantise_gguf(whole, file, kind)
+    edited = ModelSource.parse(artefact.folder)
+    kept = measure(base, edited, files, load_tokenizer(edited))
+    items, rows = [], []
+    for file, one in zip(files, kept):
+        item = Item.of(file.name, file)
+        what = leak(item.path, item.source, artefact)
+        if what:
+            raise PublishError(f"{item.path} holds {what}, which everybody could read: take it out of the artefact")
+        shares = [f"{one.mean_kl:.2e}", f"{100 * one.top1:.1f} %", f"{100 * one.edit:.0f} %", f"{one.cosine:.3f}"]
+        items.append(item)
+        rows.append([code(file.name), size(item.size), *shares])
+    return items, rows
