@@ -142,9 +142,11 @@ def each(act: Callable[[Any], Any], items: Sequence[Any], *, together: bool = Fa
         yield from pool.map(act, items)
 
 
-def in_child(script: str, task: dict[str, Any]) -> dict[str, Any]:
-    """What ``script --child TASK`` reports, run in a fresh process."""
-    done = subprocess.run([sys.executable, script, "--child", json.dumps(task)], capture_output=True, text=True)
+def in_child(script: str, task: dict[str, Any], tree: Path | None = None) -> dict[str, Any]:
+    """What ``script --child TASK`` reports, run in a fresh process; ``tree``: on the package of that checkout."""
+    command = [sys.executable, script, "--child", json.dumps(task)]
+    environment = None if tree is None else {**os.environ, "PYTHONPATH": str(tree)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise RuntimeError(f"{Path(script).name} {task} ended with {done.returncode}:\n{done.stderr[-4000:]}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
