@@ -25,7 +25,7 @@ def page(
     evaluation: Evaluation | None,
     effects: Sequence[Picture],
     samples: Sequence[dict[str, str]],
-    site: str | None,
+    site: str | None = None,
 ) -> str:
     """The whole page.
 
