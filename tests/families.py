@@ -557,6 +557,15 @@ def module(name: str, site: str, layer: int) -> str:
 # tested in every combination; all the others in a few that are different enough.
 DEEP = ("llama", "gpt2", "gemma3_text", "mixtral")
 
+
+def third(share: int) -> list[str]:
+    """Those in ``DEEP``, and every third other family from ``share`` on: for controls and for what hangs on the loading
+    of an artefact more than on its family. The equalities themselves are held in all.
+    """
+    others = [family for family in ALL if family not in DEEP]
+    return [family for family in ALL if family in DEEP or others.index(family) % 3 == share]
+
+
 # model_type -> the Auto class that answers, where it is not AutoModelForCausalLM
 ENCODED = ("t5", "mt5", "umt5", "bart", "mbart", "pegasus", "marian", "m2m_100", "t5gemma")
 AUTO = dict.fromkeys(ENCODED, AutoModelForSeq2SeqLM) | dict.fromkeys(

@@ -112,7 +112,7 @@ def _export_l2(folder: Path) -> None:
     from sea_bake.demonstrations import builtin
     from sea_bake.exporting.onnx import export_onnx
 
-    edit = fit(base(), builtin()[:48], max_new_tokens=12, **tiny.PAPER)
+    edit = fit(base(), builtin()[:16], max_new_tokens=12, **tiny.PAPER)
     assert len(edit.layers) == 20
     bake(base(), edit, folder / "artefact", how="insert")
     export_onnx(folder / "artefact", folder / "onnx", strength=True, quantize=("int8", "int4"))

@@ -4,7 +4,8 @@ For every family, encoder-decoders and multimodal wrappers too, on tiny random m
 batches, the KV cache, left padding and greedy generation, in float32 and bfloat16. Every site x merge x feature
 function meets Llama and one of the other three in ``families.DEEP``; each of these, and SmolLM2, meets every pair of
 two of them (``pairs``), SmolLM2 some of them whole and the others cut to its first layers; the other families meet
-``FEW``, which hold every site, every merge and a curved feature function, and l2 at every site by ``AutoModel``; in
+``FEW``, which hold every site, every merge and a curved feature function; controls, shards and ``AutoModel`` (l2 at
+every site) meet a third of the other families each (``families.third``); in
 bfloat16 each meets a share of its own (``in_half``). The hooks in turn are held against the dense float64 ``oracle``.
 Every proof has a control: a damaged artefact that the same comparison must reject.
 """
@@ -53,13 +54,15 @@ FEW = [("mlp", "sum", "identity"), ("attn", "l2", "identity"), ("block", "averag
 HEADS = ("heads", "l2", "identity")
 
 
-def across(few: Any, every: Any, *, deep: tuple[str, ...] = families.DEEP) -> list[Any]:
-    """Parameters (family, case): ``every`` case in the ``deep`` families, ``few`` in all others."""
-    pairs = [(family, case) for family in families.ALL for case in (every if family in deep else few)]
+def across(few: Any, every: Any, share: int) -> list[Any]:
+    """Parameters (family, case): ``every`` case in ``families.DEEP``, ``few`` in a third of all others."""
+    pairs = [(family, case) for family in families.third(share) for case in (every if family in families.DEEP else few)]
     return [pytest.param(f, c, id="-".join([f, c if isinstance(c, str) else "-".join(map(str, c))])) for f, c in pairs]
 
 
-every_family = pytest.mark.parametrize("family", families.ALL)
+a_third, another_third, the_last_third = (
+    pytest.mark.parametrize("family", families.third(share)) for share in range(3)
+)
 
 
 def pairs(shift: int) -> list[Setting]:
@@ -76,13 +79,13 @@ SETTINGS = HAVE | {FIRST: EVERY} | {f: [*pairs(shift), HEADS] for shift, f in en
 
 
 def in_half(family: str) -> list[Setting]:
-    """Those settings of a family that are reloaded in bfloat16 too, where all are in float32: every family has two or
+    """Those settings of a family that are reloaded in bfloat16 too, where all are in float32: every family has one or
     more, and every setting several families.
     """
     have, place = SETTINGS[family], families.ALL.index(family)
     if family in families.DEEP:
         return [*pairs(0), HEADS] if family == FIRST else have
-    return [have[(place + i) % len(have)] for i in (0, 2)]
+    return [have[place % len(have)]]
 
 
 every_setting = pytest.mark.parametrize(
@@ -93,7 +96,7 @@ every_setting = pytest.mark.parametrize(
         for s in settings
     ],
 )
-every_site = pytest.mark.parametrize(("family", "site"), across(["mlp"], SITES))
+every_site = pytest.mark.parametrize(("family", "site"), across(["mlp"], SITES, 0))
 
 
 @dataclass(frozen=True)
@@ -282,7 +285,7 @@ def test_the_settings_are_shared_out_and_hold_every_pair():
         for i, j in itertools.combinations(range(3), 2):
             assert {(s[i], s[j]) for s in share} == {(s[i], s[j]) for s in outputs}
     for family in families.ALL:
-        assert len(set(in_half(family)) & set(SETTINGS[family])) >= 2
+        assert set(in_half(family)) & {*SETTINGS[family]}
     for family in families.ALL:
         met = SETTINGS[family]
         assert {site for site, _, _ in met} >= {*families.sites(family)}
@@ -348,7 +351,7 @@ def test_cache_and_padding_change_nothing(workshop: Workshop, family: str, setti
 
 
 @pytest.mark.slow
-@every_family
+@a_third
 def test_the_released_codes_norm_would_depend_on_cache_and_padding(workshop: Workshop, family: str):
     """Control of the test above: the same model with the all-token norm of the released research code."""
     reloaded = in_float64(load(workshop.artefact(family, families.sites(family)[-1], "l2", "identity")))
@@ -398,7 +401,7 @@ def test_live_is_the_oracle(workshop: Workshop, family: str, setting: Setting):
 
 
 @pytest.mark.slow
-@every_family
+@another_third
 def test_a_sharded_checkpoint_gives_the_same_answers(workshop: Workshop, tmp_path: Path, family: str):
     edit = workshop.edit(family, "mlp", "sum", "identity")
     base = workshop.base(family, shards=True, chat=True)
@@ -443,7 +446,7 @@ def test_a_damaged_artefact_is_told_from_the_edit(workshop: Workshop, tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "feature"), across(["tanh"], ["identity", "tanh"]))
+@pytest.mark.parametrize(("family", "feature"), across(["tanh"], ["identity", "tanh"], 1))
 def test_alpha_zero_is_the_base_to_the_bit(workshop: Workshop, tmp_path: Path, family: str, feature: str):
     """Control of ``assert_visible``: an artefact that is the base must not pass for an edit."""
     edit = replace(workshop.edit(family, families.sites(family)[-1], "average", feature), alpha=0.0)
@@ -492,7 +495,7 @@ KEPT = {"single": {}, "sharded": {"shards": True}, "bfloat16": {"dtype": torch.b
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "case"), across([("mlp", "sharded")], list(itertools.product(SITES, KEPT))))
+@pytest.mark.parametrize(("family", "case"), across([("mlp", "sharded")], list(itertools.product(SITES, KEPT)), 2))
 def test_every_name_and_every_bit_of_the_base_is_kept(
     workshop: Workshop, tmp_path: Path, family: str, case: tuple[str, str]
 ):
@@ -545,7 +548,7 @@ def hidden(model: Any) -> Tensor:
 
 
 @pytest.mark.slow
-@every_family
+@the_last_third
 def test_auto_model_loads_the_edit_too(workshop: Workshop, family: str):
     """The backbone alone carries the edit: embedders, and runtimes that bring their own head, take this door."""
     _, plain_info = AutoModel.from_pretrained(workshop.base(family), output_loading_info=True)
@@ -588,7 +591,9 @@ LOST = {"all": lambda name: True, "one": lambda name: ".3." in name and name.end
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "case"), across([("mlp", "one")], list(itertools.product(["mlp", "block"], LOST))))
+@pytest.mark.parametrize(
+    ("family", "case"), across([("mlp", "one")], list(itertools.product(["mlp", "block"], LOST)), 0)
+)
 @torch.inference_mode()
 def test_a_lost_edit_gives_nan_never_the_base(workshop: Workshop, tmp_path: Path, family: str, case: tuple[str, str]):
     site, lost = case

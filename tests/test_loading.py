@@ -38,7 +38,7 @@ import sea_bake.modeling_sea as modeling_sea
 from sea_bake import bake
 from sea_bake.model.anatomy import Site
 
-every_family = pytest.mark.parametrize("family", families.ALL)
+a_third, another_third = (pytest.mark.parametrize("family", families.third(share)) for share in range(2))
 # What transformers does with models of any kind is tried in the most different ones.
 some_families = pytest.mark.parametrize("family", [*families.DEEP, "falcon", "gpt_oss", "gemma3"])
 every_site = pytest.mark.parametrize("site", [site.value for site in Site])
@@ -114,7 +114,7 @@ def test_without_trust_nothing_is_loaded(workshop: Workshop):
 
 
 @pytest.mark.slow
-@every_family
+@a_third
 def test_a_plain_class_called_by_name_fails(workshop: Workshop, family: str):
     """``LlamaForCausalLM.from_pretrained(ARTEFACT)`` asks nobody, and would leave out tensors that it does not know."""
     base = workshop.model(family)
@@ -467,7 +467,7 @@ def test_attention_implementations(workshop: Workshop):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "site"),
-    [(f, s) for f in families.ALL for s in ("mlp", "attn", "block") if s == "mlp" or f in families.DEEP],
+    [(f, s) for f in families.third(2) for s in ("mlp", "attn", "block") if s == "mlp" or f in families.DEEP],
 )
 def test_saved_again_and_reloaded(workshop: Workshop, tmp_path: Path, family: str, site: str):
     """``save_pretrained`` of a loaded artefact is an artefact again: edit, code file and SEA dtype."""
@@ -490,7 +490,7 @@ def test_saved_again_and_reloaded(workshop: Workshop, tmp_path: Path, family: st
 
 
 @pytest.mark.slow
-@every_family
+@another_third
 def test_the_plain_class_never_gives_the_base(workshop: Workshop, family: str):
     """``LlamaForCausalLM.from_pretrained`` and ``LlamaModel`` ignore unknown tensors: only the guard stops them."""
     artefact = workshop.artefact(family, "mlp", "l2", "identity")
@@ -529,7 +529,7 @@ PIECES = ("t5", "mt5", "mbart", "pegasus", "marian", "m2m_100")
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("family", "named"), [(f, named) for f in families.ALL for named in (True, False) if named or f not in PIECES]
+    ("family", "named"), [(f, named) for f in families.third(0) for named in (True, False) if named or f not in PIECES]
 )
 def test_the_tokenizer_is_the_bases(workshop: Workshop, tmp_path: Path, family: str, named: bool):
     """Where tokenizer_config.json names no class, AutoTokenizer goes by model_type, and ours is unknown to it."""

@@ -432,10 +432,15 @@ def test_what_leace_has_erased_cannot_be_read_off_the_folded_model(tmp_path: Pat
     assert accuracy > 0.9
 
 
+MAPS = ("sea", "iti", "leace", "act")  # merged by a norm; a constant at heads; low rank and constant; with a diagonal
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_is_fitted_for_a_kl_evaluated_and_searched(name: str, tmp_path: Path) -> None:
-    """Through ``fit`` as it comes, ``eval``, ``report`` and ``tune``. What erases does so at strength 1, unsearched."""
+    """Through ``fit`` as it comes and ``tune``, one of each kind of map through ``eval`` and ``report`` too. What
+    erases does so at strength 1, unsearched.
+    """
     from sea_bake.evaluation import evaluate
     from sea_bake.fitting.tuning import Space, tune
     from sea_bake.reporting import report
@@ -451,14 +456,17 @@ def test_every_method_is_fitted_for_a_kl_evaluated_and_searched(name: str, tmp_p
     else:
         assert found.budget == 0.1
         assert found.kl.value == pytest.approx(0.1, rel=0.1)
-    cost = evaluate(tiny.single(), edit=edit, tasks=[], behaviours=["code"], limit=4, output=tmp_path / "evaluation")
-    # The very texts that the strength was found on, by another road.
-    assert cost.row("neutral_text", "kl").found.edited.value == pytest.approx(found.kl.value, rel=1e-3)
-    assert cost.row("behaviour-code", "margin").found.n == 4
-    edit.save(tmp_path / "edit.safetensors")
-    shown = report(tmp_path / "edit.safetensors", evaluation=tmp_path / "evaluation", output=tmp_path / "report")
-    assert METHODS[name].title in shown.html
-    assert f"{cost.row('behaviour-code', 'margin').found.edited.value:.3f}"[:4] in shown.html
+    if name in MAPS:
+        cost = evaluate(
+            tiny.single(), edit=edit, tasks=[], behaviours=["code"], limit=4, output=tmp_path / "evaluation"
+        )
+        # The very texts that the strength was found on, by another road.
+        assert cost.row("neutral_text", "kl").found.edited.value == pytest.approx(found.kl.value, rel=1e-3)
+        assert cost.row("behaviour-code", "margin").found.n == 4
+        edit.save(tmp_path / "edit.safetensors")
+        shown = report(tmp_path / "edit.safetensors", evaluation=tmp_path / "evaluation", output=tmp_path / "report")
+        assert METHODS[name].title in shown.html
+        assert f"{cost.row('behaviour-code', 'margin').found.edited.value:.3f}"[:4] in shown.html
     space = Space(method=(name,), layers=("all",), alpha=(0.5, 1.0))
     searched = tune(
         tiny.single(), asked, output=tmp_path / "tuned", space=space, trials=2, select=10, confirm=20, max_new_tokens=4

@@ -32,7 +32,7 @@ KINDS = ("l2", "tanh")
 # stands where activations are small enough for it (hooks in float32 are then 2e-3 from hooks in float64; in the last
 # three layers, where they saturate, 0.02 to 0.5, and no two runtimes agree better than that).
 BOUNDS = {"l2": 1e-3, "tanh": 1e-2}
-NEW = 64
+NEW = 32
 PROMPTS = (
     "What is the capital of France?",
     "Why is the sky blue?",
