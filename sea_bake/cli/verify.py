@@ -27,6 +27,10 @@ def verify(call: Call) -> None:
 
       sea-bake verify THEIR_MODEL --base BASE --edit EDIT
 
+    So is what is left of the edit in a quantised copy of a fold (bitsandbytes, torchao, GPTQ, a GGUF, ...):
+
+      sea-bake verify FOLD --quantised COPY
+
     An ONNX export answers through ONNX Runtime alone: whole texts, the same through the cache, generated texts and a
     left-padded batch. Its fp16, int8 and int4 graphs are other models, never "verified": what the edit changes in
     them has to correlate with what it changes in float32.

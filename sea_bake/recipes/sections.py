@@ -68,7 +68,10 @@ SECTIONS: dict[str, Section] = {
         checks=("sea_bake.baking:check_settings",),
     ),
     "verify": Section(
-        "sea_bake.verification:verify", "artefact base revision edit write fresh", after=("bake",), inside=VERIFICATION
+        "sea_bake.verification:verify",
+        "artefact base revision edit write fresh quantised",
+        after=("bake",),
+        inside=VERIFICATION,
     ),
     "eval": Section(
         "sea_bake.evaluation:evaluate",

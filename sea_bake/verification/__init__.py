@@ -21,7 +21,8 @@ from sea_bake.model.checkpoint.gguf import materialise
 from sea_bake.model.loading import DTYPES, default_device
 from sea_bake.model.placing import rooms
 from sea_bake.model.source import ModelSource
-from sea_bake.verification import checkpoint, exported, strangers
+from sea_bake.verification import checkpoint, copies, exported, strangers
+from sea_bake.verification.copies import Copy
 from sea_bake.verification.doors import Subject, request_for
 from sea_bake.verification.strangers import Stranger
 
@@ -41,6 +42,7 @@ def verify(
     positions: int = 64,
     write: bool = True,
     fresh: bool = False,
+    quantised: str | Path | None = None,
 ) -> Verification:
     """Reload an artefact in a fresh process and hold it against the hook-edited base, and against the base.
 
@@ -64,12 +66,14 @@ def verify(
         positions: number of last positions of each text at which logits are compared.
         write: write sea_verification.json into the artefact.
         fresh: let the base answer again, whatever it has answered to an earlier verification.
+        quantised: a quantised copy of a fold, that some other tool made (folder, GGUF or Hub id): what is left of the
+            edit in it. Nothing is written.
 
     Raises:
         SettingError: an unknown dtype, or one for an export, whose graphs have their own.
         MissingExtraError: an ONNX export, and ONNX Runtime is not installed.
-        VerificationError: the base cannot be found, or a door cannot be opened (which is not the same as a failed
-            verification: that is a Verification whose ``passed`` is False).
+        VerificationError: a quantised copy of what is no fold; the base cannot be found, or a door cannot be opened
+            (which is not the same as a failed verification: that is a Verification whose ``passed`` is False).
     """
     if dtype != "auto" and dtype not in DTYPES:
         raise SettingError(f"unknown dtype {dtype!r}: use auto, {', '.join(DTYPES)}")
@@ -80,6 +84,8 @@ def verify(
     theirs = None if base is None or not given else _of_somebody_else(artefact)
     if theirs is not None:
         assert base is not None
+        if quantised is not None:
+            _refuse_copy(theirs.name, "somebody else's model")
         source = ModelSource.parse(base, revision).on_disk()
         with strangers.opened(theirs, source) as model:
             return _prove(model, source, given, dtype, device, **ask)
@@ -90,12 +96,32 @@ def verify(
         source = opened.base_source(base, revision)
     except CheckpointError as error:
         raise VerificationError(str(error)) if base is None else error from error
-    write = write and opened.hub_id is None
+    write = write and opened.hub_id is None and quantised is None
     sealed = opened.seal() if write else {}
-    found = _prove(opened, source, given, dtype, device, **ask)
+    with _copy_of(opened, quantised, source) as copy:
+        found = _prove(opened, source, given, dtype, device, copy=copy, **ask)
     if write:
         opened.write(VERIFICATION, found.on(sealed).to_json())
     return found
+
+
+@contextlib.contextmanager
+def _copy_of(artefact: Artefact, quantised: str | Path | None, source: ModelSource) -> Iterator[Copy | None]:
+    if quantised is None:
+        yield None
+        return
+    _refuse_copy(artefact.name, artefact.kind)
+    with copies.opened(quantised, source.on_disk()) as copy:
+        yield copy
+
+
+def _refuse_copy(name: str, kind: str) -> None:
+    """Raises VerificationError for what is no fold: only of a fold it is known what a quantised copy should say."""
+    if kind != "fold":
+        raise VerificationError(
+            f"'{name}' is no fold ({kind}), and a quantised copy is proved beside the fold that it was made from: bake "
+            "with --how fold, and name that"
+        )
 
 
 def _of_somebody_else(model: str | Path | Artefact) -> ModelSource | None:
@@ -133,6 +159,7 @@ def _prove(
     max_new_tokens: int,
     positions: int,
     fresh: bool,
+    copy: Copy | None = None,
 ) -> Verification:
     """Open all doors on one request, and judge."""
     if edits is not None:
@@ -162,7 +189,11 @@ def _prove(
             what=subject.what,
             has_tokenizer=own or model.kind == "adapter",
         )
-        return exported.prove(subject, request) if model.kind == ONNX else checkpoint.prove(subject, request, dtype)
+        if copy is not None:
+            copies.check_tokenizer(copy, subject.source, request, prompts, subject.form)
+        if model.kind == ONNX:
+            return exported.prove(subject, request)
+        return checkpoint.prove(subject, request, dtype, copy)
 
 
 @contextlib.contextmanager

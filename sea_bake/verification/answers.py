@@ -129,7 +129,8 @@ def align(model):
     and the inverse of a feature function, over twenty layers, makes of one rounding what it likes.
     """
     for weight in model.parameters():
-        if weight.device.type == "cpu" and weight.is_floating_point() and weight.data_ptr() % 64:
+        plain = weight.device.type == "cpu" and type(weight.data) is torch.Tensor  # and no quantised one
+        if plain and weight.is_floating_point() and weight.data_ptr() % 64:
             weight.data = weight.data.clone()
 
 
@@ -160,6 +161,8 @@ def main(path):
     request = json.loads(Path(path).read_text("utf-8"))
     dtype = request["dtype"]
     options = dict(request["placement"])
+    if request.get("quantization"):  # plain weights, quantised while they are loaded
+        options["quantization_config"] = request["quantization"]
     if "max_memory" in options:  # JSON has no numbers for keys
         options["max_memory"] = {int(k) if k.isdigit() else k: room for k, room in options["max_memory"].items()}
     model, loading = getattr(transformers, request["auto_class"]).from_pretrained(

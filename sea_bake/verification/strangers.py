@@ -66,8 +66,11 @@ def located(model: str | Path) -> ModelSource:
 
 
 @contextlib.contextmanager
-def opened(source: ModelSource, base: ModelSource) -> Iterator[Stranger]:
+def opened(source: ModelSource, base: ModelSource, *, quantised: bool = False) -> Iterator[Stranger]:
     """What there is to prove, after every check that needs no model; a GGUF becomes a checkpoint for as long.
+
+    Args:
+        quantised: let quantised weights through.
 
     Raises:
         CheckpointError: it is damaged, has pickles alone, custom code, or is more than a plain LoRA of this base.
@@ -79,9 +82,9 @@ def opened(source: ModelSource, base: ModelSource) -> Iterator[Stranger]:
         yield _adapter(source, base)
         return
     if not source.is_gguf:
-        yield _checkpoint(source.name, source.folder(), base)
+        yield _checkpoint(source.name, source.folder(), base, quantised=quantised)
         return
-    stored = _plain_dtype(source.folder())
+    stored = "float32" if quantised else _plain_dtype(source.folder())
     with tempfile.TemporaryDirectory(prefix="sea-bake-verify-") as scratch:
         folder = Path(scratch, "model")
         folder.mkdir()
@@ -91,7 +94,7 @@ def opened(source: ModelSource, base: ModelSource) -> Iterator[Stranger]:
         yield replace(_checkpoint(source.name, folder, base), kind="gguf", stored=stored)
 
 
-def _checkpoint(name: str, folder: Path, base: ModelSource) -> Stranger:
+def _checkpoint(name: str, folder: Path, base: ModelSource, *, quantised: bool = False) -> Stranger:
     checkpoint = Checkpoint.open(folder)
     config = read_json(folder / "config.json")
     check_kernels(config)
@@ -101,7 +104,7 @@ def _checkpoint(name: str, folder: Path, base: ModelSource) -> Stranger:
             f"'{name}' is a {named or config.get('model_type')}, which is no language model of transformers, and "
             "verify runs no code of somebody else's: give it as a plain checkpoint (merged, of the base's own class)"
         )
-    if config.get("quantization_config") and checkpoint.left_over is None:
+    if config.get("quantization_config") and checkpoint.left_over is None and not quantised:
         raise VerificationError(
             f"'{name}' is quantised: what rounding does to its answers hides whether the edit in it is right. Give the "
             "checkpoint that it was quantised from"

@@ -199,16 +199,18 @@ def judge_approximate(
     return failures + _unedited(effect, limit)
 
 
-def judge_reduced(equality: Comparison, effect: Comparison, correlation: float | None, bits: int) -> list[str]:
-    """Every reason why the edit is lost in a graph of less precision; empty when it is there.
+def judge_reduced(
+    equality: Comparison, effect: Comparison, correlation: float | None, bits: int, *, least: float = KEPT
+) -> list[str]:
+    """Every reason why the edit is lost in a model of less precision; empty when it is there.
 
-    Its effect has to correlate above ``KEPT`` with the same in float32. With 8 bits and more, and where that is not
+    Its effect has to correlate above ``least`` with the same in float32. With 8 bits and more, and where that is not
     known, it has to be nearer to the hook-edited base than to the base.
     """
     failures = []
-    if correlation is not None and not correlation > KEPT:
+    if correlation is not None and not correlation > least:
         failures.append(
-            f"what the edit changes correlates by {correlation:.2f} with what it changes in float32 (above {KEPT} "
+            f"what the edit changes correlates by {correlation:.2f} with what it changes in float32 (above {least} "
             f"expected): in {bits} bits its answers are a mean KL of {equality.mean_kl:.2g} from those in float32. "
             f"Take a variant of more bits ({'int8 or fp32' if bits < 8 else 'fp32'}), or a stronger edit"
         )
@@ -230,15 +232,21 @@ def effect_correlation(edited: Answers, unedited: Answers, live: Answers, base: 
 
 def likeness(model: Answers, live: Answers, base: Answers) -> str:
     """How what a model changes about the base's logits compares with what the edit changes: which way, and how much."""
-    keys = sorted(key for key in live if key.startswith("logits."))
-    theirs, ours = (
-        torch.cat([(door[k].double() - base[k].double()).flatten() for k in keys]) for door in (model, live)
-    )
-    strength, cosine = float(theirs @ ours / (ours @ ours)), float(F.cosine_similarity(theirs, ours, dim=0))
+    strength, cosine = along(model, base, live, base)
     return (
         f"what it changes about the base points where the edit's change does by a cosine of {cosine:.3f} (1 expected), "
         f"{strength:.2f} times as strong along it"
     )
+
+
+def along(model: Answers, unedited: Answers, live: Answers, base: Answers) -> tuple[float, float]:
+    """How far ``model - unedited`` goes along ``live - base``, in lengths of that; and the cosine of the two."""
+    keys = sorted(key for key in live if key.startswith("logits."))
+    theirs, ours = (
+        torch.cat([(one[k].double() - other[k].double()).flatten() for k in keys])
+        for one, other in ((model, unedited), (live, base))
+    )
+    return float(theirs @ ours / (ours @ ours)), float(F.cosine_similarity(theirs, ours, dim=0))
 
 
 def largest_kl(promise: float, limit: float) -> float:
