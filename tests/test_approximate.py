@@ -495,8 +495,8 @@ def test_on_the_real_model(smollm2: Path, tmp_path: Path) -> None:
     saved = tmp_path / "activations.safetensors"
     fit(smollm2, builtin()[20:28], layers="24-26", neutral="prompt", save_activations=saved, **tiny.PAPER)
     ends = {}
-    for feature, share in (("identity", 0.8), ("tanh", 0.1)):
-        edit = fit(None, activations=Activations.load(saved), layers="24-26", feature=feature, **tiny.PAPER)
+    for feature, layers, share in (("identity", "24-26", 0.8), ("tanh", "25", 0.1)):
+        edit = fit(None, activations=Activations.load(saved), layers=layers, feature=feature, **tiny.PAPER)
         report = bake(smollm2, edit, tmp_path / feature, approximate=True, calibration=builtin()[:6])
         stated = report.details["approximation"]
         assert min(entry["share"] for entry in stated["layers"]) > share
