@@ -36,6 +36,7 @@ ELSEWHERE = {
     r"torchrun .*|accelerate launch .*": "more than one process: tests/test_activations.py runs it",
     r"sea-bake tune .* --storage .*": "several machines: tests/test_tune_workers.py runs workers on either storage",
     r"sea-bake eval .* --backend vllm": "needs vLLM: tests/test_engines.py runs it with a stand-in",
+    r"sea-bake verify .* --quantised .*": "needs another tool's copy: tests/test_quantised_copies.py makes one",
     r"vllm serve .*": "needs vLLM in an environment of its own: scripts/check_vllm runs it",
     r"scripts/\S+.*": "takes minutes; that it is there, and has the options, is looked at",
     r"sea-bake run": "a whole recipe: tests/test_recipes.py runs the starter",
@@ -50,6 +51,8 @@ ELSEWHERE = {
 }
 # Python that is compiled only, with the reason; its imports of sea_bake are resolved.
 COMPILED = {
+    "optimum.intel": "needs an environment of its own: scripts/check_openvino runs it",
+    "openvino": "needs an environment of its own: scripts/check_openvino runs it",
     "onnxruntime_genai": "needs a real model: tests/test_onnx_runtimes.py runs it",
     "export_npz": "a format that is made up: how one would be added",
 }

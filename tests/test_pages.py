@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import yaml
@@ -121,6 +122,8 @@ def card(kind: str, *, bare: bool = False, **state: Any) -> Callable[[str], dict
             "missing": row,
             "worth": [] if bare else row,
             "gains": [] if bare else row,
+            "runtimes": [] if bare else [[text] * 3],
+            "kept": None if bare else (row, [row]),
         }
         said = {"title": text, "repo": text, "revision": text, "why": text, "report": text, "recipe": "sea_bake.yaml"}
         said |= {"refits": not bare}
@@ -167,7 +170,8 @@ def report(kind: str | None, *, bare: bool = False, **state: Any) -> Callable[[s
         measured = {"evaluation": SimpleNamespace(samples=[{}]), "measured": SimpleNamespace(**shown), "answers": [row]}
         return {
             "title": text, "settings": (row, [row]), "compared": (row, [row]), "effects": [picture], "still": 0.02,
-            "worth": [] if bare else row,
+            "worth": [] if bare else row, "site": None if bare else "https://example.org",
+            "asks": [f"https://example.org/#{urlencode({'prompt': text}, errors='replace')}"],
             "artefact": an_artefact(text, kind, **state) if kind else None, "edits": [edit, edit], "provenance": [row],
             **({"evaluation": None, "measured": None, "answers": []} if bare else measured),
         }  # fmt: skip

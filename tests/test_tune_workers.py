@@ -121,7 +121,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     try:
         yield url
     finally:
-        running.terminate()
+        running.send_signal(signal.SIGINT)  # without waiting for those who are connected still
         running.wait(30)
 
 
@@ -156,13 +156,16 @@ def trial(number: int, alpha: float) -> Trial:
 @pytest.mark.slow
 def test_workers_share_trials_and_one_that_dies_loses_none(url: str, tmp_path: Path, impatient: None) -> None:
     """Three at once, of which one is killed in the middle of a trial, and one that comes late."""
-    log = tmp_path / "log"
+    log, begun = tmp_path / "log", tmp_path / "begun"
 
     def work(name: int) -> None:
         own = worker(url, tmp_path / str(name))
         own.begin({"a": 1})
+        while name and not begun.exists():  # or nothing may be left for the one that is killed
+            time.sleep(0.01)
         while (number := own.next(12, lambda: False)) is not None:
             if name == 0:
+                begun.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(0.05)
             own.add(trial(number, float(name)), {}, {}, 0.1)
