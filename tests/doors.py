@@ -68,13 +68,18 @@ class Doors:
 
 @functools.cache
 def _doors(environment: tuple[tuple[str, str], ...], library: str) -> Doors:
-    return Doors(dict(environment), library)
+    """One for all processes whose environments differ in nothing that is read when libraries are imported."""
+    own = read_at_import(os.environ)
+    return Doors({k: v for k, v in os.environ.items() if k not in own} | dict(environment), library)
+
+
+def _key(environment: Any) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(read_at_import(environment).items()))
 
 
 def forked(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """``subprocess.run`` in an environment of its own: a fork of a process that has imported transformers in it."""
-    known = {key: value for key, value in environment.items() if key != "PYTEST_CURRENT_TEST"}  # another in each test
-    return _doors(tuple(sorted(known.items())), "torch").run(command, known)
+    return _doors(_key(environment), "torch").run(command, environment)
 
 
 _first: list[dict[str, str]] = []
@@ -86,7 +91,7 @@ def begin() -> None:
 
     if not _first:
         _first.append({**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"})
-        _doors(tuple(_first[0].items()), "torch")
+        _doors(_key(_first[0]), "torch")
         vars(verification)["subprocess"] = types.SimpleNamespace(run=run, DEVNULL=subprocess.DEVNULL)
 
 
@@ -95,8 +100,8 @@ def run(command: list[str], *, env: dict[str, str], **options: Any) -> subproces
     library = "onnxruntime" if any("onnx_answers" in word for word in command) else "torch"
     if not _first:
         _first.append(dict(env))
-    if read_at_import(env) == read_at_import(_first[0]):
-        return _doors(tuple(_first[0].items()), library).run(command, env)
+    if _key(env) == _key(_first[0]):
+        return _doors(_key(env), library).run(command, env)
     return subprocess.run(command, env=env, **options)
 
 

@@ -1,5 +1,5 @@
-"""Done-when on real weights: SmolLM2-135M-Instruct with an l2-merged edit of 20 MLPs, and with a tanh edit, in ONNX
-Runtime: the same logits as under the hooks, the same greedy text, and not the base's.
+"""Done-when on real weights: SmolLM2-135M-Instruct with an l2-merged edit of 20 MLPs, and its first 12 layers with a
+tanh edit, in ONNX Runtime: the same logits as under the hooks, the same greedy text, and not the base's.
 """
 
 from __future__ import annotations
@@ -44,19 +44,21 @@ PROMPTS = (
 
 @dataclass(frozen=True)
 class Real:
-    """The living base and its tokenizer; edits, the folders that they were exported to, and their nodes there."""
+    """The living base and its tokenizer; an edit, the folder that it was exported to, its nodes there, and the graph
+    with all of them led past.
+    """
 
     model: Any
     tokenizer: Any
-    edits: dict[str, Edit]
-    exports: dict[str, Path]
-    nodes: dict[str, list[str]]
+    edit: Edit
+    export: Path
+    nodes: list[str]
     bare: Path
 
     @functools.cached_property
     def base(self) -> Decoder:
-        """The base in ONNX Runtime: the l2 graph, with its edit led past."""
-        return decoder(self.exports["l2"], self.bare)
+        """The base in ONNX Runtime."""
+        return decoder(self.export, self.bare)
 
     @functools.cached_property
     def base_texts(self) -> list[list[int]]:
@@ -81,20 +83,24 @@ class Real:
 
 
 @pytest.fixture(scope="module")
-def world(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Real:
+def worlds(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Real]:
     folder = tmp_path_factory.mktemp("onnx")
-    model, tokenizer = load(smollm2, torch.float32), load_tokenizer(smollm2)
-    model.generation_config.eos_token_id = None  # an early end would hide what comes behind it
-    seen = collect(model, tokenizer, builtin()[:24], source=smollm2.name, site="mlp", neutral="prompt")
+    tokenizer, short = load_tokenizer(smollm2), load(real.cut(12), torch.float32)
+    seen = collect(short, tokenizer, builtin()[:24], source="smollm2", site="mlp", neutral="prompt")
     # With K = 0.95 so few triples leave one direction, the mean's: an edit that changes next to nothing.
-    tanh = fit(None, activations=seen, layers="12,16,20", K=0.95, feature="tanh", **tiny.PAPER)
-    export_onnx(bake(smollm2, tanh, folder / "baked", how="insert").output, folder / "tanh")
-    exports = {"l2": real.l2() / "onnx", "tanh": folder / "tanh"}
-    edits = {"l2": Edit.load(real.edit(exports["l2"])), "tanh": tanh}
-    nodes = {kind: json.loads((f / "sea/export.json").read_text("utf-8"))["sea_nodes"] for kind, f in exports.items()}
-    bare = folder / "bare.onnx"
-    bare.write_bytes(bypass(exports["l2"] / "onnx" / "model.onnx", nodes["l2"]))
-    return Real(model, tokenizer, edits, exports, nodes, bare)
+    tanh = fit(None, activations=seen, layers="4,7,10", K=0.95, feature="tanh", **tiny.PAPER)
+    export_onnx(bake(real.cut(12), tanh, folder / "baked", how="insert").output, folder / "tanh")
+    found = {}
+    for kind, model, export in (
+        ("l2", load(smollm2, torch.float32), real.l2() / "onnx"),
+        ("tanh", short, folder / "tanh"),
+    ):
+        model.generation_config.eos_token_id = None  # an early end would hide what comes behind it
+        nodes = json.loads((export / "sea/export.json").read_text("utf-8"))["sea_nodes"]
+        bare = folder / f"bare-{kind}.onnx"
+        bare.write_bytes(bypass(export / "onnx" / "model.onnx", nodes))
+        found[kind] = Real(model, tokenizer, Edit.load(real.edit(export)), export, nodes, bare)
+    return found
 
 
 def decoder(folder: Path, graph: Path | str = "onnx/model.onnx") -> Decoder:
@@ -132,12 +138,14 @@ def greedy(model: Any, ids: Tensor, mask: Tensor, pad: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_logits_are_those_under_the_hooks(world: Real, kind: str, tmp_path: Path) -> None:
-    edit, folder = world.edits[kind], world.exports[kind]
+def test_logits_are_those_under_the_hooks(worlds: dict[str, Real], kind: str, tmp_path: Path) -> None:
+    world = worlds[kind]
+    edit, folder = world.edit, world.export
     assert len(edit.layers) == (20 if kind == "l2" else 3)
     runtime, base_export = decoder(folder), world.base
     model, past_one = world.model, tmp_path / "past-one.onnx"
-    past_one.write_bytes(bypass(folder / "onnx" / "model.onnx", [n for n in world.nodes[kind] if "layers.16/" in n]))
+    led_past = f"layers.{edit.layers[len(edit.layers) // 3]}/"
+    past_one.write_bytes(bypass(folder / "onnx" / "model.onnx", [n for n in world.nodes if led_past in n]))
     control = decoder(folder, past_one)
     for ids in world.texts():
         with torch.inference_mode():
@@ -153,8 +161,9 @@ def test_logits_are_those_under_the_hooks(world: Real, kind: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_greedy_text_is_that_under_the_hooks(world: Real, kind: str) -> None:
-    edit, runtime = world.edits[kind], decoder(world.exports[kind])
+def test_greedy_text_is_that_under_the_hooks(worlds: dict[str, Real], kind: str) -> None:
+    world = worlds[kind]
+    edit, runtime = world.edit, decoder(world.export)
     batch, mask = world.batch()
     together = continued(runtime, batch, mask, NEW)[0]
     # Two of them by themselves, without padding; the others' texts are those of the batch.
@@ -174,8 +183,9 @@ def test_greedy_text_is_that_under_the_hooks(world: Real, kind: str) -> None:
     assert any(likeliest(world.model, ids, told) != told for ids, told in zip(world.prompts(), alone))
 
 
-def test_the_folder_is_what_its_readers_want(world: Real, smollm2: Path) -> None:
-    folder = world.exports["l2"]
+def test_the_folder_is_what_its_readers_want(worlds: dict[str, Real], smollm2: Path) -> None:
+    world = worlds["l2"]
+    folder = world.export
     config = json.loads((folder / "config.json").read_text("utf-8"))
     assert set(config.pop("transformers.js_config")) == {"use_external_data_format"}
     assert config == json.loads((smollm2 / "config.json").read_text("utf-8"))
