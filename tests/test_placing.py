@@ -63,6 +63,7 @@ SPREAD: dict[str, tuple[Callable[[Path], Path], Callable[[Path], Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPREAD)
 def test_a_fit_is_the_same(name: str, tmp_path: Path) -> None:
     """Vectors, strength, cost and fingerprint, to the bit: the same operations on one device."""
@@ -122,6 +123,7 @@ def test_another_model_is_told_from_what_lies_on_disk(tmp_path: Path) -> None:
         plain.check(BaseModel.of(model, "other"), [3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["insert", "fold"])
 def test_a_proof_is_the_same(how: str, tmp_path: Path) -> None:
     edit = fit(tiny.single(), tiny.demonstrations(), layers="all", neutral="prompt", alpha=1.0, measure=False)
@@ -136,6 +138,7 @@ def test_a_proof_is_the_same(how: str, tmp_path: Path) -> None:
     assert {key for key in both[0] if both[0][key] != both[1][key]} == {"device"}
 
 
+@pytest.mark.slow
 def test_an_adapter_needs_its_base_in_memory(tmp_path: Path) -> None:
     """PEFT would copy the base's files for it, to below the folder that one works in."""
     edit = Edit.load(tiny.edit_file(site="attn"))
