@@ -140,9 +140,8 @@ class Scorer:
         longer.sort(key=lambda item: len(item[2]))
         for piece in _pieces(longer, [len(item[2]) for item in longer], self.batch_size):
             cache = copy.deepcopy(after)
-            cache.batch_select_indices(
-                torch.tensor([row for row, *_ in piece])
-            )  # its layers may lie on several devices
+            # On no device of its own: the cache's layers may lie on several.
+            cache.batch_select_indices(torch.tensor([row for row, *_ in piece]))
             width = len(piece[-1][2]) - 1
             padded = [answer[:-1] + (0,) * (width - len(answer) + 1) for _, _, answer, _, _ in piece]
             logs, _ = self._forward(padded, [prompt + answer for _, prompt, answer, _, _ in piece], cache, width)

@@ -105,7 +105,7 @@ def publish(
         if drop:
             raise PublishError(f"a page says nothing of data, and holds the export alone: drop {' and '.join(drop)}")
         return publish_space(found, target, license)
-    kinds = [kind for given in gguf for kind in given.split(",")]
+    kinds = list(dict.fromkeys(kind for given in gguf for kind in given.split(",")))
     if not kinds:
         return _publish(found, target, license, datasets, include)
     source = check_gguf(found, kinds)

@@ -53,8 +53,8 @@ def quantised(
 ) -> tuple[list[Item], list[list[Any]]]:
     """Make the files in a folder that is there for it; what to publish, and the rows of the card's table."""
     whole = export_gguf(artefact.folder, folder / f"{name}-f32.gguf", outtype="f32").output
-    files = [folder / f"{name}-{kind.upper()}.gguf" for kind in dict.fromkeys(kinds)]
-    for kind, file in zip(dict.fromkeys(kinds), files):
+    files = [folder / f"{name}-{kind.upper()}.gguf" for kind in kinds]
+    for kind, file in zip(kinds, files):
         quantise_gguf(whole, file, kind)
     edited = ModelSource.parse(artefact.folder)
     kept = measure(base, edited, files, load_tokenizer(edited))

@@ -51,7 +51,9 @@ def page(
         edits=[_edit(*one) for one in zip(stems, findings, pictures, strict=True)],
         still=_STILL,
         site=site,
-        asks=[f"{site}/#{urlencode({'prompt': sample['prompt']}, errors='replace')}" for sample in samples],
+        asks=[f"{site}/#{urlencode({'prompt': sample['prompt']}, errors='replace')}" for sample in samples]
+        if site
+        else [],
         answers=[[sample[key] for key in ("prompt", "base", "edited")] for sample in samples],
         provenance=[[name, str(value)] for name, value in subject.provenance()],
     )

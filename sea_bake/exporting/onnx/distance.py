@@ -41,14 +41,14 @@ def measure(
     count = sum(map(len, texts))
     expected = answers(reference, texts, mapped=True)
     base = _unedited(reference, texts, sea_nodes, mapped=True)
+    edit_kl = _mean_kl(base, expected) if base else None
     found: dict[str, dict[str, Any]] = {}
     for kind, path in variants.items():
         ours = answers(path, texts)
         same = sum(int((a.argmax(-1) == b.argmax(-1)).sum()) for a, b in zip(expected, ours))
         found[kind] = {"tokens": count, "mean_kl": _mean_kl(expected, ours), "top1": same / count}
         if base:
-            moved = {"base_kl": _mean_kl(base, _unedited(path, texts, sea_nodes)), "edit_kl": _mean_kl(base, expected)}
-            found[kind] |= moved
+            found[kind] |= {"base_kl": _mean_kl(base, _unedited(path, texts, sea_nodes)), "edit_kl": edit_kl}
     return found
 
 

@@ -82,7 +82,7 @@ async function opened([name, version]) {
         await cache.put(url, new Response(JSON.stringify({ parts, bytes: file.size })));
       } catch {
         this.failed = true; // too little room
-        for (const key of await cache.keys()) if (key.url.startsWith(`${url}?part=`)) await cache.delete(key);
+        for (const key of await cache.keys()) if (key.url.startsWith(part(url, ""))) await cache.delete(key);
       }
     },
   };
