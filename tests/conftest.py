@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import logging
@@ -37,6 +38,16 @@ logging.getLogger("torch.__trace").propagate = False
 gc.set_threshold(20_000, 10, 10)
 
 real.begin()
+
+
+def _not_flushed(file: Any) -> None:
+    """Files of tests need not outlast a power cut, and waiting for the disk took a twentieth of all the time. What is
+    flushed, and when, is proved on the real calls of other processes (``test_faults``).
+    """
+    os.fstat(file if isinstance(file, int) else file.fileno())  # what is not open is refused here too
+
+
+os.fsync = _not_flushed
 
 # The longest files first, so that the workers end together; what the first one makes of SmolLM2 two later ones take.
 LONGEST = (
@@ -241,6 +252,27 @@ def imports_read_once() -> None:
         return list(known[text])
 
     dynamic_module_utils.get_imports = get_imports
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_traces() -> None:
+    """An ONNX export parses the source of every operator that torch knows, for their names: the same, each time. And
+    what it remembers of tensors whose sizes are symbols is seldom met again: a tenth of its time.
+    """
+    import torch.onnx
+    from torch.onnx._internal._lazy_import import onnxscript_apis
+
+    plain = torch.onnx.export
+
+    def export(*arguments: Any, **options: Any) -> Any:
+        with torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
+            return plain(*arguments, **options)
+
+    def operators() -> Any:
+        return type(onnxscript_apis).__getattr__(onnxscript_apis, "get_torchlib_ops")()
+
+    torch.onnx.export = export
+    vars(onnxscript_apis)["get_torchlib_ops"] = functools.cache(operators)
 
 
 @pytest.fixture(autouse=True)
