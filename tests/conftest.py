@@ -296,3 +296,9 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct as a float32 checkpoint: not to be changed."""
     return real.base()
+
+
+@pytest.fixture(scope="session")
+def short_smollm2() -> Path:
+    """Its first layers (``real.short``), for what does not hang on how deep a model is: not to be changed."""
+    return real.short()

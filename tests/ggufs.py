@@ -6,6 +6,7 @@ import ctypes
 import functools
 import importlib.util
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import tiny
@@ -56,8 +57,8 @@ def llama(path: Path, folder: Path | None = None) -> Path:
     return path
 
 
-def shortened(source: Path, path: Path, depth: int) -> Path:
-    """A GGUF's first ``depth`` layers, its embeddings, head and all its keys; every tensor in float32."""
+def shortened(source: Path, path: Path, layers: Sequence[int], *, as_it_is: bool = False) -> Path:
+    """Some of a GGUF's layers, its embeddings, head and all its keys; every tensor in float32, or as it is."""
     import gguf
 
     reader = gguf.GGUFReader(source)
@@ -65,13 +66,19 @@ def shortened(source: Path, path: Path, depth: int) -> Path:
     writer = gguf.GGUFWriter(str(path), arch)
     for key, entry in reader.fields.items():
         if not key.startswith("GGUF.") and key != "general.architecture":
-            value = depth if key == f"{arch}.block_count" else entry.contents()
+            value = len(layers) if key == f"{arch}.block_count" else entry.contents()
             inner = entry.types[-1] if entry.types[0] == gguf.GGUFValueType.ARRAY else None
             writer.add_key_value(key, value, entry.types[0], sub_type=inner)
     for tensor in reader.tensors:
-        stem, _, rest = tensor.name.partition(".")
-        if stem != "blk" or int(rest.split(".")[0]) < depth:
-            writer.add_tensor(tensor.name, gguf.dequantize(tensor.data, tensor.tensor_type))
+        name, parts = tensor.name, tensor.name.split(".")
+        if parts[0] == "blk":
+            if int(parts[1]) not in layers:
+                continue
+            name = ".".join(["blk", str(layers.index(int(parts[1]))), *parts[2:]])
+        if as_it_is:
+            writer.add_tensor(name, tensor.data, raw_dtype=tensor.tensor_type)
+        else:
+            writer.add_tensor(name, gguf.dequantize(tensor.data, tensor.tensor_type))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

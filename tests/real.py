@@ -20,6 +20,9 @@ from typing import Any
 from filelock import FileLock
 
 NAME = "SmolLM2-135M-Instruct"
+WHOLE = bool(os.environ.get("SEA_BAKE_TEST_WHOLE"))
+# With its last layers the model says something else at every token, if no sense; without them it stammers.
+SHORT = (*range(10), 28, 29)
 FOLDER = (
     "SEA_BAKE_TEST_RUN"  # the folder of this run, for all its workers: the first process to ask makes and removes it
 )
@@ -52,27 +55,50 @@ def base() -> Path:
     return Path(ready) if ready else once("smollm2", _materialise) / NAME
 
 
+def short() -> Path:
+    """What most tests take of it: 12 of its layers; all of it where SEA_BAKE_TEST_WHOLE is set, as every week."""
+    return base() if WHOLE else _of_layers(SHORT)
+
+
+def short_gguf() -> Path:
+    """The same of the package's own file, each tensor in its own type."""
+    return gguf() if WHOLE else once("smollm2-short-gguf", _cut_gguf) / "model.gguf"
+
+
+def _cut_gguf(folder: Path) -> None:
+    import ggufs
+
+    ggufs.shortened(gguf(), folder / "model.gguf", SHORT, as_it_is=True)
+
+
 def cut(depth: int) -> Path:
     """The base's first ``depth`` layers, its embeddings and its head: for what does not hang on how deep a model is. In
     two shards, of which a fold writes one.
     """
-    return once(f"smollm2-first-{depth}", functools.partial(_cut, depth)) / f"{NAME}-first-{depth}"
+    return _of_layers(tuple(range(depth)))
 
 
-def _cut(depth: int, folder: Path) -> None:
+def _of_layers(layers: tuple[int, ...]) -> Path:
+    return once(f"smollm2-{len(layers)}-to-{layers[-1]}", functools.partial(_cut, layers)) / f"{NAME}-{len(layers)}"
+
+
+def _cut(layers: tuple[int, ...], folder: Path) -> None:
     from safetensors import safe_open
     from safetensors.torch import save_file
 
-    whole, made = base(), folder / f"{NAME}-first-{depth}"
+    whole, made = base(), folder / f"{NAME}-{len(layers)}"
     shutil.copytree(whole, made, ignore=shutil.ignore_patterns("*.safetensors"))
     config = json.loads((made / "config.json").read_text("utf-8"))
-    (made / "config.json").write_text(json.dumps(config | {"num_hidden_layers": depth}), "utf-8")
+    (made / "config.json").write_text(json.dumps(config | {"num_hidden_layers": len(layers)}), "utf-8")
     shards: dict[str, dict[str, Any]] = {"layers.safetensors": {}, "rest.safetensors": {}}
     with safe_open(whole / "model.safetensors", "pt") as file:
         for name in file.keys():  # noqa: SIM118 (a handle is no dict)
-            inside = ".layers." in name
-            if not inside or int(name.split(".")[2]) < depth:
-                shards["layers.safetensors" if inside else "rest.safetensors"][name] = file.get_tensor(name)
+            parts = name.split(".")
+            if ".layers." not in name:
+                shards["rest.safetensors"][name] = file.get_tensor(name)
+            elif int(parts[2]) in layers:
+                parts[2] = str(layers.index(int(parts[2])))
+                shards["layers.safetensors"][".".join(parts)] = file.get_tensor(name)
     for shard, tensors in shards.items():
         save_file(tensors, made / shard, {"format": "pt"})
     places = {name: shard for shard, tensors in shards.items() for name in tensors}

@@ -124,7 +124,7 @@ def test_every_map_in_onnx(living: Callable[[int], Any], ids: Tensor, tmp_path: 
 def test_every_map_in_llama_cpp(living: Callable[[int], Any], ids: Tensor, tmp_path: Path) -> None:
     """The base's GGUF rewritten: the log-probabilities of its ten likeliest tokens. In other kernels: 6e-5."""
     model, layers = living(2), {name: SHORT[name] for name in DOORS["fold"]}
-    file = ggufs.shortened(real.gguf(), tmp_path / "base.gguf", 2)
+    file = ggufs.shortened(real.gguf(), tmp_path / "base.gguf", range(2))
     export_gguf(edits(model, layers), tmp_path / "edited.gguf", base=file)
     first = [answer[1] for answer in ggufs.llama_cpp(tmp_path / "edited.gguf", ids.tolist(), 1)]
 

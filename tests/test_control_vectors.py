@@ -135,13 +135,14 @@ def test_llama_cpp_adds_it_where_we_do(real: Real, tmp_path: Path) -> None:  # n
 
     model = load_model(real.base, dtype="float32")
     generator = torch.Generator().manual_seed(0)
-    scale = torch.linspace(0.2, 1.0, 29)[:, None]
-    rows = scale * torch.randn(29, model.config.hidden_size, generator=generator)
+    count = model.config.num_hidden_layers - 1
+    scale = torch.linspace(0.2, 1.0, count)[:, None]
+    rows = scale * torch.randn(count, model.config.hidden_size, generator=generator)
     (file,) = foreign.control_vector(tmp_path / "in.gguf", {i + 1: v for i, v in enumerate(rows)})
     edit = import_edit(file, real.base, alpha=SCALE)
-    assert edit.layers == tuple(range(1, 30))
+    assert edit.layers == tuple(range(1, count + 1))
     export_control_vector(edit, tmp_path / "out.gguf")
-    moved = foreign.control_vector(tmp_path / "late.gguf", {i + 2: v for i, v in enumerate(rows[:28])})
+    moved = foreign.control_vector(tmp_path / "late.gguf", {i + 2: v for i, v in enumerate(rows[:-1])})
     late = import_edit(moved, real.base, alpha=SCALE)
     plain = in_float32(real.gguf, tmp_path / "base-f32.gguf")
     hooks, one_late, unedited = (under_hooks(model, one, real.prompts) for one in (edit, late, None))

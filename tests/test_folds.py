@@ -577,13 +577,14 @@ def test_verify_of_a_half_precision_fold_of_every_layer(tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.smollm2
-def test_smollm2_with_real_text(smollm2: Path, tmp_path: Path):
-    """20 of 30 layers: fold, adapter, merged and insert answer like the hooks, in a process that trusts no code."""
+def test_smollm2_with_real_text(short_smollm2: Path, tmp_path: Path):
+    """Most layers: fold, adapter, merged and insert answer like the hooks, in a process that trusts no code."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from sea_bake import collect
     from sea_bake.demonstrations import builtin
 
+    smollm2 = short_smollm2
     tokenizer, model = AutoTokenizer.from_pretrained(smollm2), load_plain(smollm2, "llama", torch.float32)
     saved = collect(model, tokenizer, builtin()[:16], source=smollm2.name, site="mlp", neutral="prompt")
     edit = fit(None, activations=saved, merge="sum")
@@ -611,7 +612,7 @@ def test_smollm2_with_real_text(smollm2: Path, tmp_path: Path):
         assert text == said, how
         if how == "fold":
             assert changed_tensors(smollm2, tmp_path / how) == set(report.coverage["changed"])
-            assert len(report.coverage["changed"]) == 20
+            assert len(report.coverage["changed"]) == 2 * model.config.num_hidden_layers // 3
     script = (
         "import sys, transformers; m = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1]); "
         "print(type(m).__name__, type(m).__module__, m.config.model_type, 'sea_bake' in sys.modules)"

@@ -834,13 +834,22 @@ class Real:
     prompts: list[list[int]]
 
     @functools.cached_property
+    def layers(self) -> int:
+        """How many are edited: two thirds."""
+        return 2 * int(GgufFile.open(self.gguf).keys["llama.block_count"]) // 3
+
+    @functools.cached_property
     def edit(self) -> Path:
         from sea_bake import fit
         from sea_bake.demonstrations import builtin
 
-        one = fit(self.base, builtin()[:16], layers="last:20", neutral="prompt", K=0.9, **tiny.PAPER)
-        # On so few texts P+ and P- nearly cancel: the second alone, weakened, changes every answer and still speaks.
-        one.with_settings(merge="sum", parts="negative", alpha=0.3).save(self.folder / "edit.safetensors")
+        one = fit(self.base, builtin()[:16], neutral="prompt", K=0.9, **tiny.PAPER)
+        assert len(one.layers) == self.layers
+        # On so few texts P+ and P- nearly cancel: the second alone, weakened, changes every answer and still speaks, if
+        # all layers are there to speak.
+        one.with_settings(merge="sum", parts="negative", alpha=0.3 if self.layers == 20 else 1.0).save(
+            self.folder / "edit.safetensors"
+        )
         return self.folder / "edit.safetensors"
 
     @functools.cached_property
@@ -862,16 +871,16 @@ class Real:
 
 
 @pytest.fixture(scope="module")
-def real(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
+def real(short_smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
     from sea_bake.model.loading import load_tokenizer
 
     folder = tmp_path_factory.mktemp("gguf-smollm2")
-    tokenizer = load_tokenizer(smollm2)
+    tokenizer = load_tokenizer(short_smollm2)
     prompts = [
         tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True)
         for text in PROMPTS
     ]
-    yield Real(smollm2, smollm2_files.gguf(), folder, [ids["input_ids"] for ids in prompts])
+    yield Real(short_smollm2, smollm2_files.short_gguf(), folder, [ids["input_ids"] for ids in prompts])
     shutil.rmtree(folder)
 
 
@@ -923,12 +932,12 @@ def test_the_demo_models_own_gguf_shows_the_edit(real: Real) -> None:
 
     report = export_gguf(real.fold, real.folder / "q4_1.gguf", base=real.gguf)
     assert {(entry["from"], entry["type"]) for entry in report.changed.values()} == {("Q4_1", "Q4_1")}
-    assert (len(report.changed), report.weights_compared) == (20, 40)
+    assert (len(report.changed), report.weights_compared) == (real.layers, 2 * real.layers)
     assert any("--edited-type q8_0" in note for note in report.notes)
     assert tokens(llama_cpp(real.folder / "q4_1.gguf", real.prompts)) != tokens(plain)
     # Weights on the grid of 4 bits, moved by less than half a step, fall back: what is left of the edit is told.
     before, after = values(real.gguf), values(real.folder / "q4_1.gguf")
-    folded = load_file(real.fold / "model.safetensors")
+    folded = {name: value for file in real.fold.glob("*.safetensors") for name, value in load_file(file).items()}
     for name, entry in report.changed.items():
         W, new = before[name], folded[f"model.layers.{name.split('.')[1]}.mlp.down_proj.weight"].double().numpy()
         kept = np.sum((after[name] - W) * (new - W)) / np.sum((new - W) ** 2)
@@ -951,7 +960,7 @@ def test_transformers_reads_the_rewritten_file_as_the_artefact(real: Real) -> No
     assert apart(found, real.hf_base) > 0.1  # the control
     before, after = raw(real.gguf), raw(path)
     assert {n for n in before if before[n] != after[n]} == set(report.changed)
-    assert len(report.changed) == 20
+    assert len(report.changed) == real.layers
     assert header_keys(real.gguf) == header_keys(path)
 
 

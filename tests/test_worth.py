@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import real
 import tiny
 import torch
 
@@ -461,22 +460,22 @@ def test_the_command_line_says_three_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_smollm2_costs_its_budget_and_says_what_it_gains(tmp_path: Path) -> None:
+def test_smollm2_costs_its_budget_and_says_what_it_gains(short_smollm2: Path, tmp_path: Path) -> None:
     from sea_bake import bake
     from sea_bake.artefact import Artefact
     from sea_bake.publishing.card import render
     from sea_bake.publishing.licence import Licence
     from sea_bake.reporting import report
 
-    edit = fit(real.base(), builtin()[:50], neutral="prompt")
-    model, tokenizer = load_model(real.base()), load_tokenizer(real.base())
+    edit = fit(short_smollm2, builtin()[:50], neutral="prompt")
+    model, tokenizer = load_model(short_smollm2), load_tokenizer(short_smollm2)
     assert divergence(model, tokenizer, edit) == pytest.approx(0.1, rel=0.1)
     found = edit.measured
     assert found is not None
     assert found.held_back == 10
     assert found.gain is not None
     assert {one.kind for one in found.controls} == {"subspaces", "constants"}
-    baked = bake(real.base(), edit, tmp_path / "artefact")
+    baked = bake(short_smollm2, edit, tmp_path / "artefact")
     assert baked.measured == {"sea/edit-0.safetensors": found}
     artefact = Artefact.open(tmp_path / "artefact")
     assert artefact.bake is not None
