@@ -80,13 +80,13 @@ def world(smollm2: Path) -> World:
 
 @pytest.mark.slow
 def test_onnxruntime(world: World) -> None:
-    """Six texts and their continuations, 16 tokens each; at strength 0 the base."""
-    report = verify(world.export, base=world.base, max_new_tokens=16, write=False)
+    """Two texts and their continuations; at strength 0 the base."""
+    report = verify(world.export, base=world.base, prompts=PROMPTS, max_new_tokens=16, write=False)
     assert report.failures == []
     # The issue's own bound; measured 1.1e-4 on logits up to 41.
     assert max(report.equality.largest, report.facts["strength_0"]) <= 1e-3
-    assert report.equality.greedy_equal == report.equality.padded_equal == 6
-    assert report.effect.greedy_equal < 6
+    assert report.equality.greedy_equal == report.equality.padded_equal == 2
+    assert report.effect.greedy_equal < 2
 
 
 @pytest.mark.slow
@@ -126,7 +126,7 @@ def test_the_page_in_chromium(world: World, tmp_path: Path) -> None:
     site = serve_web(world.export, tmp_path / "site", offline=NODE / "node_modules").output
     asks = [
         {"prompt": PROMPTS[0], "strength": 1, "length": LENGTH},
-        {"prompt": PROMPTS[1], "strength": 0, "length": 32},
+        {"prompt": PROMPTS[1], "strength": 0, "length": LENGTH},
     ]
     with hosted(site) as address:
         seen = node("page.mjs", url=address, asks=asks)
