@@ -79,7 +79,9 @@ def test_the_workflow_tries_the_oldest_the_newest_and_the_locked() -> None:
     assert "--upgrade" in commands["newest-transformers"]
     assert all("pytest" in commands[name] for name in ("lowest", "locked", "newest-transformers"))
     assert jobs[True]["schedule"], "YAML reads the key on as true"
-    assert jobs["jobs"]["newest-transformers"]["if"] == "github.event_name == 'schedule'"
+    for name in ("newest-transformers", "deep"):
+        assert jobs["jobs"][name]["if"] == "github.event_name == 'schedule'"
+    assert jobs["jobs"]["deep"]["steps"][-1]["env"] == {"SEA_BAKE_TEST_WHOLE": "1"}
 
 
 def test_nothing_that_the_tests_stand_on_is_missing_from_the_lock() -> None:

@@ -460,6 +460,7 @@ def test_the_command_line_says_three_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.smollm2
 def test_smollm2_costs_its_budget_and_says_what_it_gains(short_smollm2: Path, tmp_path: Path) -> None:
     from sea_bake import bake
     from sea_bake.artefact import Artefact
