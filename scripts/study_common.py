@@ -31,7 +31,7 @@ from sea_bake import Edit, __version__, fit  # noqa: E402
 from sea_bake.activations import Activations, collect_sites  # noqa: E402
 from sea_bake.artefact.evaluation import Record, Row  # noqa: E402
 from sea_bake.demonstrations import Demonstration, load  # noqa: E402
-from sea_bake.evaluation import Judge  # noqa: E402
+from sea_bake.evaluation import Judge, damage  # noqa: E402
 from sea_bake.evaluation.controls import turned  # noqa: E402
 from sea_bake.evaluation.neutral import TEXTS  # noqa: E402
 from sea_bake.evaluation.rendering import number  # noqa: E402
@@ -127,8 +127,10 @@ def parser(doc: str) -> Any:
 def place(made: Any, args: Any) -> Iterator[Place]:
     """Where the study reads and writes; under --smoke a tiny model and rows made up for the tests, for a while."""
     if args.smoke:
-        global _begin
+        global _begin, TEXTS
         args.workers, _begin = 1, "fork"  # this process has one thread and has imported all that a worker needs
+        TEXTS = TEXTS[:4]
+        damage.generations.__wrapped__.__kwdefaults__["max_new_tokens"] = 8
         with scratch() as folder:
             model = on_main(lambda: str(smoke.base(folder / "tiny", num_hidden_layers=3)))
             data = on_main(lambda: str(smoke.data(folder / "data")))

@@ -35,6 +35,7 @@ from sea_bake.evaluation.doors import Doors
 from sea_bake.evaluation.prefixes import Scorer
 from sea_bake.evaluation.statistics import compare
 
+pytestmark = pytest.mark.usefixtures("short_answers")
 TASKS = ["truthfulqa_mc2", "bbq"]
 # Inserted layers are the module that the hooks run, so that only the order of sums may differ; a fold multiplies them
 # into float32 weights, whose rounding (2e-6 of the largest logit) adds up over the few dozen tokens of an answer.

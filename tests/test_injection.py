@@ -31,7 +31,7 @@ from sea_bake.artefact.names import RECORD, VERIFICATION
 from sea_bake.errors import SeaBakeError
 from sea_bake.pages.text import harmless
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("short_answers")]
 # As a file may be called, and more than that.
 NAME = "evil <img src=x onerror=alert(1)> [x](javascript:alert(1)) ![y](y.png) `c` | \x1b[31m\u202e\x9b2J"
 TEXT = f"{NAME}\n\n# H\n</title></p><script>alert(1)</script>\n- <http://evil> http://evil\n"

@@ -436,6 +436,7 @@ MAPS = ("sea", "iti", "leace", "act")  # merged by a norm; a constant at heads; 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_answers")
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_is_fitted_for_a_kl_evaluated_and_searched(name: str, tmp_path: Path) -> None:
     """Through ``fit`` as it comes and ``tune``, one of each kind of map through ``eval`` and ``report`` too. What

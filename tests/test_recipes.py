@@ -391,13 +391,13 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     expected = tiny.sha256(undisturbed / "out-work" / "edit.safetensors")
     chance = random.Random(0)
     kept: list[int] = []
-    for kill in range(6):
+    for kill in range(4):
         folder = tmp_path / f"kill-{kill}"
         folder.mkdir()
         (folder / "r.yaml").write_text(yaml.safe_dump(made), "utf-8")
         state = folder / "out-work" / "state.json"
-        if kill < 5:
-            ran = tiny.nursery().killed((kill + chance.random()) / 6 * seconds, "run", folder / "r.yaml", "--quiet")
+        if kill < 3:
+            ran = tiny.nursery().killed((kill + chance.random()) / 4 * seconds, "run", folder / "r.yaml", "--quiet")
         else:  # and once surely behind the first step, however slow this machine has become
             pid = tiny.nursery().start("run", folder / "r.yaml", "--quiet")
             deadline = time.monotonic() + 120
