@@ -154,22 +154,26 @@ class Workshop:
         return self.once((family, dtype), lambda: load(self.base(family), dtype))
 
     def activations(self, family: str, site: str) -> Activations:
+        """Of all sites of a family together, but for its heads, which few need."""
         import families
 
-        from sea_bake import Activations, collect
+        from sea_bake import Activations
+        from sea_bake.activations import collect_sites
 
         def make(folder: Path) -> None:
-            collect(
+            found = collect_sites(
                 self.model(family),
                 families.tokenizer(),
                 families.demonstrations(),
                 source=self.base(family).name,
-                site=site,
+                sites=[site] if site == "heads" else families.sites(family),
                 max_new_tokens=8,
-            ).save(folder / "all.safetensors")
+            )
+            for one, activations in found.items():
+                activations.save(folder / f"{one.value}.safetensors")
 
-        name = f"activations/{self.base(family).name}-{site}"
-        return self.once(name, lambda: Activations.load(real.once(name, make) / "all.safetensors"))
+        name = f"activations/{self.base(family).name}" + "-heads" * (site == "heads")
+        return self.once((name, site), lambda: Activations.load(real.once(name, make) / f"{site}.safetensors"))
 
     def layers(self, family: str, site: str) -> list[int]:
         """Those that are edited: of ``LAYERS`` those that have the site, which is one alone in Nemotron-H."""
@@ -204,6 +208,16 @@ class Workshop:
 
         name = "-".join(["sea", family, *setting])
         return self.once(name, make)
+
+    def together(self, family: str, settings: tuple[tuple[str, ...], ...]) -> Path:
+        """The edits of all these settings, baked into one artefact."""
+        from sea_bake import bake
+
+        if len(settings) == 1:
+            return self.artefact(family, *settings[0])
+        name = "-".join(["sea", family, "together", *map("-".join, settings)])
+        edits = [self.edit(family, *setting) for setting in settings]
+        return self.once(name, lambda: bake(self.base(family), edits, self.folder / name, how="insert").output)
 
     def folded(self, family: str, site: str, merge: str) -> BakeRecord:
         """The fold of a linear edit: its report, whose ``output`` is the folder."""

@@ -4,14 +4,16 @@ For every family, encoder-decoders and multimodal wrappers too, on tiny random m
 batches, the KV cache, left padding and greedy generation, in float32 and bfloat16. Every site x merge x feature
 function meets Llama and one of the other three in ``families.DEEP``; each of these, and SmolLM2, meets every pair of
 two of them (``pairs``), SmolLM2 some of them whole and the others cut to its first layers; the other families meet
-``FEW``, which hold every site, every merge and a curved feature function; controls, shards and ``AutoModel`` (l2 at
-every site) meet a third of the other families each (``families.third``); in
-bfloat16 each meets a share of its own (``in_half``). The hooks in turn are held against the dense float64 ``oracle``.
+``FEW``, which hold every site, every merge and a curved feature function, in one artefact; controls, shards and
+``AutoModel`` (l2 at every site) meet a third of the other families each (``families.third``); in bfloat16 each of the
+four meets a share of its own (``in_half``), and the others' artefacts are loaded again. The hooks in turn are held
+against the dense float64 ``oracle``.
 Every proof has a control: a damaged artefact that the same comparison must reject.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
@@ -37,6 +39,7 @@ from sea_bake.artefact.names import SHARD
 from sea_bake.baking import way
 from sea_bake.baking.open_base import open_folder, opened
 from sea_bake.demonstrations import builtin
+from sea_bake.edit import live
 from sea_bake.errors import CheckpointError, EditError
 from sea_bake.methods.table import DEFAULT_K
 from sea_bake.model.anatomy import FAMILIES, Site
@@ -94,6 +97,16 @@ every_setting = pytest.mark.parametrize(
         pytest.param(f, s, id="-".join([f, *s]), marks=[] if s in FEW and f == FIRST else pytest.mark.slow)
         for f, settings in SETTINGS.items()
         for s in settings
+    ],
+)
+# What is baked together: each setting alone in ``families.DEEP``, all of a family in one artefact elsewhere.
+every_case = pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        pytest.param(f, s, id="-".join([f, *s[0]]) if f in families.DEEP else f, marks=marks)
+        for f, settings in SETTINGS.items()
+        for s in ([(s,) for s in settings] if f in families.DEEP else [tuple(settings)])
+        for marks in [[] if s[0] in FEW and f == FIRST else pytest.mark.slow]
     ],
 )
 every_site = pytest.mark.parametrize(("family", "site"), across(["mlp"], SITES, 0))
@@ -236,17 +249,17 @@ def assert_visible(base: dict[str, Tensor], other: dict[str, Tensor]) -> None:
         assert times * limit(base) < gap(base[key], other[key]) < float("inf"), f"{key}: the edit is not seen"
 
 
-def live_answers(edit: Edit, model: Any, *arguments: Any, **options: Any) -> dict[str, Tensor]:
-    with edit.live(model):
+def live_answers(edit: Edit | list[Edit], model: Any, *arguments: Any, **options: Any) -> dict[str, Tensor]:
+    with live(edit if isinstance(edit, list) else [edit], model):
         return answers(model, *arguments, **options)
 
 
-def edited(model: Any) -> dict[int, str]:
-    """Layer -> the module inside it that an insert has edited, by name."""
+def edited(model: Any) -> set[tuple[int, str]]:
+    """(layer, module inside it) that an insert has edited, by name."""
     parts = [re.split(r"\.sea(?:_in)?\.", name) for name, _ in model.named_parameters()]
     paths = {part[0] for part in parts if len(part) > 1}
     found = [re.match(r".*?\.(\d+)(?:\.(.*))?$", path) for path in paths]
-    return {int(one[1]): one[2] or "" for one in found if one is not None}
+    return {(int(one[1]), one[2] or "") for one in found if one is not None}
 
 
 def sea_dtypes(model: Any) -> set[torch.dtype]:
@@ -300,47 +313,56 @@ def test_the_settings_are_shared_out_and_hold_every_pair():
 # ---------------------------------------------------------------------------------------------- the equality
 
 
-@every_setting
-def test_live_is_inserted_and_reloaded(workshop: Workshop, family: str, setting: Setting):
-    edit = workshop.edit(family, *setting)
-    artefact = workshop.artefact(family, *setting)
-    for dtype in (torch.float32, torch.bfloat16)[: 1 + (setting in in_half(family))]:
+def modules_of(family: str, setting: Setting, edit: Edit, found: set[tuple[int, str]]) -> set[tuple[int, str]]:
+    """(layer, module) that the edit belongs to, by name. Heads: a linear inside of the attention, whichever it is."""
+    if setting[0] != "heads":
+        return {(layer, families.module(family, setting[0], layer)) for layer in edit.layers}
+    inside = {layer: f"{families.module(family, 'attn', layer)}." for layer in edit.layers}
+    there = {(layer, path) for layer, path in found if path.startswith(inside.get(layer, "none"))}
+    assert {layer for layer, _ in there} == {*edit.layers}
+    return there
+
+
+@every_case
+def test_live_is_inserted_and_reloaded(workshop: Workshop, family: str, settings: tuple[Setting, ...]):
+    edits = [workshop.edit(family, *setting) for setting in settings]
+    artefact = workshop.together(family, settings)
+    for dtype in (torch.float32, torch.bfloat16)[: 1 + bool({*settings} & {*in_half(family)})]:
         base = workshop.model(family, dtype)
         before = workshop.once(("answers", family, dtype), lambda base=base: answers(base))
-        live = live_answers(edit, base)
-        assert_visible(before, live)
+        expected = live_answers(edits, base)
+        assert_visible(before, expected)
         reloaded = load(artefact, dtype)
         assert reloaded.dtype == dtype
         assert sea_dtypes(reloaded) == {torch.float32}
-        site, layers = setting[0], workshop.edit(family, *setting).layers
-        found, whole = edited(reloaded), "attn" if site == "heads" else site  # heads: a linear inside of the attention
-        assert found.keys() == set(layers)
-        for layer, path in found.items():
-            module = families.module(family, whole, layer)
-            assert path == module or (site == "heads" and path.startswith(f"{module}."))
-        assert_same(live, answers(reloaded))
+        found = edited(reloaded)
+        assert found == set().union(*(modules_of(family, s, edit, found) for s, edit in zip(settings, edits)))
+        assert_same(expected, answers(reloaded))
+        if len(edits) > 1 and dtype == torch.float32:  # control: none of them could be left out
+            for edit in edits:
+                others = [other for other in edits if other is not edit]
+                assert_visible(live_answers(others, base, generate=False), expected)
 
 
 @pytest.mark.slow
-@every_setting
-def test_cache_and_padding_change_nothing(workshop: Workshop, family: str, setting: Setting):
+@every_case
+def test_cache_and_padding_change_nothing(workshop: Workshop, family: str, settings: tuple[Setting, ...]):
     """In float64, where only rounding is left: 1e-16, enlarged by φ⁻¹ in two layers, 5e3 each (measured: < 3e-13).
 
     In float32 the same comparison differs by up to 1e-3 for tanh and elu, and where a tie in Mixtral's router tips over
     by more, in the hooks as in the artefact: that is the price of an inverse that steep, not of baking.
     """
-    reloaded = in_float64(load(workshop.artefact(family, *setting)))
+    reloaded = in_float64(load(workshop.together(family, settings)))
     found = answers(reloaded, generate=False)
     if family in families.ROUNDED:  # then each way is held to the hooks on the same base, in float64 too
         base = workshop.once(("float64", family), lambda: in_float64(load(workshop.base(family))))
         plain = workshop.once(("float64 answers", family), lambda: answers(base, generate=False))
         assert max(gap(plain["batch"], plain["cached"]), gap(alone(base), plain["padded"])) > 1e-7
-        edit = workshop.edit(family, *setting)
-        layers = {layer: edit.layer(layer).double() for layer in edit.layers}
-        site = Site(setting[0])
-        with hooked(site_modules(base, site, edit.layers), lambda layer, h: layers[layer](h), inputs=site.is_input):
-            live = answers(base, generate=False)
-        assert all(gap(live[key], found[key]) < 1e-7 for key in found)
+        with contextlib.ExitStack() as stack:
+            for setting in reversed(settings):  # where two meet at one module, the first acts first
+                stack.enter_context(in_double(base, workshop.edit(family, *setting), Site(setting[0])))
+            expected = answers(base, generate=False)
+        assert all(gap(expected[key], found[key]) < 1e-7 for key in found)
         assert all(gap(plain[key], found[key]) > 1e-2 for key in found)
         return
     assert found["batch"].dtype == torch.float64
@@ -348,6 +370,12 @@ def test_cache_and_padding_change_nothing(workshop: Workshop, family: str, setti
     close = 1e-5 if family in ("glm4v_moe", "deepseek_v3") else 1e-7
     assert gap(found["batch"], found["cached"]) < close
     assert gap(alone(reloaded), found["padded"]) < close
+
+
+def in_double(base: Any, edit: Edit, site: Site) -> Any:
+    """The edit's hooks with its layers in float64."""
+    layers = {layer: edit.layer(layer).double() for layer in edit.layers}
+    return hooked(site_modules(base, site, edit.layers), lambda layer, h: layers[layer](h), inputs=site.is_input)
 
 
 @pytest.mark.slow
