@@ -219,13 +219,13 @@ class Workshop:
         edits = [self.edit(family, *setting) for setting in settings]
         return self.once(name, lambda: bake(self.base(family), edits, self.folder / name, how="insert").output)
 
-    def folded(self, family: str, site: str, merge: str) -> BakeRecord:
-        """The fold of a linear edit: its report, whose ``output`` is the folder."""
+    def folded(self, family: str, *settings: tuple[str, str]) -> BakeRecord:
+        """The fold of linear edits (site, merge): its report, whose ``output`` is the folder."""
         from sea_bake import bake
 
-        name = "-".join(["fold", family, site, merge])
-        edit = self.edit(family, site, merge, "identity")
-        return self.once(name, lambda: bake(self.base(family), edit, self.folder / name, how="fold"))
+        name = "-".join(["fold", family, *map("-".join, settings)])
+        edits = [self.edit(family, site, merge, "identity") for site, merge in settings]
+        return self.once(name, lambda: bake(self.base(family), edits, self.folder / name, how="fold"))
 
 
 def load(folder: Path, dtype: torch.dtype | str = "auto", **options: Any) -> Any:

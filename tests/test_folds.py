@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -90,6 +91,13 @@ def met(family: str) -> list[tuple[str, str]]:
     return [setting for setting in exact_settings(family) if setting not in left_out]
 
 
+def cases(family: str) -> list[tuple[tuple[str, str], ...]]:
+    """What is folded together: "sum" at both sites, but in ``families.DEEP``; all else of ``met`` alone."""
+    both = (("mlp", "sum"), ("attn", "sum"))
+    others = [(setting,) for setting in met(family) if setting not in both]
+    return [*([(setting,) for setting in both] if family in families.DEEP else [both]), *others]
+
+
 def test_the_settings_are_shared_out():
     for family in ALL:
         every, some = exact_settings(family), met(family)
@@ -101,6 +109,7 @@ def test_the_settings_are_shared_out():
         for family in group:
             assert ("attn", "sum") in met(family)
             assert ("mlp", "sum") in met(family)
+            assert sorted(sum(cases(family), ())) == sorted(met(family))
 
 
 # ------------------------------------------------------------------------------------------------- one equality
@@ -112,17 +121,20 @@ def test_live_is_folded_and_reloaded(workshop: Workshop, family: str):
     """What ``met`` names; a plain checkpoint, whose only changed tensors are those of the coverage report."""
     base, model = workshop.base(family), workshop.model(family)
     before = logits(model)
-    for site, merge in met(family):
-        edit = workshop.edit(family, site, merge, "identity")
-        report = workshop.folded(family, site, merge)
+    for settings in cases(family):
+        edits = [workshop.edit(family, *setting, "identity") for setting in settings]
+        report = workshop.folded(family, *settings)
         folder = report.output
-        with edit.live(model):
+        with live(edits, model):
             expected = logits(model)
         folded = load_plain(folder, family)
         workshop.once(("weights of", folder), folded.state_dict)
         found = logits(folded)
-        assert difference(expected, before) > VISIBLE, (site, merge)
-        assert difference(found, expected) < EQUAL, (site, merge)
+        assert difference(expected, before) > VISIBLE, settings
+        assert difference(found, expected) < EQUAL, settings
+        for edit in edits[: len(edits) - 1] and edits:  # control: of two, neither could be left out
+            with edit.live(model):
+                assert difference(logits(model), expected) > VISIBLE, settings
         config, theirs = (json.loads((f / "config.json").read_text()) for f in (folder, base))
         assert (config["architectures"], config["model_type"]) == (theirs["architectures"], theirs["model_type"])
         assert not list(folder.glob("*.py"))
@@ -142,29 +154,30 @@ def changed_tensors(base: Path, folder: Path) -> set[str]:
 def test_live_is_adapted_and_merged(workshop: Workshop, tmp_path: Path, family: str):
     base, model = workshop.base(family), workshop.model(family)
     before = logits(model)
-    for site, merge in met(family):
-        edit = workshop.edit(family, site, merge, "identity")
-        folder = tmp_path / f"{site}-{merge}"
-        if merge == "average" or family in BIASED:
-            reason = "full rank" if merge == "average" else "bias"
-            with pytest.raises(NotExactError, match=reason):
-                bake(base, edit, folder, how="adapter")
-            assert not folder.exists()
+    for settings in cases(family):
+        edits = [workshop.edit(family, *setting, "identity") for setting in settings]
+        folder = tmp_path / "-".join(map("-".join, settings))
+        full = any(merge == "average" for _, merge in settings)
+        if full or family in BIASED:
+            for edit in edits:
+                with pytest.raises(NotExactError, match="full rank" if full else "bias"):
+                    bake(base, edit, folder, how="adapter")
+                assert not folder.exists()
             continue
-        report = bake(base, edit, folder, how="adapter")
+        report = bake(base, edits, folder, how="adapter")
         config = json.loads((folder / "adapter_config.json").read_text())
         assert config["r"] == config["lora_alpha"] == report.details["rank"]
         assert not {"rank_pattern", "alpha_pattern", "use_rslora"} & set(config)
-        with edit.live(model):
+        with live(edits, model):
             expected = logits(model)
         adapted = PeftModel.from_pretrained(copy.deepcopy(model), folder)
         equal = RECURRENT if family.startswith(("qwen3_next", "qwen3_5")) else EQUAL
-        assert difference(logits(adapted), expected) < equal, (site, merge)
+        assert difference(logits(adapted), expected) < equal, settings
         with adapted.disable_adapter():
             assert difference(logits(adapted), before) == 0
         merged = adapted.merge_and_unload()
-        assert difference(logits(merged), expected) < equal, (site, merge)
-        fold = workshop.folded(family, site, merge).output
+        assert difference(logits(merged), expected) < equal, settings
+        fold = workshop.folded(family, *settings).output
         folded = workshop.once(("weights of", fold), lambda fold=fold: load_plain(fold, family).state_dict())
         for name, weight in merged.state_dict().items():  # the same weights, not only the same answers
             assert torch.allclose(weight, folded[name], rtol=0, atol=1e-6 * float(weight.abs().max())), name
@@ -172,17 +185,21 @@ def test_live_is_adapted_and_merged(workshop: Workshop, tmp_path: Path, family: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", families.third(1))
-@both_sites
-def test_a_fold_that_skips_one_writer_is_noticed(workshop: Workshop, tmp_path: Path, family: str, site: str):
-    """The control of the equality: one of the folded tensors, the base's again."""
-    base, model, edit = workshop.base(family), workshop.model(family), workshop.edit(family, site, "sum", "identity")
-    report = workshop.folded(family, site, "sum")
+def test_a_fold_that_skips_one_writer_is_noticed(workshop: Workshop, tmp_path: Path, family: str):
+    """The control of the equality: one of the folded tensors of each site, the base's again."""
+    base, model, settings = workshop.base(family), workshop.model(family), (("mlp", "sum"), ("attn", "sum"))
+    report = workshop.folded(family, *settings)
     fold = report.output
-    with edit.live(model):
+    with live([workshop.edit(family, *setting, "identity") for setting in settings], model):
         expected = logits(model)
     weights = [name for name in report.coverage["changed"] if not name.endswith("bias")]
+    layers = {name: int(re.findall(r"\.(\d+)\.", name)[0]) for name in weights}
+    having = workshop.edit(family, "attn", "sum", "identity").layers
+    inside = {layer: f".{families.module(family, 'attn', layer)}." for layer in having}
+    attention = [name for name in weights if inside.get(layers[name], "none") in name]
+    rest = [name for name in weights if name not in attention]
     original, path = load_file(base / "model.safetensors"), fold / "model.safetensors"
-    for skipped in (weights[0], weights[-1]):
+    for skipped in (rest[0], rest[-1], attention[0], attention[-1]):
         tensors = load_file(path)
         tensors[skipped] = original[skipped]
         shutil.copytree(fold, tmp_path / "skipped", dirs_exist_ok=True)
@@ -213,7 +230,8 @@ def test_an_adapter_that_lost_a_tensor_is_noticed(workshop: Workshop, tmp_path: 
 @every_family
 def test_the_plan_is_what_baking_obeys(workshop: Workshop, tmp_path: Path, family: str):
     """Every site and merge: what the plan calls exact is baked so, all else is refused with the two ways out, as a fold
-    or as an adapter by turns.
+    or as an adapter by turns: every refusal in ``families.DEEP``, one of the layer's and one of the other sites' by
+    turns in all others.
     """
     base, row = workshop.base(family), FAMILIES[families.text_type(family)]
     verdicts = {(r["site"], r["merge"]): r for r in plan(base).rows}
@@ -223,19 +241,26 @@ def test_the_plan_is_what_baking_obeys(workshop: Workshop, tmp_path: Path, famil
     assert {key for key, r in verdicts.items() if r["fold"]} == expected | heads
     adapters = {key for key in expected if key[1] != "average" and family not in BIASED} | {("heads", "sum")}
     assert {key for key, r in verdicts.items() if r["adapter"]} == adapters
-    for site in families.sites(family):
-        for merge in ("sum", "l2", "average"):
-            if (site, merge) in expected:
-                continue
-            edit = workshop.edit(family, site, merge, "identity")
-            assert plan(base, [edit]).how == "insert"
-            how = ("fold", "adapter")[(families.ALL.index(family) + len(site + merge)) % 2]
-            with pytest.raises(NotExactError) as error:
-                bake(base, edit, tmp_path / "no", how=how)
-            for word in (f"site {site}", f"merge {merge}", f"family {row.model_type}", "--how insert"):
-                assert word in str(error.value)
-            assert not (tmp_path / "no").exists()
-            assert ("--approximate" in str(error.value)) == (site != "block")
+    for site, merge in refused(family, expected):
+        edit = workshop.edit(family, site, merge, "identity")
+        assert plan(base, [edit]).how == "insert"
+        how = ("fold", "adapter")[(families.ALL.index(family) // 2 + len(site + merge)) % 2]
+        with pytest.raises(NotExactError) as error:
+            bake(base, edit, tmp_path / "no", how=how)
+        for word in (f"site {site}", f"merge {merge}", f"family {row.model_type}", "--how insert"):
+            assert word in str(error.value)
+        assert not (tmp_path / "no").exists()
+        assert ("--approximate" in str(error.value)) == (site != "block")
+
+
+def refused(family: str, exact: set[tuple[str, str]]) -> list[tuple[str, str]]:
+    """What is asked of a family's bakes, of all that its plan calls not exact."""
+    every = [(site, merge) for site in families.sites(family) for merge in ("sum", "l2", "average")]
+    every = [setting for setting in every if setting not in exact]
+    if family in families.DEEP:
+        return every
+    kinds = [[s for s in every if (s[0] == "block") == whole] for whole in (False, True)]
+    return [kind[families.ALL.index(family) % len(kind)] for kind in kinds if kind]
 
 
 @pytest.mark.parametrize("feature", ["tanh", "elu", "squared-exponential"])

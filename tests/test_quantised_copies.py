@@ -32,7 +32,7 @@ def copied(source: Path, folder: Path, bits: int = 8) -> Path:
 
 @pytest.fixture
 def fold(workshop: Workshop) -> Path:
-    return Path(workshop.folded("llama", "mlp", "sum").output)
+    return Path(workshop.folded("llama", ("mlp", "sum")).output)
 
 
 @pytest.mark.slow
