@@ -12,6 +12,7 @@ from typing import Any
 
 import fuzzing
 import pytest
+import tiny
 from fuzzing import TARGETS, Target
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -75,6 +76,10 @@ ONCE: dict[str, tuple[str, Callable[[], bytes]]] = {
     "an archive on two disks": (
         "foreign",
         lambda: b"v.pt PK\x03\x04PK\x06\x07" + struct.pack("<LQL", 0, 0, 2) + b"PK\x05\x06" + bytes(18),
+    ),
+    "a configuration whose dtype is a number": (
+        "config",
+        lambda: with_changes(json.loads((tiny.single() / "config.json").read_text("utf-8")), dtype=10000.0),
     ),
     "a family that is a list": ("foreign", lambda: b'v.svec {"model_type": [], "directions": {}}'),
     "a GGUF whose name of a tensor is a page long": (

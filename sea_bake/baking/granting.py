@@ -146,8 +146,8 @@ def _parts(cls: Any, text: str, key: str) -> tuple[tuple[int, str, tuple[int, ..
     from sea_bake.model.one_layer import decoder_depth, quiet
     from sea_bake.model.skeleton import changed, skeleton, stack_of
 
-    config = cls.from_dict(json.loads(text))
     try:
+        config = cls.from_dict(json.loads(text))
         with quiet():
             without, with_it = (skeleton(changed(config, {key: value})) for value in (False, True))
     except Exception:  # said better where the base is built in earnest

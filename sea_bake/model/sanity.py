@@ -1,4 +1,4 @@
-"""Numbers of a configuration that no model has: refused before a skeleton of that size is built."""
+"""What no model has in its configuration, numbers and dtypes: refused before a skeleton of that size is built."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from sea_bake.io.files import read_json
 _MOST_PARTS = 20_000
 _MOST = 1 << 32
 _COUNTS = ("layer", "expert", "block")
+_DTYPES = ("dtype", "torch_dtype")
 
 
 def check_numbers(folder: Path) -> None:
-    """Raise CheckpointError where config.json names more layers, experts or dimensions than any model can have.
+    """Raise CheckpointError where config.json names more layers, experts or dimensions than any model can have, or a
+    number as its dtype.
 
-    Such a file costs its reader minutes and gigabytes before a word is said. Impossible values of honest size are
-    refused by transformers, as errors of ours.
+    The first costs its reader minutes and gigabytes before a word is said; the second is taken by transformers, and
+    written again as another one that it does not take. Other impossible values are refused by transformers, as errors
+    of ours.
     """
     path = folder / "config.json"
     if path.is_file():
@@ -28,6 +31,11 @@ def check_numbers(folder: Path) -> None:
 def _check(value: Any, name: str, path: Path) -> None:
     if isinstance(value, dict):
         for key, inner in value.items():
+            if key in _DTYPES and inner is not None and not isinstance(inner, str):
+                raise CheckpointError(
+                    f"{path}: {key} is {str(inner)[:40]!r}, which is no dtype: write the name of one (float32, bfloat16, "
+                    "float16), or download the file again"
+                )
             _check(inner, f"{name}.{key}" if name else key, path)
     elif isinstance(value, list):
         _refuse_over(len(value), _MOST_PARTS, f"{name} is a list of {len(value):,} entries", path)
