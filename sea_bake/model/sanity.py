@@ -33,8 +33,8 @@ def _check(value: Any, name: str, path: Path) -> None:
         for key, inner in value.items():
             if key in _DTYPES and inner is not None and not isinstance(inner, str):
                 raise CheckpointError(
-                    f"{path}: {key} is {str(inner)[:40]!r}, which is no dtype: write the name of one (float32, bfloat16, "
-                    "float16), or download the file again"
+                    f"{path}: {key} is {str(inner)[:40]!r}, which is no dtype: write the name of one (float32, "
+                    "bfloat16 or float16), or download the file again"
                 )
             _check(inner, f"{name}.{key}" if name else key, path)
     elif isinstance(value, list):
