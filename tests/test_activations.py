@@ -7,8 +7,6 @@ or generation.
 from __future__ import annotations
 
 import functools
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import families
 import pytest
 import tiny
 import torch
+from processes import together
 
 from sea_bake import Activations, Demonstration, Edit, Site, collect, fit
 from sea_bake.activations.capture import read, vectors
@@ -570,18 +569,16 @@ def same_edit(found: Edit, expected: Edit, tolerance: float = 1e-6) -> None:
 
 @pytest.mark.slow
 def test_two_processes_fit_the_same_edit_as_one(tmp_path: Path) -> None:
-    """``torchrun`` with gloo: batches of 3 out of 10 texts, so that one process has more of them than the other."""
+    """As ``torchrun`` starts them, with gloo: batches of 3 out of 10 texts, so that one process has more of them than
+    the other.
+    """
     data = tiny.demonstrations_file(10)
     args = ["fit", tiny.single(), "-d", data, "--layers", "all", "--max-new-tokens", 8, "--batch-size", 3, "-K", 0.9]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sea_bake"]
     two, one = tmp_path / "two" / "edit.safetensors", tmp_path / "one" / "edit.safetensors"
     two.parent.mkdir()
-    acts = ["--save-activations", two.parent / "acts.safetensors"]
-    ran = subprocess.run(
-        [*launch, *map(str, [*args, "-o", two, *acts])], stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.count("wrote ") == 1  # one process speaks, and one writes
+    ran = together([[*args, "-o", two, "--save-activations", two.parent / "acts.safetensors"]] * 2)
+    assert [process.code for process in ran] == [0, 0], ran
+    assert sum(process.out.count("wrote ") for process in ran) == 1  # one process speaks, and one writes
     assert tiny.listing(two.parent) == {"edit.safetensors", "acts.safetensors"}
     assert tiny.run(*args, "-o", one).code == 0
     same_edit(Edit.load(two), Edit.load(one))
