@@ -293,12 +293,16 @@ def quick_traces() -> None:
 def forked_doors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """``verify`` forks its processes (``doors``), but where a test is marked ``own_processes``."""
     if request.node.get_closest_marker("own_processes") is None:
-        import doors
+        fork_doors(monkeypatch)
 
-        from sea_bake.verification import doors as verification
 
-        kind = types.SimpleNamespace(run=doors.run, DEVNULL=subprocess.DEVNULL)
-        monkeypatch.setattr(verification, "subprocess", kind)
+def fork_doors(monkeypatch: pytest.MonkeyPatch) -> None:
+    import doors
+
+    from sea_bake.verification import doors as verification
+
+    kind = types.SimpleNamespace(run=doors.run, DEVNULL=subprocess.DEVNULL)
+    monkeypatch.setattr(verification, "subprocess", kind)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,5 @@
-"""The processes of ``verify``, forked from one that has imported transformers already: a fork takes a tenth of a second
-where a new process takes four.
+"""The processes of ``verify``, forked from one that has imported transformers and loaded a model already: a fork takes
+a tenth of a second where a new process takes four.
 
 Scripts that measure are run so too, under ``--smoke``, and the processes that they start of themselves.
 
@@ -14,12 +14,14 @@ import atexit
 import contextlib
 import functools
 import gc
+import io
 import json
 import os
 import runpy
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import types
@@ -105,6 +107,25 @@ def run(command: list[str], *, env: dict[str, str], **options: Any) -> subproces
     return subprocess.run(command, env=env, **options)
 
 
+def warm() -> None:
+    """What transformers works out once in a process, and every child would anew: how checkpoints of all its families
+    are renamed, and what the first model of all imports and looks up. No thread is begun.
+    """
+    import torch
+    import tqdm
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    interval, tqdm.tqdm.monitor_interval = tqdm.tqdm.monitor_interval, 0  # which would be a thread
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "num_hidden_layers": 1}
+    made = AutoModelForCausalLM.from_config(LlamaConfig(**sizes, vocab_size=8, pad_token_id=0))
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()), torch.inference_mode():
+        made.save_pretrained(folder)
+        loaded = AutoModelForCausalLM.from_pretrained(folder)
+        loaded.generate(torch.tensor([[1, 2]]), max_new_tokens=2, do_sample=False)
+    tqdm.tqdm.monitor_interval = interval
+    assert threading.active_count() == 1
+
+
 def _serve(library: str) -> None:
     if library == "torch":
         import peft  # noqa: F401
@@ -112,13 +133,15 @@ def _serve(library: str) -> None:
         from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: F401
 
         torch.set_num_threads(1)  # a thread pool does not survive a fork
+        answers = os.fdopen(os.dup(1), "w")
+        warm()
     else:  # the door of a graph has no torch
         import onnxruntime  # noqa: F401
         import safetensors.numpy  # noqa: F401
 
         assert "torch" not in sys.modules
+        answers = os.fdopen(os.dup(1), "w")
     assert "sea_bake" not in sys.modules
-    answers = os.fdopen(os.dup(1), "w")
     while line := sys.stdin.readline():
         asked = json.loads(line)
         code, out, err = _forked(asked)

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import doors
 import tiny
 
 _LIMIT = 300  # seconds that a run may take
@@ -63,6 +64,7 @@ def _serve() -> None:
 
     tiny.preload()
     torch.set_num_threads(1)  # a thread pool does not survive a fork
+    doors.warm()
     for line in sys.stdin:
         print(json.dumps(_run(json.loads(line))), flush=True)
 

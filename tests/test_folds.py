@@ -21,7 +21,7 @@ import families
 import pytest
 import tiny
 import torch
-from conftest import Workshop
+from conftest import Workshop, fork_doors
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -557,7 +557,9 @@ def test_unedited_shards_are_linked_and_the_base_is_untouched(workshop: Workshop
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["fold", pytest.param("adapter", marks=pytest.mark.own_processes)])
-def test_verify_proves_it_in_fresh_processes(workshop: Workshop, tmp_path: Path, how: str):
+def test_verify_proves_it_in_fresh_processes(
+    workshop: Workshop, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+):
     base, edit = workshop.base("llama"), workshop.edit("llama", "mlp", "sum", "identity")
     folder = bake(base, edit, tmp_path / how, how=how).output
     report = verify(folder, base=base, max_new_tokens=4)
@@ -568,6 +570,7 @@ def test_verify_proves_it_in_fresh_processes(workshop: Workshop, tmp_path: Path,
     name = next(n for n in tensors if "layers.3.mlp.down_proj" in n)
     tensors[name] = tensors[name] * 1.02  # control: 2 % too strong in one layer
     save_file(tensors, file, metadata={"format": "pt"})
+    fork_doors(monkeypatch)
     assert not verify(folder, base=base, max_new_tokens=4).passed
 
 

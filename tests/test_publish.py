@@ -88,7 +88,10 @@ class Desk(tiny.Nursery):
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
         }
-        script = "import os, tiny; os.environ['HF_HUB_OFFLINE'] = '0'; tiny.preload(); tiny._serve()"
+        script = (
+            "import os, doors, tiny, torch; os.environ['HF_HUB_OFFLINE'] = '0'; tiny.preload(); "
+            "torch.set_num_threads(1); doors.warm(); tiny._serve()"
+        )
         self.process = subprocess.Popen(
             [sys.executable, "-c", script],
             stdin=subprocess.PIPE,
