@@ -39,8 +39,12 @@ def use_repository_python() -> None:
     if python.exists() and not again and Path(sys.prefix).resolve() != (ROOT / ".venv").resolve():
         os.environ["SEA_BAKE_SCRIPT_STARTED_AGAIN"] = str(os.getpid())
         os.execv(python, [str(python), *sys.argv])
-    if importlib.util.find_spec("sea_bake") is None:
+    package = importlib.util.find_spec("sea_bake")
+    if package is None or package.origin is None:
         sys.exit("sea_bake is not installed: run scripts/test or scripts/demo once, which make .venv")
+    tree = os.environ.get("SEA_BAKE_SCRIPT_TREE")  # or both sides of a comparison would be the same code
+    if tree is not None and not Path(package.origin).resolve().is_relative_to(tree):
+        sys.exit(f"{package.origin} is imported, which is not in {tree}: is there another sea_bake before it?")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that scratch folders are removed then, too
     if "--smoke" in sys.argv:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from more
@@ -49,8 +53,10 @@ def use_repository_python() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
-def parser(doc: str, *, threads: bool = False) -> argparse.ArgumentParser:
-    """A parser whose --help is the script's own docstring, with --json, --smoke, --threads and the hidden --child."""
+def parser(doc: str, *, threads: bool = False, old: bool = False) -> argparse.ArgumentParser:
+    """A parser whose --help is the script's own docstring, with --json, --smoke, --threads, --old and the hidden
+    --child.
+    """
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--json", action="store_true", help="print one JSON object on stdout, and nothing else")
     made.add_argument(
@@ -62,8 +68,24 @@ def parser(doc: str, *, threads: bool = False) -> argparse.ArgumentParser:
         made.add_argument(
             "--threads", type=int, help="torch threads (default: all cores; 1 is steadier on a busy machine)"
         )
+    if old:
+        made.add_argument("--old", type=checkout, metavar="DIR", help="another checkout of this repository")
     made.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     return made
+
+
+def checkout(folder: str) -> Path:
+    """Of --old: a folder with the package in it."""
+    found = Path(folder).resolve()
+    if not (found / "sea_bake" / "__init__.py").is_file():
+        cure = "`git worktree add --detach DIR COMMIT` makes one of an older commit"
+        raise argparse.ArgumentTypeError(f"{folder} is no checkout of this repository; {cure}")
+    return found
+
+
+def trees(old: Path | None) -> dict[str, Path]:
+    """Name -> the checkouts that a script compares."""
+    return {"this": ROOT, **({"old": old} if old else {})}
 
 
 def set_threads(count: int | None) -> None:
@@ -145,7 +167,8 @@ def each(act: Callable[[Any], Any], items: Sequence[Any], *, together: bool = Fa
 def in_child(script: str, task: dict[str, Any], tree: Path | None = None) -> dict[str, Any]:
     """What ``script --child TASK`` reports, run in a fresh process; ``tree``: on the package of that checkout."""
     command = [sys.executable, script, "--child", json.dumps(task)]
-    environment = None if tree is None else {**os.environ, "PYTHONPATH": str(tree)}
+    own = {} if tree is None else {"PYTHONPATH": str(tree), "SEA_BAKE_SCRIPT_TREE": str(tree)}
+    environment = {**os.environ, **own}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise RuntimeError(f"{Path(script).name} {task} ended with {done.returncode}:\n{done.stderr[-4000:]}")
