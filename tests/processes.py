@@ -17,8 +17,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ import doors
 import tiny
 
 _LIMIT = 300  # seconds that a run may take
+# Of tests that kill one process of a run, each at another moment: how many kills.
+KILLS = range(int(os.environ.get("SEA_BAKE_TEST_KILLS", "1")))
 
 
 def together(commands: Sequence[Sequence[Any]]) -> list[tiny.Ran]:
@@ -37,6 +40,24 @@ def together(commands: Sequence[Sequence[Any]]) -> list[tiny.Ran]:
     assert server.stdout is not None
     server.stdin.write(json.dumps([list(map(str, args)) for args in commands]) + "\n")
     return [tiny.Ran(*one) for one in json.loads(server.stdout.readline())]
+
+
+def one_killed(args: Sequence[Any], kill: int, reached: Callable[[], bool]) -> None:
+    """``sea-bake ARGS`` in two processes under ``torchrun``, of which one is killed when the moment is reached, in turn
+    the first and the second: the whole run ends with an error.
+    """
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sea_bake"]
+    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    running = subprocess.Popen([*words, *map(str, args)], text=True, **streams)
+    deadline = time.monotonic() + 600  # on a machine with more to do
+    while time.monotonic() < deadline and running.poll() is None and not reached():
+        time.sleep(0.01)
+    found = subprocess.run(["pgrep", "-P", str(running.pid), "-f", "sea_bake"], capture_output=True, text=True).stdout
+    pids = sorted(map(int, found.split()))
+    assert len(pids) == 2, running.poll()
+    os.kill(pids[kill % 2], signal.SIGKILL)
+    running.communicate(timeout=_LIMIT)
+    assert running.returncode != 0
 
 
 @functools.cache

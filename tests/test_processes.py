@@ -5,18 +5,13 @@ was started with something else, stops them all, and nothing is lost.
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import benchmarks
 import pytest
 import tiny
-from processes import together
+from processes import KILLS, one_killed, together
 
 TASKS = ("truthfulqa_mc2", "bbq", "gsm8k")
 pytestmark = pytest.mark.slow
@@ -89,35 +84,14 @@ def test_each_process_answers_its_own_share(asked: list[Any], monkeypatch: pytes
     assert {len(share) for share in shares} == {3, 4}
 
 
-def launched(count: int, *args: Any) -> subprocess.Popen[str]:
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
-    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([*words, "-m", "sea_bake", *map(str, args)], text=True, **streams)
-
-
-def workers(pid: int) -> list[int]:
-    found = subprocess.run(["pgrep", "-P", str(pid), "-f", "sea_bake"], capture_output=True, text=True).stdout
-    return sorted(map(int, found.split()))
-
-
-@pytest.mark.parametrize("kill", range(int(os.environ.get("SEA_BAKE_TEST_KILLS", "1"))))
+@pytest.mark.parametrize("kill", KILLS)
 def test_a_process_that_dies_stops_the_run_which_goes_on_later(
     kill: int, asked: list[Any], alone: Path, tmp_path: Path
 ) -> None:
     """Under ``torchrun``; each time another process, at another moment of the run."""
     output = tmp_path / "out"
-    running = launched(2, *asked, "-o", output)
     wanted = kill % (2 * len(TASKS))
-    deadline = time.monotonic() + 600  # on a machine with more to do
-    while time.monotonic() < deadline and running.poll() is None:
-        if len(list(output.glob("examples/*.jsonl"))) > wanted:
-            break
-        time.sleep(0.01)
-    found = workers(running.pid)
-    assert len(found) == 2, running.poll()
-    os.kill(found[kill % 2], signal.SIGKILL)
-    running.communicate(timeout=300)
-    assert running.returncode != 0
+    one_killed([*asked, "-o", output], kill, lambda: len(list(output.glob("examples/*.jsonl"))) > wanted)
     # A writer that dies leaves its temporary, which the next run removes.
     kept = {name: data for name, data in contents(output).items() if "/." not in name}
     assert 0 < len(kept) < len(contents(alone))

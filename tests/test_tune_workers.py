@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 import tiny
-from processes import free_port, together
+from processes import KILLS, free_port, one_killed, together
 
 from sea_bake.errors import OutputError
 from sea_bake.fitting.tuning import Trial, claims, workers
+from sea_bake.fitting.tuning.folder import JOURNAL, RESULT
 from sea_bake.fitting.tuning.results import DEFAULT
 from sea_bake.fitting.tuning.storage import mend
 from sea_bake.fitting.tuning.workers import UNSENT, Shared
@@ -73,6 +74,27 @@ def test_processes_of_one_run_find_what_one_finds(count: int, alone: Path, tmp_p
     for name in ("edit.safetensors", "fit.jsonl", "activations-mlp.safetensors", "activations-attn.safetensors"):
         assert (output / name).read_bytes() == (alone / name).read_bytes(), name
     assert tiny.listing(output) == tiny.listing(alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", KILLS)
+def test_a_process_that_dies_stops_the_search_which_goes_on_later(kill: int, alone: Path, tmp_path: Path) -> None:
+    """Under ``torchrun``; each time another process, before the first trial or behind one that has ended."""
+    output, wanted = tmp_path / "out", kill % COUNT
+    journal = output / JOURNAL
+    one_killed(settings("-o", output), kill, lambda: journal.exists() and _ended(journal) >= wanted)
+    assert wanted <= _ended(journal) <= COUNT
+    assert not (output / RESULT).exists()
+    again = together([settings("-o", output)] * 2)
+    assert [ran.code for ran in again] == [0, 0], again
+    assert result(output) == result(alone)
+    assert (output / "edit.safetensors").read_bytes() == (alone / "edit.safetensors").read_bytes()
+    assert tiny.listing(output) == tiny.listing(alone)
+
+
+def _ended(journal: Path) -> int:
+    """Trials that were carried through."""
+    return journal.read_bytes().count(b'"record"')
 
 
 @pytest.mark.slow
@@ -154,21 +176,26 @@ def trial(number: int, alpha: float) -> Trial:
 
 
 @pytest.mark.slow
-def test_workers_share_trials_and_one_that_dies_loses_none(url: str, tmp_path: Path, impatient: None) -> None:
-    """Three at once, of which one is killed in the middle of a trial, and one that comes late."""
-    log, begun = tmp_path / "log", tmp_path / "begun"
+@pytest.mark.parametrize("kill", KILLS)
+def test_workers_share_trials_and_one_that_dies_loses_none(
+    kill: int, url: str, tmp_path: Path, impatient: None
+) -> None:
+    """Three at once, of which one is killed in the middle of a trial (each time another), and one that comes late."""
+    log, begun, search = tmp_path / "log", tmp_path / "begun", f"search {kill}"  # a database holds them all
 
     def work(name: int) -> None:
-        own = worker(url, tmp_path / str(name))
+        own = worker(url, tmp_path / str(name), search)
         own.begin({"a": 1})
         while name and not begun.exists():  # or nothing may be left for the one that is killed
             time.sleep(0.01)
+        done, last = 0, kill % 4
         while (number := own.next(12, lambda: False)) is not None:
-            if name == 0:
+            if name == 0 and done == last:
                 begun.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(0.05)
             own.add(trial(number, float(name)), {}, {}, 0.1)
+            done += 1
         if own.look(3) is None:
             with open(log, "a") as file:
                 file.write("looked\n")
@@ -182,16 +209,16 @@ def test_workers_share_trials_and_one_that_dies_loses_none(url: str, tmp_path: P
     pids.append(forked(lambda: work(3)))
     codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
     assert codes == [-signal.SIGKILL, 0, 0, 0]
-    after = worker(url, tmp_path / "after")
+    after = worker(url, tmp_path / "after", search)
     after.begin({"a": 1})
     assert [one.number for one in after.ended()] == list(range(12))
     assert len(after.study.trials) == 12  # none was done twice, and none is half
     assert log.read_text() == "looked\n"  # once
     assert after.looks == [3]
-    with pytest.raises(OutputError, match=r"'search' in .* is another one \(other b\): .*--study") as refusal:
-        worker(url, tmp_path / "other").begin({"a": 1, "b": 2})
+    with pytest.raises(OutputError, match=rf"'{search}' in .* is another one \(other b\): .*--study") as refusal:
+        worker(url, tmp_path / "other", search).begin({"a": 1, "b": 2})
     assert "secret" not in str(refusal.value)
-    worker(url, tmp_path / "other", "other").begin({"a": 1, "b": 2})  # its cure
+    worker(url, tmp_path / "other", f"other {kill}").begin({"a": 1, "b": 2})  # its cure
 
 
 @pytest.mark.slow
