@@ -264,8 +264,8 @@ def tell(result: dict[str, Any], tables: Sequence[Table], notes: Sequence[str], 
     else:
         from rich.console import Console
 
-        # Into a file or a pipe there is no terminal whose width could be asked for.
-        console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+        # Into a file or a pipe there is no terminal whose width could be asked for: wide enough that no cell is cut.
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 240)
         for made in tables:
             console.print(made.rich())
         m = result["machine"]
