@@ -25,7 +25,6 @@ from typing import Any
 import families
 import oracle
 import pytest
-import real as smollm2_files
 import tiny
 import torch
 from conftest import Workshop, load
@@ -690,40 +689,34 @@ class Real:
 
 
 @pytest.fixture(scope="module")
-def real(smollm2: Path) -> Real:
-    return Real(smollm2)
-
-
-@pytest.fixture(scope="module")
-def cut() -> Real:
-    return Real(smollm2_files.short())
+def real(short_smollm2: Path) -> Real:
+    return Real(short_smollm2)
 
 
 @pytest.mark.slow
 @pytest.mark.smollm2
 @pytest.mark.parametrize("setting", pairs(0), ids="-".join)
-def test_live_is_inserted_and_reloaded_on_smollm2(real: Real, cut: Real, tmp_path: Path, setting: Setting):
-    """Whole, 20 of 30 layers edited, in float32 and in bfloat16, with one of the settings. Its first layers, two thirds
-    of them edited: every other pair of site, merge and feature function, and each of the three in bfloat16 too.
+def test_live_is_inserted_and_reloaded_on_smollm2(real: Real, tmp_path: Path, setting: Setting):
+    """Two thirds of the layers edited: every pair of site, merge and feature function in float32, each of the three in
+    bfloat16 too.
     """
-    smollm2 = real if setting == REAL_IN_HALF[0] else cut
-    edit = smollm2.edit(*setting)
-    bake(smollm2.folder, edit, tmp_path / "art", how="insert")
+    edit = real.edit(*setting)
+    bake(real.folder, edit, tmp_path / "art", how="insert")
     for dtype in (torch.float32, torch.bfloat16)[: 1 + (setting in REAL_IN_HALF)]:
-        live = live_answers(edit, smollm2.models[dtype], smollm2.prompts)
-        assert_visible(smollm2.before[dtype], live)
+        live = live_answers(edit, real.models[dtype], real.prompts)
+        assert_visible(real.before[dtype], live)
         reloaded = load(tmp_path / "art", dtype)
         assert sea_dtypes(reloaded) == {torch.float32}
-        assert_same(live, answers(reloaded, smollm2.prompts))
+        assert_same(live, answers(reloaded, real.prompts))
 
 
 @pytest.mark.slow
 @pytest.mark.smollm2
 @pytest.mark.parametrize("feature", oracle.FEATURES)
 @pytest.mark.parametrize("site", SITES)
-def test_live_is_the_oracle_on_smollm2(cut: Real, site: str, feature: str):
+def test_live_is_the_oracle_on_smollm2(real: Real, site: str, feature: str):
     """Real activations: single features of a block's output are hundreds of times larger than the others."""
-    edit, saved = cut.edit(site, "l2", feature), cut.activations(site)
+    edit, saved = real.edit(site, "l2", feature), real.activations(site)
     for layer in (edit.layers[0], edit.layers[-1]):
         row = saved.layers.index(layer)
         H = [role[row].double().numpy() for role in (saved.neutral, saved.positive, saved.negative)]
