@@ -62,6 +62,26 @@ def content(path: Path) -> str:
     return (path / "sea" / "bake.json" if path.is_dir() else path).read_text()
 
 
+def by_tokenizers(stage: Path) -> None:
+    from tokenizers import Tokenizer, models
+
+    (stage / "tokenizer.json").symlink_to("/dev/full")
+    Tokenizer(models.BPE()).save(str(stage / "tokenizer.json"))
+
+
+def by_nobody(stage: Path) -> None:
+    raise ValueError("not an os error 28")
+
+
+def test_a_full_disk_is_said_where_tokenizers_writes(tmp_path: Path) -> None:
+    """Which has no error of its own for it. What safetensors says is in ``test_faults.py``."""
+    with pytest.raises(OutputError, match="space"):
+        attempt(output.staged(tmp_path / "out"), by_tokenizers)
+    with pytest.raises(ValueError, match="not an os"):  # the control
+        attempt(output.staged(tmp_path / "out"), by_nobody)
+    assert tiny.listing(tmp_path) == set()
+
+
 def somebodys_file(path: Path) -> None:
     path.write_text("thesis")
 

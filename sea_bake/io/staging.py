@@ -283,10 +283,13 @@ def _settle(file: Path) -> None:
 
 
 def _error_number(error: BaseException) -> int | None:
-    """The operating system's, which safetensors wraps in an error of its own; None where it is none of the system."""
+    """The operating system's, which safetensors wraps in an error of its own and tokenizers in a bare Exception; None
+    where it is none of the system.
+    """
     if isinstance(error, OSError):
         return error.errno or 0
-    found = re.search(r"os error (\d+)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    theirs = type(error) is Exception or type(error).__name__ == "SafetensorError"
+    found = re.search(r"os error (\d+)", str(error)) if theirs else None
     return int(found[1]) if found else None
 
 
