@@ -51,11 +51,11 @@ os.fsync = _not_flushed
 
 # The longest files first, so that the workers end together; what the first one makes of SmolLM2 two later ones take.
 LONGEST = (
-    "onnx_quantised", "doors", "folds", "scripts", "onnx", "recipes", "next_steps", "worth", "loading", "onnx_smollm2",
-    "publish", "onnx_runtimes", "documents", "serving", "gguf", "faults", "approximate", "processes", "tune_workers",
-    "report", "tune", "affine_smollm2", "injection", "control_vectors", "evaluation", "checkpoint", "affine",
-    "security", "sources", "edits_on_the_hub", "discovery", "methods", "whole_or_nothing", "onnx_verify", "activations",
-    "starting",
+    "onnx_quantised", "doors", "scripts", "folds", "onnx", "publish", "next_steps", "loading", "onnx_runtimes",
+    "processes", "faults", "recipes", "methods", "tune_workers", "report", "serving", "edits_on_the_hub", "worth",
+    "approximate", "gguf", "injection", "documents", "tune", "affine_smollm2", "affine", "evaluation", "sources",
+    "onnx_smollm2", "onnx_verify", "cli", "discovery", "whole_or_nothing", "house", "odd_checkpoints", "checkpoint",
+    "cures", "security", "fuzz", "web", "control_vectors", "starting", "activations", "placing",
 )  # fmt: skip
 
 

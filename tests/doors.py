@@ -107,6 +107,16 @@ def run(command: list[str], *, env: dict[str, str], **options: Any) -> subproces
     return subprocess.run(command, env=env, **options)
 
 
+def one_thread() -> None:
+    """Of a process that forks. A pool of threads does not survive that: each child makes its own before it has threads,
+    since of two that ask for it at once one would find none.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    os.register_at_fork(after_in_child=functools.partial(torch.set_num_threads, 1))
+
+
 def warm() -> None:
     """What transformers works out once in a process, and every child would anew: how checkpoints of all its families
     are renamed, and what the first model of all imports and looks up. No thread is begun.
@@ -129,10 +139,9 @@ def warm() -> None:
 def _serve(library: str) -> None:
     if library == "torch":
         import peft  # noqa: F401
-        import torch
         from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: F401
 
-        torch.set_num_threads(1)  # a thread pool does not survive a fork
+        one_thread()
         answers = os.fdopen(os.dup(1), "w")
         warm()
     else:  # the door of a graph has no torch

@@ -32,6 +32,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import doors
 import tiny
 from roomy import roomy
 
@@ -422,9 +423,8 @@ def _copied(value: Any) -> Any:
 
 def _serve() -> None:
     os.environ.update(json.loads(os.environ.pop("FAULTS_ENV")))  # whatever ``tiny`` has set
-    import torch
 
-    torch.set_num_threads(1)  # a thread pool does not survive a fork
+    doors.one_thread()
     clock = types.SimpleNamespace(perf_counter=lambda: 0.0, monotonic=lambda: 0.0)
     clocked = ("sea_bake.exporting.onnx", "sea_bake.recipes.running", "sea_bake.fitting.tuning.searching")
     for name in clocked:  # seconds stand in what they write

@@ -78,13 +78,12 @@ def free_port() -> int:
 
 def _serve() -> None:
     import lm_eval.models.huggingface  # noqa: F401
-    import torch
 
     import sea_bake.evaluation
     import sea_bake.evaluation.harness  # noqa: F401
 
     tiny.preload()
-    torch.set_num_threads(1)  # a thread pool does not survive a fork
+    doors.one_thread()
     doors.warm()
     for line in sys.stdin:
         print(json.dumps(_run(json.loads(line))), flush=True)

@@ -89,8 +89,8 @@ class Desk(tiny.Nursery):
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
         }
         script = (
-            "import os, doors, tiny, torch; os.environ['HF_HUB_OFFLINE'] = '0'; tiny.preload(); "
-            "torch.set_num_threads(1); doors.warm(); tiny._serve()"
+            "import os, doors, tiny; os.environ['HF_HUB_OFFLINE'] = '0'; tiny.preload(); "
+            "doors.one_thread(); doors.warm(); tiny._serve()"
         )
         self.process = subprocess.Popen(
             [sys.executable, "-c", script],

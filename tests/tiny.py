@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import doors
 from roomy import roomy
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -362,9 +363,8 @@ def preload() -> None:
 
 
 def _serve() -> None:
-    import torch
 
-    torch.set_num_threads(1)  # a thread pool does not survive a fork
+    doors.one_thread()
     answers = os.fdopen(os.dup(1), "w")
     while line := sys.stdin.readline():
         _work(json.loads(line), answers)
@@ -379,8 +379,6 @@ def _work(request: dict[str, Any], answers: Any) -> None:
         say(json.dumps({**vars(ran), "seconds": time.monotonic() - began}))
         return
     if request["args"][0] == "verify":
-        import doors
-
         doors.begin()
     streams = {name: os.pipe() for name in ("began", "out", "err")}  # not files: a limit on their size is part of tests
     for _, writing in streams.values():
