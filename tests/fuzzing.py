@@ -284,6 +284,8 @@ def recipe() -> bytes:
 
 def recipe_files() -> st.SearchStrategy[bytes]:
     """YAML that was bent in its bytes; and JSON, which is YAML, changed in its values."""
+    with scratch() as folder:  # what a good one imports is not the doing of the first that is good
+        read_recipe(folder, recipe())
     tags = st.sampled_from((b"!!python/object/apply:os.system ['x']", b"&a [*a]", b"!x ", b"? ", b"<<: {}\n", b"\x00"))
     spots = st.integers(0, len(recipe()))
     tagged = st.tuples(spots, tags).map(lambda drawn: recipe()[: drawn[0]] + drawn[1] + recipe()[drawn[0] :])

@@ -20,7 +20,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+import sea_bake
+from sea_bake.artefact import Artefact
+from sea_bake.demonstrations import load
+from sea_bake.demonstrations.primers import primer_pairs
 from sea_bake.edit import Edit
+from sea_bake.errors import SeaBakeError
 from sea_bake.methods.sea import Projector
 
 INDEX = "model.safetensors.index.json"
@@ -762,3 +767,26 @@ def test_the_checks_can_fail(tmp_path: Path) -> None:
         (tmp_path / ".out.sea-bake-litter").touch()
     with pytest.raises(AssertionError), tiny.nothing_happens(tmp_path, tmp_path / "out"):
         (tmp_path / "out" / "config.json").touch()
+
+
+TAKES: dict[str, Callable[[str], object]] = {
+    "Edit.load": Edit.load,
+    "Artefact.open": Artefact.open,
+    "load": load,
+    "primer_pairs": primer_pairs,
+    "Activations.load": sea_bake.Activations.load,
+    "import_edit": lambda name: sea_bake.import_edit(name, tiny.single()),
+    "evaluate": lambda name: sea_bake.evaluate(tiny.single(), data=name, tasks=["truthfulqa_mc1"]),
+    "publish": lambda name: sea_bake.publish(name, "me/it"),
+    "unbake": lambda name: sea_bake.unbake(name, "out"),
+    "export_gguf": lambda name: sea_bake.export_gguf(name, "out.gguf", base=name),
+    "report": lambda name: sea_bake.report(name, output="out"),
+    "reproduce": sea_bake.reproduce,
+}
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "./" + "x" * 300, "x/" * 3000], ids=["name", "path", "folders"])
+@pytest.mark.parametrize("taker", TAKES)
+def test_a_name_that_no_file_can_have_is_one_of_nothing(taker: str, name: str) -> None:
+    with pytest.raises(SeaBakeError):
+        TAKES[taker](name)

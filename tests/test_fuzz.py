@@ -51,6 +51,13 @@ def verdict(**changes: dict[str, Any]) -> bytes:
     return with_changes(valid, **{name: {**valid[name], **change} for name, change in changes.items()})
 
 
+def recipe_of(old: str, new: str) -> bytes:
+    """The starter with something else in a place."""
+    text = fuzzing.recipe().decode()
+    assert text.count(old) == 1
+    return text.replace(old, new).encode()
+
+
 def huge_edit() -> bytes:
     """A valid file whose constants are of 1e38."""
     from safetensors.torch import load, save
@@ -81,6 +88,11 @@ ONCE: dict[str, tuple[str, Callable[[], bytes]]] = {
         "config",
         lambda: with_changes(json.loads((tiny.single() / "config.json").read_text("utf-8")), dtype=10000.0),
     ),
+    "a recipe of a number beyond all floats": ("recipe", lambda: recipe_of("ridge: 0.1", f"ridge: {10**400}")),
+    "a recipe of a primer whose name is too long": (
+        "recipe",
+        lambda: recipe_of("primer: null", f"primer: {'x' * 300}"),
+    ),
     "a family that is a list": ("foreign", lambda: b'v.svec {"model_type": [], "directions": {}}'),
     "a GGUF whose name of a tensor is a page long": (
         "gguf",
@@ -89,12 +101,15 @@ ONCE: dict[str, tuple[str, Callable[[], bytes]]] = {
 }
 
 
+REFUSALS = ("CheckpointError", "EvaluationError", "EditError", "RecipeError", "DemonstrationError")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ONCE)
 def test_what_crashed_once_is_refused(case: str) -> None:
     name, make = ONCE[case]
     with fuzzing.scratch() as folder:
-        assert fuzzing.outcome(TARGETS[name], folder, make()) in ("CheckpointError", "EvaluationError", "EditError")
+        assert fuzzing.outcome(TARGETS[name], folder, make()) in REFUSALS
 
 
 def over(kind: str, folder: Path) -> None:

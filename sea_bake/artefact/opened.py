@@ -69,20 +69,20 @@ class Artefact:
         if not os.path.exists(folder) and _may_be_hub_id(str(path)):
             but = [f"*{suffix}" for suffix in PICKLES]
             folder, hub_id = snapshot(str(path), revision, what="artefact", but=but), str(path)
-        if folder.is_dir():
+        if os.path.isdir(folder):  # which a name that is too long does not stop
             check_folder(folder)
-        if (folder / RECORD).is_file():
+        if os.path.isfile(folder / RECORD):
             bake = trusted.read(folder / RECORD, BakeRecord.from_json)
             return cls(folder, bake.how, bake, hub_id)
-        if (folder / EXPORT).is_file():
+        if os.path.isfile(folder / EXPORT):
             form = read_json(folder / EXPORT).get("format")
             if form != ONNX:
                 raise CheckpointError(f"{folder} is an export to {str(form)!r:.40}, which holds no model of its own")
             return cls(folder, ONNX, trusted.read(folder / EXPORT, OnnxRecord.from_json), hub_id)
-        if folder.suffix == ".gguf" and record_of(folder).is_file():
+        if folder.suffix == ".gguf" and os.path.isfile(record_of(folder)):
             return cls(folder.parent, "gguf", GgufRecord.read(folder), file=folder)
         wrote = "Give a folder that sea-bake bake or sea-bake export onnx wrote."
-        what = "a file" if folder.is_file() else "a folder" if folder.is_dir() else "nothing"
+        what = "a file" if os.path.isfile(folder) else "a folder" if os.path.isdir(folder) else "nothing"
         lacks = f"{RECORD} or {EXPORT}"
         if folder.suffix == ".gguf":
             lacks = f"its record {record_of(folder).name} beside it"

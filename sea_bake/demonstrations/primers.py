@@ -6,6 +6,7 @@ wording: plain facts, and a question without an answer that is answered "I have 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -35,7 +36,7 @@ def primer_pairs(source: str | Path | Sequence[Mapping[str, Any]]) -> Pairs:
             return primer_pairs(path)
     if isinstance(source, str | Path):
         path = Path(source).expanduser()
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise DemonstrationError(
                 f"no primer {str(source)!r}: it is a built-in one ({', '.join(PRIMERS)}), or a file of question-answer "
                 "pairs (.jsonl, .json, .csv or .tsv with the columns prompt and answer)"

@@ -52,11 +52,11 @@ def edit_file(name: str | Path) -> EditFile:
     asked = hub_name(name)
     if asked is None:
         path = Path(os.path.expanduser(name))
-        if path.is_dir() and _ON_THE_HUB.fullmatch(str(name)):
+        if os.path.isdir(path) and _ON_THE_HUB.fullmatch(str(name)):
             raise EditError(
                 f"{name} is a folder here, and no edit file: {_inside(path)}for the edit on the Hub write {name}@main"
             )
-        if path.is_dir():
+        if os.path.isdir(path):
             raise EditError(
                 f"{name} is a folder, and no edit file: {_inside(path) or 'name the file'}".removesuffix(", or ")
             )

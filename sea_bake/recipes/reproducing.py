@@ -150,7 +150,7 @@ def _place(fits: list[dict[str, Any]], demonstrations: Any, changes: dict[str, A
 def _published(published: str | Path, revision: str | None) -> tuple[Path, dict[str, Any]]:
     """The folder with recipe and edits, and the recipe."""
     folder = Path(os.path.expanduser(published)).absolute()
-    if not folder.exists():
+    if not os.path.exists(folder):
         try:
             folder = snapshot(str(published), revision, only=_FILES)
         except CheckpointError as error:

@@ -146,7 +146,7 @@ def locate(names: Sequence[str], data: str | Path) -> list[Local]:
     for name in chosen:
         if name not in TASKS:
             raise unknown(name, list(TASKS))
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise EvaluationError(f"no such data folder: {folder}")
     found = []
     for name in chosen:

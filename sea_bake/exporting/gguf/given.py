@@ -58,7 +58,7 @@ def exportable(given: Given | Sequence[Given], *, unedited: bool = False) -> Exp
     parts = [given] if isinstance(given, Edit | str | Path) else list(given)
     if not parts:
         raise SettingError("there is nothing to export: name an artefact's folder or an edit file")
-    folders = [Path(os.path.expanduser(p)).absolute() for p in parts if not isinstance(p, Edit) and Path(p).is_dir()]
+    folders = [Path(os.path.expanduser(p)).absolute() for p in parts if not isinstance(p, Edit) and os.path.isdir(p)]
     if not folders and not unedited:
         return Exportable("edit", edits=[p if isinstance(p, Edit) else Edit.load(p) for p in parts])
     if len(folders) != 1 or len(parts) != 1:
