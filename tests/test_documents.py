@@ -33,7 +33,8 @@ PYTHON = [fence for page in pages() for fence in fences(page, "python")]
 # Commands that do not run in these tests, and why. Ours are still held against the command line.
 ELSEWHERE = {
     r"pip install .*|npm install .*|pre-commit install": "installs something, from a network",
-    r"torchrun .*|accelerate launch .*": "more than one process: tests/test_activations.py runs it",
+    r"torchrun .*|accelerate launch .*": "more than one process: tests/test_processes.py runs torchrun, and "
+    "tests/test_activations.py a fit in two processes",
     r"sea-bake tune .* --storage .*": "several machines: tests/test_tune_workers.py runs workers on either storage",
     r"sea-bake eval .* --backend vllm": "needs vLLM: tests/test_engines.py runs it with a stand-in",
     r"sea-bake verify .* --quantised .*": "needs another tool's copy: tests/test_quantised_copies.py makes one",
@@ -107,6 +108,32 @@ def test_what_is_named_is_there() -> None:
                 if not _resolves(module, attribute):
                     wrong.append(f"{page}: {name}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_what_is_named_in_a_file_is_defined_there() -> None:
+    """`NAME` in [`FILE`](...): a function, a class, a method of it, or a constant."""
+    wrong, seen = [], 0
+    for page in pages():
+        for name, path in re.findall(r"`([\w.]+)(?:\(\))?` in \[?`([\w/-]+\.py)`", (ROOT / page).read_text("utf-8")):
+            places = [place / path for place in ((ROOT / page).parent, ROOT, ROOT / "sea_bake")]
+            file = next(place for place in places if place.is_file())
+            seen += 1
+            wrong += [] if name in _defined(file) else [f"{page}: {name} in {path}"]
+    assert not wrong, "\n".join(wrong)
+    assert seen >= 5
+    assert "LinearEdit.__call__" not in _defined(ROOT / "sea_bake/baking/exactness.py")  # the control
+
+
+def _defined(file: Path) -> set[str]:
+    found = set()
+    for node in ast.parse(file.read_text("utf-8")).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            inner = {getattr(part, "name", "") for part in node.body}
+            found |= {node.name, *inner, *(f"{node.name}.{name}" for name in inner)}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {ast.unparse(target) for target in targets}
+    return found
 
 
 def _resolves(module: str, attribute: str) -> bool:

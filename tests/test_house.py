@@ -68,6 +68,9 @@ def imports(tree: ast.AST, *, lazy: bool) -> Iterator[str]:
             yield node.value.replace(":", ".")
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             continue
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            yield from (a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str))
+            yield from imports(node, lazy=lazy)
         elif lazy or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             yield from imports(node, lazy=lazy)
 
@@ -280,6 +283,8 @@ def test_the_walk_sees_what_it_should() -> None:
     assert imported_rooms("from sea_bake.cli import main") == {"cli"}
     assert imported_rooms("from sea_bake import methods") == {"methods"}
     assert imported_rooms("step = 'sea_bake.cli.run:run'") == {"cli"}
+    assert imported_rooms("import importlib\nimportlib.import_module('sea_bake.cli')") == {"cli"}
+    assert imported_rooms("def f():\n    return __import__('sea_bake.cli.main')") == {"cli"}
     assert runs_up("io", "def f():\n    from sea_bake.model import hooks") == {"model"}
     assert runs_up("model", "from sea_bake.io import staging\nfrom sea_bake.model import hooks") == set()
     assert imported_rooms("import sea_bake.baking.insert as i") == {"baking"}

@@ -165,6 +165,13 @@ def test_a_doctored_signature_is_noticed() -> None:
     assert not signatures.exists("sea_bake.nothing:fit")
 
 
+def test_what_a_fit_reads_by_default_is_one_thing() -> None:
+    """The library asks for demonstrations; commands and recipes have a default for them."""
+    options = [p for name in ("fit", "tune") for p in COMMANDS[name].params if p.name == "demonstrations"]
+    defaults = [*(option.default for option in options), SECTIONS["fit"].settings["demonstrations"].default]
+    assert defaults == ["builtin"] * 3
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_an_option_has_the_librarys_default(name: str) -> None:
     """Two commands have a place to write to that the library asks for; all else is the library's."""
