@@ -310,8 +310,8 @@ class Trial:
         return [f"{text} [{said.strip()[-300:]}]" for text in wrong]
 
     def put_back(self) -> bool:
-        """Where a folder can be neither exchanged nor replaced it is away between two renames: whether the next run, one
-        that is then refused, puts the old one back whole.
+        """Where a folder can be neither exchanged nor replaced it is away between two renames: whether the next run,
+        which is refused then, puts the old one back whole.
         """
         if not (self.plain and self.overwrite):
             return False
