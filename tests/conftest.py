@@ -331,5 +331,5 @@ def smollm2() -> Path:
 
 @pytest.fixture(scope="session")
 def short_smollm2() -> Path:
-    """Its first layers (``real.short``), for what does not hang on how deep a model is: not to be changed."""
+    """Some of its layers (``real.short``), for what does not hang on how deep a model is: not to be changed."""
     return real.short()

@@ -363,7 +363,6 @@ def preload() -> None:
 
 
 def _serve() -> None:
-
     doors.one_thread()
     answers = os.fdopen(os.dup(1), "w")
     while line := sys.stdin.readline():

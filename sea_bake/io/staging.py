@@ -65,7 +65,7 @@ def check_output(
     path = Path(os.path.expanduser(path)).absolute()  # of a user that is not there it makes a plain name
     if ".." in path.parts:  # what it leads through need not exist, and is not made
         path = Path(os.path.realpath(path)) if path.name == ".." else Path(os.path.realpath(path.parent)) / path.name
-    existing = next(p for p in (path.parent, *path.parent.parents) if _exists(p))
+    existing = next(p for p in (path.parent, *path.parent.parents) if os.path.exists(p))
     length, most = len(os.fsencode(path.name)), leases.longest_name(existing)
     if length > most:
         raise OutputError(f"{path.name[:40]}... is a name of {length} bytes, and {existing} takes {most}: shorten it")
@@ -88,13 +88,6 @@ def check_output(
     checked = Checked(path)
     checked.was = was
     return checked
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name that is too long for the system, which then cannot be there
-        return False
 
 
 def need_space(folder: Path, size: int) -> None:
