@@ -48,6 +48,7 @@ def use_repository_python() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that scratch folders are removed then, too
     if "--smoke" in sys.argv:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from more
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each process compiles what it imports
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
