@@ -229,7 +229,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._serve()
 
-    do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815 (the names that http.server looks for)
+    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815 (the names that http.server looks for)
 
     def _serve(self) -> None:
         url = urlsplit(self.path)
@@ -326,6 +326,13 @@ class _Handler(BaseHTTPRequestHandler):
         files |= {"README.md": b"---\nsdk: static\n---\n", "index.html": b"Hello", "style.css": b""} if space else {}
         made.commit("main", {path: self.hub._keep(data, large=False) for path, data in files.items()}, "initial commit")
         self._answer({"url": f"{self.hub.url}/{name}", "name": name, "id": name})
+
+    def _delete(self) -> None:
+        asked = self._json()
+        name = f"{'spaces/' * (asked.get('type') == 'space')}{asked['organization']}/{asked['name']}"
+        self.hub.writable(name, self.token)
+        del self.hub.repos[name]
+        self._answer({})
 
     def _branch(self, name: str, branch: str) -> None:
         repo = self.hub.writable(name, self.token)
@@ -511,6 +518,7 @@ _ROUTES = [
     ("GET", "/api/whoami-v2", "whoami"),
     ("POST", "/api/validate-yaml", "validate"),
     ("POST", "/api/repos/create", "create"),
+    ("DELETE", "/api/repos/delete", "delete"),
     ("GET", f"/api/models/{_NAME}", "info"),
     ("GET", f"/api/models/{_NAME}/revision/([^/]+)", "info"),
     ("GET", f"/api/models/{_NAME}/tree/([^/]+)", "tree"),

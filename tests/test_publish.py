@@ -974,6 +974,19 @@ def test_an_interrupted_upload_goes_on_where_it_was(desk: Desk, hub: Hub, worksh
 
 
 @pytest.mark.slow
+def test_what_was_published_is_taken_back_by_the_line_that_it_says(
+    desk: Desk, hub: Hub, artefact: Callable[[str], Path]
+) -> None:
+    ran, _ = desk.run("publish", artefact("adapter"), "ada/taken-back")
+    (line,) = re.findall("^Take it back: (.+)$", ran.out, re.M)
+    command = [str(Path(sys.executable).parent / line.split()[0]), *line.split()[1:], "--yes"]
+    assert "ada/taken-back" in hub.repos
+    done = subprocess.run(command, env=desk.env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "ada/taken-back" not in hub.repos
+    assert subprocess.run(command, env=desk.env, capture_output=True).returncode != 0  # there is nothing more
+
+
 def test_a_pull_request_is_proposed_to_somebody_elses_repository(
     desk: Desk, hub: Hub, artefact: Callable[[str], Path]
 ) -> None:

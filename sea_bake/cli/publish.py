@@ -45,6 +45,6 @@ def publish(call: Call) -> None:
         console.print(f"nothing new: {report.url} ({who}) holds all of it, at commit {report.commit}", markup=False)
     else:
         sent = size(sum(report.files[path] for path in report.sent))
-        console.print(
-            f"published: {report.pull_request or report.url} ({who}), commit {report.commit}, {sent} sent", markup=False
-        )
+        there = f"published: {report.pull_request or report.url} ({who}), commit {report.commit}, {sent} sent"
+        back = f"Take it back: hf repos delete {'spaces/' * ('/spaces/' in report.url)}{report.repo}"
+        console.print(there if report.pull_request else f"{there}\n{back}", markup=False, soft_wrap=True)
