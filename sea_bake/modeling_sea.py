@@ -35,15 +35,14 @@ def _squared_exponential_inverse(y, h):
     return torch.sqrt(-2.0 * torch.log(y.clamp(EPS, 1.0))) * torch.sign(h)
 
 
-def _elu_inverse(y, h):
-    return torch.where(y >= 0, y, torch.log1p(y.clamp(-1.0 + EPS, 0.0)))
-
-
 FEATURES = {  # name -> (φ(h), φ⁻¹(y, h)); "identity" is linear SEA
     "identity": (lambda h: h, lambda y, h: y),
     "squared-exponential": (lambda h: torch.exp(-0.5 * h * h), _squared_exponential_inverse),
     "tanh": (torch.tanh, lambda y, h: torch.atanh(y.clamp(-1.0 + EPS, 1.0 - EPS))),
-    "elu": (F.elu, _elu_inverse),
+    "elu": (F.elu, lambda y, h: torch.where(y >= 0, y, torch.log1p(y.clamp(-1.0 + EPS, 0.0)))),
+    "asinh": (torch.asinh, lambda y, h: torch.sinh(y)),
+    # With a gradient at 0 that is finite, if steep.
+    "signed-square-root": (lambda h: h / h.abs().clamp_min(1e-30).sqrt(), lambda y, h: y * torch.abs(y)),
 }
 MERGES = ("l2", "sum", "average")
 PARTS = ("both", "positive", "negative")

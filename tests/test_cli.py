@@ -66,7 +66,7 @@ def test_help(command: str, flag: str) -> None:
                 "Default: found for the budget",
                 f"of sea {METHODS['sea'].alpha}",
                 *METHODS,
-                "squared-exponential, tanh, elu",
+                "squared-exponential, tanh, elu, asinh, signed-square-root",
                 "default: sum",
             ),
         ),

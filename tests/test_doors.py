@@ -51,7 +51,9 @@ from sea_bake.verification import verify
 SITES = [site.value for site in Site]
 Setting = tuple[str, str, str]  # site, merge, feature function
 OUTPUTS = [site.value for site in Site if not site.is_input]
-EVERY = list(itertools.product(SITES, oracle.MERGES, oracle.FEATURES))
+FEATURES = oracle.FEATURES[:4]
+UNCLAMPED = [("attn", "sum", "asinh"), ("block", "l2", "signed-square-root")]  # these two with one setting each
+EVERY = [*itertools.product(SITES, oracle.MERGES, FEATURES), *UNCLAMPED]
 FEW = [("mlp", "sum", "identity"), ("attn", "l2", "identity"), ("block", "average", "tanh")]
 HEADS = ("heads", "l2", "identity")
 
@@ -69,8 +71,8 @@ a_third, another_third, the_last_third = (
 
 def pairs(shift: int) -> list[Setting]:
     """12 settings that hold every pair of output, merge and feature function; three shifts share out all of them."""
-    three, four = range(len(oracle.MERGES)), range(len(oracle.FEATURES))
-    return [(OUTPUTS[(m + f + shift) % 3], oracle.MERGES[m], oracle.FEATURES[f]) for m in three for f in four]
+    three, four = range(len(oracle.MERGES)), range(len(FEATURES))
+    return [(OUTPUTS[(m + f + shift) % 3], oracle.MERGES[m], FEATURES[f]) for m in three for f in four]
 
 
 FIRST, *OTHERS = families.DEEP

@@ -49,10 +49,10 @@ LISTED: dict[str, tuple[Setting, Setting]] = {
     "qwen2": (("block", "l2", "identity"), ("mlp", "l2", "elu")),
     "qwen3": (("mlp", "average", "identity"), ("attn", "sum", "tanh")),
     "gemma3_text": (("attn", "l2", "identity"), ("mlp", "l2", "squared-exponential")),
-    "phi3": (("block", "sum", "identity"), ("mlp", "sum", "tanh")),
+    "phi3": (("block", "sum", "identity"), ("mlp", "sum", "signed-square-root")),
     "olmo2": (("mlp", "l2", "identity"), ("block", "l2", "elu")),
     "gpt2": (("attn", "average", "identity"), ("block", "sum", "squared-exponential")),
-    "mixtral": (("mlp", "l2", "identity"), ("attn", "average", "elu")),
+    "mixtral": (("mlp", "l2", "identity"), ("attn", "average", "asinh")),
 }
 # More of them, with two edits in one artefact: the first linear, the second not.
 MORE: dict[str, tuple[Setting, Setting]] = {
@@ -63,8 +63,8 @@ MORE: dict[str, tuple[Setting, Setting]] = {
     "stablelm": (("attn", "l2", "identity"), ("mlp", "average", "tanh")),
     "starcoder2": (("mlp", "l2", "identity"), ("mlp", "l2", "elu")),
     "gpt_neox": (("attn", "l2", "identity"), ("block", "l2", "tanh")),
-    "opt": (("mlp", "l2", "identity"), ("attn", "l2", "squared-exponential")),
-    "falcon": (("block", "sum", "identity"), ("mlp", "l2", "elu")),
+    "opt": (("mlp", "l2", "identity"), ("attn", "l2", "signed-square-root")),
+    "falcon": (("block", "sum", "identity"), ("mlp", "l2", "asinh")),
     "qwen2_moe": (("mlp", "l2", "identity"), ("attn", "l2", "tanh")),
     "qwen3_moe": (("mlp", "l2", "identity"), ("block", "l2", "elu")),
     "gpt_oss": (("attn", "l2", "identity"), ("mlp", "l2", "elu")),

@@ -29,6 +29,7 @@ from sea_bake.modeling_sea import FEATURES, MERGES, PARTS, SEALayer
 D = 24
 SHAPES = {"n<d": 9, "n=d": D, "n>d": 60}
 SETTINGS = list(itertools.product(oracle.MERGES, oracle.FEATURES, oracle.PARTS, (1.0, 0.35, -0.5)))
+UNCLAMPED = ("asinh", "signed-square-root")
 # float64, on projections from two different SVDs (of n x n, and of d x d), which agree to some 1e-14.
 TWO_SVDS = 2.0**-46
 seeds = st.integers(0, 2**31)
@@ -414,7 +415,8 @@ def test_inverse_undoes_phi_for_moderate_h(feature: str):
     limit = 1e-8 if feature == "squared-exponential" else 1e-11
     assert torch.allclose(found, h, atol=limit)
     far = layer(nothing, merge="sum", feature=feature, parts="negative")(h * 4)
-    assert torch.allclose(far, h * 4, atol=1e-2) == (feature == "identity")  # control: beyond the clamps it is not
+    # Control: beyond the clamps it is not.
+    assert torch.allclose(far, h * 4, atol=1e-2) == (feature in ("identity", *UNCLAMPED))
 
 
 def test_squared_exponential_restores_the_sign_of_the_input():
@@ -437,6 +439,19 @@ def test_inverses_stay_finite_outside_their_range(feature: str):
     assert torch.isfinite(inverse(y, torch.ones_like(y))).all()
     unclamped = {"squared-exponential": torch.log, "tanh": torch.atanh, "elu": torch.log1p}[feature]
     assert not torch.isfinite(unclamped(y)).all()  # control
+
+
+@pytest.mark.parametrize("feature", ["identity", *UNCLAMPED])
+def test_functions_without_a_clamp_reach_all_numbers(feature: str):
+    """φ(φ⁻¹(y)) = y wherever a projection may land; and gradients are finite, at 0 too."""
+    phi, inverse = FEATURES[feature]
+    y = torch.linspace(-30, 30, 601, dtype=torch.float64)
+    assert torch.allclose(phi(inverse(y, y)), y, rtol=1e-13, atol=1e-13)
+    h = torch.tensor([-2.0, 0.0, 0.5], requires_grad=True)
+    inverse(phi(h), h).sum().backward()
+    assert torch.isfinite(h.grad).all()
+    for other in ("tanh", "elu", "squared-exponential"):  # control
+        assert not torch.allclose(FEATURES[other][0](FEATURES[other][1](y, y)), y, atol=1e-1)
 
 
 @pytest.mark.parametrize("setting", [{"merge": "mean"}, {"feature": "relu"}, {"parts": "none"}], ids=str)

@@ -111,7 +111,7 @@ def fit(
         K_positive: K of the positive projection. Default: K.
         K_negative: K of the negative projection. Default: K.
         merge: "sum" (folds exactly), "l2" (each token keeps its norm) or "average". Of sea, contrastive.
-        feature: "identity" (linear SEA), or "squared-exponential", "tanh", "elu" (Φ-SEA).
+        feature: "identity" (linear SEA); Φ-SEA's "squared-exponential", "tanh", "elu", "asinh", "signed-square-root".
         parts: "both" projections, or "positive" or "negative" alone. Of sea, contrastive.
         centre: subtract each role's mean first; of pca, that of the differences. Of sea, pca, contrastive.
         heads: attention heads that are edited: a share of them, or how many (48). Of iti.

@@ -167,7 +167,8 @@ def parse_space(
         layers: one specification, as of fit. Default: last:0.66, last:0.33, first:0.66, all, signature:0.5.
         K_positive, K_negative: shares (0.9:0.99) or ranks (1,2,4,8). Default: 0.5:0.999.
         merge: merges to try. Default: l2,sum,average.
-        feature: "identity", "tanh", "elu", "squared-exponential". Default: identity,tanh.
+        feature: "identity", "squared-exponential", "tanh", "elu", "asinh", "signed-square-root". Default:
+            identity,tanh.
         centre: "no", "yes", or both. Default: no,yes.
         alpha: strength. Default: 0.05:1.5.
         parts: "both", "positive", "negative". Default: both, fixed.
