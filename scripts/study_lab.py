@@ -1,0 +1,276 @@
+"""What the studies of behaviours share: one model, its edits at one KL, their margins, and all of it kept.
+
+:class:`Lab` finds an edit's strength for the KL, measures it on behaviours' kept-back parts, and keeps the answer in a
+file named by a digest of what was asked: a study that is stopped goes on where it was. :class:`Told` makes gains of
+margins. Beside an edit stand random ones of the same KL (``KINDS``), drawn once per model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import bench_common as common
+
+common.use_repository_python()
+
+import numpy as np  # noqa: E402
+import study_common as study  # noqa: E402
+
+from sea_bake import Edit, fit  # noqa: E402
+from sea_bake.activations import Activations, collect_sites  # noqa: E402
+from sea_bake.activations.prompt_format import PromptFormat  # noqa: E402
+from sea_bake.demonstrations import Demonstration, load  # noqa: E402
+from sea_bake.edit.measured import Controls, Estimate  # noqa: E402
+from sea_bake.errors import SeaBakeError, first_line_of  # noqa: E402
+from sea_bake.evaluation import matrix, preference  # noqa: E402
+from sea_bake.evaluation.controls import Draw, compared, constants, lengths_of, turned  # noqa: E402
+from sea_bake.evaluation.running import Session  # noqa: E402
+from sea_bake.evaluation.strength import find  # noqa: E402
+from sea_bake.evaluation.worth import Bench  # noqa: E402
+from sea_bake.methods.table import named  # noqa: E402
+from sea_bake.model.anatomy import Site  # noqa: E402
+from sea_bake.model.loading import load_model, load_tokenizer  # noqa: E402
+from sea_bake.model.processes import on_main  # noqa: E402
+from sea_bake.model.source import ModelSource  # noqa: E402
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "sea": {},
+    "mean-difference": {"method": "mean-difference"},
+    "mean-difference, last:0.66": {"method": "mean-difference", "layers": "last:0.66"},
+    "mean-difference at attn": {"method": "mean-difference", "site": "attn", "layers": "last:0.66"},
+    "contrastive": {"method": "contrastive"},
+    "sea, positive alone": {"parts": "positive"},
+    "sea at mlp": {"site": "mlp"},
+    "sea, K 0.99": {"K": 0.99},
+    "iti": {"method": "iti"},
+    "act": {"method": "act"},
+    "leace": {"method": "leace"},
+    "ablation": {"method": "ablation"},
+    "pca": {"method": "pca"},
+}
+KINDS = {
+    "subspaces": "random subspaces, attn",
+    "constants-block": "random constants, block",
+    "constants-attn": "random constants, attn",
+}
+TEXTS = 10  # neutral ones on which the KL is measured
+POWER = 2.8  # standard errors: what four of five studies show at p < 0.05
+CLOSE = 0.05  # of the budget
+DTYPES = (  # matrix products of torch 2.13.0 on one core: 52 against 7 GFLOP/s where there is only AVX2
+    "of the weights: float32 takes two to three times as long where the processor has instructions for bfloat16 "
+    "(avx512_bf16 or amx_bf16 in /proc/cpuinfo), and a seventh of the time where it has none"
+)
+
+
+def control_of(variant: str) -> str:
+    """The kind of random edits, a key of ``KINDS``, that is an edit's own: constants for a constant at the residual
+    stream, subspaces for all others.
+    """
+    return "constants-block" if variant.startswith("mean-difference") or variant == "pca" else "subspaces"
+
+
+def options(made: Any) -> None:
+    """What a :class:`Lab` needs, beside --model, --output and the behaviours."""
+    made.add_argument("--items", type=int, default=40, help="per behaviour, of the part that no fit sees")
+    made.add_argument("--triples", type=int, help="fitted on, at most (default: all of the other part)")
+    made.add_argument("--draws", type=int, default=20, help="random edits of each kind")
+    made.add_argument("--texts", type=int, default=TEXTS, help="neutral ones, for the KL")
+    made.add_argument("--budget", type=float, default=0.1, help="nats of KL per token")
+    made.add_argument("--dtype", default="bfloat16", help=DTYPES)
+    made.add_argument("--print", action="store_true", help="measure nothing: print what is there")
+
+
+class Lab:
+    """One model: what was measured of it is kept, and it is loaded only for what is missing.
+
+    Args:
+        model: folder, .gguf file or Hub id.
+        args: with what :func:`options` adds to a parser, "output" and "behaviours".
+        reference: the behaviour whose edits the random ones are drawn like. Default: the first of those asked for.
+    """
+
+    def __init__(self, model: str, args: Any, reference: str | None = None) -> None:
+        self.args, self.source = args, ModelSource.parse(model)
+        self.reference = reference or args.behaviours[0]
+        self.name = Path(str(model)).name.removesuffix(".gguf")
+        self.folder = Path(args.output) / self.name
+        on_main(lambda: (self.folder / "answers").mkdir(parents=True, exist_ok=True))
+        self._starts: dict[str, float] = {}
+
+    @functools.cached_property
+    def living(self) -> tuple[Any, Any]:
+        return load_model(self.source, dtype=self.args.dtype), load_tokenizer(self.source)
+
+    @functools.cached_property
+    def bench(self) -> Bench:
+        return Bench(*self.living)
+
+    def items(self, behaviour: str) -> list[Demonstration]:
+        """Of the part that no fit sees, evenly spread."""
+        there = list(load(behaviour, split="test"))
+        count = min(self.args.items, len(there))
+        return [there[i * len(there) // count] for i in range(count)]
+
+    # ---------------------------------------------------------------------------------------------------- kept answers
+
+    def path(self, key: str) -> Path:
+        told = json.dumps([key, self.name, self.args.items, self.args.budget, self.args.dtype, self.args.triples])
+        mark = hashlib.sha256(told.encode()).hexdigest()[:12]
+        return self.folder / "answers" / f"{key.replace(' ', '_')}-{mark}.json"
+
+    def kept(self, key: str) -> dict[str, Any]:
+        path = self.path(key)
+        return dict(on_main(lambda: json.loads(path.read_text("utf-8")) if path.is_file() else {}))
+
+    def answers(
+        self, key: str, make: Callable[[], Edit] | None, start: str = "", on: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """ "alpha", "kl" and, by behaviour, "margins" of an edit; of the base for None. An "error" where there is none.
+
+        Args:
+            key: what the edit is called among the answers kept.
+            make: makes it, where something is missing.
+            start: edits that need about the same strength have it in common.
+            on: behaviours that it is measured on. Default: all that were asked for.
+        """
+        found = self.kept(key)
+        missing = [name for name in on or self.args.behaviours if name not in found.get("margins", {})]
+        if "error" in found or not missing or self.args.print:
+            return found
+        try:
+            edit = None if make is None else make()
+            if edit is not None:
+                if "alpha" not in found:
+                    best = self.strength(edit, self._starts.get(start, edit.alpha or 1.0))
+                    found |= {"alpha": best.alpha, "kl": best.kl}
+                edit = replace(edit, alpha=found["alpha"])
+                self._starts[start] = edit.alpha
+            found["margins"] = found.get("margins", {}) | self.margins(edit, missing)
+        except SeaBakeError as error:
+            found = {"error": first_line_of(error)}
+        self._keep(key, found)
+        return found
+
+    def strength(self, edit: Edit, start: float) -> Any:
+        places = self.bench.spread(self.args.texts)
+        return find(lambda a: self.bench.kl(edit, a, places), self.args.budget, start=start, close=CLOSE)
+
+    def prompted(self, behaviour: str, kind: str) -> dict[str, Any]:
+        """Margins of the unedited model under a prompt that asks for a behaviour, or shows it."""
+        key = f"{kind} {behaviour}"
+        found = self.kept(key)
+        if not found and not self.args.print:
+            try:
+                form = matrix.baselines(behaviour, PromptFormat())[kind]
+                found = {"margins": self.margins(None, [behaviour], form)}
+            except SeaBakeError as error:
+                found = {"error": first_line_of(error)}
+            self._keep(key, found)
+        return found
+
+    def margins(self, edit: Edit | None, names: Sequence[str], form: PromptFormat | None = None) -> Any:
+        model, tokenizer = self.living
+        triples = {name: self.items(name) for name in names}
+        everything = [one for found in triples.values() for one in found]
+        with contextlib.nullcontext() if edit is None else edit.live(model, check=False):
+            session = Session(model, tokenizer, 16, study.say)
+            told = iter(preference.records(session, everything, form=form))
+        return {name: [next(told)["values"]["margin"] for _ in found] for name, found in triples.items()}
+
+    def _keep(self, key: str, found: dict[str, Any]) -> None:
+        on_main(lambda: study.keep(self.path(key), found))
+        study.say(f"{self.name}: {key}" + (f": {found['error']}" if "error" in found else ""))
+
+    # ----------------------------------------------------------------------------------------------------------- edits
+
+    def activations(self, behaviour: str, site: Site) -> Activations:
+        path = self.folder / f"{behaviour}-{site.value}-{self.args.triples}.safetensors"
+        if not on_main(path.exists):
+            model, tokenizer = self.living
+            triples = load(behaviour, limit=self.args.triples)
+            told = collect_sites(model, tokenizer, triples, source=self.source, sites=list(Site))
+            for one, activations in told.items():
+                name = f"{behaviour}-{one.value}-{self.args.triples}.safetensors"
+                on_main(functools.partial(activations.save, self.folder / name, overwrite=True))
+            study.say(f"{self.name}: activations of {len(triples)} triples, {behaviour}")
+        return on_main(lambda: Activations.load(path))
+
+    def edit(self, behaviour: str, variant: str) -> Edit:
+        settings = dict(VARIANTS[variant])
+        row = named(settings.get("method", "sea"))
+        site = row.reads or Site.parse(settings.pop("site", row.site))
+        found = self.activations(behaviour, site)
+        return on_main(lambda: fit(None, activations=found, held_back=0, **settings))
+
+    def draw(self, kind: str, seed: int) -> Edit:
+        """A random edit: of a SEA edit's ranks, or as long as the site's activations."""
+        if kind == "subspaces":
+            return turned(self._reference("sea"), seed)
+        reference = self._reference("sea" if kind == "constants-attn" else "mean-difference")
+        return replace(constants(reference, self._lengths(kind, reference), seed), alpha=0.1)
+
+    @functools.cache  # noqa: B019
+    def _reference(self, variant: str) -> Edit:
+        return self.edit(self.reference, variant)
+
+    def _lengths(self, kind: str, reference: Edit) -> dict[int, float]:
+        path = self.folder / f"lengths-{kind}.json"
+        if not on_main(path.exists):
+            ids = self.bench.neutral.ids
+            places = self.bench.spread(self.args.texts)
+            on_main(lambda: study.keep(path, lengths_of(self.living[0], reference, [ids[i] for i in places])))
+        found = on_main(lambda: json.loads(path.read_text("utf-8")))
+        return {int(layer): length for layer, length in found.items()}
+
+
+# ------------------------------------------------------------------------------------------------- what it says
+
+
+class Told:
+    """Gains on one behaviour, weighted so that items which the base has right count as much as the others."""
+
+    def __init__(self, base: Sequence[float]) -> None:
+        self.base = np.array(base)
+        right = self.base > 0
+        self.right, self.n = int(right.sum()), len(right)
+        self.balanced = min(self.right, self.n - self.right) >= matrix.FEWEST
+        each = np.where(right, 0.5 / max(self.right, 1), 0.5 / max(self.n - self.right, 1)) * self.n
+        self.weights = each if self.balanced else np.ones(self.n)
+        self.kinds = {"base right": right, "base wrong": ~right}
+
+    def gains(self, margins: Sequence[float]) -> Any:
+        return (np.array(margins) - self.base) * self.weights
+
+    def estimate(self, gains: Any) -> Estimate:
+        drawn = np.random.default_rng(0).multinomial(len(gains), np.full(len(gains), 1 / len(gains)), size=4000) @ gains
+        low, high = np.quantile(drawn / len(gains), [0.025, 0.975])
+        return Estimate(float(gains.mean()), float(low), float(high))
+
+    def against(self, margins: Sequence[float], draws: Sequence[dict[str, Any]], behaviour: str) -> Controls | None:
+        there = [
+            Draw(one["alpha"], one["kl"], tuple(self.gains(one["margins"][behaviour])))
+            for one in draws
+            if behaviour in one.get("margins", {})
+        ]
+        return compared("subspaces", tuple(self.gains(margins)), there)
+
+
+def cell(found: Estimate) -> str:
+    text = f"{found.value:+.3f} ± {found.half:.3f}"
+    return text if found.low <= 0 <= found.high else f"**{text}**"
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values corrected for their number, after Holm: any true null is refused with their own error rate at most."""
+    found, largest = [0.0] * len(p), 0.0
+    for rank, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[i]))
+        found[i] = largest
+    return found
