@@ -123,7 +123,7 @@ def import_edit(
     output: Output = Path("edit.safetensors"),
     overwrite: Overwrite = False,
 ) -> None:
-    """Import an edit that another tool fitted: a control vector, a steering vector, an eraser, a LoRA. Examples:
+    """Import an edit that another tool fitted: a control vector, a steering vector, an eraser, a LoRA.
 
     sea-bake import happy.gguf --base HuggingFaceTB/SmolLM2-135M-Instruct -o happy.safetensors
 
