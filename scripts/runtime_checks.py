@@ -118,7 +118,7 @@ def make(scratch: Path, forms: Sequence[str], *, tiny: bool) -> Model:
         base = scratch / source.name.removesuffix(".gguf")
         base.mkdir()
         materialise(source, base)
-        edit = fit(base, builtin()[:80], site="mlp", merge="l2", centre=False, alpha=1.0)
+        edit = fit(base, builtin()[:80], site="mlp", merge="l2", centre=False, alpha=1.0, measure=False)
     edits, made = {}, {}
     for form in forms:
         how, merge = HOWS[form]
