@@ -347,6 +347,25 @@ def test_a_terminal_shows_one_table_with_the_bar_of_the_running_step() -> None:
     assert re.search(r"✓ *collect *done\s*· *fit *waiting\s*$", shown)
 
 
+def test_a_log_gets_a_line_a_minute_and_short_work_none(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("sea_bake.io.progress.time.monotonic", lambda: now[0])
+    progress.set_quiet(False)
+    with progress.bar("measured", 4) as outer, progress.bar("activations", 3000) as inner:
+        for now[0] in (1059, 1060, 1061, 1119):
+            inner(500)
+        outer(1)
+        now[0] = 1121
+        inner(500)
+        progress.set_quiet(True)
+        now[0] = 1200
+        inner(500)
+    lines = ["measured: 0 of 4, activations: 1,000 of 3,000", "measured: 1 of 4, activations: 2,500 of 3,000"]
+    assert capsys.readouterr().err.splitlines() == lines
+
+
 def test_several_edits_act_in_their_order(tmp_path: Path) -> None:
     lean = recipe()["fit"] | {"site": "mlp"}
     edits = [{"name": "one", **lean}, {"name": "two", **lean, "site": "attn", "K": 2}]

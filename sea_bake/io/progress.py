@@ -1,8 +1,13 @@
-"""One progress bar for all long work: description, bar, count, rate and ETA on stderr; silent with ``quiet``."""
+"""One progress bar for all long work: description, bar, count, rate and ETA on stderr; silent with ``quiet``.
+
+Where stderr is no terminal (a log, a batch job), a line a minute in its place: short work says nothing there.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +16,11 @@ from sea_bake.io import interrupts
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+LOGGED = 60  # seconds between two lines of a log
+
 _quiet = False
 _host: Progress | None = None
+_said = 0.0  # when the last line of a log was
 
 
 def set_quiet(quiet: bool) -> None:
@@ -58,10 +66,13 @@ def bars(**options: Any) -> Progress:
 @contextlib.contextmanager
 def bar(description: str, total: int, unit: str = "it") -> Iterator[Callable[[int], None]]:
     """Yields ``advance(n)``. The bar is drawn on stderr, where that is a terminal, and removed when it is done."""
+    global _said
     from rich.console import Console
 
     console = Console(stderr=True)
     own = _host is None
+    if own:
+        _said = time.monotonic()
     progress = _host or bars(console=console, transient=True, disable=_quiet or not console.is_terminal)
     with contextlib.ExitStack() as stack:
         if own:
@@ -73,8 +84,20 @@ def bar(description: str, total: int, unit: str = "it") -> Iterator[Callable[[in
             interrupts.check()
             speed = next(t.speed for t in progress.tasks if t.id == task)
             progress.update(task, advance=count, rate=f"{speed:,.1f} {unit}/s" if speed else "")
+            if not _quiet and not console.is_terminal:
+                _log(progress)
 
         try:
             yield advance
         finally:
             progress.remove_task(task)
+
+
+def _log(progress: Progress) -> None:
+    """How far all bars are, once a minute."""
+    global _said
+    if time.monotonic() - _said >= LOGGED:
+        _said = time.monotonic()
+        known = [task for task in progress.tasks if task.total]
+        told = [f"{task.description}: {task.completed:,.0f} of {task.total:,.0f}" for task in known]
+        print(", ".join(told), file=sys.stderr, flush=True)
