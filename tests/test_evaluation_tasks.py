@@ -27,13 +27,14 @@ from conftest import Workshop
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks._yaml_loader import load_yaml
 from lm_eval.utils import apply_template
+from scipy.stats import binomtest
 
 from sea_bake.errors import EvaluationError
 from sea_bake.evaluation import conditions, damage, harness, tasks
 from sea_bake.evaluation.finite import watched
 from sea_bake.evaluation.measures import answer, measures, table
 from sea_bake.evaluation.prefixes import Scorer
-from sea_bake.evaluation.statistics import STATISTICS, compare
+from sea_bake.evaluation.statistics import STATISTICS, _mcnemar, compare
 from sea_bake.model.caches import can_share
 
 STOCK = Path(lm_eval.__file__).parent / "tasks"
@@ -384,8 +385,14 @@ def test_mcnemar_is_exact() -> None:
     edited = [1] * 30 + [0] * 20 + [0] * 2 + [1] * 9
     found = compare(ones(base), ones(edited))
     assert found.test == "McNemar"
-    assert found.p == pytest.approx(2 * sum(math.comb(11, k) for k in range(3)) / 2**11)
+    assert found.p == pytest.approx(binomtest(2, 11).pvalue, rel=1e-12)
     assert (found.changed, found.difference.value) == (11, pytest.approx(7 / 61))
+
+
+@pytest.mark.parametrize(("won", "lost"), [(0, 1), (1, 1), (5, 5), (0, 7), (400, 300), (9000, 8700)])
+def test_mcnemar_is_the_binomial_test_of_scipy(won: int, lost: int) -> None:
+    base, edited = np.repeat([0, 1], [won, lost]), np.repeat([1, 0], [won, lost])
+    assert _mcnemar(base, edited) == pytest.approx(binomtest(won, won + lost).pvalue, rel=1e-9)
 
 
 def test_no_answer_changed_is_not_certainty() -> None:

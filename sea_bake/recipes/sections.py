@@ -78,7 +78,7 @@ SECTIONS: dict[str, Section] = {
         "model edit base revision output overwrite write say",
         after=("bake",),
         suffix="-evaluation",
-        extra=("eval", "lm_eval", "scipy", "matplotlib"),
+        extra=("eval", "lm_eval", "matplotlib"),
     ),
     "report": Section(
         "sea_bake.reporting:report",
