@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import bench_common as common
@@ -63,6 +64,7 @@ KINDS = {
 TEXTS = 10  # neutral ones on which the KL is measured
 POWER = 2.8  # standard errors: what four of five studies show at p < 0.05
 CLOSE = 0.05  # of the budget
+FINE = 40000  # resamples for a p-value that is to be corrected for many others
 DTYPES = (  # matrix products of torch 2.13.0 on one core: 52 against 7 GFLOP/s where there is only AVX2
     "of the weights: float32 takes two to three times as long where the processor has instructions for bfloat16 "
     "(avx512_bf16 or amx_bf16 in /proc/cpuinfo), and a seventh of the time where it has none"
@@ -76,11 +78,13 @@ def control_of(variant: str) -> str:
     return "constants-block" if variant.startswith("mean-difference") or variant == "pca" else "subspaces"
 
 
-def options(made: Any) -> None:
+def options(
+    made: Any, *, items: int = 40, of: str = "per behaviour, of the part that no fit sees", draws: int = 20
+) -> None:
     """What a :class:`Lab` needs, beside --model, --output and the behaviours."""
-    made.add_argument("--items", type=int, default=40, help="per behaviour, of the part that no fit sees")
+    made.add_argument("--items", type=int, default=items, help=of)
     made.add_argument("--triples", type=int, help="fitted on, at most (default: all of the other part)")
-    made.add_argument("--draws", type=int, default=20, help="random edits of each kind")
+    made.add_argument("--draws", type=int, default=draws, help="random edits of each kind")
     made.add_argument("--texts", type=int, default=TEXTS, help="neutral ones, for the KL")
     made.add_argument("--budget", type=float, default=0.1, help="nats of KL per token")
     made.add_argument("--dtype", default="bfloat16", help=DTYPES)
@@ -179,10 +183,14 @@ class Lab:
         model, tokenizer = self.living
         triples = {name: self.items(name) for name in names}
         everything = [one for found in triples.values() for one in found]
-        with contextlib.nullcontext() if edit is None else edit.live(model, check=False):
+        with self.edited(edit):
             session = Session(model, tokenizer, 16, study.say)
             told = iter(preference.records(session, everything, form=form))
         return {name: [next(told)["values"]["margin"] for _ in found] for name, found in triples.items()}
+
+    def edited(self, edit: Edit | None) -> Any:
+        """While it lasts, the model has this edit."""
+        return contextlib.nullcontext() if edit is None else edit.live(self.living[0], check=False)
 
     def _keep(self, key: str, found: dict[str, Any]) -> None:
         on_main(lambda: study.keep(self.path(key), found))
@@ -250,8 +258,12 @@ class Told:
 
     def estimate(self, gains: Any) -> Estimate:
         drawn = np.random.default_rng(0).multinomial(len(gains), np.full(len(gains), 1 / len(gains)), size=4000) @ gains
-        low, high = np.quantile(drawn / len(gains), [0.025, 0.975])
-        return Estimate(float(gains.mean()), float(low), float(high))
+        return estimate(float(gains.mean()), drawn / len(gains))
+
+    def p(self, gains: Any) -> float:
+        """Two-sided, of a mean of 0, from resampled items."""
+        n = len(gains)
+        return p_of(np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=FINE) @ gains)
 
     def against(self, margins: Sequence[float], draws: Sequence[dict[str, Any]], behaviour: str) -> Controls | None:
         there = [
@@ -262,9 +274,27 @@ class Told:
         return compared("subspaces", tuple(self.gains(margins)), there)
 
 
+def estimate(value: float, resampled: Any) -> Estimate:
+    """A value with the 95 % interval of its resamples."""
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return Estimate(value, float(low), float(high))
+
+
 def cell(found: Estimate) -> str:
     text = f"{found.value:+.3f} ± {found.half:.3f}"
     return text if found.low <= 0 <= found.high else f"**{text}**"
+
+
+def p_of(resampled: Any) -> float:
+    """Two-sided p-value of a mean of 0, from its resamples."""
+    below = int((resampled <= 0).sum())
+    return min(1.0, 2 * (min(below, len(resampled) - below) + 1) / (len(resampled) + 1))
+
+
+def smallest_shown(gains: Any, tests: int = 1) -> float:
+    """The mean gain that so many items show four times of five, at p < 0.05; as one of so many tests."""
+    wanted = NormalDist().inv_cdf(1 - 0.025 / tests) + NormalDist().inv_cdf(0.8)
+    return float(wanted * np.std(gains, ddof=1) / len(gains) ** 0.5)
 
 
 def holm(p: Sequence[float]) -> list[float]:
