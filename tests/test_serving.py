@@ -798,7 +798,10 @@ def test_doctor_says_what_is_here_and_what_is_not(monkeypatch: pytest.MonkeyPatc
         there = all(tiny_satisfied(one) for one in mine)
         assert extra.works == there, extra
         assert (extra.cure == "") == there
-    assert {finding.name for finding in here.devices} == {"processor", "graphics cards", "disk"}
+    devices = {finding.name: finding for finding in here.devices}
+    assert set(devices) == {"processor", "bfloat16", "graphics cards", "disk"}
+    assert bool(devices["bfloat16"].works) == torch.ops.mkldnn._is_mkldnn_bf16_supported()  # what torch itself asks
+    assert bool(devices["bfloat16"].cure) != bool(devices["bfloat16"].works)
     assert not any(finding.cure for finding in here.tools if finding.works)
     assert all(finding.cure for finding in here.tools if not finding.works)
     ran = tiny.run("doctor")
