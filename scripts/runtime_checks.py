@@ -67,7 +67,8 @@ class Environment:
                 subprocess.run([sys.executable, "-m", "venv", str(self.folder)], check=True)
             pip = [self.python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
             constraints = str(common.ROOT / "scripts" / "constraints.txt")
-            subprocess.run([*pip, "install", "-c", constraints, *self.packages], check=True, stdout=sys.stderr)
+            own = ["--no-compile", "-c", constraints]  # of torch's thousands of files a few are imported
+            subprocess.run([*pip, "install", *own, *self.packages], check=True, stdout=sys.stderr)
             if self.drop:
                 subprocess.run([*pip, "uninstall", "-y", *self.drop], check=True, stdout=sys.stderr)
             stamp.touch()
