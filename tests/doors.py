@@ -177,12 +177,15 @@ _start, _popen = subprocess.run, subprocess.Popen
 
 
 def _ours(command: Any) -> bool:
-    """Whether a script starts itself (``--child``), the command line, a door of it, or the server that stands in."""
+    """Whether a script starts itself (``--child``), a command line of ours or transformers', a door, or the server that
+    stands in.
+    """
     if isinstance(command, str) or command[0] != sys.executable:
         return False
     words = list(map(str, command[1:]))
     door = words[0] == "-I" or (words[0] == "-c" and "runpy.run_module" in words[1])
-    return door or "--child" in words or words[:2] == ["-m", "sea_bake"] or "stand_ins.py" in words[0]
+    line = words[:2] in (["-m", "sea_bake"], ["-m", "transformers.cli.transformers"])
+    return door or "--child" in words or line or "stand_ins.py" in words[0]
 
 
 def _fork_of_script(command: Any, **options: Any) -> Any:

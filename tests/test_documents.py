@@ -39,6 +39,7 @@ ELSEWHERE = {
     r"sea-bake eval .* --backend vllm": "needs vLLM: tests/test_engines.py runs it with a stand-in",
     r"sea-bake verify .* --quantised .*": "needs another tool's copy: tests/test_quantised_copies.py makes one",
     r"vllm serve .*": "needs vLLM in an environment of its own: scripts/check_vllm runs it",
+    r"transformers serve .*": "talks until Ctrl-C: scripts/check_transformers_serve runs it",
     r"scripts/\S+.*": "takes minutes; that it is there, and has the options, is looked at",
     r"sea-bake run": "a whole recipe: tests/test_recipes.py runs the starter",
     r"sea-bake export gguf .*--converter .*": "needs llama.cpp's converter: scripts/check_gguf_families runs it",
@@ -54,6 +55,7 @@ ELSEWHERE = {
 COMPILED = {
     "optimum.intel": "needs an environment of its own: scripts/check_openvino runs it",
     "openvino": "needs an environment of its own: scripts/check_openvino runs it",
+    "import openai": "asks a server: scripts/check_transformers_serve runs it",
     "onnxruntime_genai": "needs a real model: tests/test_onnx_runtimes.py runs it",
     "export_npz": "a format that is made up: how one would be added",
 }
