@@ -4,6 +4,8 @@ vLLM         an HTTP server with the two endpoints that are asked, answered by t
 optimum      a greedy loop around ONNX Runtime
 llama.cpp    xllamacpp, which is llama.cpp itself: its server in this process, asked for one token after another
 repeng       random vectors in a file as it writes it, added by layers that are wrapped as its own
+quantisers   bitsandbytes in the place of all that write checkpoints, gguf-py in llama.cpp's
+TRL          a training loop of a few lines
 """
 
 from __future__ import annotations
@@ -67,6 +69,47 @@ def repeng(task: dict[str, Any], answers: Any) -> dict[str, Any]:
     for layer, v in zip(layers, rows):
         model.model.layers[layer] = foreign.Wrapped(model.model.layers[layer], task["strength"] * v)
     return {"tokens": answers(model, task), "layers": len(layers), "versions": {"repeng": "(a stand-in)"}}
+
+
+# ---------------------------------------------------------------------------------------------------------- quantisers
+
+
+def quantised(source: Path, target: Path, bits: int, inserted: bool) -> None:
+    """A copy of a checkpoint in 8 or 4 bits."""
+    import smoke
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+    if target.suffix == ".gguf":
+        smoke.gguf(source, target, f"Q{bits}_0")
+        return
+    options: dict[str, Any] = {"trust_remote_code": True} if inserted else {}
+    config = BitsAndBytesConfig(**{f"load_in_{bits}bit": True})
+    model = AutoModelForCausalLM.from_pretrained(source, device_map="cpu", quantization_config=config, **options)
+    model.save_pretrained(target)
+    AutoTokenizer.from_pretrained(source).save_pretrained(target)
+
+
+# ----------------------------------------------------------------------------------------------------------------- TRL
+
+
+def fine_tuned(
+    model: Any, tokenizer: Any, chats: list[list[dict[str, str]]], config: Any, folder: Path, steps: int
+) -> tuple[Any, list[float]]:
+    """A LoRA, trained on one chat; see scripts/check_trl."""
+    import torch
+    from peft import get_peft_model
+
+    told = tokenizer.apply_chat_template(chats[0], tokenize=True, return_dict=True, return_tensors="pt")
+    made, losses = get_peft_model(model, config).train(), []
+    optimiser = torch.optim.AdamW([p for p in made.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(steps):
+        loss = made(**told, labels=told["input_ids"]).loss
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        losses.append(float(loss.detach()))
+    made.save_pretrained(folder)
+    return made, losses
 
 
 # ------------------------------------------------------------------------------------------------------------- optimum
