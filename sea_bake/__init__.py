@@ -26,6 +26,7 @@ _HOMES = {
     "evaluate": "sea_bake.evaluation",
     "export_control_vector": "sea_bake.exporting.gguf.control_vector",
     "export_gguf": "sea_bake.exporting.gguf",
+    "export_mlx": "sea_bake.exporting.mlx",
     "export_onnx": "sea_bake.exporting.onnx",
     "fit": "sea_bake.fitting",
     "import_edit": "sea_bake.exporting.edits",
@@ -55,6 +56,7 @@ __all__ = [
     "evaluate",
     "export_control_vector",
     "export_gguf",
+    "export_mlx",
     "export_onnx",
     "fit",
     "import_edit",
@@ -80,6 +82,7 @@ if TYPE_CHECKING:
     from sea_bake.exporting.edits import import_edit
     from sea_bake.exporting.gguf import export_gguf
     from sea_bake.exporting.gguf.control_vector import export_control_vector
+    from sea_bake.exporting.mlx import export_mlx
     from sea_bake.exporting.onnx import export_onnx
     from sea_bake.fitting import fit
     from sea_bake.fitting.tuning import tune

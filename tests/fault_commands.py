@@ -320,6 +320,12 @@ COMMANDS = (
         moving=("out.gguf.sea.json",),
     ),
     Command(
+        "export mlx",
+        lambda folder: ["export", "mlx", artefact("adapter"), "-o", folder / "out"],
+        ("out",),
+        before=lambda folder: ["export", "mlx", artefact("adapter", alpha=0.3), "-o", folder / "out"],
+    ),
+    Command(
         "export onnx",
         lambda folder: ["export", "onnx", artefact("fold"), "-o", folder / "out"],
         ("out",),

@@ -780,6 +780,7 @@ TAKES: dict[str, Callable[[str], object]] = {
     "publish": lambda name: sea_bake.publish(name, "me/it"),
     "unbake": lambda name: sea_bake.unbake(name, "out"),
     "export_gguf": lambda name: sea_bake.export_gguf(name, "out.gguf", base=name),
+    "export_mlx": lambda name: sea_bake.export_mlx(name, "out"),
     "report": lambda name: sea_bake.report(name, output="out"),
     "reproduce": sea_bake.reproduce,
 }

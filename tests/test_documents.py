@@ -46,6 +46,7 @@ ELSEWHERE = {
     r"sea-bake publish me/\S+|sea-bake publish (?!.*--dry-run).*|sea-bake reproduce .*": "needs the Hub: "
     "tests/test_publish.py and tests/test_reproduce.py run it on loopback",
     r"sea-bake (chat|serve) .*": "talks until Ctrl-D or Ctrl-C: tests/test_serving.py runs both",
+    r"mlx_lm\..*": "needs mlx-lm in an environment of its own: scripts/check_mlx runs it",
     r"llama-cli .*": "llama.cpp's own: tests/test_control_vectors.py and tests/test_gguf.py run it in the process",
     r"sea-bake (import|bake|export control-vector) .*happy.*": "needs a file of another tool: "
     "tests/test_importing.py and tests/test_control_vectors.py make them",
@@ -356,6 +357,7 @@ STAND_INS: dict[str, Callable[[], Path]] = {
     "ARTEFACT": lambda: _baked("insert"),
     "smollm2-truthful": lambda: _baked("fold"),
     "smollm2-inserted": lambda: _baked("insert"),
+    "smollm2-adapter": lambda: _baked("adapter"),
     "smollm2-onnx": _exported,
 }
 

@@ -756,6 +756,7 @@ READERS = {
     "publish": lambda d, a: ("publish", a, "me/x", "--dry-run"),
     "export onnx": lambda d, a: ("export", "onnx", a, "-o", d.parent / "o"),
     "export gguf": lambda d, a: ("export", "gguf", a, "-o", d.parent / "o.gguf"),
+    "export mlx": lambda d, a: ("export", "mlx", a, "-o", d.parent / "o"),
     "serve-web": lambda d, a: ("serve-web", a, "-o", d.parent / "o"),
     "unbake": lambda d, a: ("unbake", a, "-o", d.parent / "o"),
     "reproduce": lambda d, a: ("reproduce", a),

@@ -77,7 +77,8 @@ class Artefact:
         if os.path.isfile(folder / EXPORT):
             form = read_json(folder / EXPORT).get("format")
             if form != ONNX:
-                raise CheckpointError(f"{folder} is an export to {str(form)!r:.40}, which holds no model of its own")
+                was = f"{folder} is an export to {str(form)!r:.40}, which holds no model of its own"
+                raise CheckpointError(f"{was}: give the artefact that it was made from")
             return cls(folder, ONNX, trusted.read(folder / EXPORT, OnnxRecord.from_json), hub_id)
         if folder.suffix == ".gguf" and os.path.isfile(record_of(folder)):
             return cls(folder.parent, "gguf", GgufRecord.read(folder), file=folder)

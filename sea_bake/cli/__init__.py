@@ -11,20 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from sea_bake.cli import (
-    bake,
-    demo,
-    eval,
-    export,
-    fit,
-    inspect,
-    publish,
-    run,
-    serve_web,
-    try_it,
-    tune,
-    verify,
-)
+from sea_bake.cli import bake, demo, eval, export, fit, inspect, publish, run, serve_web, try_it, tune, verify
 from sea_bake.errors import SeaBakeError
 from sea_bake.io import interrupts, leases
 from sea_bake.pages.text import harmless

@@ -11,7 +11,7 @@ from sea_bake.pages.text import size
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Write a baked artefact in the formats of runtimes without hooks: ONNX, GGUF.",
+    help="Write a baked artefact in the formats of runtimes without hooks: ONNX, GGUF, MLX.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -97,3 +97,18 @@ def control_vector(call: Call) -> None:
     report = call.run()
     call.console.print(f"{call['output']}: {len(report.changed)} layers, {size(report.bytes_written)}", markup=False)
     call.go_on("llama-cli", "-m", "BASE.gguf", "--control-vector", call["output"])
+
+
+@app.command("mlx")
+@command("sea_bake.exporting.mlx:export_mlx")
+def mlx(call: Call) -> None:
+    """Export an adapter as mlx-lm reads adapters (--adapter-path). A fold needs no export: mlx-lm reads it as it is.
+
+    Example:
+
+      sea-bake export mlx smollm2-adapter -o smollm2-mlx
+    """
+    found = call.run()
+    lines = f"{call['output']}: LoRA of rank {found.rank} on {len(found.modules)} modules"
+    call.console.print(f"{lines}, {size(sum(found.files.values()))}", markup=False)
+    call.go_on("mlx_lm.generate", "--model", found.base, "--adapter-path", call["output"], "--prompt", "PROMPT")

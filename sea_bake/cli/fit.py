@@ -118,11 +118,7 @@ def fit(
     base=spelt("-b", positional=False),
     files=spelt(hint=list[Path], metavar="FILE [MORE]"),
 )
-def import_edit(
-    call: Call,
-    output: Output = Path("edit.safetensors"),
-    overwrite: Overwrite = False,
-) -> None:
+def import_edit(call: Call, output: Output = Path("edit.safetensors"), overwrite: Overwrite = False) -> None:
     """Import an edit that another tool fitted: a control vector, a steering vector, an eraser, a LoRA.
 
     sea-bake import happy.gguf --base HuggingFaceTB/SmolLM2-135M-Instruct -o happy.safetensors

@@ -13,20 +13,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 
 from sea_bake.baking.adapter import factors
 from sea_bake.baking.linear import Change
+from sea_bake.baking.stored_pairs import stored_pairs
 from sea_bake.errors import CheckpointError
 from sea_bake.exporting.gguf.header import GgufFile
 from sea_bake.exporting.gguf.names import GgufWriter, tensor_name
 from sea_bake.io import progress
-from sea_bake.io.files import read_json
 from sea_bake.model.anatomy import Family, Site
 from sea_bake.model.lora import WEIGHTS
-from sea_bake.model.source import ADAPTER_CONFIG
 
 ADAPTER_TYPES = {"keep": np.float32, "f32": np.float32, "f16": np.float16}
+_EXPERTS = "Give the base's GGUF (--base): the factors are then made from its own weights, expert by expert."
 Pair = tuple[Any, Any]  # lora_a [..., rank, in] and lora_b [..., d, rank], float32
 
 
@@ -59,36 +58,16 @@ def of_artefact(folder: Path, row: Family) -> dict[str, Pair]:
     Raises:
         CheckpointError: fused experts, whose layout is PEFT's own; or it is not as ``bake`` wrote it.
     """
-    config = read_json(folder / ADAPTER_CONFIG)
-    rank = config.get("r")
-    if config.get("target_parameters"):
-        raise CheckpointError(
-            f"{folder} adapts fused experts, in a layout that is PEFT's own. Give the base's GGUF (--base): the "
-            "factors are then made from its own weights, expert by expert."
-        )
-    if not isinstance(rank, int) or config.get("lora_alpha") != rank or config.get("rank_pattern"):
-        raise CheckpointError(
-            f"{folder / ADAPTER_CONFIG} is not as sea_bake writes it (one rank, lora_alpha equal to it)"
-        )
-    pattern = re.compile(rf".*\.{re.escape(row.layers)}\.(\d+)\.(.+)\.lora_([AB])\.weight")
+    pairs = stored_pairs(folder, experts=_EXPERTS)
+    pattern = re.compile(rf".*\.{re.escape(row.layers)}\.(\d+)\.(.+)")
     sites = {row.writer(site): site for site in (Site.ATTN, Site.MLP)}
-    parts: dict[str, dict[str, Any]] = {}
-    try:
-        with safe_open(str(folder / WEIGHTS), framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 (not a dict)
-                match = pattern.fullmatch(name)
-                if match is None or match[2] not in sites:
-                    raise CheckpointError(f"{folder / WEIGHTS} holds {name}, which no adapter of an edit has")
-                place = f"{tensor_name(sites[match[2]], int(match[1]))}.weight"
-                parts.setdefault(place, {})[match[3]] = file.get_tensor(name).float().numpy()
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{folder / WEIGHTS} cannot be read: it is missing, truncated or damaged") from error
-    for name, pair in parts.items():
-        if set(pair) != {"A", "B"} or pair["A"].shape[:1] != (rank,) or pair["B"].shape[1:] != (rank,):
-            raise CheckpointError(f"{folder / WEIGHTS} is damaged: its pair for {name} is not whole, of rank {rank}")
-    if not parts:
-        raise CheckpointError(f"{folder / WEIGHTS} is empty")
-    return {name: (pair["A"], pair["B"]) for name, pair in parts.items()}
+    found = {}
+    for path, (A, B) in pairs.items():
+        match = pattern.fullmatch(path)
+        if match is None or match[2] not in sites:
+            raise CheckpointError(f"{folder / WEIGHTS} adapts {path}, which no adapter of an edit does")
+        found[f"{tensor_name(sites[match[2]], int(match[1]))}.weight"] = (A.numpy(), B.numpy())
+    return found
 
 
 def rank_of(pairs: Mapping[str, Pair]) -> int:
