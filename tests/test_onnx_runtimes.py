@@ -126,7 +126,7 @@ def test_the_page_in_chromium(world: World, tmp_path: Path) -> None:
     site = serve_web(world.export, tmp_path / "site", offline=NODE / "node_modules").output
     asks = [
         {"prompt": PROMPTS[0], "strength": 1, "length": LENGTH},
-        {"prompt": PROMPTS[1], "strength": 0, "length": LENGTH},
+        {"prompt": PROMPTS[1], "strength": 0, "length": LENGTH, "fresh": True},
     ]
     with hosted(site) as address:
         seen = node("page.mjs", url=address, asks=asks)

@@ -21,6 +21,7 @@ import yaml
 from javascript import NODE, needs_chromium, needs_node, node
 
 from sea_bake import Edit
+from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.activations.prompts import encode
 from sea_bake.artefact.names import EXPORT
 from sea_bake.artefact.web_record import WebRecord
@@ -290,16 +291,21 @@ def test_two_exports_side_by_side(tmp_path: Path) -> None:
     model, tokenizer = load_model(exports.base()), load_tokenizer(exports.base())
     edit = Edit.load(plain() / "sea" / "edit-0.safetensors")
     prompt = "What is the capital of <b>France</b>?"
-    ids = torch.tensor([encode(tokenizer, prompt).ids])
 
-    def greedy() -> str:
+    def greedy(text: str, *before: tuple[str, str]) -> str:
+        ids = torch.tensor([encode(tokenizer, text, form=PromptFormat(primer=before)).ids])
         out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=32, do_sample=False)
-        return tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+        return str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
 
-    base = greedy()
+    base = greedy(prompt)
+    next_base = greedy("Why?", (prompt, base))
     with edit.live(model):
-        edited = greedy()
+        edited, alone = greedy(prompt), greedy("Why?")
+        next_edited, mixed = greedy("Why?", (prompt, edited)), greedy("Why?", (prompt, base))
+    # The controls: another answer without what was said, and with what the other side said.
     assert base != edited
+    assert next_base != next_edited
+    assert next_edited not in (alone, mixed)
     export = tiny.changeable(plain(), tmp_path / "export")
     record = json.loads((export / EXPORT).read_text("utf-8"))
     record["variants"]["int8"]["distance"] |= {"base_kl": 0.25, "edit_kl": 0.125}
@@ -309,11 +315,16 @@ def test_two_exports_side_by_side(tmp_path: Path) -> None:
     worker = site / "worker.js"
     worker.write_text(worker.read_text("utf-8").replace("32 << 20", "50 << 10"), "utf-8")  # files kept in many parts
     link = f"#{urlencode({'prompt': '<i>&é', 'strength': 'x', 'length': 128, 'graph': 'int4', 'device': 'toaster'})}"
-    asks = [{"prompt": prompt, "length": 32}, {"prompt": "Why?", "length": 64, "graph": "int8"}]
+    asks: list[dict[str, Any]] = [{"prompt": prompt, "length": 32}, {"prompt": "Why?", "length": 32}]
+    asks.append({"prompt": "Why?", "length": 64, "graph": "int8", "fresh": True})
     with hosted(site) as address:
         seen = node("page.mjs", url=address, link=link, asks=asks, again=True)
-        told, rounded = seen["answers"]
+        told, further, rounded = seen["answers"]
         assert (told["base"], told["edited"]) == (base, edited)
+        # each side goes on from its own answers; a new conversation knows nothing of them
+        assert (further["base"], further["edited"]) == (next_base, next_edited)
+        assert (told["earlier"], rounded["earlier"], rounded["asked"]) == ([], [], "Why?")
+        assert further["earlier"] == [[prompt, base, edited]]
         assert seen["problems"] == []
         assert seen["labels"] == []  # every field has a name
         assert not seen["slider"]
@@ -332,9 +343,14 @@ def test_two_exports_side_by_side(tmp_path: Path) -> None:
         assert re.search(r"Measured here: 32 bits [\d.]+, 8 bits [\d.]+ tokens per second\.$", rounded["precision"])
         assert "8 bits change this model as much as the edit does" in rounded["warning"]
         # what was said, copied; and the settings, in a link that a reload follows
-        assert seen["copy"].split("\n\n---\n\n") == [
-            f"{seen['title']}\nBase: {record['base']}",
+        head = f"{seen['title']}\nBase: {record['base']}"
+        assert [copy.split("\n\n---\n\n") for copy in seen["copies"]] == [[
+            head,
             f"Prompt (32 bits, at most 32 tokens):\n{prompt}\n\nBase:\n{base}\n\nEdited:\n{edited}",
+            f"Prompt (32 bits, at most 32 tokens):\nWhy?\n\nBase:\n{next_base}\n\nEdited:\n{next_edited}",
+        ]]  # fmt: skip
+        assert seen["copy"].split("\n\n---\n\n") == [
+            head,
             f"Prompt (8 bits, at most 64 tokens):\nWhy?\n\nBase:\n{rounded['base']}\n\nEdited:\n{rounded['edited']}",
         ]
         shared = seen["share"].removeprefix(f"{address}#")

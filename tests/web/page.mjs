@@ -1,8 +1,9 @@
 // Opens a page of serve-web in headless Chromium, uses it like a reader, and prints what it saw as one line of JSON.
 //
-// node page.mjs '{"url", "chromium", "modules", "asks": [{"prompt", "strength", "length", "graph"}], "link", "shot"}'
+// node page.mjs '{"url", "chromium", "modules", "asks": [{"prompt", "strength", "length", "graph", "fresh"}], "link", "shot"}'
 //
-// An ask with a graph changes the precision first. "link" is a fragment to open the page with.
+// An ask with a graph changes the precision first; one that is fresh begins a new conversation, and the one before it is
+// copied. "link" is a fragment to open the page with.
 
 import { createRequire } from "node:module";
 
@@ -59,7 +60,18 @@ try {
     page.evaluate((ids) => Object.fromEntries(ids.map((id) => [id, document.getElementById(id).textContent])), ids);
   seen.begins = { ...(await settings()), ...(await words("precision", "warning")) };
   if (request.asks.length) await load();
-  for (const { prompt, strength, length, graph } of request.asks) {
+  const press = async (button) => {
+    await page.click(`#${button}`);
+    await page.waitForFunction((old) => document.querySelector("#notice").textContent !== old, seen.notice ?? "");
+    seen.notice = await page.textContent("#notice");
+    return page.evaluate(() => navigator.clipboard.readText());
+  };
+  for (const { prompt, strength, length, graph, fresh } of request.asks) {
+    if (fresh) {
+      seen.copies = [...(seen.copies ?? []), await press("copy")];
+      await page.click("#new");
+      seen.notice = await page.textContent("#notice");
+    }
     if (graph) {
       await page.selectOption("#graph", graph);
       await load();
@@ -72,7 +84,7 @@ try {
     await page.selectOption("#length", String(length));
     await page.evaluate(() => {
       const [steps, waits] = [{}, {}];
-      for (const answer of document.querySelectorAll(".answer")) {
+      for (const answer of document.querySelectorAll("#sides .answer")) {
         steps[answer.id] = 0;
         waits[answer.id.split("-")[0]] = [];
         const look = () => answer.textContent || waits[answer.id.split("-")[0]].push(getComputedStyle(answer, "::before").content);
@@ -85,28 +97,27 @@ try {
     await page.waitForFunction(
       () =>
         document.querySelector("#status").matches(".error") ||
-        (document.querySelector("#stop").disabled && [...document.querySelectorAll(".speed")].every((s) => s.textContent)),
+        (document.querySelector("#stop").disabled && [...document.querySelectorAll("#sides .speed")].every((s) => s.textContent)),
       undefined,
       { timeout: 600_000 },
     );
     seen.answers.push({
       ...(await page.evaluate(() =>
-        Object.fromEntries([...document.querySelectorAll(".answer")].map((a) => [a.id.split("-")[0], a.textContent])),
+        Object.fromEntries([...document.querySelectorAll("#sides .answer")].map((a) => [a.id.split("-")[0], a.textContent])),
       )),
       steps: await page.evaluate(() => globalThis.steps),
       waits: await page.evaluate(() => globalThis.waits),
       refused: [refusal, await page.textContent("#refusal")],
       ...(await words("precision", "warning")),
-      speed: await page.$$eval(".speed", (speeds) => speeds.map((s) => s.textContent)),
+      earlier: await page.$$eval("#earlier article", (turns) => turns.map((turn) => [...turn.querySelectorAll("p")].map((p) => p.textContent))),
+      asked: await page.textContent("#asked"),
+      speed: await page.$$eval("#sides .speed", (speeds) => speeds.map((s) => s.textContent)),
       status: await page.textContent("#status"),
     });
   }
   for (const button of ["copy", "share"]) {
     if (await page.isDisabled(`#${button}`)) continue;
-    await page.click(`#${button}`);
-    await page.waitForFunction((old) => document.querySelector("#notice").textContent !== old, seen.notice ?? "");
-    seen.notice = await page.textContent("#notice");
-    seen[button] = await page.evaluate(() => navigator.clipboard.readText());
+    seen[button] = await press(button);
   }
   if (request.again) {
     const count = seen.requests.length;

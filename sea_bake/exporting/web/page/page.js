@@ -2,13 +2,14 @@
 
 const at = (id) => document.getElementById(id);
 const [load, ask, status, answerButton, stop, strength] = ["load", "ask", "status", "answer", "stop", "strength"].map(at);
+const [fresh, asked, earlier] = ["new", "asked", "earlier"].map(at);
 const [graph, device, prompt, length] = ["graph", "device", "prompt", "length"].map(at);
 const loadButton = load.querySelector("button");
 
 const site = await (await fetch("site.json")).json();
 const megabytes = (bytes) => `${(bytes / 1e6).toLocaleString("en", { maximumFractionDigits: bytes < 1e7 ? 1 : 0 })} MB`;
 const graphs = Object.fromEntries(site.graphs.map((one) => [one.name, one]));
-const conversation = []; // every prompt of this visit, with its settings and its answers
+const conversation = []; // every prompt since it began, with its settings and its answers
 const speeds = {}; // graph and device -> tokens per second of the last answer here
 let worker;
 let ready; // the graph and device that answer, as "fp32 wasm"; undefined while there are none
@@ -114,6 +115,7 @@ const speed = (side) => at(`${side}-speed`);
 
 function working(is) {
   answerButton.disabled = is || !ready;
+  fresh.disabled = is || !conversation.length;
   stop.disabled = !is;
 }
 
@@ -124,6 +126,38 @@ function rest() {
   }
   working(false);
 }
+
+// The turn that is shown, as it stays behind: without the names by which the next one is found.
+function past() {
+  const turn = document.createElement("article");
+  turn.append(asked.cloneNode(true), at("sides").cloneNode(true));
+  for (const part of turn.querySelectorAll("*")) {
+    for (const name of ["id", "aria-live", "aria-busy", "aria-labelledby"]) part.removeAttribute(name);
+  }
+  return turn;
+}
+
+// What a side has said so far goes on with what it is asked; turns in which it was stopped before a word do not.
+const before = (side) =>
+  conversation.filter((turn) => turn.answers[side].trim()).map((turn) => [turn.prompt, turn.answers[side]]);
+
+function empty(text) {
+  for (const side of site.sides) {
+    answer(side).textContent = speed(side).textContent = "";
+    answer(side).dataset.empty = text;
+  }
+}
+
+fresh.addEventListener("click", () => {
+  conversation.length = 0;
+  earlier.replaceChildren();
+  asked.textContent = at("notice").textContent = "";
+  at("copy").disabled = at("copied").hidden = true;
+  empty("No answer yet");
+  working(false);
+  prompt.focus();
+  prompt.select();
+});
 
 // An empty text takes a refusal back.
 function refuse(text) {
@@ -139,16 +173,17 @@ ask.addEventListener("submit", (event) => {
     return;
   }
   if (answerButton.disabled) return;
-  const answers = {};
-  for (const side of site.sides) {
-    answer(side).textContent = speed(side).textContent = answers[side] = "";
-    answer(side).dataset.empty = "Waits for its turn";
-  }
-  const asked = { prompt: prompt.value, strength: Number(strength.value), length: Number(length.value) };
-  conversation.push({ ...asked, precision: graphs[ready.split(" ")[0]].label, answers });
+  if (conversation.length) earlier.prepend(past());
+  empty("Waits for its turn");
+  const turn = { prompt: prompt.value, strength: Number(strength.value), length: Number(length.value) };
+  worker.postMessage({ type: "ask", ...turn, before: Object.fromEntries(site.sides.map((side) => [side, before(side)])) });
+  const answers = Object.fromEntries(site.sides.map((side) => [side, ""]));
+  conversation.push({ ...turn, precision: graphs[ready.split(" ")[0]].label, answers });
+  asked.textContent = turn.prompt;
+  asked.dataset.strength = site.strength ? `strength ${turn.strength}` : "";
   at("copy").disabled = false;
   working(true);
-  worker.postMessage({ type: "ask", ...asked });
+  prompt.select(); // the next one takes its place
 });
 stop.addEventListener("click", () => worker.postMessage({ type: "stop" }));
 prompt.addEventListener("input", () => refuse(""));

@@ -91,12 +91,25 @@ async function opened([name, version]) {
 // One task of the event loop later: messages, such as "stop", are read between two tokens.
 const later = () => new Promise((resolve) => setTimeout(resolve));
 
-async function answer(side, { prompt, strength, length }) {
+// [prompt, answer] pairs, then the prompt: by the chat template, or as the plain format goes on. Blocks of reasoning
+// are left out of what was said, as chat templates do.
+function inputsOf(tokenizer, before, prompt) {
+  const said = before.map(([asked, text]) => [asked, text.replace(/^[^]*<\/think>/, "").trim()]);
+  if (!tokenizer.chat_template) {
+    const plain = (asked) => site.plain.replace("{prompt}", () => asked);
+    return tokenizer([...said.map(([asked, text]) => `${plain(asked)} ${text}`), plain(prompt)].join("\n\n"));
+  }
+  const pairs = said.map(([asked, text]) => [{ role: "user", content: asked }, { role: "assistant", content: text }]);
+  const messages = [...pairs.flat(), { role: "user", content: prompt }];
+  return tokenizer.apply_chat_template(messages, { add_generation_prompt: true, return_dict: true });
+}
+
+async function answer(side, { prompt, strength, length, before }) {
   const { tokenizer, model, forward } = models[site.strength ? "edited" : side];
   const { InterruptableStoppingCriteria, Tensor, TextStreamer } = library;
-  const inputs = tokenizer.chat_template
-    ? tokenizer.apply_chat_template([{ role: "user", content: prompt }], { add_generation_prompt: true, return_dict: true })
-    : tokenizer(site.plain.replace("{prompt}", () => prompt));
+  const inputs = inputsOf(tokenizer, before[side], prompt);
+  const [taken, limit] = [inputs.input_ids.dims.at(-1), model.config.max_position_embeddings ?? Number.POSITIVE_INFINITY];
+  if (taken >= limit) throw new Error(`the conversation takes ${taken} tokens, and the model reads ${limit}: begin a new one`);
   const value = side === "base" ? 0 : strength;
   model.forward = async (given) => {
     await later();
@@ -113,7 +126,8 @@ async function answer(side, { prompt, strength, length }) {
   stopping = new InterruptableStoppingCriteria();
   self.postMessage({ type: "side", side, state: "busy" });
   const began = performance.now();
-  await model.generate({ ...inputs, max_new_tokens: length, do_sample: false, streamer, stopping_criteria: stopping });
+  const room = Math.min(length, limit - taken);
+  await model.generate({ ...inputs, max_new_tokens: room, do_sample: false, streamer, stopping_criteria: stopping });
   self.postMessage({ type: "side", side, state: "done", tokens, seconds: (performance.now() - began) / 1000 });
   return stopping.interrupted;
 }
