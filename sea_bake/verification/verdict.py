@@ -24,6 +24,7 @@ VISIBLE = 10  # an edit moves some logit by at least this many tolerances, or no
 SCATTER = 3
 # Rounding the weights of a small model to 4 bits changes more than many edits do, so its distance from the edited model
 # says little about the edit. What the edit changes there, against the same rounded weights without it, says it all.
+# Measured with scripts/check_quantised: 0.98 in torchao's 8 bits.
 KEPT = 0.8
 
 
