@@ -111,4 +111,3 @@ def mlx(call: Call) -> None:
     found = call.run()
     lines = f"{call['output']}: LoRA of rank {found.rank} on {len(found.modules)} modules"
     call.console.print(f"{lines}, {size(sum(found.files.values()))}", markup=False)
-    call.go_on("mlx_lm.generate", "--model", found.base, "--adapter-path", call["output"], "--prompt", "PROMPT")
