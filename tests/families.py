@@ -499,10 +499,11 @@ WRAPPERS: dict[str, Callable[[], Any]] = {
     ),
 }
 ALL = (*CONFIGS, *WRAPPERS)
-# These compute some of it in float32 whatever the dtype (delta rules, state spaces, rotations, routers), or differ by
-# themselves with a cache (DeepSeek-V3.2 picks the tokens that it looks at): unedited too they answer a little otherwise
-# by each way.
+# These compute some of it in float32 whatever the dtype (delta rules, state spaces, rotations, routers, the softmax of
+# BLOOM), or differ by themselves with a cache (DeepSeek-V3.2 picks the tokens that it looks at): unedited too they
+# answer a little otherwise by each way.
 ROUNDED = (
+    "bloom",
     "deepseek_v32",
     *("qwen3_5_text", "qwen3_5_moe_text", "qwen3_next", "qwen3_5", "qwen3_5_moe", "llama4_text"),
     *("granitemoehybrid", "jamba", "bamba", "nemotron_h", "minimax", "olmo_hybrid"),

@@ -244,8 +244,12 @@ def assert_same(reference: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 
 def assert_visible(base: dict[str, Tensor], other: dict[str, Tensor]) -> None:
-    """The edit moves logits by far more than the comparison lets pass: 100 times in float32, 2 times in bfloat16."""
-    times = 100 if base["batch"].dtype == torch.float32 else 2
+    """The edit moves logits by far more than the comparison lets pass: 100 times in float32, 1.5 times in bfloat16.
+
+    In bfloat16 the least that any case shows hangs on how the processor rounds: 1.95 times without its own products of
+    bfloat16 (heads of Gemma 3), over 2 with them.
+    """
+    times = 100 if base["batch"].dtype == torch.float32 else 1.5
     for key in base.keys() - {"greedy", "greedy_logits"}:  # after a first different token these go their own ways
         assert times * limit(base) < gap(base[key], other[key]) < float("inf"), f"{key}: the edit is not seen"
 
@@ -358,7 +362,8 @@ def test_cache_and_padding_change_nothing(workshop: Workshop, family: str, setti
     if family in families.ROUNDED:  # then each way is held to the hooks on the same base, in float64 too
         base = workshop.once(("float64", family), lambda: in_float64(load(workshop.base(family))))
         plain = workshop.once(("float64 answers", family), lambda: answers(base, generate=False))
-        assert max(gap(plain["batch"], plain["cached"]), gap(alone(base), plain["padded"])) > 1e-7
+        own = max(gap(plain["batch"], plain["cached"]), gap(alone(base), plain["padded"]))
+        assert own > 1e-7 or family == "bloom"  # there by the processor: 6e-7 with AVX2, less with AVX-512
         with contextlib.ExitStack() as stack:
             for setting in reversed(settings):  # where two meet at one module, the first acts first
                 stack.enter_context(in_double(base, workshop.edit(family, *setting), Site(setting[0])))
