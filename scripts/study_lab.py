@@ -125,7 +125,8 @@ class Lab:
     # ---------------------------------------------------------------------------------------------------- kept answers
 
     def path(self, key: str) -> Path:
-        told = json.dumps([key, self.name, self.args.items, self.args.budget, self.args.dtype, self.args.triples])
+        args = self.args
+        told = json.dumps([key, self.name, args.items, args.budget, args.dtype, args.triples, args.texts])
         mark = hashlib.sha256(told.encode()).hexdigest()[:12]
         return self.folder / "answers" / f"{key.replace(' ', '_')}-{mark}.json"
 

@@ -110,9 +110,11 @@ def command(words: list[str]) -> tuple[Any, list[str]]:
     """The command that is named first, and its arguments. Raises LookupError where there is none."""
     found, rest = command_line(), list(words)
     while hasattr(found, "commands") and rest and not rest[0].startswith("-"):
-        if rest[0] not in found.commands:
+        inner = found.get_command(None, rest[0])
+        if inner is None:
             raise LookupError(f"there is no command {rest[0]}")
-        found = found.commands[rest.pop(0)]
+        found = inner
+        del rest[0]
     return found, rest
 
 

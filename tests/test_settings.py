@@ -94,7 +94,8 @@ def leaves(group: Any, path: str = "") -> dict[str, Any]:
     """Commands by name. (A group is known by what it has: Typer may bring a click of its own.)"""
     if not hasattr(group, "commands"):
         return {path: group}
-    return {name: c for key, sub in group.commands.items() for name, c in leaves(sub, f"{path} {key}".strip()).items()}
+    found = {key: group.get_command(None, key) for key in group.list_commands(None)}
+    return {name: c for key, sub in found.items() for name, c in leaves(sub, f"{path} {key}".strip()).items()}
 
 
 ALL_COMMANDS = leaves(get_command(app))

@@ -237,7 +237,10 @@ def commands() -> Any:
     from sea_bake.cli import app
 
     typer.main.get_command = functools.cache(typer.main.get_command)
-    return typer.main.get_command(app)
+    made = typer.main.get_command(app)
+    for name in made.list_commands(None):
+        made.get_command(None, name)
+    return made
 
 
 def run(*args: Any) -> Ran:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -11,14 +12,38 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from sea_bake.cli import bake, demo, eval, export, fit, inspect, publish, run, serve_web, try_it, tune, verify
+from sea_bake.cli.options import STYLE
 from sea_bake.errors import SeaBakeError
 from sea_bake.io import interrupts, leases
 from sea_bake.pages.text import harmless
 
+_PLACES = {  # in the order of the help: module, and the function where that has another name
+    "init": "run", "run": "run", "fit": "fit", "plan": "bake", "bake": "bake", "verify": "verify", "ask": "try_it",
+    "chat": "try_it", "serve": "try_it", "eval": "eval:evaluate", "tune": "tune", "unbake": "bake",
+    "serve-web": "serve_web", "report": "inspect", "publish": "publish", "reproduce": "run", "inspect": "inspect",
+    "demo": "demo", "import": "fit:import_edit", "doctor": "try_it", "export": "export:app",
+}  # fmt: skip
+
 
 class _Group(TyperGroup):
-    """Errors in a command line quote it, and with it the names of strangers' files: they are shown, and not obeyed."""
+    """A command is made when it is asked for, since its options are read from the library's source.
+
+    Errors in a command line quote it, and with it the names of strangers' files: they are shown, and not obeyed.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*_PLACES]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in _PLACES and cmd_name not in self.commands:
+            module, _, attribute = _PLACES[cmd_name].partition(":")
+            found = getattr(importlib.import_module(f"sea_bake.cli.{module}"), attribute or cmd_name.replace("-", "_"))
+            made = found if isinstance(found, typer.Typer) else typer.Typer(add_completion=False, **STYLE)
+            if made is not found:
+                made.command()(found)
+            self.commands[cmd_name] = typer.main.get_command(made)
+            self.commands[cmd_name].name = cmd_name
+        return self.commands.get(cmd_name)
 
     def make_context(self, *given: Any, **options: Any) -> Any:
         return _quoting(super().make_context, *given, **options)
@@ -44,19 +69,8 @@ app = typer.Typer(
     epilog="Start with: sea-bake demo",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    **STYLE,
 )
-_COMMANDS: dict[str, Callable[..., None]] = {
-    "init": run.init, "run": run.run, "fit": fit.fit, "plan": bake.plan, "bake": bake.bake, "verify": verify.verify,
-    "ask": try_it.ask, "chat": try_it.chat, "serve": try_it.serve, "eval": eval.evaluate, "tune": tune.tune,
-    "unbake": bake.unbake, "serve-web": serve_web.serve_web, "report": inspect.report, "publish": publish.publish,
-    "reproduce": run.reproduce, "inspect": inspect.inspect, "demo": demo.demo, "import": fit.import_edit,
-    "doctor": try_it.doctor,
-}  # fmt: skip
-for _name, _body in _COMMANDS.items():
-    app.command(_name)(_body)
-app.add_typer(export.app, name="export")
 
 
 def _version(value: bool) -> None:

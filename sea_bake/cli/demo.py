@@ -64,9 +64,8 @@ def demo(
     console.print(f"4/5 baking into {artefact}", markup=False)
     if not artefact.exists():
         report = bake(source, edit, artefact)
-        console.print(
-            f"    {report.how}: {size(report.bytes_linked)} linked, {size(report.bytes_written)} written", markup=False
-        )
+        linked, written = size(report.bytes_linked), size(report.bytes_written)
+        console.print(f"    {report.how}: {linked} linked, {written} written", markup=False)
     console.print("5/5 verifying in fresh processes")
     verdict = verify(artefact, base=source.path or source.name)
     call.emit(verdict.to_json())
@@ -74,9 +73,8 @@ def demo(
     if not verdict.passed:
         raise typer.Exit(1)
     trust = ", trust_remote_code=True" if verdict.how == "insert" else ""
-    console.print(
-        f'\nLoad it anywhere: AutoModelForCausalLM.from_pretrained("{artefact}"{trust})', markup=False, soft_wrap=True
-    )
+    load_it = f'AutoModelForCausalLM.from_pretrained("{artefact}"{trust})'
+    console.print(f"\nLoad it anywhere: {load_it}", markup=False, soft_wrap=True)
     call.go_on("sea-bake", "inspect", artefact)
-    measured = ("sea-bake", "eval", artefact, "--base", source.path or source.name, "--limit", "200")
-    call.go_on(*measured, done="Gain and cost, on benchmarks. ")
+    measuring = ("eval", artefact, "--base", source.path or source.name, "--limit", "200")
+    call.go_on("sea-bake", *measuring, done="Gain and cost, on benchmarks. ")

@@ -5,15 +5,11 @@ from __future__ import annotations
 import typer
 from rich.markup import escape
 
-from sea_bake.cli.options import Call, command, spelt
+from sea_bake.cli.options import STYLE, Call, command, spelt
 from sea_bake.pages.text import size
 
-app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    help="Write a baked artefact in the formats of runtimes without hooks: ONNX, GGUF, MLX.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+_ABOUT = "Write a baked artefact in the formats of runtimes without hooks: ONNX, GGUF, MLX."
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=_ABOUT, **STYLE)
 
 
 @app.command("onnx")

@@ -20,6 +20,7 @@ from sea_bake.io.signatures import REQUIRED, Argument, arguments, parse_share
 from sea_bake.pages.text import harmless
 from sea_bake.recipes.settings import call
 
+STYLE: dict[str, Any] = {"rich_markup_mode": "rich", "context_settings": {"help_option_names": ["-h", "--help"]}}
 _SHORT = {"output": "-o", "edit": "-e", "demonstrations": "-d", "activations": "-a"}
 SOURCE = arguments("sea_bake.demonstrations:load")["source"].help
 _LAST = ("revision", "dtype", "device", "overwrite", "as_json", "quiet")  # of every command, behind its own

@@ -20,14 +20,9 @@ if TYPE_CHECKING:
     from sea_bake.recipes.running import Progress
 
 _MARKS = {
-    "waiting": "[dim]·[/]",
-    "running": "[bold cyan]»[/]",
-    "kept": "[green]=[/]",
-    "done": "[bold green]✓[/]",
-    "would run": "[yellow]»[/]",
-    "failed": "[bold red]✗[/]",
-    "left out": "[dim]·[/]",
-}
+    "waiting": "[dim]·[/]", "running": "[bold cyan]»[/]", "kept": "[green]=[/]", "done": "[bold green]✓[/]",
+    "would run": "[yellow]»[/]", "failed": "[bold red]✗[/]", "left out": "[dim]·[/]",
+}  # fmt: skip
 
 
 @command(
