@@ -29,9 +29,13 @@ def machine() -> Iterator[faults.Machine]:
 
 
 def tried(trial: faults.Trial, step: int, halves: bool) -> faults.Tally:
-    """Every ``step``-th call with every fault; in halves, with every second one, and the others at the next of them."""
+    """Every ``step``-th call with every fault; in halves, with every second one, and the others at the next of them.
+    And every call that gives a name: the last but one is between two of them, where no flag makes one of the two.
+    """
     found = faults.Tally(len(trial.calls))
-    for turn, at in enumerate(range(1, len(trial.calls) + 1, step)):
+    names = [i for i, line in enumerate(trial.calls, 1) if line.split()[1] in ("rename", "exchange")]
+    assert names, "no call of this command gives a name"
+    for turn, at in enumerate(sorted({*range(1, len(trial.calls) + 1, step), *names})):
         kinds = faults.FAULTS[turn % 2 :: 2] if halves else faults.FAULTS
         found.tried += len(kinds)
         found.broken += trial.at(at, kinds)
@@ -46,7 +50,7 @@ def tried(trial: faults.Trial, step: int, halves: bool) -> faults.Tally:
         ("init", True, True, 1),
         ("bake --how fold", False, False, 11),
         ("bake --how fold", True, False, 11),
-        ("bake --how fold", True, True, 9),  # the last but one is between two renames, where flags make one of them
+        ("bake --how fold", True, True, 9),
         ("export gguf, adapter", False, False, 4),
         ("export gguf, adapter", True, False, 3),
         ("report --write", False, False, 4),

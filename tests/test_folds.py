@@ -6,6 +6,7 @@ with one tensor lost, must fail the same comparison.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -25,12 +26,14 @@ from conftest import Workshop, fork_doors
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoConfig, LlamaForCausalLM
 
 from sea_bake import Edit, bake, fit, verify
 from sea_bake.baking import plan
 from sea_bake.baking.linear import linear_edit
 from sea_bake.edit import live
 from sea_bake.errors import CheckpointError, NotExactError, SeaBakeError, WrongModelError
+from sea_bake.model import one_layer
 from sea_bake.model.anatomy import FAMILIES
 from sea_bake.model.checkpoint import Checkpoint
 
@@ -647,3 +650,33 @@ def test_smollm2_with_real_text(short_smollm2: Path, tmp_path: Path):
     )
     ran = subprocess.run([sys.executable, "-c", script, tmp_path / "fold"], capture_output=True, text=True)
     assert ran.stdout.split() == ["LlamaForCausalLM", "transformers.models.llama.modeling_llama", "llama", "False"]
+
+
+# ------------------------------------------------------------------------------------------- a model of one layer, made
+
+
+def test_where_no_numbers_are_none_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a checkpoint lacks is random, and the same as where torch draws for every weight (the control)."""
+    drawn: list[bool] = []
+    reset = torch.nn.Linear.reset_parameters
+
+    def counted(self: torch.nn.Linear) -> None:
+        drawn.append(self.weight.is_meta)
+        reset(self)
+
+    monkeypatch.setattr(torch.nn.Linear, "reset_parameters", counted)
+    state = {name: t for name, t in load_file(tiny.single() / "model.safetensors").items() if "o_proj" not in name}
+
+    def made() -> dict[str, Tensor]:
+        model, info = one_layer.load_state(LlamaForCausalLM, AutoConfig.from_pretrained(tiny.single()), state)
+        assert any("o_proj" in name for name in info["missing_keys"])
+        return dict(model.state_dict())
+
+    ours = made()
+    assert torch.nn.Linear.reset_parameters is counted
+    assert not any(drawn)
+    monkeypatch.setattr(one_layer, "_empty_ones_left", contextlib.nullcontext)
+    theirs = made()
+    assert any(drawn)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import random
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sea_bake.errors import CheckpointError
-from sea_bake.io.flushing import flushing
 from sea_bake.model.checkpoint import ranges
 from sea_bake.model.checkpoint.ranges import copy_but
 
@@ -86,63 +83,3 @@ def test_no_byte_is_written_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(os, "copy_file_range", lambda *a: (counted.append(n := real(*a)), n)[1])
     copy_but(tmp_path / "source", tmp_path / "target", [(1_000, 91_000)])
     assert sum(counted) == 10_000
-
-
-# ---------------------------------------------------------------------------------------------- flushed behind the work
-
-
-def test_what_is_flushed_behind_is_on_disk_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By another thread, in the order given; the work goes on meanwhile."""
-    going, told = threading.Event(), []
-
-    def sync(path: Path) -> None:
-        assert going.wait(10)
-        told.append((path.name, threading.current_thread() is threading.main_thread()))
-
-    monkeypatch.setattr("sea_bake.io.flushing.sync", sync)
-    with flushing() as flush:
-        flush(tmp_path / "one")
-        flush(tmp_path / "two")
-        assert told == []
-        going.set()
-    assert told == [("one", False), ("two", False)]
-
-
-def test_what_a_disk_says_of_a_file_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the end at the latest; and what has not begun then does not begin where the work itself failed."""
-    told: list[str] = []
-
-    def sync(path: Path) -> None:
-        told.append(path.name)
-        if path.name == "bad":
-            raise OSError(errno.EIO, "the disk")
-
-    monkeypatch.setattr("sea_bake.io.flushing.sync", sync)
-    with pytest.raises(OSError, match="the disk"), flushing() as flush:
-        flush(tmp_path / "bad")
-
-    def go_on() -> None:
-        with flushing() as flush:
-            flush(tmp_path / "bad")
-            while len(told) < 2:
-                time.sleep(0.01)
-            time.sleep(0.1)
-            flush(tmp_path / "good")
-            raise AssertionError("the next one was taken")
-
-    with pytest.raises(OSError, match="the disk"):
-        go_on()
-    assert told == ["bad", "bad"]
-    held = threading.Event()
-    monkeypatch.setattr("sea_bake.io.flushing.sync", lambda path: (told.append(path.name), held.wait(10)))
-
-    def fail() -> None:
-        with flushing() as flush:
-            flush(tmp_path / "begun")
-            flush(tmp_path / "waiting")
-            threading.Timer(0.2, held.set).start()
-            raise ValueError("the work")
-
-    with pytest.raises(ValueError, match="the work"):
-        fail()
-    assert told == ["bad", "bad", "begun"]

@@ -308,3 +308,12 @@ def test_they_take_less_than_half_of_what_the_imports_alone_take(once: Any) -> N
                 took = min(took, started(RUN, *arguments)[1])
         assert took < imports / 2, f"{name}: {took:.2f} s, and the imports {imports:.2f} s"
     assert read_json(folder / "out" / "config.json")["model_type"] == "sea_llama"
+
+
+def test_a_command_that_was_meant_is_named() -> None:
+    """In a process that has made no command yet."""
+    script = "from sea_bake.cli import main; main()"
+    for told, meant in (("fitt", "fit"), ("serve_web", "serve-web")):
+        ran = subprocess.run([sys.executable, "-c", script, told], capture_output=True, text=True)
+        assert ran.returncode == 2
+        assert f"Did you mean '{meant}'" in ran.stderr.replace("\n", " "), ran.stderr

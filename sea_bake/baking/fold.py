@@ -25,7 +25,6 @@ from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError
 from sea_bake.io import progress
 from sea_bake.io.files import read_json, write_json
-from sea_bake.io.flushing import flushing
 from sea_bake.io.staging import need_space
 from sea_bake.model.anatomy import Site
 from sea_bake.model.checkpoint import carry, place
@@ -81,21 +80,7 @@ def write_folded(
     need_space(target.parent, (rewritten if linked else checkpoint.size()) + edit_bytes + _OWN_BYTES)
     changed: dict[str, float] = {}
     linked_bytes = 0
-    with (
-        staged(target, overwrite=overwrite) as stage,
-        progress.bar("fold", len(writers), "tensor") as advance,
-        flushing() as flush,
-    ):
-
-        def edit_all(shard: str, file: Path) -> None:
-            for writer in (w for w in writers if checkpoint.weight_map[w.name] == shard):
-                tensor = placed.get(writer.name) or checkpoint.tensor(writer.name)
-                assert tensor is not None
-                changed[writer.name] = _edit(base, writer, tensor, _change(writer, by_writer), file)
-                advance(1)
-            flush(file)
-
-        placed: dict[str, LazyTensor] = {}
+    with staged(target, overwrite=overwrite) as stage, progress.bar("fold", len(writers), "tensor") as advance:
         for shard in checkpoint.shards:
             if shard not in touched:
                 if place(folder / shard, stage / names[shard], copy=copy):
@@ -104,10 +89,14 @@ def write_folded(
             own_tensors = [checkpoint.tensor(w.name) for w in writers if checkpoint.weight_map[w.name] == shard]
             spans = [(t.offset, t.offset + t.nbytes) for t in own_tensors if t is not None]
             copy_but((folder / shard).resolve(), stage / names[shard], spans)
-            edit_all(shard, stage / names[shard])
-        if extended and own:
-            placed = extended.write_zeros(stage)
-            edit_all(own, stage / own)
+        placed = extended.write_zeros(stage) if extended and own else {}
+        for writer in sorted(writers, key=lambda w: checkpoint.weight_map[w.name]):
+            tensor = placed.get(writer.name) or checkpoint.tensor(writer.name)
+            assert tensor is not None
+            shard = checkpoint.weight_map[writer.name]
+            change = _change(writer, by_writer)
+            changed[writer.name] = _edit(base, writer, tensor, change, stage / names.get(shard, shard))
+            advance(1)
         (stage / "config.json").write_bytes(public_bytes(folder / "config.json", checkpoint.config))
         index = [INDEX] if own or checkpoint.index is not None else []
         if own:

@@ -31,18 +31,18 @@ class _Group(TyperGroup):
     Errors in a command line quote it, and with it the names of strangers' files: they are shown, and not obeyed.
     """
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        return [*_PLACES]
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.commands = dict.fromkeys(_PLACES)  # type: ignore[assignment]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name in _PLACES and cmd_name not in self.commands:
+        if cmd_name in _PLACES and self.commands[cmd_name] is None:
             module, _, attribute = _PLACES[cmd_name].partition(":")
             found = getattr(importlib.import_module(f"sea_bake.cli.{module}"), attribute or cmd_name.replace("-", "_"))
             made = found if isinstance(found, typer.Typer) else typer.Typer(add_completion=False, **STYLE)
             if made is not found:
-                made.command()(found)
+                made.command(cmd_name)(found)
             self.commands[cmd_name] = typer.main.get_command(made)
-            self.commands[cmd_name].name = cmd_name
         return self.commands.get(cmd_name)
 
     def make_context(self, *given: Any, **options: Any) -> Any:

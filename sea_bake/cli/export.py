@@ -9,7 +9,7 @@ from sea_bake.cli.options import STYLE, Call, command, spelt
 from sea_bake.pages.text import size
 
 _ABOUT = "Write a baked artefact in the formats of runtimes without hooks: ONNX, GGUF, MLX."
-app = typer.Typer(add_completion=False, no_args_is_help=True, help=_ABOUT, **STYLE)
+app = typer.Typer(name="export", add_completion=False, no_args_is_help=True, help=_ABOUT, **STYLE)
 
 
 @app.command("onnx")
