@@ -334,8 +334,11 @@ class Check:
             ours = common.in_child(self.script, task)
             forms = self.rows(output, model, args)
             for form in forms:
-                pairs = zip(task["prompts"], ours[form["merge"]], strict=True)
-                form["texts"] = [ids + answer for ids, answer in pairs]
+                for key, whose in (
+                    ("texts", form["merge"]),
+                    ("own", "base" if form["kind"] == "base" else form["merge"]),
+                ):
+                    form[key] = [ids + answer for ids, answer in zip(task["prompts"], ours[whose], strict=True)]
             task |= {"forms": forms, "stand_in": args.smoke}
             common.say(f"{self.runtime} ...", quiet=args.json)
             said = (
