@@ -56,6 +56,7 @@ ELSEWHERE = {
 COMPILED = {
     "optimum.intel": "needs an environment of its own: scripts/check_openvino runs it",
     "openvino": "needs an environment of its own: scripts/check_openvino runs it",
+    "executorch": "needs an environment of its own: scripts/check_executorch runs it",
     "ctranslate2": "needs an environment of its own: scripts/check_ctranslate2 runs it",
     "from trl": "needs an environment of its own: scripts/check_trl runs it",
     "import openai": "asks a server: scripts/check_transformers_serve runs it",
