@@ -221,6 +221,11 @@ def stand_in(task: dict[str, Any]) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------ verdicts
 
 
+def expected_of(form: dict[str, Any]) -> str:
+    """Whose answers a form has to give: the base's, or those under the hooks of a merge."""
+    return "base" if form["kind"] == "base" else str(form["merge"])
+
+
 def judge(form: dict[str, Any], said: dict[str, Any], ours: dict[str, Any], output: Path) -> dict[str, Any]:
     """One row: what a runtime said of one form, against the hooks (of the base: against the base)."""
     import numpy as np
@@ -228,7 +233,7 @@ def judge(form: dict[str, Any], said: dict[str, Any], ours: dict[str, Any], outp
     row: dict[str, Any] = {"form": form["name"], "refused": said.get("refused")}
     if row["refused"] is not None or form.get("refuses"):
         return row | {"passed": row["refused"] is not None and bool(form.get("refuses"))}
-    merge, wanted = form["merge"], ours["base" if form["kind"] == "base" else form["merge"]]
+    merge, wanted = form["merge"], ours[expected_of(form)]
     live, base = (np.load(output / f"{merge}.{which}.npy").astype(np.float64) for which in ("live", "base"))
     row["prompts"] = len(wanted)
     row["equal"] = sum(a == b for a, b in zip(said["tokens"], wanted, strict=True))
@@ -334,10 +339,7 @@ class Check:
             ours = common.in_child(self.script, task)
             forms = self.rows(output, model, args)
             for form in forms:
-                for key, whose in (
-                    ("texts", form["merge"]),
-                    ("own", "base" if form["kind"] == "base" else form["merge"]),
-                ):
+                for key, whose in (("texts", form["merge"]), ("own", expected_of(form))):
                     form[key] = [ids + answer for ids, answer in zip(task["prompts"], ours[whose], strict=True)]
             task |= {"forms": forms, "stand_in": args.smoke}
             common.say(f"{self.runtime} ...", quiet=args.json)

@@ -243,13 +243,9 @@ def assert_same(reference: dict[str, Tensor], other: dict[str, Tensor]) -> None:
             assert gap(expected, other[key]) <= limit(reference), f"{key} logits differ"
 
 
-def assert_visible(base: dict[str, Tensor], other: dict[str, Tensor]) -> None:
-    """The edit moves logits by far more than the comparison lets pass: 100 times in float32, 1.5 times in bfloat16.
-
-    In bfloat16 the least that any case shows hangs on how the processor rounds: 1.95 times without its own products of
-    bfloat16 (heads of Gemma 3), over 2 with them.
-    """
-    times = 100 if base["batch"].dtype == torch.float32 else 1.5
+def assert_visible(base: dict[str, Tensor], other: dict[str, Tensor], half: float = 2.0) -> None:
+    """The edit moves logits by far more than the comparison lets pass: 100 times in float32, 2 times in bfloat16."""
+    times = 100 if base["batch"].dtype == torch.float32 else half
     for key in base.keys() - {"greedy", "greedy_logits"}:  # after a first different token these go their own ways
         assert times * limit(base) < gap(base[key], other[key]) < float("inf"), f"{key}: the edit is not seen"
 
@@ -336,7 +332,8 @@ def test_live_is_inserted_and_reloaded(workshop: Workshop, family: str, settings
         base = workshop.model(family, dtype)
         before = workshop.once(("answers", family, dtype), lambda base=base: answers(base))
         expected = live_answers(edits, base)
-        assert_visible(before, expected)
+        # The heads of Gemma 3 show 1.95 on a processor without products of bfloat16 of its own, over 2 with them.
+        assert_visible(before, expected, 1.5 if family == "gemma3_text" and HEADS in settings else 2.0)
         reloaded = load(artefact, dtype)
         assert reloaded.dtype == dtype
         assert sea_dtypes(reloaded) == {torch.float32}

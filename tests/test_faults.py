@@ -28,13 +28,17 @@ def machine() -> Iterator[faults.Machine]:
         yield made
 
 
+def naming(trial: faults.Trial) -> list[int]:
+    """Which of its calls give a name to what was made."""
+    return [i for i, line in enumerate(trial.calls, 1) if line.split()[1] in ("rename", "exchange")]
+
+
 def tried(trial: faults.Trial, step: int, halves: bool) -> faults.Tally:
     """Every ``step``-th call with every fault; in halves, with every second one, and the others at the next of them.
     And every call that gives a name: the last but one is between two of them, where no flag makes one of the two.
     """
     found = faults.Tally(len(trial.calls))
-    names = [i for i, line in enumerate(trial.calls, 1) if line.split()[1] in ("rename", "exchange")]
-    for turn, at in enumerate(sorted({*range(1, len(trial.calls) + 1, step), *names})):
+    for turn, at in enumerate(sorted({*range(1, len(trial.calls) + 1, step), *naming(trial)})):
         kinds = faults.FAULTS[turn % 2 :: 2] if halves else faults.FAULTS
         found.tried += len(kinds)
         found.broken += trial.at(at, kinds)
@@ -59,7 +63,7 @@ def test_the_old_one_whole_or_the_new_one_whole(
     tmp_path: Path, machine: faults.Machine, name: str, overwrite: bool, plain: bool, step: int
 ) -> None:
     trial = faults.Trial(machine, fault_commands.command(name), tmp_path, overwrite=overwrite, plain=plain)
-    assert any(line.split()[1] in ("rename", "exchange") for line in trial.calls), "no call gives a name"
+    assert naming(trial), "no call gives a name"
     found = tried(trial, step, halves=step > 1)
     assert found.broken == []
     assert found.calls >= 10

@@ -39,10 +39,10 @@ class _Group(TyperGroup):
         if cmd_name in _PLACES and self.commands[cmd_name] is None:
             module, _, attribute = _PLACES[cmd_name].partition(":")
             found = getattr(importlib.import_module(f"sea_bake.cli.{module}"), attribute or cmd_name.replace("-", "_"))
-            made = found if isinstance(found, typer.Typer) else typer.Typer(add_completion=False, **STYLE)
-            if made is not found:
-                made.command(cmd_name)(found)
-            self.commands[cmd_name] = typer.main.get_command(made)
+            if not isinstance(found, typer.Typer):
+                body, found = found, typer.Typer(add_completion=False, **STYLE)
+                found.command(cmd_name)(body)
+            self.commands[cmd_name] = typer.main.get_command(found)
         return self.commands.get(cmd_name)
 
     def make_context(self, *given: Any, **options: Any) -> Any:
