@@ -176,6 +176,53 @@ def in_child(script: str, task: dict[str, Any], tree: Path | None = None) -> dic
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+def took(
+    words: Sequence[Any], root: Path, scratch: Path, threads: int | None, start: Sequence[str] = ("-m", "sea_bake")
+) -> tuple[float, float, Any]:
+    """Seconds of the processor and of the clock of a command of a checkout with --json, its doors included, and what it
+    said.
+
+    Args:
+        words: the command's.
+        root: the checkout.
+        scratch: a folder to run in; what is kept between commands goes into its "cache".
+        threads: of torch.
+        start: what Python is started with.
+    """
+    where = {"PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1", "SEA_BAKE_CACHE": str(scratch / "cache")}
+    where |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
+    line = [sys.executable, *start, *map(str, words), "--json"]
+    before = os.times()
+    with open(scratch / "said.json", "w+") as said:
+        ran = subprocess.run(line, stdout=said, env=os.environ | where, cwd=scratch)
+    after = os.times()
+    if ran.returncode:
+        raise SystemExit(f"{' '.join(line)} ended with {ran.returncode}")
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return cpu, after.elapsed - before.elapsed, json.loads((scratch / "said.json").read_text("utf-8"))
+
+
+def base_and_edit(args: Any, scratch: Path) -> tuple[Path, Path]:
+    """The folder of ``args.model``, of SmolLM2 where it is None (a tiny model under --smoke), and an edit of it."""
+    import smoke
+
+    from sea_bake import fit
+    from sea_bake.demonstrations import builtin
+    from sea_bake.model import smollm2
+    from sea_bake.model.checkpoint.gguf import materialise
+    from sea_bake.model.source import ModelSource
+
+    if args.smoke:
+        base = smoke.base(scratch / "base")
+        return base, smoke.edit(base, scratch / "edit.safetensors")
+    base = args.model or scratch / "base"
+    if args.model is None:
+        base.mkdir()
+        materialise(ModelSource.parse(smollm2.installed()), base)
+    edit = fit(base, list(builtin())[:32], neutral="prompt", alpha=1.0, measure=False)
+    return base, edit.save(scratch / "edit.safetensors")
+
+
 # ------------------------------------------------------------------------------------------ long runs, kept as they go
 
 

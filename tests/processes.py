@@ -42,22 +42,24 @@ def together(commands: Sequence[Sequence[Any]]) -> list[tiny.Ran]:
     return [tiny.Ran(*one) for one in json.loads(server.stdout.readline())]
 
 
-def one_killed(args: Sequence[Any], kill: int, reached: Callable[[], bool]) -> None:
-    """``sea-bake ARGS`` in two processes under ``torchrun``, of which one is killed when the moment is reached, in turn
-    the first and the second: the whole run ends with an error.
+def one_killed(args: Sequence[Any], kill: int, reached: Callable[[], bool]) -> int:
+    """``sea-bake ARGS`` under ``torchrun``, in turn in two processes and in four, of which one is killed when the
+    moment is reached, each in its turn: the whole run ends with an error. How many there were.
     """
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sea_bake"]
+    count = (2, 4)[kill % 2]
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", count, "-m", "sea_bake"]
     streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    running = subprocess.Popen([*words, *map(str, args)], text=True, **streams)
+    running = subprocess.Popen([*map(str, [*words, *args])], text=True, **streams)
     deadline = time.monotonic() + 600  # on a machine with more to do
     while time.monotonic() < deadline and running.poll() is None and not reached():
         time.sleep(0.01)
     found = subprocess.run(["pgrep", "-P", str(running.pid), "-f", "sea_bake"], capture_output=True, text=True).stdout
     pids = sorted(map(int, found.split()))
-    assert len(pids) == 2, running.poll()
-    os.kill(pids[kill % 2], signal.SIGKILL)
+    assert len(pids) == count, running.poll()
+    os.kill(pids[kill // 2 % count], signal.SIGKILL)
     running.communicate(timeout=_LIMIT)
     assert running.returncode != 0
+    return count
 
 
 @functools.cache
