@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import json
 import os
@@ -13,7 +12,6 @@ import signal
 import struct
 import subprocess
 import sys
-import types
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -772,14 +770,17 @@ def test_an_onnx_export_is_published_with_what_it_was_verified_in(
 
 @pytest.mark.slow
 def test_quantised_ggufs_go_beside_a_fold_with_what_they_keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Programs of ours in the place of llama.cpp's converter and quantiser: what is measured is held against torch."""
+    """By llama.cpp's own quantiser, with a program of ours in the place of its converter: what is measured is held
+    against torch.
+    """
     plainly, fold, inserted = exports.base(), exports.artefact("fold"), exports.artefact("insert")
     asked: Any = {"dry_run": True, "unverified": True, "license": "mit", "base_model": "tiny/llama"}
     both: Any = {**asked, "gguf": ["q8_0,q4_0"]}
-    monkeypatch.setitem(sys.modules, "llama_cpp", None)
-    with pytest.raises(SettingError, match="pip install llama-cpp-python"):
-        publish(fold, "ada/x", **both)
-    monkeypatch.setitem(sys.modules, "llama_cpp", quantiser_of_ours())
+    with monkeypatch.context() as without:
+        for name in ("llama_cpp", "cyllama.llama.llama_cpp"):
+            without.setitem(sys.modules, name, None)
+        with pytest.raises(SettingError, match="pip install cyllama"):
+            publish(fold, "ada/x", **both)
     for folder, kinds, words in ((fold, "q9", "use q8_0, q6_k"), (inserted, "q8_0", "--gguf is for a fold")):
         with pytest.raises((SettingError, PublishError), match=words):
             publish(folder, "ada/x", **{**both, "gguf": [kinds]})
@@ -818,27 +819,6 @@ def test_quantised_ggufs_go_beside_a_fold_with_what_they_keep(tmp_path: Path, mo
     assert four[0] == pytest.approx(float(kl.sum(-1).mean()), rel=0.01)
     share = ((rounded - base) * (edited - base)).sum() / (edited - base).square().sum()
     assert four[2] == pytest.approx(100 * float(share), abs=0.51)
-
-
-def quantiser_of_ours() -> Any:
-    """A module with the names of llama-cpp-python that are called: every matrix in the type, by gguf's own rounding."""
-    from gguf import GGMLQuantizationType as Type
-
-    from sea_bake.exporting.gguf.header import GgufFile
-    from sea_bake.exporting.gguf.rewriting import Rewrite, rewrite
-
-    class Settings(ctypes.Structure):
-        _fields_ = [("ftype", ctypes.c_int)]
-
-    def quantize(source: bytes, target: bytes, settings: Any) -> int:
-        kind = Type(settings._obj.ftype)
-        file = GgufFile.open(source.decode())
-        wanted = [name for name in file.tensors if "ffn_down" in name]  # its rows are whole blocks of 32
-        rewrite(file, {name: Rewrite(None, kind) for name in wanted}, Path(target.decode()))
-        return 0
-
-    names = {f"LLAMA_FTYPE_MOSTLY_{kind.name}": int(kind) for kind in (Type.Q8_0, Type.Q4_0)}
-    return types.SimpleNamespace(llama_model_quantize_default_params=Settings, llama_model_quantize=quantize, **names)
 
 
 # --------------------------------------------------------------------------------------------------------- names, terms

@@ -69,7 +69,7 @@ def publish(
         space: of an ONNX export, publish a page that runs base and edited model in the browser, as a static Space. With
             an export of a variable strength it shows both.
         gguf: of a fold, a GGUF in this type beside it: "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m" or "q4_0"; several
-            are joined by commas. By llama.cpp's own converter and quantiser (pip install llama-cpp-python); the card
+            are joined by commas. By llama.cpp's own converter and quantiser (pip install cyllama); the card
             says what each keeps of the model and of the edit.
 
     Raises:

@@ -201,8 +201,8 @@ def _tools() -> list[Finding]:
         ),
         (
             "llama.cpp's quantiser (publish --gguf)",
-            _version("llama-cpp-python"),
-            "pip install llama-cpp-python (which compiles it)",
+            next((f"{name} {there}" for name in ("cyllama", "llama-cpp-python") if (there := _version(name))), None),
+            "pip install cyllama",
         ),
         ("login to the Hub (publish)", _login(), "hf auth login"),
         ("vLLM (serve)", shutil.which("vllm"), "install it in an environment of its own, with its bin on the PATH"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from sea_bake.errors import CheckpointError, SettingError
 from sea_bake.model.loading import load_model
 from sea_bake.model.source import ModelSource
 
-# Name -> what llama.cpp calls it in its header (llama.h, enum llama_ftype).
-KINDS = {kind: f"LLAMA_FTYPE_MOSTLY_{kind.upper()}" for kind in ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q4_0")}
+KINDS = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q4_0")
+Quantiser = Callable[[str, str, int], None]  # (source, target, enum llama_ftype of llama.h); RuntimeError: not done
 _TEXTS = 8
 
 
@@ -43,15 +43,36 @@ class Kept:
     cosine: float
 
 
-def quantiser() -> Any:
-    """The module that holds llama.cpp's quantiser. Raises SettingError where it is not installed."""
-    try:
-        return importlib.import_module("llama_cpp")
-    except (ImportError, OSError) as error:  # OSError: its library does not load here
-        raise SettingError(
-            "quantised GGUFs are made by llama.cpp's own quantiser, which is not installed here: "
-            "pip install llama-cpp-python (which compiles it, some half an hour on 2 cores)"
-        ) from error
+def quantiser() -> Quantiser:
+    """llama.cpp's quantiser, out of cyllama or llama-cpp-python. Raises SettingError where neither is installed."""
+    for name, found in (("cyllama.llama.llama_cpp", _of_cyllama), ("llama_cpp", _of_llama_cpp_python)):
+        try:
+            return found(importlib.import_module(name))
+        except (ImportError, OSError):  # OSError: its library does not load here
+            continue
+    raise SettingError(
+        "quantised GGUFs are made by llama.cpp's own quantiser, which is not installed here: pip install cyllama"
+    )
+
+
+def _of_cyllama(library: Any) -> Quantiser:
+    def quantise(source: str, target: str, kind: int) -> None:
+        settings = library.LlamaModelQuantizeParams()
+        settings.ftype = kind
+        library.model_quantize(source, target, settings)
+
+    return quantise
+
+
+def _of_llama_cpp_python(library: Any) -> Quantiser:
+    def quantise(source: str, target: str, kind: int) -> None:
+        settings = library.llama_model_quantize_default_params()
+        settings.ftype = kind
+        code = library.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(settings))
+        if code:
+            raise RuntimeError(f"code {code}")
+
+    return quantise
 
 
 def check_kinds(kinds: Sequence[str]) -> None:
@@ -63,11 +84,14 @@ def check_kinds(kinds: Sequence[str]) -> None:
 
 def quantise_gguf(source: Path, target: Path, kind: str) -> None:
     """Write ``source``, a GGUF of floats, in another type. Raises CheckpointError where llama.cpp does not."""
-    library = quantiser()
-    settings = library.llama_model_quantize_default_params()
-    settings.ftype = getattr(library, KINDS[kind])
-    if library.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(settings)):
-        raise CheckpointError(f"llama.cpp could not quantise {source.name} to {kind}: it says above why")
+    from gguf import LlamaFileType
+
+    try:
+        quantiser()(str(source), str(target), int(LlamaFileType[f"MOSTLY_{kind.upper()}"]))
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"llama.cpp could not quantise {source.name} to {kind} ({error}): it says above why"
+        ) from error
 
 
 def measure(base: ModelSource, edited: ModelSource, copies: Sequence[Path], tokenizer: Any) -> Iterator[Kept]:
