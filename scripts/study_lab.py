@@ -26,7 +26,7 @@ import study_common as study  # noqa: E402
 
 from sea_bake import Edit, fit  # noqa: E402
 from sea_bake.activations import Activations, collect_sites  # noqa: E402
-from sea_bake.activations.prompt_format import PromptFormat  # noqa: E402
+from sea_bake.activations.prompt_format import PromptFormat, prompt_format  # noqa: E402
 from sea_bake.demonstrations import Demonstration, load  # noqa: E402
 from sea_bake.edit.measured import Controls, Estimate  # noqa: E402
 from sea_bake.errors import SeaBakeError, first_line_of  # noqa: E402
@@ -35,6 +35,7 @@ from sea_bake.evaluation.controls import Draw, compared, constants, lengths_of, 
 from sea_bake.evaluation.running import Session  # noqa: E402
 from sea_bake.evaluation.strength import find  # noqa: E402
 from sea_bake.evaluation.worth import Bench  # noqa: E402
+from sea_bake.methods.affine import AffineMap  # noqa: E402
 from sea_bake.methods.table import named  # noqa: E402
 from sea_bake.model.anatomy import Site  # noqa: E402
 from sea_bake.model.loading import load_model, load_tokenizer  # noqa: E402
@@ -55,6 +56,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "leace": {"method": "leace"},
     "ablation": {"method": "ablation"},
     "pca": {"method": "pca"},
+    "sea, not centred": {"centre": False},
+    "sea, asinh": {"feature": "asinh"},
+    "sea, layers by signature": {"layers": "signature:0.5"},
+    "sea, the paper's": {"site": "mlp", "merge": "l2", "centre": False, "K": 0.998},
+}
+# What takes more than other settings of a fit: a primer before every prompt; the sum of two behaviours' edits.
+OTHERS: dict[str, dict[str, Any]] = {
+    "sea, with the paper's primer": {"primer": "truthfulqa"},
+    "mean-difference of two": {"method": "mean-difference"},
 }
 KINDS = {
     "subspaces": "random subspaces, attn",
@@ -199,24 +209,45 @@ class Lab:
 
     # ----------------------------------------------------------------------------------------------------------- edits
 
-    def activations(self, behaviour: str, site: Site) -> Activations:
-        path = self.folder / f"{behaviour}-{site.value}-{self.args.triples}.safetensors"
+    def activations(self, behaviour: str, site: Site, primer: str | None = None) -> Activations:
+        def place(one: Site) -> Path:
+            name = f"{behaviour}-{primer}" if primer else behaviour
+            return self.folder / f"{name}-{one.value}-{self.args.triples}.safetensors"
+
+        path = place(site)
         if not on_main(path.exists):
             model, tokenizer = self.living
             triples = load(behaviour, limit=self.args.triples)
-            told = collect_sites(model, tokenizer, triples, source=self.source, sites=list(Site))
+            form, sites = prompt_format(primer=primer), [site] if primer else list(Site)
+            told = collect_sites(model, tokenizer, triples, source=self.source, sites=sites, prompt_format=form)
             for one, activations in told.items():
-                name = f"{behaviour}-{one.value}-{self.args.triples}.safetensors"
-                on_main(functools.partial(activations.save, self.folder / name, overwrite=True))
+                on_main(functools.partial(activations.save, place(one), overwrite=True))
             study.say(f"{self.name}: activations of {len(triples)} triples, {behaviour}")
         return on_main(lambda: Activations.load(path))
 
     def edit(self, behaviour: str, variant: str) -> Edit:
-        settings = dict(VARIANTS[variant])
+        settings = dict((VARIANTS | OTHERS)[variant])
+        if variant == "mean-difference of two":
+            return self._sum(behaviour, self.next(behaviour))
         row = named(settings.get("method", "sea"))
         site = row.reads or Site.parse(settings.pop("site", row.site))
-        found = self.activations(behaviour, site)
+        found = self.activations(behaviour, site, settings.pop("primer", None))
         return on_main(lambda: fit(None, activations=found, held_back=0, **settings))
+
+    def next(self, behaviour: str) -> str:
+        """The behaviour asked for behind this one; behind the last the first."""
+        names = list(self.args.behaviours)
+        return str(names[(names.index(behaviour) + 1) % len(names)])
+
+    def _sum(self, *behaviours: str) -> Edit:
+        """The vectors of two mean differences, each as strong as it is for the budget alone, added."""
+        edits = [self.edit(name, "mean-difference") for name in behaviours]
+        alphas = [self.kept(f"{name} mean-difference").get("alpha", 1.0) for name in behaviours]
+        sums: dict[int, Any] = {}
+        for layer in edits[0].layers:
+            sums[layer] = sum(alpha * edit.maps[layer].parts["constant"] for edit, alpha in zip(edits, alphas))
+        maps = {layer: AffineMap(constant=constant) for layer, constant in sums.items()}
+        return replace(edits[0], maps=maps, alpha=0.5, recipe={}, measured=None)
 
     def draw(self, kind: str, seed: int) -> Edit:
         """A random edit: of a SEA edit's ranks, or as long as the site's activations."""
