@@ -107,11 +107,26 @@ def test_what_is_not_exported(baked: Baked, workshop: Workshop, tmp_path: Path) 
     save_file({name: t for name, t in tensors.items() if name != first}, lame / "adapter_model.safetensors")
     save_file(tensors | {"a.b": tensors[first]}, odd / "adapter_model.safetensors")
     save_file(tensors | {first: np.full_like(tensors[first], np.inf)}, infinite / "adapter_model.safetensors")
-    far = tiny.changeable(adapter, tmp_path / "far")
+    far = spoil(adapter, tmp_path / "far", layers_to_transform=[1, 7])
     moved = {name.replace(".layers.3.", ".layers.7."): tensor for name, tensor in tensors.items()}
     save_file(moved, far / "adapter_model.safetensors")
+    half, renamed = (tiny.changeable(adapter, tmp_path / name) for name in ("half", "renamed"))
+    save_file({name: t for name, t in tensors.items() if ".layers.3." in name}, half / "adapter_model.safetensors")
+    evil = {name.replace("down_proj", "evil"): tensor for name, tensor in tensors.items()}
+    save_file(evil, renamed / "adapter_model.safetensors")
+    others = {
+        key: spoil(adapter, tmp_path / key, **{key: value})
+        for key, value in (
+            ("layers_to_transform", [3]), ("target_modules", ["up_proj"]), ("exclude_modules", ["down_proj"]),
+            ("layer_replication", [[0, 4], [2, 4]]), ("trainable_token_indices", [1]), ("bias", "all"),
+        )
+    }  # fmt: skip
     with tiny.nothing_happens(tmp_path, adapter):
         for given, words in (
+            *((others[key], ("other modules",)) for key in ("layers_to_transform", "target_modules")),
+            *((others[key], (key, "--how adapter")) for key in [*others][2:]),
+            (half, ("other modules",)),
+            (renamed, ("other modules",)),
             (baked("insert"), ("inserted layers", "--how fold", "--how adapter")),
             (baked("fold"), ("needs no export", "mlx_lm.load")),
             (workshop.base("llama"), ("is not an artefact",)),
@@ -134,6 +149,6 @@ def test_what_is_not_exported(baked: Baked, workshop: Workshop, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_a_family_that_mlx_lm_does_not_have(baked: Baked, tmp_path: Path) -> None:
-    with pytest.raises(FamilyError, match="does not have cwm"):
+    with pytest.raises(FamilyError, match=r"does not have cwm.*Where mlx-lm runs the base itself"):
         export_mlx(baked("adapter", "cwm"), tmp_path / "out")
     assert tiny.listing(tmp_path) == set()

@@ -769,7 +769,9 @@ def test_an_onnx_export_is_published_with_what_it_was_verified_in(
 
 
 @pytest.mark.slow
-def test_quantised_ggufs_go_beside_a_fold_with_what_they_keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quantised_ggufs_go_beside_a_fold_with_what_they_keep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """By llama.cpp's own quantiser, with a program of ours in the place of its converter: what is measured is held
     against torch.
     """
@@ -784,6 +786,8 @@ def test_quantised_ggufs_go_beside_a_fold_with_what_they_keep(tmp_path: Path, mo
     for folder, kinds, words in ((fold, "q9", "use q8_0, q6_k"), (inserted, "q8_0", "--gguf is for a fold")):
         with pytest.raises((SettingError, PublishError), match=words):
             publish(folder, "ada/x", **{**both, "gguf": [kinds]})
+    with pytest.raises(PublishError, match="drop --gguf"):
+        publish(fold, "ada/x", space=True, unverified=True, gguf=["q8_0"])
     with pytest.raises(SettingError, match=r"own converter, which is not here: git clone"):
         publish(fold, "ada/x", **both)
     ready = ggufs.llama(tmp_path / "ready.gguf", fold)
@@ -793,6 +797,12 @@ def test_quantised_ggufs_go_beside_a_fold_with_what_they_keep(tmp_path: Path, mo
     with pytest.raises(PublishError, match="measured against the base 'two-layers-chat', which is neither"):
         publish(tiny.changeable(fold, tmp_path / "alone"), "ada/x", **both)
     before = tiny.listing(fold.parent)
+    with monkeypatch.context() as early:  # what is refused is refused before anything is converted
+        early.setattr("sea_bake.publishing.quantised", None)
+        with pytest.raises(PublishError, match="is no licence identifier"):
+            publish(fold, "ada/x", **{**both, "license": "Not One"})
+        with pytest.raises(PublishError, match="drop --include nowhere"):
+            publish(fold, "ada/x", **both, include=["nowhere"])
     made = publish(fold, "ada/x", **both)
     assert tiny.listing(fold.parent) == before  # nothing is left behind
     assert {"x-Q8_0.gguf", "x-Q4_0.gguf"} <= {*made.files}
@@ -807,6 +817,11 @@ def test_quantised_ggufs_go_beside_a_fold_with_what_they_keep(tmp_path: Path, mo
     # The same, worked out here for one copy, on one text after the other.
     copy = tmp_path / "copy.gguf"
     quantise_gguf(ready, copy, "q4_0")
+    assert capfd.readouterr().err.count("llama_model") == 0  # its log, of several lines per tensor
+    torn = tmp_path / "torn.gguf"
+    torn.write_bytes(ready.read_bytes()[:-5000])
+    with pytest.raises(CheckpointError, match=r"could not quantise torn\.gguf to q4_0: .*file bounds"):
+        quantise_gguf(torn, tmp_path / "never.gguf", "q4_0")
     tokenizer = load_tokenizer(fold)
     texts = [encode(tokenizer, d.prompt, d.positive, usable(tokenizer)).ids for d in builtin()[::20][:8]]
     base, edited, rounded = (

@@ -324,7 +324,8 @@ def test_commands_change_what_follows(base: Path, model: Any, edit: Path, tmp_pa
     said, talk = talked(
         "/alpha 0", QUESTION, "/new", "/edit", "/alpha 0.5", QUESTION, "/new", "/base", QUESTION, "/new", "/both",
         "/system Be brief.", QUESTION, "/alpha x", "/alpha nan", "/base now", "/nothing", "/save", f"/save {place}",
-        f"/save {place}", "  ", "/help", "/system", "/quit", "not read any more", model=base, edit=edit,
+        f"/save {place}", "/save a\0b", "/save ~nobody.at.all/x", "  ",
+        "/help", "/system", "/quit", "not read any more", model=base, edit=edit,
     )  # fmt: skip
     saved = json.loads(place.read_text("utf-8"))
     assert len(talk.turns) == len(saved["turns"]) == 1
@@ -334,7 +335,8 @@ def test_commands_change_what_follows(base: Path, model: Any, edit: Path, tmp_pa
     assert said.count(f"base: {tiny_text(bare)}") == 2  # at first, and by itself
     assert f"edited: {tiny_text(bare)}" in said  # at strength 0
     for words in ("a number is wanted", "no strength", "takes nothing behind it", "/help lists them", "wants a file",
-                  "is there already", "/quit", f"wrote {place}", "edited from now on"):  # fmt: skip
+                  "is there already", "cannot be written",
+                  "/quit", f"wrote {place}", "edited from now on"):  # fmt: skip
         assert words in said
     assert "not read" not in said
 
@@ -354,6 +356,12 @@ def test_a_chat_through_a_pipe(base: Path, edit: Path, monkeypatch: pytest.Monke
     ran = tiny.run("chat", base, "--edit", edit, "--max-new-tokens", 4, "--json")
     turns = json.loads(ran.out)["turns"]
     assert [turn["alpha"] for turn in turns] == [1.0, 0.0]
+    latin = QUESTION.encode() + b"\ncaf\xe9\n" + QUESTION.encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(latin), encoding="utf-8"))
+    ran = tiny.run("chat", base, "--edit", edit, "--max-new-tokens", 4, "--quiet")
+    assert (ran.code, ran.out.count("edited: "), ran.out.count("no UTF-8")) == (0, 2, 1)  # the conversation goes on
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(latin), encoding="utf-8"))
+    tiny.refused(tiny.run("ask", base, "--edit", edit, "-p", "-"), "SettingError", "no UTF-8")
     asked = tiny.run("ask", base, "--edit", edit, "-p", QUESTION, "--max-new-tokens", 4, "--json")
     assert turns[0] == json.loads(asked.out)["answers"][0], "the end of a line is no part of it"
 
@@ -394,6 +402,25 @@ def test_ctrl_c_ends_an_answer_and_not_the_conversation(swallowed: bool) -> None
     assert pair.before[-1] == (EDITED, ("stop", "word "))
     with interrupts.heeded(), pytest.raises(KeyboardInterrupt):  # the control: outside of an answer it ends all
         signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_between_answers_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a prompt without prompt_toolkit, and in a command: the next question is answered all the same."""
+    talk, written, said = Conversation(Interrupted(False)), [], iter(["interrupt", "on", "/system x", "on", None])
+
+    def interrupt(*_: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    def read() -> str | None:
+        line = next(said)
+        return interrupt() if line == "interrupt" else line
+
+    monkeypatch.setattr(Interrupted, "check_format", interrupt)
+    with interrupts.heeded():
+        chatting._loop(talk, read, written.append)
+        assert not interrupts.interrupted()
+    assert [turn.interrupted for turn in talk.turns] == [False, False]
+    assert "".join(written).count("(Ctrl-D or /quit ends the chat)") == 2
 
 
 def test_ctrl_c_ends_ask_as_it_ends_every_command(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -504,6 +531,8 @@ def test_a_terminal_without_prompt_toolkit_has_lines_all_the_same(monkeypatch: p
     written: list[str] = []
     read = chatting.reader(written.append)
     assert (read(), read()) == ("Hello", None)
+    monkeypatch.setattr(sys, "stdin", None)  # chat <&-
+    assert chatting.reader(written.append)() is None
     assert "pip install 'sea-bake[chat]'" in "".join(written)
 
 
@@ -547,6 +576,7 @@ def test_the_endpoint_answers_as_ask_does(base: Path, edit: Path, artefacts: Cal
             ("base", {"alpha": 1}, "belongs to the model 'edited'"),
             ("edited", {"alpha": "much"}, "no number"),
             ("edited", {"alpha": True}, "no number"),
+            ("edited", {"alpha": 10**400}, "no strength"),
             ("edited", {"beta": 1}, "beta"),
             ("else", {}, "base and edited are served"),
         ):
@@ -563,6 +593,23 @@ def test_the_endpoint_answers_as_ask_does(base: Path, edit: Path, artefacts: Cal
         assert answer(client, "edited", alpha=0) == bare
         with pytest.raises(openai.APIStatusError, match="its strength is fixed"):
             answer(client, "edited", alpha=0.5)
+
+
+@pytest.mark.slow
+def test_a_conversation_longer_than_the_model_reads_is_refused_and_blocks_nobody(base: Path, edit: Path) -> None:
+    with pair_of(base, edit=edit) as pair, client_of(pair) as client:
+        for stream in (False, True):
+            for messages in ([], [{"role": "user", "content": "word " * 600}]):
+                with pytest.raises(openai.UnprocessableEntityError, match=r"positions for 512|cannot be answered"):
+                    client.chat.completions.create(model="edited", messages=messages, stream=stream)
+        with pytest.raises(openai.UnprocessableEntityError, match="positions for 512"):
+            client.completions.create(model="edited", prompt="word " * 600)
+        with pytest.raises(openai.UnprocessableEntityError, match="cannot be answered"):
+            answer(client, "edited", 0)
+        told = client.completions.create(model="base", prompt="word " * 200, max_tokens=10**6, temperature=0).usage
+        assert told is not None
+        assert told.prompt_tokens < told.total_tokens <= 512
+        assert answer(client, "edited") == text_of(pair, EDITED, sampling=Sampling(8))
 
 
 @pytest.mark.slow
@@ -720,6 +767,8 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "no such model": (("ask", "./nowhere", "-p", "x"), "CheckpointError", "nowhere"),
     "no such edit": (("chat", "BASE", "--edit", "nowhere.safetensors"), "EditError", "nowhere.safetensors"),
     "an empty prompt": (("ask", "BASE", "-p", " "), "SettingError", "-p"),
+    "a prompt of other bytes": (("ask", "BASE", "-p", "caf\udce9"), "SettingError", "no UTF-8"),
+    "a system prompt of other bytes": (("chat", "BASE", "--system", "caf\udce9"), "SettingError", "no UTF-8"),
     "an edit for an artefact": (("ask", "INSERT", "--edit", "EDIT", "-p", "x"), "SettingError", "drop --edit"),
     "a base for a base": (("ask", "BASE", "--base", "BASE", "-p", "x"), "SettingError", "--base"),
     "a strength without an edit": (("ask", "BASE", "--alpha", "0.5", "-p", "x"), "SettingError", "--edit"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -13,8 +15,13 @@ from sea_bake.model.lora import WEIGHTS
 from sea_bake.model.source import ADAPTER_CONFIG
 
 _BEFORE = "base_model.model."
-# Whatever of these is set makes other numbers of the same tensors.
-_ELSE = ("rank_pattern", "alpha_pattern", "use_dora", "use_rslora", "lora_bias", "modules_to_save", "fan_in_fan_out")
+# What bake sets, and what PEFT adds when it saves that again. Whatever else is set may make other numbers of it.
+_PLAIN = {
+    "base_model_name_or_path", "bias", "inference_mode", "init_lora_weights", "layers_to_transform", "lora_alpha",
+    "lora_dropout", "megatron_core", "peft_type", "peft_version", "qalora_group_size", "r", "revision",
+    "target_modules", "task_type",
+}  # fmt: skip
+_FIXED = {"bias": "none", "init_lora_weights": True}
 
 
 def stored_pairs(folder: Path, *, experts: str) -> dict[str, tuple[Tensor, Tensor]]:
@@ -31,7 +38,7 @@ def stored_pairs(folder: Path, *, experts: str) -> dict[str, tuple[Tensor, Tenso
     rank = config.get("r")
     if config.get("target_parameters"):
         raise CheckpointError(f"{folder} adapts fused experts, in a layout that is PEFT's own. {experts}")
-    odd = [key for key in _ELSE if config.get(key)]
+    odd = [key for key, value in config.items() if value and (key not in _PLAIN or value != _FIXED.get(key, value))]
     if not isinstance(rank, int) or config.get("lora_alpha") != rank or config.get("peft_type") != "LORA" or odd:
         raise CheckpointError(
             f"{folder / ADAPTER_CONFIG} is not as sea_bake writes it (one rank, lora_alpha equal to it, and no more: "
@@ -53,4 +60,17 @@ def stored_pairs(folder: Path, *, experts: str) -> dict[str, tuple[Tensor, Tenso
             raise CheckpointError(f"{folder / WEIGHTS} is damaged: its pair for {name} is not whole, of rank {rank}")
     if not parts:
         raise CheckpointError(f"{folder / WEIGHTS} is empty")
+    if not _are_meant(set(parts), config.get("target_modules"), config.get("layers_to_transform")):
+        raise CheckpointError(
+            f"{folder / WEIGHTS} holds pairs for other modules than {ADAPTER_CONFIG} names, so PEFT would make another "
+            "model of it: bake the edit once more with --how adapter"
+        )
     return {name: (pair["A"], pair["B"]) for name, pair in parts.items()}
+
+
+def _are_meant(paths: set[str], targets: Any, layers: Any) -> bool:
+    """Whether a configuration names just these modules, as bake does: by full names, or by last names and layers."""
+    if not isinstance(targets, list) or not layers:
+        return isinstance(targets, list) and set(targets) == paths
+    numbers = {int(found[1]) for path in paths if (found := re.search(r"\.(\d+)\.", path))}
+    return numbers == set(layers) and all(any(path.endswith(f".{name}") for name in targets) for path in paths)

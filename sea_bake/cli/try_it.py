@@ -11,12 +11,9 @@ from rich.markup import escape
 from sea_bake.cli.options import FORMAT, PROMPTS, Call, command, spelt
 from sea_bake.cli.printing import table
 from sea_bake.pages.text import harmless
+from sea_bake.serving.sampling import piped
 
 _SAMPLING = {"Answers": "alpha max_new_tokens temperature seed", "Prompts": PROMPTS}
-
-
-def _piped(prompts: list[str]) -> list[str]:
-    return [sys.stdin.read() if prompt == "-" else prompt for prompt in prompts]
 
 
 def _format(call: Call) -> Any:
@@ -31,7 +28,7 @@ def _format(call: Call) -> Any:
     "sea_bake.serving.asking:ask",
     without="prompt_format hear",
     panels=_SAMPLING,
-    prompts=spelt("-p", positional=False, parse=_piped),
+    prompts=spelt("-p", positional=False, parse=piped),
 )
 def ask(call: Call) -> None:
     """Ask base and edited model the same question, and show both answers side by side.

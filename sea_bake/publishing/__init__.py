@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -102,6 +102,7 @@ def publish(
         drop = (
             ["--include"] * bool(include) + ["--dataset"] * bool(datasets) + ["--base-model"] * (base_model is not None)
         )
+        drop += ["--gguf"] * bool(gguf)
         if drop:
             raise PublishError(f"a page says nothing of data, and holds the export alone: drop {' and '.join(drop)}")
         return publish_space(found, target, license)
@@ -110,8 +111,10 @@ def publish(
         return _publish(found, target, license, datasets, include)
     source = check_gguf(found, kinds)
     with scratch_folder(found.folder) if found.hub_id is None else _elsewhere() as folder:
-        made = quantised(found, source, kinds, repo.rpartition("/")[2], folder)
-        return _publish(found, target, license, datasets, include, *made)
+        name = repo.rpartition("/")[2]
+        return _publish(
+            found, target, license, datasets, include, lambda: quantised(found, source, kinds, name, folder)
+        )
 
 
 def _elsewhere() -> AbstractContextManager[Path]:
@@ -125,10 +128,9 @@ def _publish(
     license: str | None,
     datasets: Sequence[str],
     include: Sequence[str],
-    ggufs: Sequence[Item] = (),
-    kept: Sequence[list[Any]] = (),
+    quantise: Callable[[], tuple[list[Item], list[list[Any]]]] | None = None,
 ) -> Publication:
-    """An artefact that may be published, with quantised copies of it and what they keep."""
+    """An artefact that may be published, with what ``quantise`` makes: copies of it, and the rows of what they keep."""
     repo = target.repo
     try:
         measured, page = found.evaluation, found.page
@@ -138,6 +140,11 @@ def _publish(
     made = found.renamed(found.base_id)
     made[RECIPE] = dump(found, model=found.base_id, output=repo.rpartition("/")[2])
     made |= eval_results(measured, repo, revision=target.branch)
+    ggufs: list[Item] = []
+    kept: list[list[Any]] = []
+    if quantise is not None:
+        collect(found, made | {CARD: ""}, include)  # what is refused is refused before the heavy work
+        ggufs, kept = quantise()
     card = render(
         found,
         repo,

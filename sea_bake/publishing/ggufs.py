@@ -11,6 +11,7 @@ from sea_bake.errors import CheckpointError, PublishError, SettingError
 from sea_bake.exporting.gguf import export_gguf
 from sea_bake.exporting.gguf.converting import HOME, find_converter
 from sea_bake.exporting.gguf.quantising import check_kinds, measure, quantise_gguf, quantiser
+from sea_bake.io.staging import need_space
 from sea_bake.model.loading import load_tokenizer
 from sea_bake.model.source import ModelSource
 from sea_bake.pages.markdown import code
@@ -53,6 +54,7 @@ def quantised(
 ) -> tuple[list[Item], list[list[Any]]]:
     """Make the files in a folder that is there for it; what to publish, and the rows of the card's table."""
     whole = export_gguf(artefact.folder, folder / f"{name}-f32.gguf", outtype="f32").output
+    need_space(folder, len(kinds) * whole.stat().st_size // 3)  # the largest type takes 8.5 bits of 32
     files = [folder / f"{name}-{kind.upper()}.gguf" for kind in kinds]
     for kind, file in zip(kinds, files):
         quantise_gguf(whole, file, kind)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sea_bake.errors import OutputError, SeaBakeError, SettingError
+from sea_bake.io import interrupts
 from sea_bake.io.files import json_text
 from sea_bake.io.staging import staged_file
 from sea_bake.pages.text import harmless
-from sea_bake.serving.sampling import DEFAULT_ANSWER, Runtime, Sampling, check_there
+from sea_bake.serving.sampling import DEFAULT_ANSWER, Runtime, Sampling, check_there, keep_bytes
 
 if TYPE_CHECKING:
     from sea_bake.activations.prompt_format import PromptFormat
@@ -106,20 +107,18 @@ def _opening(talk: Conversation) -> str:
 
 def _loop(talk: Conversation, read: Read, write: Write) -> None:
     while True:
-        try:
+        with interrupts.taken() as came:  # at the prompt, in a command, behind an answer
             line = read()
-        except KeyboardInterrupt:
+            line = None if line is None else line.strip()
+            if line is None or line == "/quit":
+                return
+            try:
+                if line:
+                    write(_obey(talk, line) if line.startswith("/") else _answered(talk, line, write))
+            except SeaBakeError as error:
+                write(harmless(f"{error}\n"))
+        if came:
             write("(Ctrl-D or /quit ends the chat)\n")
-            continue
-        line = None if line is None else line.strip()
-        if line is None or line == "/quit":
-            return
-        if not line:
-            continue
-        try:
-            write(_obey(talk, line) if line.startswith("/") else _answered(talk, line, write))
-        except SeaBakeError as error:
-            write(harmless(f"{error}\n"))
 
 
 def _answered(talk: Conversation, line: str, write: Write) -> str:
@@ -174,14 +173,14 @@ def _obey(talk: Conversation, line: str) -> str:
 def _save(talk: Conversation, name: str) -> Path:
     if not name:
         raise SettingError("/save wants a file: /save chat.json")
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if os.path.lexists(path):
         raise SettingError(f"{path} is there already: give another name")
     try:
         with staged_file(path) as stage:
             stage.write_text(json_text(talk.to_json()), "utf-8")
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no system has
+        raise OutputError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from error
     return path
 
 
@@ -192,7 +191,10 @@ def _out(text: str) -> None:
 
 def reader(write: Write) -> Read:
     """Lines of a terminal, with history and completion where prompt_toolkit is; of a pipe as they come."""
+    if sys.stdin is None:  # closed
+        return lambda: None
     if not sys.stdin.isatty():
+        keep_bytes()
         return lambda: next(iter(sys.stdin.readline, ""), None)
     if find_spec("prompt_toolkit") is None:
         write("(history and completion: pip install 'sea-bake[chat]')\n")

@@ -10,7 +10,7 @@ from typing import Any
 from sea_bake.errors import SettingError
 from sea_bake.io import interrupts
 from sea_bake.serving.pair import BASE, EDITED, Pair, Reply
-from sea_bake.serving.sampling import Sampling
+from sea_bake.serving.sampling import Sampling, check_text
 
 Hear = Callable[[str, str], None]  # (side, piece)
 
@@ -78,6 +78,7 @@ class Conversation:
 
     def set_system(self, text: str | None) -> None:
         """Another system prompt, for all that was said too. Raises SettingError where the template takes none."""
+        check_text(text or "")
         form = replace(self.pair.form, system=text or None)
         self.pair.check_format(form)
         self.pair.form = form
@@ -96,10 +97,11 @@ class Conversation:
         would follow, and keeps what there is.
 
         Raises:
-            SettingError: a prompt without a word; a conversation that is longer than the model can read.
+            SettingError: a prompt without a word, or that is no text; a conversation longer than the model can read.
         """
         if not prompt.strip():
             raise SettingError("the prompt is empty: say something")
+        check_text(prompt)
         turn = Turn(prompt, strength=self.strength)
         known = {side: self.before(side) for side in self.sides}
         for side in self.sides:

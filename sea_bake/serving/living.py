@@ -104,6 +104,11 @@ class Living(Pair):
         """One of them, whose configuration speaks for both."""
         return self._edited
 
+    @property
+    def positions(self) -> int | None:
+        """How many tokens a conversation may have; None: no limit is known."""
+        return getattr(text_config(self._edited), "max_position_embeddings", None) or None
+
     def check_format(self, form: PromptFormat) -> None:
         rendered(self.tokenizer, "Is it so?", form)
 
@@ -114,8 +119,7 @@ class Living(Pair):
         with self.model(side, strength) as model, torch.random.fork_rng(enabled=sampling.temperature > 0):
             tokens = tokens_of(self.tokenizer, prompt, before, self.form, decoder_start(model))
             ids = torch.tensor([tokens.encoder or tokens.ids], device=input_device(model))
-            limit = getattr(text_config(model), "max_position_embeddings", None) or None
-            count = room_for(ids.shape[1], limit, sampling.max_new_tokens)
+            count = room_for(ids.shape[1], self.positions, sampling.max_new_tokens)
             more: dict[str, Any] = {"streamer": streamer}
             if sampling.temperature > 0:
                 torch.manual_seed(sampling.seed + len(before))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -59,7 +58,7 @@ class Pair(abc.ABC):
         """Raises SettingError for a side that is not there, or a strength that it cannot have."""
         if side not in self.sides:
             raise SettingError(self.lacking or f"there is no side {side!r}: {' and '.join(self.sides)} are there")
-        if not math.isfinite(strength) or abs(strength) > 1e6:
+        if not abs(strength) <= 1e6:  # NaN is not, either
             raise SettingError(f"alpha = {strength} is no strength: 1 is the edit as it is stored, 0 the base")
         known = (0, 1) if BASE in self.sides else (1,)
         if side == EDITED and strength not in known and self.fixed:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,13 +48,38 @@ def check_there(model: Any, edit: Any = None, revision: str | None = None, promp
     """What can be said before torch is loaded.
 
     Raises:
-        SettingError: no prompt, or an empty one.
+        SettingError: no prompt, an empty one, or one that is no text.
         CheckpointError, EditError: there is no such model, or no such edit.
     """
     if not prompts or not all(prompt.strip() for prompt in prompts):
         raise SettingError("there is no prompt, or an empty one: give a question with -p")
+    for prompt in prompts:
+        check_text(prompt)
     if isinstance(model, str | Path):
         ModelSource.parse(model, revision)
     for one in edit if isinstance(edit, Sequence) and not isinstance(edit, str) else [edit]:
         if isinstance(one, str | Path):
             edit_file(one)
+
+
+def check_text(prompt: str) -> None:
+    """Raises SettingError for bytes that are no UTF-8, which Python keeps in a string as halves of surrogate pairs."""
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise SettingError(
+            f"the prompt is no UTF-8 (its character {error.start + 1}), and no tokenizer reads it: convert it "
+            "(iconv -f LATIN1 -t UTF-8)"
+        ) from error
+
+
+def piped(prompts: Sequence[str]) -> list[str]:
+    """Prompts, with what comes in through a pipe in the place of "-"."""
+    keep_bytes()
+    return [(sys.stdin.read() if sys.stdin else "") if prompt == "-" else prompt for prompt in prompts]
+
+
+def keep_bytes() -> None:
+    """Let what comes in and is no UTF-8 be refused as a prompt (:func:`check_text`), and not break the reading."""
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")

@@ -13,7 +13,7 @@ from typing import Any
 
 from sea_bake.errors import SeaBakeError, SettingError, first_line_of
 from sea_bake.serving.living import Living
-from sea_bake.serving.pair import BASE, EDITED
+from sea_bake.serving.pair import BASE, EDITED, room_for
 
 try:
     import uvicorn
@@ -82,11 +82,39 @@ class Manager(model_manager.ModelManager):
         pass
 
 
+class _Queue(utils.GenerateManager):
+    """Answers one after the other: no conversation longer than the model can read, which would block all that wait."""
+
+    def generate_streaming(self, model: Voice, processor: Any, inputs: Any, gen_config: Any, **more: Any) -> Any:
+        _fit(model, inputs, gen_config)
+        return super().generate_streaming(model, processor, inputs, gen_config, **more)
+
+    async def generate_non_streaming(
+        self, model: Voice, processor: Any, inputs: Any, gen_config: Any, **more: Any
+    ) -> Any:
+        _fit(model, inputs, gen_config)
+        return await super().generate_non_streaming(model, processor, inputs, gen_config, **more)
+
+
+def _fit(voice: Voice, inputs: Any, gen_config: Any) -> None:
+    """Cut an answer where the model's positions end. Raises HTTPException where there is no room for any."""
+    wanted = gen_config.max_new_tokens
+    try:
+        count = room_for(inputs["input_ids"].shape[-1], voice.pair.positions, wanted or 1)
+    except SettingError as error:
+        raise HTTPException(422, str(error)) from error
+    gen_config.max_new_tokens = wanted and count
+
+
 class _State(utils.GenerationState):
     """One queue for both sides: hooks change the one model that both may be."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue = _Queue()
+
     def get_manager(self, model_id: str, use_cb: bool = False) -> Any:
-        return super().get_manager("both", use_cb=False)
+        return self.queue
 
 
 def asked(handler: type[Any]) -> type[Any]:
@@ -118,6 +146,8 @@ def asked(handler: type[Any]) -> type[Any]:
             except TemplateError as error:
                 reason = first_line_of(error)
                 raise HTTPException(422, f"the chat template refuses these messages: {reason}") from error
+            except ValueError as error:  # no message, max_tokens = 0
+                raise HTTPException(422, f"this cannot be answered: {first_line_of(error)}") from error
 
     return Asked
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 from sea_bake.activations.prompts import encode
 from sea_bake.activations.rendering import usable
 from sea_bake.demonstrations import builtin
-from sea_bake.errors import CheckpointError, SettingError
+from sea_bake.errors import CheckpointError, SettingError, first_line_of
 from sea_bake.model.loading import load_model
 from sea_bake.model.source import ModelSource
 
@@ -59,7 +60,14 @@ def _of_cyllama(library: Any) -> Quantiser:
     def quantise(source: str, target: str, kind: int) -> None:
         settings = library.LlamaModelQuantizeParams()
         settings.ftype = kind
-        library.model_quantize(source, target, settings)
+        said: list[str] = []  # two lines and more of each tensor, which are for nobody
+        library.set_log_callback(lambda level, text: said.append(text))
+        try:
+            library.model_quantize(source, target, settings)
+        except RuntimeError as error:
+            raise RuntimeError(" ".join(said[-1:]).strip() or first_line_of(error)) from error
+        finally:
+            library.set_log_callback(lambda level, text: sys.stderr.write(text))  # as it is without one
 
     return quantise
 
@@ -70,7 +78,7 @@ def _of_llama_cpp_python(library: Any) -> Quantiser:
         settings.ftype = kind
         code = library.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(settings))
         if code:
-            raise RuntimeError(f"code {code}")
+            raise RuntimeError(f"code {code}; it says above why")
 
     return quantise
 
@@ -89,9 +97,7 @@ def quantise_gguf(source: Path, target: Path, kind: str) -> None:
     try:
         quantiser()(str(source), str(target), int(LlamaFileType[f"MOSTLY_{kind.upper()}"]))
     except RuntimeError as error:
-        raise CheckpointError(
-            f"llama.cpp could not quantise {source.name} to {kind} ({error}): it says above why"
-        ) from error
+        raise CheckpointError(f"llama.cpp could not quantise {source.name} to {kind}: {error}") from error
 
 
 def measure(base: ModelSource, edited: ModelSource, copies: Sequence[Path], tokenizer: Any) -> Iterator[Kept]:

@@ -58,7 +58,8 @@ def export_mlx(artefact: str | Path | Artefact, output: str | Path, *, overwrite
     if base.model_type not in MODEL_TYPES:
         raise FamilyError(
             f"mlx-lm does not have {base.model_type}, or calls its modules otherwise; adapters are exported for "
-            f"{', '.join(MODEL_TYPES)}. {_FOLD}"
+            f"{', '.join(MODEL_TYPES)}. Where mlx-lm runs the base itself, bake the edit with --how fold: it reads a "
+            "fold as it reads the base."
         )
     found = [re.fullmatch(r"model\.layers\.(\d+)\.(.+)", path) for path in pairs]
     for path, match in zip(pairs, found):
@@ -96,8 +97,8 @@ def _refuse(opened: Artefact) -> None:
         "insert": ("has inserted layers", _INSERT),
         "fold": (
             "is a fold, which needs no export",
-            f'mlx-lm reads it as it is: mlx_lm.load("{opened.folder}"). To swap the edit per request, bake it with '
-            "--how adapter and export that.",
+            f'mlx-lm reads it as it reads its base: mlx_lm.load("{opened.folder}"). To swap the edit per request, '
+            "bake it with --how adapter and export that.",
         ),
     }.get(opened.kind, ("is an export already", "Give the adapter that it was made from (bake --how adapter)."))
     raise CheckpointError(f"{opened.file or opened.folder} {what}. {cure}")
