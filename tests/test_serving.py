@@ -319,7 +319,10 @@ def test_each_side_goes_on_from_its_own_answers(base: Path, model: Any, edit: Pa
         assert second[EDITED].text != greedy(model, QUESTION, 8)
 
 
-def test_commands_change_what_follows(base: Path, model: Any, edit: Path, tmp_path: Path) -> None:
+def test_commands_change_what_follows(
+    base: Path, model: Any, edit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a home that nobody has is a folder's name
     place = tmp_path / "a chat.json"
     said, talk = talked(
         "/alpha 0", QUESTION, "/new", "/edit", "/alpha 0.5", QUESTION, "/new", "/base", QUESTION, "/new", "/both",
