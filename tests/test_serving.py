@@ -571,6 +571,8 @@ def test_the_endpoint_answers_as_ask_does(base: Path, edit: Path, artefacts: Cal
         assert answer(client, "base") == answer(client, "edited", alpha=0) == bare
         assert {strength: answer(client, "edited", alpha=strength) for strength in expected} == expected
         assert answer(client, "edited") == expected[1]
+        told = client.responses.create(model="edited", input=QUESTION, max_output_tokens=8, temperature=0)
+        assert told.output_text == expected[1]
         streamed = client.chat.completions.create(
             model="edited", messages=[{"role": "user", "content": QUESTION}], max_tokens=8, temperature=0, stream=True
         )

@@ -141,6 +141,7 @@ def asked(handler: type[Any]) -> type[Any]:
             return name, Voice(voice.pair, name, float(alpha)), processor
 
         async def handle_request(self, body: dict[str, Any], request_id: str) -> Any:
+            body.setdefault("stream", False)  # OpenAI's default; transformers streams what /v1/responses answers
             try:
                 return await super().handle_request(body, request_id)
             except TemplateError as error:
