@@ -327,7 +327,7 @@ def test_commands_change_what_follows(
     said, talk = talked(
         "/alpha 0", QUESTION, "/new", "/edit", "/alpha 0.5", QUESTION, "/new", "/base", QUESTION, "/new", "/both",
         "/system Be brief.", QUESTION, "/alpha x", "/alpha nan", "/base now", "/nothing", "/save", f"/save {place}",
-        f"/save {place}", "/save a\0b", "  ",
+        f"/save {place}", "/save a\0b", "/save ~nobody.at.all/x", "  ",
         "/help", "/system", "/quit", "not read any more", model=base, edit=edit,
     )  # fmt: skip
     saved = json.loads(place.read_text("utf-8"))
