@@ -62,10 +62,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "sea, the paper's": {"site": "mlp", "merge": "l2", "centre": False, "K": 0.998},
 }
 # What takes more than other settings of a fit: a primer before every prompt; the sum of two behaviours' edits.
-OTHERS: dict[str, dict[str, Any]] = {
-    "sea, with the paper's primer": {"primer": "truthfulqa"},
-    "mean-difference of two": {"method": "mean-difference"},
-}
+OF_TWO = "mean-difference of two"
+OTHERS: dict[str, dict[str, Any]] = {"sea, with the paper's primer": {"primer": "truthfulqa"}, OF_TWO: {}}
 KINDS = {
     "subspaces": "random subspaces, attn",
     "constants-block": "random constants, block",
@@ -226,9 +224,9 @@ class Lab:
         return on_main(lambda: Activations.load(path))
 
     def edit(self, behaviour: str, variant: str) -> Edit:
-        settings = dict((VARIANTS | OTHERS)[variant])
-        if variant == "mean-difference of two":
+        if variant == OF_TWO:
             return self._sum(behaviour, self.next(behaviour))
+        settings = dict((VARIANTS | OTHERS)[variant])
         row = named(settings.get("method", "sea"))
         site = row.reads or Site.parse(settings.pop("site", row.site))
         found = self.activations(behaviour, site, settings.pop("primer", None))

@@ -5,7 +5,6 @@ again wherever that edit is fitted again, judged or shown.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,6 +13,7 @@ from typing import Any
 
 from sea_bake.demonstrations.primers import PRIMERS, Pairs, primer_pairs
 from sea_bake.errors import DemonstrationError, SettingError
+from sea_bake.io.files import has_utf8
 
 # What a template gets from us and from transformers, so that no argument of a user may stand in its place.
 _RESERVED = (
@@ -21,7 +21,6 @@ _RESERVED = (
     *("padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask"),
     *("tokenizer_kwargs", "sanitize_control_tokens", "self", "strftime_now", "raise_exception", "sea_bake_date"),
 )
-_HALVES = re.compile("[\ud800-\udfff]")  # what Python makes of bytes that are no UTF-8
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def prompt_format(
     for name, text in (("system", system), ("response_prefix", response_prefix)):
         if text is not None and not isinstance(text, str):
             raise SettingError(f"{name} = {text!r:.60} is no text")
-        if text is not None and _HALVES.search(text):
+        if text is not None and not has_utf8(text):
             raise SettingError(f"{name} = {text!r:.60} is no UTF-8, and no tokenizer reads it: convert it")
     args = {} if template_args is None else template_args
     if not isinstance(args, Mapping) or not all(isinstance(name, str) for name in args):

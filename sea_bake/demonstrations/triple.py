@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sea_bake.errors import DemonstrationError
+from sea_bake.io.files import has_utf8
 
 MIN_TRIPLES: Final = 2
 """One triple gives cross-covariances of rank one: their only direction is that triple's own neutral activation."""
@@ -20,9 +21,7 @@ def flaw(value: object) -> str | None:
         return "is empty" if value is None else f"is not a string but {type(value).__name__}"
     if not value.strip():
         return "is empty"
-    try:
-        value.encode()
-    except UnicodeEncodeError:
+    if not has_utf8(value):
         return "holds half of a surrogate pair (a cut-off \\ud800-style escape), which no tokenizer accepts"
     return None
 

@@ -33,6 +33,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def has_utf8(text: str) -> bool:
+    """Not of a text with half a surrogate pair: what Python makes of other bytes, and of a cut-off JSON escape."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def json_text(data: dict[str, Any]) -> str:
     """Two-space JSON with a final newline, as transformers writes its own."""
     return json.dumps(data, indent=2, ensure_ascii=False) + "\n"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake.errors import EvaluationError
+from sea_bake.io.files import has_utf8
 from sea_bake.io.regular import open_regular
 
 Row = dict[str, Any]
@@ -76,7 +77,7 @@ def _want(fine: bool, column: str, value: Any, wanted: str) -> None:
 
 def _is_text(value: Any, *, blank: bool) -> bool:
     """Half a surrogate pair, which JSON can spell, is no text: it has no UTF-8."""
-    if not isinstance(value, str) or any("\ud800" <= letter < "\ue000" for letter in value):
+    if not isinstance(value, str) or not has_utf8(value):
         return False
     return blank or bool(value.strip())
 
