@@ -9,6 +9,7 @@ import io
 import json
 import os
 import pty
+import re
 import select
 import signal
 import socket
@@ -605,16 +606,150 @@ def test_a_conversation_longer_than_the_model_reads_is_refused_and_blocks_nobody
     with pair_of(base, edit=edit) as pair, client_of(pair) as client:
         for stream in (False, True):
             for messages in ([], [{"role": "user", "content": "word " * 600}]):
-                with pytest.raises(openai.UnprocessableEntityError, match=r"positions for 512|cannot be answered"):
+                with pytest.raises(openai.UnprocessableEntityError, match=r"positions for 512|at least one"):
                     client.chat.completions.create(model="edited", messages=messages, stream=stream)
         with pytest.raises(openai.UnprocessableEntityError, match="positions for 512"):
             client.completions.create(model="edited", prompt="word " * 600)
-        with pytest.raises(openai.UnprocessableEntityError, match="cannot be answered"):
-            answer(client, "edited", 0)
         told = client.completions.create(model="base", prompt="word " * 200, max_tokens=10**6, temperature=0).usage
         assert told is not None
         assert told.prompt_tokens < told.total_tokens <= 512
         assert answer(client, "edited") == text_of(pair, EDITED, sampling=Sampling(8))
+
+
+SAID = {"role": "user", "content": QUESTION}
+CALL = {"function": {"name": "look", "arguments": "{"}}
+CHAT, TEXT, ANSWER = "chat/completions", "completions", "responses"
+# Route, what is wrong with the request, and words of the refusal.
+UNREADABLE: list[tuple[str, dict[str, Any], str]] = [
+    (CHAT, {"messages": QUESTION}, "messages = .* a list"),
+    (CHAT, {"messages": []}, "at least one"),
+    (CHAT, {"messages": None}, "no messages"),
+    (CHAT, {"messages": [QUESTION]}, r"messages\[0\] = .* an object"),
+    (CHAT, {"messages": [SAID, None]}, r"messages\[1\] = null"),
+    (CHAT, {"messages": [{"content": QUESTION}]}, "with a role"),
+    (CHAT, {"messages": [{"role": "user", "content": 5}]}, r"messages\[0\].content = 5"),
+    (CHAT, {"messages": [{"role": "user", "content": [QUESTION]}]}, r"content\[0\]"),
+    (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}, "the one kind"),
+    (CHAT, {"messages": [{"role": "user", "content": "\ud83d"}]}, r"messages\[0\].content holds half a surrogate"),
+    (CHAT, {"messages": [SAID, {"role": "assistant", "tool_calls": [CALL]}]}, "messages cannot be read"),
+    (CHAT, {"messages": [SAID, {"role": "assistant", "tool_calls": "x"}]}, "messages cannot be read"),
+    (CHAT, {"temperature": -1}, "from 0 to 2"),
+    (CHAT, {"temperature": 2.5}, "from 0 to 2"),
+    (CHAT, {"temperature": float("nan")}, "from 0 to 2"),
+    (CHAT, {"temperature": "warm"}, "from 0 to 2"),
+    (CHAT, {"temperature": 1e-45}, "use 0"),
+    (CHAT, {"top_p": 1.5}, "from 0 to 1"),
+    (CHAT, {"top_p": -0.1}, "from 0 to 1"),
+    (CHAT, {"n": 2}, "n = 2 is more .* or give 1"),
+    (CHAT, {"logprobs": True}, "logprobs"),
+    (CHAT, {"presence_penalty": 0.5}, "presence_penalty"),
+    (CHAT, {"response_format": {"type": "json_object"}}, "response_format"),
+    (CHAT, {"max_tokens": 0}, "at least 1"),
+    (CHAT, {"max_tokens": "5"}, "at least 1"),
+    (CHAT, {"max_tokens": True}, "at least 1"),
+    (CHAT, {"max_completion_tokens": -3}, "at least 1"),
+    (CHAT, {"stop": 5}, "stop = 5"),
+    (CHAT, {"stop": ["a", ""]}, "none of them empty"),
+    (CHAT, {"seed": 2**70}, "seed = "),
+    (CHAT, {"frequency_penalty": -1}, "above -1"),
+    (CHAT, {"logit_bias": [1]}, "logit_bias"),
+    (CHAT, {"logit_bias": {"-1": 1}}, "logit_bias"),
+    (CHAT, {"logit_bias": {"512": 1}}, "token 512"),
+    (CHAT, {"logit_bias": {"5": 1000}}, "from -100 to 100"),
+    (CHAT, {"tools": ["look"]}, "tools"),
+    (CHAT, {"chat_template_kwargs": {"tokenize": False}}, "'tokenize' is none"),
+    (CHAT, {"generation_config": "[1]"}, "an object in JSON"),
+    (CHAT, {"generation_config": '{"do_sample": true, "temperature": "x"}'}, "with generation_config as given"),
+    (CHAT, {"stream": "false"}, "true or false"),
+    (CHAT, {"stream": True, "messages": QUESTION}, "messages = "),
+    (TEXT, {"prompt": "\udc80"}, "prompt holds half"),
+    (TEXT, {"prompt": [QUESTION]}, "prompt = "),
+    (TEXT, {"suffix": 5}, "suffix = 5"),
+    (TEXT, {"echo": True}, "echo"),
+    (ANSWER, {"input": "\udc80"}, "input holds half"),
+    (ANSWER, {"input": None}, "no input"),
+    (ANSWER, {"input": ["role"]}, r"input\[0\]"),
+    (ANSWER, {"input": [SAID, {"type": "function_call"}]}, "call_id"),
+    (ANSWER, {"instructions": 5}, "instructions = 5"),
+    (ANSWER, {"previous_response_id": "resp_1"}, "previous_response_id"),
+    (ANSWER, {"text": {"format": {"type": "json_object"}}}, "text = "),
+    (ANSWER, {"max_output_tokens": 0}, "at least 1"),
+    ("systemone", {"state": "\ud800", "questions": {}}, "state holds half"),
+]  # fmt: skip
+# Everything that a client sends of its own accord, and asks for nothing by it.
+HARMLESS: list[tuple[str, dict[str, Any]]] = [
+    (CHAT, {"n": 1, "logprobs": False, "presence_penalty": 0.0, "user": "ada", "store": False, "tool_choice": "auto"}),
+    (CHAT, {"stop": [], "logit_bias": {}, "seed": None, "response_format": {"type": "text"}}),
+    (CHAT, {"stop": "zzz", "logit_bias": {"5": -100}, "top_p": 0.5, "temperature": 2, "seed": -1}),
+    (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": QUESTION}]}]}),
+    (CHAT, {"messages": [{"role": "user", "content": "\ud83d\ude00"}]}),  # both halves
+    (TEXT, {"prompt": ""}),
+    (ANSWER, {"text": {"verbosity": "low"}, "truncation": "auto"}),
+    (ANSWER, {"input": [{"role": "user", "content": [{"type": "input_text", "text": QUESTION}]}]}),
+]  # fmt: skip
+
+
+def posted(url: str, body: bytes) -> tuple[int, dict[str, Any]]:
+    """As any client could write it: OpenAI's own sends no half characters, and no NaN."""
+    request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as found:
+            return found.status, json.loads(found.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+@pytest.mark.slow
+def test_a_request_that_cannot_be_read_is_refused_with_what_to_change(base: Path, edit: Path) -> None:
+    """In OpenAI's shape, and the next one is answered; what asks for nothing more is answered as without it."""
+    whole = {
+        CHAT: {"messages": [SAID], "max_tokens": 4},
+        TEXT: {"prompt": QUESTION, "max_tokens": 4},
+        ANSWER: {"input": QUESTION, "max_output_tokens": 4},
+        "systemone": {},
+    }
+    with pair_of(base, edit=edit) as pair, client_of(pair) as client:
+        expected = answer(client, "edited")
+        for route, odd, words in UNREADABLE:
+            body = json.dumps({"model": "edited", **whole[route], **odd}).encode()
+            code, found = posted(f"{client.base_url}{route}", body)
+            assert (code, found["error"]["type"]) == (422, "invalid_request_error"), (odd, found)
+            assert re.search(words, found["error"]["message"]), (odd, found)
+        for body in (b"{", b"[1]", b"", b'{"model": "\xff"}', b"[" * 100_000):
+            code, found = posted(f"{client.base_url}{CHAT}", body)
+            assert (code, "one JSON object" in found["error"]["message"]) == (400, True), (body[:20], found)
+        root = str(client.base_url).removesuffix("/v1/")
+        for url in (f"{client.base_url}nowhere", f"{client.base_url}audio/transcriptions", f"{root}/load_model"):
+            code, found = posted(url, b'{"model": 5}')
+            assert (code, found["error"]["type"]) == (404, "invalid_request_error"), url
+        for route, more in HARMLESS:
+            body = json.dumps({"model": "edited", **whole[route], **more}).encode()
+            code, found = posted(f"{client.base_url}{route}", body)
+            assert code == 200, (more, found)
+        assert answer(client, "edited") == expected
+
+
+@pytest.mark.slow
+def test_a_temperature_has_its_say_and_a_failure_of_the_server_is_its_own(base: Path, edit: Path) -> None:
+    """Drawn, though the model's own configuration draws nothing; and no 4xx for what no other request would mend."""
+    with pair_of(base, edit=edit) as pair, client_of(pair) as client:
+        assert not pair.any_model.generation_config.do_sample
+
+        def drawn(**options: Any) -> str:
+            said = client.chat.completions.create(model="edited", messages=[SAID], max_tokens=12, **options)  # type: ignore[list-item]
+            return str(said.choices[0].message.content)
+
+        assert drawn(temperature=2, seed=1) == drawn(temperature=2, seed=1) != drawn(temperature=2, seed=2)
+        assert drawn(temperature=0, seed=1) == drawn(temperature=2, top_p=0, seed=2)
+
+        def broken(*_: Any) -> None:
+            raise ValueError("a broken part")
+
+        hook = pair.any_model.register_forward_pre_hook(broken)
+        with pytest.raises(openai.InternalServerError, match="see its terminal: a broken part"):
+            drawn(temperature=0)
+        hook.remove()
+        assert drawn(temperature=0)
 
 
 @pytest.mark.slow

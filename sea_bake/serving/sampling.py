@@ -15,6 +15,8 @@ from sea_bake.model.source import ModelSource
 
 DEFAULT_ANSWER = 256  # tokens of an answer for people
 Runtime = Literal["auto", "transformers", "llama.cpp"]
+_HOTTEST = 100
+_COLDEST = 1e-30  # a logit of 1e8, divided by it, is still a number in float32, whose largest is 3e38
 RUNTIMES = ("auto", "transformers", "llama.cpp")
 
 
@@ -38,10 +40,20 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise SettingError(f"max_new_tokens = {self.max_new_tokens}: an answer needs at least 1")
-        if not 0 <= self.temperature < 100:
-            raise SettingError(f"temperature = {self.temperature}: use a number from 0 (the most likely token) to 2")
+        check_temperature(self.temperature)
         if not 0 <= self.seed < 2**63:
             raise SettingError(f"seed = {self.seed}: use a whole number from 0 on")
+
+
+def check_temperature(temperature: float) -> None:
+    """Raises SettingError for what no draw can be made at: logits are divided by it, in float32."""
+    if not 0 <= temperature < _HOTTEST:
+        raise SettingError(f"temperature = {temperature}: use a number from 0 (the most likely token) to 2")
+    if 0 < temperature < _COLDEST:
+        raise SettingError(
+            f"temperature = {temperature} is so small that logits divided by it are no numbers: use 0, which takes "
+            "the most likely token"
+        )
 
 
 def check_there(model: Any, edit: Any = None, revision: str | None = None, prompts: Sequence[str] = ("?",)) -> None:

@@ -5,22 +5,28 @@ from __future__ import annotations
 import asyncio
 import copy
 import inspect
+import math
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Thread
 from typing import Any
 
-from sea_bake.errors import SeaBakeError, SettingError, first_line_of
+from sea_bake.errors import SeaBakeError, SettingError, first_line_of, reason_of
+from sea_bake.model.sites import text_config
 from sea_bake.serving.living import Living
 from sea_bake.serving.pair import BASE, EDITED, room_for
+from sea_bake.serving.request import OPEN, check_request, check_text
 
 try:
     import uvicorn
     from fastapi import HTTPException
-    from fastapi.responses import JSONResponse
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import JSONResponse, StreamingResponse
     from jinja2 import TemplateError
+    from starlette.exceptions import HTTPException as AnyHTTPException
     from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from transformers import PreTrainedTokenizerBase
     from transformers.cli.serving import chat_completion, completion, model_manager, response, transcription, utils
     from transformers.cli.serving.server import build_server
 except ImportError as error:
@@ -34,6 +40,11 @@ PLAIN = (
     "{% elif m.role == 'assistant' %}A: {{ m.content }}\n\n{% else %}{{ m.content }}\n\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}A:{% endif %}"
 )
+# Settings of apply_chat_template that the server chooses itself; "documents" of a template are its variables.
+_CHOSEN = {*inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters, "load_audio_from_video"}
+_CHOSEN -= {"documents", "kwargs"}
+_ELSEWHERE = ("/load_model", "/v1/audio/transcriptions")  # routes of transformers' own that are not, or not as they are
+_BODY = "the body of a request has to be one JSON object in UTF-8, with Content-Type application/json"
 _GRACE = 2  # seconds for answers that are growing when the server ends
 
 
@@ -117,38 +128,85 @@ class _State(utils.GenerationState):
         return self.queue
 
 
-def asked(handler: type[Any]) -> type[Any]:
-    """A handler of transformers that reads "alpha" too, and refuses what it cannot do with a sentence."""
+@contextmanager
+def _refusals(what: str = "", *errors: type[Exception]) -> Iterator[None]:
+    """Our refusals as the server's; and what its own code says of ``what`` it reads, where it reads nothing else."""
+    try:
+        yield
+    except SeaBakeError as error:
+        raise HTTPException(422, str(error)) from error
+    except errors as error:
+        raise HTTPException(422, f"{what} cannot be read ({type(error).__name__}: {reason_of(error)})") from error
+
+
+def asked(handler: type[Any], needed: str | None = None) -> type[Any]:
+    """A handler of transformers that reads "alpha" too, and refuses what it cannot do with a sentence.
+
+    Args:
+        needed: the field that a request cannot be without.
+    """
 
     class Asked(handler):
         def _validate_request(self, body: dict[str, Any]) -> None:
+            with _refusals():
+                check_request(body, needed=needed, rendering=_CHOSEN)
             super()._validate_request({name: value for name, value in body.items() if name != "alpha"})
 
         def _resolve_model(self, body: dict[str, Any]) -> Any:
             self.model_manager.load_model_and_processor(str(body.get("model")))  # a name that is not there
             name, voice, processor = super()._resolve_model(body)
             alpha = body.pop("alpha", None)
-            if alpha is None:
-                return name, voice, processor
-            try:
+            with _refusals():
+                tokens = getattr(text_config(voice.pair.any_model), "vocab_size", math.inf)
+                for token in body.get("logit_bias") or ():
+                    if int(token) >= tokens:
+                        raise SettingError(f"logit_bias names the token {token}, and the model has {tokens}, from 0 on")
+                if alpha is None:
+                    return name, voice, processor
                 if name == BASE:
                     raise SettingError("alpha is the strength of the edit: it belongs to the model 'edited'")
                 if isinstance(alpha, bool) or not isinstance(alpha, int | float):
                     raise SettingError(f"alpha = {alpha!r:.40} is no number")
                 voice.pair.check(name, alpha)
-            except SeaBakeError as error:
-                raise HTTPException(422, str(error)) from error
             return name, Voice(voice.pair, name, float(alpha)), processor
+
+        @staticmethod
+        def get_processor_inputs_from_messages(messages: Any, modality: Any) -> Any:
+            with _refusals("messages", KeyError, TypeError, AttributeError, ValueError):
+                return handler.get_processor_inputs_from_messages(messages, modality)
+
+        @staticmethod
+        def _normalize_input(body: dict[str, Any]) -> Any:
+            with _refusals("input", KeyError, TypeError, AttributeError, ValueError):
+                return handler._normalize_input(body)
+
+        def _build_generation_config(self, body: dict[str, Any], *given: Any, **more: Any) -> Any:
+            if body.get("logit_bias"):
+                body["logit_bias"] = {name: float(bias) for name, bias in body["logit_bias"].items()}  # no int there
+            with _refusals("generation_config", TypeError, ValueError):
+                config = super()._build_generation_config(body, *given, **more)
+            told = body.get("temperature"), body.get("top_p")
+            if told[0] or (told[0] is None and told[1] is not None):
+                config.do_sample = True  # or neither would have a say
+            return config
 
         async def handle_request(self, body: dict[str, Any], request_id: str) -> Any:
             body.setdefault("stream", False)  # OpenAI's default; transformers streams what /v1/responses answers
+            for name in ("stop", "logit_bias"):
+                if not body.get(name, True):
+                    del body[name]  # empty: as without it
             try:
                 return await super().handle_request(body, request_id)
             except TemplateError as error:
                 reason = first_line_of(error)
                 raise HTTPException(422, f"the chat template refuses these messages: {reason}") from error
-            except ValueError as error:  # no message, max_tokens = 0
-                raise HTTPException(422, f"this cannot be answered: {first_line_of(error)}") from error
+            except (TypeError, ValueError) as error:
+                held = [name for name in OPEN if body.get(name) is not None]
+                if not held:  # our fault, or transformers': no 4xx
+                    raise
+                raise HTTPException(
+                    422, f"this cannot be answered with {' and '.join(held)} as given: {first_line_of(error)}"
+                ) from error
 
     return Asked
 
@@ -159,26 +217,55 @@ def application(pair: Living, *, alpha: float = 1.0, hosts: Sequence[str] = ()) 
         pair.check(EDITED, alpha)
     manager, state = Manager(pair, alpha), _State()
     handlers = {
-        "chat_handler": asked(chat_completion.ChatCompletionHandler),
+        "chat_handler": asked(chat_completion.ChatCompletionHandler, "messages"),
         "completion_handler": asked(completion.CompletionHandler),
-        "response_handler": asked(response.ResponseHandler),
+        "response_handler": asked(response.ResponseHandler, "input"),
         "transcription_handler": transcription.TranscriptionHandler,
     }
     made = {name: handler(manager, state) for name, handler in handlers.items()}
     if "systemone_handler" in inspect.signature(build_server).parameters:
         from transformers.cli.serving.systemone import SystemOneHandler
 
-        made["systemone_handler"] = SystemOneHandler(manager, state)
-    app = build_server(manager, generation_state=state, **made)
+        class Decisions(SystemOneHandler):
+            async def handle_request(self, body: dict[str, Any], request_id: str) -> Any:
+                with _refusals():
+                    check_text(body)
+                return await super().handle_request(body, request_id)
 
-    @app.exception_handler(HTTPException)
-    async def refused(_request: Any, error: HTTPException) -> JSONResponse:
-        """As OpenAI's client reads it, so that its users do."""
-        told = {"message": str(error.detail), "type": "invalid_request_error", "code": None}
-        return JSONResponse({"error": told}, error.status_code)
+        made["systemone_handler"] = Decisions(manager, state)
+    app = build_server(manager, generation_state=state, **made)
+    app.router.routes = [route for route in app.router.routes if getattr(route, "path", "") not in _ELSEWHERE]
+
+    @app.post("/load_model")
+    async def load_model(body: dict[str, Any]) -> StreamingResponse:
+        """What ``transformers chat`` asks for first: it is loaded already."""
+        name = str(body.get("model"))
+        manager.load_model_and_processor(name)
+        return StreamingResponse(manager.load_model_streaming(name), media_type="text/event-stream")
+
+    @app.exception_handler(AnyHTTPException)
+    async def refused(_request: Any, error: AnyHTTPException) -> JSONResponse:
+        unreadable = error.status_code == 400 and "parsing the body" in str(error.detail)  # no UTF-8, or too deep
+        return _told(error.status_code, f"{_BODY}: {error.detail}" if unreadable else str(error.detail))
+
+    @app.exception_handler(RequestValidationError)
+    async def unread(_request: Any, error: RequestValidationError) -> JSONResponse:
+        said = "; ".join(str(one.get("ctx", {}).get("error", one["msg"])) for one in error.errors())
+        return _told(400, f"{_BODY}: {said}")
+
+    @app.exception_handler(Exception)
+    async def failed(_request: Any, error: Exception) -> JSONResponse:
+        """Its traceback follows in the terminal of the server."""
+        return _told(500, f"the server failed, see its terminal: {first_line_of(error)}", "server_error")
 
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     return app
+
+
+def _told(code: int, message: str, kind: str = "invalid_request_error") -> JSONResponse:
+    """As OpenAI's client reads it, so that its users do."""
+    told = {"message": message.encode("utf-8", "backslashreplace").decode(), "type": kind, "code": None}
+    return JSONResponse({"error": told}, code)
 
 
 @contextmanager
