@@ -214,7 +214,7 @@ def base_and_edit(args: Any, scratch: Path) -> tuple[Path, Path]:
 
     if args.smoke:
         base = smoke.base(scratch / "base")
-        return base, smoke.edit(base, scratch / "edit.safetensors")
+        return base, smoke.edit(base, scratch / "edit.safetensors", merge="sum")
     base = args.model or scratch / "base"
     if args.model is None:
         base.mkdir()

@@ -1,7 +1,8 @@
 """What the studies of behaviours share: one model, its edits at one KL, their margins, and all of it kept.
 
 :class:`Lab` finds an edit's strength for the KL, measures it on behaviours' kept-back parts, and keeps the answer in a
-file named by a digest of what was asked: a study that is stopped goes on where it was. :class:`Told` makes gains of
+file named by a digest of what was asked: a study that is stopped goes on where it was. The answers that a page shows
+are in ``scripts/answers``, from which --print makes its tables anew, without any model. :class:`Told` makes gains of
 margins. Beside an edit stand random ones of the same KL (``KINDS``), drawn once per model.
 """
 
@@ -11,6 +12,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +37,7 @@ from sea_bake.evaluation.controls import Draw, compared, constants, lengths_of, 
 from sea_bake.evaluation.running import Session  # noqa: E402
 from sea_bake.evaluation.strength import find  # noqa: E402
 from sea_bake.evaluation.worth import Bench  # noqa: E402
+from sea_bake.io.staging import staged_file  # noqa: E402
 from sea_bake.methods.affine import AffineMap  # noqa: E402
 from sea_bake.methods.table import named  # noqa: E402
 from sea_bake.model.anatomy import Site  # noqa: E402
@@ -72,6 +75,8 @@ KINDS = {
 TEXTS = 10  # neutral ones on which the KL is measured
 POWER = 2.8  # standard errors: what four of five studies show at p < 0.05
 CLOSE = 0.05  # of the budget
+ANSWERS = Path(__file__).resolve().parent / "answers"
+DIGITS = 6  # of the margins that are kept there; pages have three
 FINE = 40000  # resamples for a p-value that is to be corrected for many others
 DTYPES = (  # matrix products of torch 2.13.0 on one core: 52 against 7 GFLOP/s where there is only AVX2
     "of the weights: float32 takes two to three times as long where the processor has instructions for bfloat16 "
@@ -96,7 +101,20 @@ def options(
     made.add_argument("--texts", type=int, default=TEXTS, help="neutral ones, for the KL")
     made.add_argument("--budget", type=float, default=0.1, help="nats of KL per token")
     made.add_argument("--dtype", default="bfloat16", help=DTYPES)
-    made.add_argument("--print", action="store_true", help="measure nothing: print what is there")
+    made.add_argument("--output", "-o", help="folder for activations and answers; a study goes on there")
+    there = "measure nothing: print what is in --output, or without it in scripts/answers"
+    made.add_argument("--print", action="store_true", help=there)
+    made.add_argument("--record", action="store_true", help="keep what is printed in scripts/answers, for the page")
+
+
+def check(made: Any, args: Any, *needed: str) -> None:
+    """Of a parser that has :func:`options`: what is missing is said before anything is loaded."""
+    asked = [*needed] if args.print else [*needed, "output"]
+    if args.record and not args.output:
+        made.error("--record keeps what is in a study's folder: name it with --output")
+    missing = [f"--{name}" for name in asked if not getattr(args, name)]
+    if missing:
+        made.error(f"name {', '.join(missing)} (or --smoke)")
 
 
 class Lab:
@@ -104,17 +122,23 @@ class Lab:
 
     Args:
         model: folder, .gguf file or Hub id.
-        args: with what :func:`options` adds to a parser, "output" and "behaviours".
+        args: with what :func:`options` adds to a parser, and "behaviours".
         reference: the behaviour whose edits the random ones are drawn like. Default: the first of those asked for.
     """
 
     def __init__(self, model: str, args: Any, reference: str | None = None) -> None:
-        self.args, self.source = args, ModelSource.parse(model)
+        self.args, self.model = args, model
         self.reference = reference or args.behaviours[0]
         self.name = Path(str(model)).name.removesuffix(".gguf")
-        self.folder = Path(args.output) / self.name
-        on_main(lambda: (self.folder / "answers").mkdir(parents=True, exist_ok=True))
+        self.folder = Path(args.output or ANSWERS) / self.name
+        if args.output:
+            on_main(lambda: (self.folder / "answers").mkdir(parents=True, exist_ok=True))
         self._starts: dict[str, float] = {}
+        self.used: dict[str, Any] = {}  # answers by the name of their file
+
+    @property
+    def source(self) -> ModelSource:
+        return ModelSource.parse(self.model)
 
     @functools.cached_property
     def living(self) -> tuple[Any, Any]:
@@ -140,7 +164,32 @@ class Lab:
 
     def kept(self, key: str) -> dict[str, Any]:
         path = self.path(key)
-        return dict(on_main(lambda: json.loads(path.read_text("utf-8")) if path.is_file() else {}))
+        if not self.args.output:
+            return dict(self._recorded.get(path.stem, {}))
+        found = dict(on_main(lambda: json.loads(path.read_text("utf-8")) if path.is_file() else {}))
+        self.used |= {path.stem: found} if found else {}
+        return found
+
+    @property
+    def _record(self) -> Path:
+        return ANSWERS / self.name / f"{Path(sys.argv[0]).name.removeprefix('study_')}.jsonl"
+
+    @functools.cached_property
+    def _recorded(self) -> dict[str, Any]:
+        if not self._record.is_file():
+            sys.exit(f"{self._record} is not there: name the study's folder with --output")
+        lines = map(json.loads, self._record.read_text("utf-8").splitlines())
+        return {line.pop("name"): line for line in lines}
+
+    def record(self) -> None:
+        """Keep the answers that were read, and what there was, in ``scripts/answers``."""
+        if not self.args.record:
+            return
+        found = (self._recorded if self._record.is_file() else {}) | self.used
+        self._record.parent.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps({"name": name, **_rounded(found[name])}) for name in sorted(found)]
+        with staged_file(self._record, overwrite=True) as stage:
+            stage.write_text("\n".join(lines) + "\n", "utf-8")
 
     def answers(
         self, key: str, make: Callable[[], Edit] | None, start: str = "", on: Sequence[str] | None = None
@@ -175,6 +224,14 @@ class Lab:
         places = self.bench.spread(self.args.texts)
         return find(lambda a: self.bench.kl(edit, a, places), self.args.budget, start=start, close=CLOSE)
 
+    def fact(self, key: str, make: Callable[[], Any]) -> Any:
+        """What is told of an edit beside its answers, kept as these are; None where it is not there."""
+        found = self.kept(key)
+        if not found and not self.args.print:
+            found = {"value": make()}
+            self._keep(key, found)
+        return found.get("value")
+
     def prompted(self, behaviour: str, kind: str) -> dict[str, Any]:
         """Margins of the unedited model under a prompt that asks for a behaviour, or shows it."""
         key = f"{kind} {behaviour}"
@@ -202,6 +259,7 @@ class Lab:
         return contextlib.nullcontext() if edit is None else edit.live(self.living[0], check=False)
 
     def _keep(self, key: str, found: dict[str, Any]) -> None:
+        self.used[self.path(key).stem] = found
         on_main(lambda: study.keep(self.path(key), found))
         study.say(f"{self.name}: {key}" + (f": {found['error']}" if "error" in found else ""))
 
@@ -302,6 +360,14 @@ class Told:
             if behaviour in one.get("margins", {})
         ]
         return compared("subspaces", tuple(self.gains(margins)), there)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, DIGITS)
+    if isinstance(value, list):
+        return [_rounded(one) for one in value]
+    return {key: _rounded(one) for key, one in value.items()} if isinstance(value, dict) else value
 
 
 def estimate(value: float, resampled: Any) -> Estimate:

@@ -37,6 +37,8 @@ from sea_bake.model.checkpoint import Checkpoint
 from sea_bake.model.plain import BUILDS, plain
 from sea_bake.model.sites import planned_layers
 from sea_bake.model.source import ModelSource
+from sea_bake.verification import answers
+from sea_bake.verification.doors import fresh
 
 # What each build may be besides as its tiny config in ``families`` is.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -317,3 +319,21 @@ def test_a_command_that_was_meant_is_named() -> None:
         ran = subprocess.run([sys.executable, "-c", script, told], capture_output=True, text=True)
         assert ran.returncode == 2
         assert f"Did you mean '{meant}'" in ran.stderr.replace("\n", " "), ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("act", "seldom"),
+    [
+        ("sys.argv[1:] = ['--version']; from sea_bake.cli import main; main()", True),
+        (f"sys.argv[1:] = ['none']; runpy.run_path({answers.__file__!r}, None, '__main__')", True),
+        (fresh("sea_bake.errors")[-1], True),
+        ("import sea_bake.cli; import sea_bake.verification.answers", False),
+    ],
+)
+def test_only_a_process_of_ours_seldom_looks_for_garbage(act: str, seldom: bool) -> None:
+    """Whoever imports the library keeps their own settings."""
+    watch = "import atexit, gc, runpy, sys; atexit.register(lambda: print('every', gc.get_threshold()[0]))"
+    ran = subprocess.run([sys.executable, "-c", f"{watch}; {act}"], capture_output=True, text=True)
+    said = ran.stdout.split()
+    assert said[-2] == "every"
+    assert (said[-1] == "50000") == seldom

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from sea_bake.cli.options import STYLE
 from sea_bake.errors import SeaBakeError
 from sea_bake.io import interrupts, leases
+from sea_bake.io.garbage import collect_seldom
 from sea_bake.pages.text import harmless
 
 _PLACES = {  # in the order of the help: module, and the function where that has another name
@@ -92,6 +93,7 @@ def main() -> None:
     """Entry point ``sea-bake``. Exit codes: 0 done, 1 a verification failed, 2 wrong input, 130 interrupted, 141 nobody
     read on (``sea-bake inspect ... | head -1``).
     """
+    collect_seldom()
     try:
         _run()
         sys.stdout.flush()

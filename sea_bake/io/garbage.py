@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 from collections.abc import Iterator
@@ -17,3 +18,13 @@ def uncollected() -> Iterator[None]:
     finally:
         if was:
             gc.enable()
+
+
+def collect_seldom() -> None:
+    """In a process of our own: garbage is looked for after 50,000 new objects, not 700, and not at its end.
+
+    Importing torch and a model's code makes millions of objects that all stay: looking through them was a fifth of the
+    start of a command, and taking them apart at its end a tenth (``scripts/bench_start``).
+    """
+    gc.set_threshold(50_000, 20, 20)
+    atexit.register(gc.freeze)

@@ -7,9 +7,13 @@ loads an artefact the way any user would, ``AutoModelForCausalLM.from_pretrained
 The same ``answer`` is called on the hook-edited base.
 """
 
+import gc
 import json
 import sys
 from pathlib import Path
+
+if __name__ == "__main__":
+    gc.set_threshold(50_000, 20, 20)  # as sea_bake.io.garbage: what is imported now stays
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -191,3 +195,4 @@ def main(path):
 
 if __name__ == "__main__":
     main(sys.argv[1])
+    gc.freeze()  # nothing is taken apart at the end

@@ -194,6 +194,7 @@ def fresh(module: str) -> list[str]:
     works in first: a stranger's, maybe, with a ``sea_bake.py`` or a ``json.py`` in it.
     """
     ours = "import sys; sys.path[:] = filter(None, sys.path)"  # -c puts "" there
+    ours += "; from sea_bake.io.garbage import collect_seldom; collect_seldom()"
     return [sys.executable, "-c", f"{ours}; import runpy; runpy.run_module({module!r}, None, '__main__', True)"]
 
 
