@@ -2,7 +2,6 @@
 
 vLLM         an HTTP server with the two endpoints that are asked, answered by transformers (this file, run as a script)
 optimum      a greedy loop around ONNX Runtime
-llama.cpp    xllamacpp, which is llama.cpp itself: its server in this process, asked for one token after another
 repeng       random vectors in a file as it writes it, added by layers that are wrapped as its own
 quantisers   bitsandbytes in the place of all that write checkpoints, gguf-py in llama.cpp's
 TRL          a training loop of a few lines
@@ -16,39 +15,6 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-
-# ----------------------------------------------------------------------------------------------------------- llama.cpp
-
-
-def llama_logprobs(task: dict[str, Any]) -> dict[str, Any]:
-    """Log-probabilities [tokens, vocabulary] of each text, saved by numpy: one request for each token."""
-    import numpy as np
-    import xllamacpp
-
-    settings = xllamacpp.CommonParams()
-    settings.model.path = task["model"]
-    settings.n_ctx, settings.n_batch, settings.n_ubatch, settings.n_parallel, settings.warmup = 256, 128, 128, 1, False
-    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
-    settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-    settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    if task["lora"] is not None:
-        settings.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(task["lora"], 1.0)]
-    server = xllamacpp.Server(settings)
-    found = []
-    for ids in task["texts"]:
-        for end in range(1, len(ids) + 1):
-            request = {"prompt": ids[:end], "max_tokens": 1, "temperature": 0, "logprobs": task["vocabulary"]}
-            # A token that ends no text and breaks no character: of others the server may say nothing. What it says
-            # are log-probabilities before the bias.
-            request |= {"logit_bias": [[task["vocabulary"] - 1, 1000]]}
-            (choice,) = server.handle_completions(request)["choices"]
-            row = np.full(task["vocabulary"], -np.inf, dtype=np.float32)
-            for entry in choice["logprobs"]["content"][0]["top_logprobs"]:
-                row[entry["id"]] = entry["logprob"]
-            found.append(row)
-    np.save(task["output"], np.stack(found))
-    return {"llama-cpp-python": f"not used: xllamacpp {xllamacpp.__version__} stood in"}
-
 
 # -------------------------------------------------------------------------------------------------------------- repeng
 
