@@ -20,6 +20,7 @@ from typing import Any
 
 import families
 import gguf
+import ggufs
 import numpy as np
 import oracle
 import pytest
@@ -35,6 +36,7 @@ from sea_bake.artefact.gguf_record import GgufRecord
 from sea_bake.errors import CheckpointError, FamilyError, NotExactError, OutputError, SettingError, WrongModelError
 from sea_bake.exporting.gguf.header import GgufFile
 from sea_bake.exporting.gguf.names import ARCHITECTURES, tensor_name
+from sea_bake.exporting.gguf.quantising import quantise_gguf
 from sea_bake.exporting.gguf.rewriting import Rewrite, rewrite
 from sea_bake.model.anatomy import family
 from sea_bake.model.fingerprint import BaseModel
@@ -747,11 +749,45 @@ def test_a_converter_is_run_as_llama_cpps_and_its_failures_are_told(
     for body, words in (
         ("sys.exit('Model XForCausalLM is not supported')", "is not supported"),
         ("import a_module_that_is_not_there", "pip install"),
-        ("open(args.outfile, 'wb').write(b'GGUF')", "truncated or damaged"),
+        ("sys.exit(f'no room for {args.outfile}')", "no room for its output"),
+        ("open(args.outfile, 'wb').write(b'GGUF')", "what it wrote is truncated or damaged"),
+        ("open(args.outfile, 'wb').write(b'tea')", "what it wrote is no GGUF"),
+        ("", "made no GGUF"),
     ):
         script.write_text(CONVERTER.format(body=body))
-        with tiny.nothing_happens(tmp_path), pytest.raises(CheckpointError, match=words):
+        with tiny.nothing_happens(tmp_path), pytest.raises(CheckpointError, match=words) as told:
             export_gguf(artefacts("fold"), tmp_path / "no.gguf", converter=home)
+        assert str(artefacts("fold")) in str(told.value)  # what the user named,
+        assert "no.gguf" not in str(told.value)  # and not the hidden place beside the output
+
+
+@pytest.mark.parametrize("link", ["itself", "symbolic", "hard"])
+def test_no_file_is_written_over_what_it_is_made_from(tmp_path: Path, link: str) -> None:
+    """By no function, whichever name the target goes by; and a target that is there already stays."""
+    ready = ggufs.llama(tmp_path / "ready.gguf")
+    target = tmp_path / "ready.gguf" if link == "itself" else tmp_path / "link.gguf"
+    if link == "symbolic":
+        target.symlink_to(ready)
+    elif link == "hard":
+        target.hardlink_to(ready)
+    file = GgufFile.open(ready)
+    with tiny.nothing_happens(tmp_path):
+        for call in (
+            lambda: quantise_gguf(ready, target, "q8_0"),
+            lambda: rewrite(file, {name: Rewrite(None, Type.F16) for name in file.tensors}, target),
+        ):
+            with pytest.raises(OutputError, match="is read"):
+                call()
+    other = tmp_path / "other.gguf"
+    other.write_bytes(b"mine")
+    with pytest.raises(OutputError, match="exists already"):
+        quantise_gguf(ready, other, "q8_0")
+    torn = tmp_path / "torn.gguf"
+    torn.write_bytes(ready.read_bytes()[:-5000])
+    with tiny.nothing_happens(tmp_path), pytest.raises(CheckpointError, match=r"quantise torn\.gguf to q4_0"):
+        quantise_gguf(torn, tmp_path / "never.gguf", "q4_0")
+    quantise_gguf(ready, tmp_path / "eight.gguf", "q8_0")  # the control
+    assert GgufFile.open(tmp_path / "eight.gguf").size < file.size
 
 
 # ------------------------------------------------------------------------------------- SmolLM2 in llama.cpp, and back

@@ -25,7 +25,7 @@ from sea_bake import Edit
 from sea_bake.activations.prompts import encode
 from sea_bake.artefact import Artefact
 from sea_bake.demonstrations import builtin
-from sea_bake.errors import CheckpointError, SettingError
+from sea_bake.errors import CheckpointError, OutputError, SettingError
 from sea_bake.exporting.onnx.distance import _texts, answers, divergence, measure
 from sea_bake.exporting.onnx.quantising import quantise
 from sea_bake.model.loading import load_model, load_tokenizer
@@ -237,6 +237,13 @@ def test_what_cannot_be_done_is_said(tmp_path: Path) -> None:
     source, target = by_hand(tmp_path), tmp_path / "out.onnx"
     with pytest.raises(SettingError, match="unknown kind 'int3': use int8 or int4"):
         quantise(source, target, "int3", [])
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    (tmp_path / "link.onnx").symlink_to(source)
+    for same in (source, tmp_path / "link.onnx"):
+        with pytest.raises(OutputError, match="is read"):
+            quantise(source, same, "int8", [])
+    (tmp_path / "link.onnx").unlink()
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     with pytest.raises(CheckpointError, match=r"model\.onnx has no node nobody, which was to be kept"):
         quantise(source, target, "int4", ["edit", "nobody"])
     every = ["first", "second", "edit", "narrowing", "gemm", "last"]

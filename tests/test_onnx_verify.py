@@ -19,7 +19,8 @@ from sea_bake.artefact.names import EXPORT
 from sea_bake.artefact.seal import broken
 from sea_bake.errors import CheckpointError, MissingExtraError, SettingError, VerificationError
 from sea_bake.verification.bypass import bypass
-from sea_bake.verification.verdict import Comparison, effect_correlation, judge_reduced
+from sea_bake.verification.effect import NOTHING_CHANGED, effect_correlation, likeness
+from sea_bake.verification.verdict import Comparison, judge_reduced
 
 GRAPH = Path("onnx/model.onnx")
 
@@ -176,7 +177,11 @@ def test_the_verdict_on_a_variant() -> None:
     base, change, noise = (torch.randn(5, 40, generator=generator) for _ in range(3))
     doors = [{"logits.0": x} for x in (base + noise + change, base + noise, base + change, base)]
     assert effect_correlation(*doors) == pytest.approx(1)
-    assert abs(effect_correlation(doors[0], doors[3], {"logits.0": noise}, {"logits.0": -change})) < 1
+    assert abs(effect_correlation(doors[0], doors[3], {"logits.0": noise}, {"logits.0": -change}) or 1) < 1
+    # No number, where there is nothing to compare with; and none of it, where nothing is changed.
+    assert effect_correlation(doors[0], doors[1], doors[3], doors[3]) is None
+    assert likeness(doors[0], doors[3], doors[3]) == NOTHING_CHANGED
+    assert effect_correlation(doors[1], doors[1], doors[2], doors[3]) == 0
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input

@@ -35,11 +35,13 @@ from sea_bake.artefact import Artefact
 from sea_bake.artefact.evaluation import edit_digest
 from sea_bake.artefact.seal import broken, seal
 from sea_bake.demonstrations import builtin
-from sea_bake.errors import CheckpointError, PublishError, SettingError
+from sea_bake.errors import CheckpointError, OutputError, PublishError, SettingError
 from sea_bake.exporting.gguf.quantising import quantise_gguf
 from sea_bake.model.loading import load_model, load_tokenizer
+from sea_bake.model.source import ModelSource
 from sea_bake.pages.markdown import plain
 from sea_bake.publishing import publish
+from sea_bake.publishing.ggufs import _check_room, quantised
 from sea_bake.publishing.parts import VOCABULARIES
 from sea_bake.publishing.secrets import leak
 
@@ -803,6 +805,16 @@ def test_quantised_ggufs_go_beside_a_fold_with_what_they_keep(
             publish(fold, "ada/x", **{**both, "license": "Not One"})
         with pytest.raises(PublishError, match="drop --include nowhere"):
             publish(fold, "ada/x", **both, include=["nowhere"])
+    # A fold with its base's weights: refused before the converter, which would fail here, is asked.
+    (tmp_path / plainly.name).symlink_to(plainly)
+    empty = tiny.changeable(fold, tmp_path / "empty")
+    shutil.copyfile(plainly / "model.safetensors", empty / "model.safetensors")
+    with monkeypatch.context() as late:
+        late.setenv("LLAMA_CPP", str(empty.parent / "nothing"))
+        (empty.parent / "nothing").mkdir()
+        (empty.parent / "nothing" / script.name).write_text("raise SystemExit('converted')")
+        with pytest.raises(PublishError, match=r"to the last bit: its edit changes nothing.*drop --gguf"):
+            publish(empty, "ada/x", **both)
     made = publish(fold, "ada/x", **both)
     assert tiny.listing(fold.parent) == before  # nothing is left behind
     assert {"x-Q8_0.gguf", "x-Q4_0.gguf"} <= {*made.files}
@@ -834,6 +846,31 @@ def test_quantised_ggufs_go_beside_a_fold_with_what_they_keep(
     assert four[0] == pytest.approx(float(kl.sum(-1).mean()), rel=0.01)
     share = ((rounded - base) * (edited - base)).sum() / (edited - base).square().sum()
     assert four[2] == pytest.approx(100 * float(share), abs=0.51)
+
+
+def test_a_disk_too_small_for_quantised_copies_is_seen_before_anything_is_made(tmp_path: Path) -> None:
+    """Weights that take nine tenths of it (a sparse file): the float GGUF would fit, and no copy beside it."""
+    fold = tiny.changeable(exports.artefact("fold"), tmp_path / "fold")
+    data = (fold / "model.safetensors").read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    held, free = len(data) - start, shutil.disk_usage(tmp_path).free
+
+    def swollen(share: float) -> Artefact:
+        size = int(share * free) // 4 * 4
+        header = json.loads(data[8:start])
+        header["big.weight"] = {"dtype": "F32", "shape": [size // 4], "data_offsets": [held, held + size]}
+        text = json.dumps(header).encode()
+        with open(fold / "model.safetensors", "wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text + data[start:])
+            file.truncate(file.tell() + size)
+        return Artefact.open(fold)
+
+    (tmp_path / "copies").mkdir()
+    base = ModelSource.parse(exports.base())
+    with pytest.raises(OutputError, match=r"no space on disk: .* MB free .*move the artefact.*or drop --gguf"):
+        quantised(swollen(0.9), base, ["q8_0"], "x", tmp_path / "copies")
+    assert tiny.listing(tmp_path / "copies") == set()
+    _check_room(swollen(0.5).folder, tmp_path / "copies", 1)  # the control: two thirds of the disk, all in all
 
 
 # --------------------------------------------------------------------------------------------------------- names, terms

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from sea_bake import verify
 from sea_bake.errors import VerificationError
-from sea_bake.verification.copies import _bits
+from sea_bake.verification.copies import Copy, _bits, judge
+from sea_bake.verification.effect import NOTHING_CHANGED
 
 FILE, META = "model.safetensors", {"format": "pt"}
 BITS = {8: {"load_in_8bit": True}, 4: {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}}
@@ -70,6 +71,15 @@ def test_a_copy_of_another_model_is_called_out(workshop: Workshop, fold: Path, t
     report = verify(fold, base=workshop.base("llama"), quantised=copy, max_new_tokens=4)
     assert not report.passed
     assert any("copy: " in failure for failure in report.failures)
+
+
+def test_of_an_edit_that_changes_no_logit_nothing_is_measured(tmp_path: Path):
+    """In words, and without a number that is none."""
+    door = {f"logits.{i}": torch.randn(5, 40, generator=torch.Generator().manual_seed(i)) for i in range(2)}
+    door |= {"padded_logits": torch.ones(1, 40), "greedy.0": torch.arange(4), "padded.0": torch.arange(4)}
+    save_file(door, tmp_path / "copy.safetensors")
+    found = judge(Copy("copy", tmp_path, 8, 0, None, has_tokenizer=False), tmp_path, door, door, "the base in float32")
+    assert (found.passed, found.failures, found.effect_correlation) == (False, [NOTHING_CHANGED], None)
 
 
 def test_what_is_no_quantised_copy_is_refused(workshop: Workshop, fold: Path, tmp_path: Path):

@@ -27,6 +27,7 @@ else:
 
 
 _CLEAN = "nothing was left behind"
+_ELSEWHERE = "choose an output on another disk (or on the input's own, where files are hard-linked)"
 
 
 class Checked(_Path):
@@ -90,8 +91,11 @@ def check_output(
     return checked
 
 
-def need_space(folder: Path, size: int) -> None:
+def need_space(folder: Path, size: int, *, cure: str = _ELSEWHERE) -> None:
     """Refuse when the file system of ``folder`` (or its nearest existing parent) has fewer than ``size`` bytes free.
+
+    Args:
+        cure: what can be done beside making room.
 
     Raises:
         OutputError: not enough space, with both numbers.
@@ -101,7 +105,7 @@ def need_space(folder: Path, size: int) -> None:
     if free < size:
         raise OutputError(
             f"no space on disk: {existing} has {free / 1e6:,.1f} MB free and the output needs {size / 1e6:,.1f} MB. "
-            "Free some, or choose an output on another disk (or on the input's own, where files are hard-linked)."
+            f"Free some, or {cure}."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from sea_bake.artefact import Artefact
 from sea_bake.errors import CheckpointError, PublishError, SettingError
 from sea_bake.exporting.gguf import export_gguf
 from sea_bake.exporting.gguf.converting import HOME, find_converter
-from sea_bake.exporting.gguf.quantising import check_kinds, measure, quantise_gguf, quantiser
+from sea_bake.exporting.gguf.quantising import Reference, check_kinds, quantise_gguf, quantiser
 from sea_bake.io.staging import need_space
+from sea_bake.model.checkpoint import Checkpoint
 from sea_bake.model.loading import load_tokenizer
 from sea_bake.model.source import ModelSource
 from sea_bake.pages.markdown import code
@@ -52,16 +54,26 @@ def check_gguf(artefact: Artefact, kinds: Sequence[str]) -> ModelSource:
 def quantised(
     artefact: Artefact, base: ModelSource, kinds: Sequence[str], name: str, folder: Path
 ) -> tuple[list[Item], list[list[Any]]]:
-    """Make the files in a folder that is there for it; what to publish, and the rows of the card's table."""
+    """Make the files in a folder that is there for it; what to publish, and the rows of the card's table.
+
+    Raises:
+        PublishError: the fold answers as its base does, or something in a file is secret.
+        CheckpointError: llama.cpp cannot convert or quantise it.
+        OutputError: the disk is too small.
+    """
+    _check_room(artefact.folder, folder, len(kinds))
+    edited = ModelSource.parse(artefact.folder)
+    try:
+        reference = Reference(base, edited, load_tokenizer(edited))  # before the long work: is there an edit at all?
+    except CheckpointError as error:
+        raise PublishError(f"{error}: bake the edit again, or drop --gguf") from error
     whole = export_gguf(artefact.folder, folder / f"{name}-f32.gguf", outtype="f32").output
-    need_space(folder, len(kinds) * whole.stat().st_size // 3)  # the largest type takes 8.5 bits of 32
     files = [folder / f"{name}-{kind.upper()}.gguf" for kind in kinds]
     for kind, file in zip(kinds, files):
         quantise_gguf(whole, file, kind)
-    edited = ModelSource.parse(artefact.folder)
-    kept = measure(base, edited, files, load_tokenizer(edited))
     items, rows = [], []
-    for file, one in zip(files, kept):
+    for file in files:
+        one = reference.measure(file)
         item = Item.of(file.name, file)
         what = leak(item.path, item.source, artefact)
         if what:
@@ -70,3 +82,12 @@ def quantised(
         items.append(item)
         rows.append([code(file.name), size(item.size), *shares])
     return items, rows
+
+
+def _check_room(source: Path, folder: Path, copies: int) -> None:
+    """For the float file, and for copies of at most 8.5 bits of its 32."""
+    weights = Checkpoint.open(source)
+    tensors = [weights.tensor(name) for name in weights.weight_map]
+    floats = sum(4 * math.prod(tensor.shape) for tensor in tensors if tensor is not None)
+    cure = "move the artefact, with its base beside it, to another disk, or drop --gguf"
+    need_space(folder, floats + copies * floats // 3, cure=cure)

@@ -17,8 +17,9 @@ from sea_bake.model.placing import Placement
 from sea_bake.verification import answers, copies
 from sea_bake.verification.copies import Copy
 from sea_bake.verification.doors import Subject, open_door, open_reference
+from sea_bake.verification.effect import likeness
 from sea_bake.verification.strangers import Stranger
-from sea_bake.verification.verdict import largest_logit, likeness, tolerance, verdict
+from sea_bake.verification.verdict import largest_logit, tolerance, verdict
 
 
 def prove(subject: Subject, request: dict[str, Any], dtype: str, copy: Copy | None = None) -> Verification:

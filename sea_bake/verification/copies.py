@@ -23,7 +23,8 @@ from sea_bake.model.checkpoint.leftovers import claimed
 from sea_bake.model.source import ModelSource
 from sea_bake.verification import answers, strangers
 from sea_bake.verification.doors import Subject, open_door, request_for
-from sea_bake.verification.verdict import KEPT, Answers, along, compare, effect_correlation, judge_reduced
+from sea_bake.verification.effect import NOTHING_CHANGED, along, effect_correlation
+from sea_bake.verification.verdict import KEPT, Answers, compare, judge_reduced
 
 # What transformers does to plain weights while it loads them. Others need texts, or tools of their own: there the base
 # cannot be quantised likewise.
@@ -167,13 +168,14 @@ def judge(copy: Copy, folder: Path, live: Answers, base: Answers, against: str) 
     unedited = load_file(file) if file.is_file() else base
     equality, effect = compare(live, theirs), compare(base, theirs)
     correlation = effect_correlation(theirs, unedited, live, base)
-    strength = along(theirs, unedited, live, base)[0]
+    way = along(theirs, unedited, live, base)
     failures = judge_reduced(equality, effect, correlation, copy.bits, least=KEPT if file.is_file() else PRESENT)
-    if not strength > ABSENT:
+    if way is None:
+        failures = [NOTHING_CHANGED]
+    elif not way[0] > ABSENT:
         failures.insert(
             0,
-            f"the edit is not in it: from {against}, it moves {strength:.2f} times as far along what the edit changes "
+            f"the edit is not in it: from {against}, it moves {way[0]:.2f} times as far along what the edit changes "
             "(1 expected). It is a copy of the base or of another model: quantise the artefact itself",
         )
-        correlation = correlation if correlation == correlation else 0.0  # nothing is changed at all
     return Variant(not failures, failures, copy.bits, copy.bytes, equality, effect, correlation)

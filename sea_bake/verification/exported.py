@@ -18,10 +18,10 @@ from sea_bake.errors import SettingError, VerificationError, need
 from sea_bake.io import progress
 from sea_bake.verification.bypass import bypass
 from sea_bake.verification.doors import Subject, open_door, open_reference
+from sea_bake.verification.effect import effect_correlation
 from sea_bake.verification.verdict import (
     Answers,
     compare,
-    effect_correlation,
     judge_reduced,
     largest_logit,
     tolerance,

@@ -223,33 +223,6 @@ def judge_reduced(
     return failures
 
 
-def effect_correlation(edited: Answers, unedited: Answers, live: Answers, base: Answers) -> float:
-    """Pearson correlation of ``edited - unedited`` (one precision) with ``live - base`` (float32), over all logits."""
-    keys = sorted(key for key in live if key.startswith("logits."))
-    ours = torch.cat([(edited[key].double() - unedited[key].double()).flatten() for key in keys])
-    theirs = torch.cat([(live[key].double() - base[key].double()).flatten() for key in keys])
-    return float(torch.corrcoef(torch.stack([ours, theirs]))[0, 1])
-
-
-def likeness(model: Answers, live: Answers, base: Answers) -> str:
-    """How what a model changes about the base's logits compares with what the edit changes: which way, and how much."""
-    strength, cosine = along(model, base, live, base)
-    return (
-        f"what it changes about the base points where the edit's change does by a cosine of {cosine:.3f} (1 expected), "
-        f"{strength:.2f} times as strong along it"
-    )
-
-
-def along(model: Answers, unedited: Answers, live: Answers, base: Answers) -> tuple[float, float]:
-    """How far ``model - unedited`` goes along ``live - base``, in lengths of that; and the cosine of the two."""
-    keys = sorted(key for key in live if key.startswith("logits."))
-    theirs, ours = (
-        torch.cat([(one[k].double() - other[k].double()).flatten() for k in keys])
-        for one, other in ((model, unedited), (live, base))
-    )
-    return float(theirs @ ours / (ours @ ours)), float(F.cosine_similarity(theirs, ours, dim=0))
-
-
 def largest_kl(promise: float, limit: float) -> float:
     """Largest admissible mean KL(edit ‖ artefact), for a promise made over other texts.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from sea_bake.activations.prompts import encode
 from sea_bake.activations.rendering import usable
 from sea_bake.demonstrations import builtin
 from sea_bake.errors import CheckpointError, SettingError, first_line_of
+from sea_bake.io.apart import check_apart
+from sea_bake.io.staging import staged_file
 from sea_bake.model.loading import load_model
 from sea_bake.model.source import ModelSource
 
@@ -91,37 +93,54 @@ def check_kinds(kinds: Sequence[str]) -> None:
 
 
 def quantise_gguf(source: Path, target: Path, kind: str) -> None:
-    """Write ``source``, a GGUF of floats, in another type. Raises CheckpointError where llama.cpp does not."""
+    """Write ``source``, a GGUF of floats, in another type; whole, or not at all.
+
+    Raises:
+        CheckpointError: llama.cpp does not do it.
+        OutputError: the target is there already, or is the source itself.
+    """
     from gguf import LlamaFileType
 
-    try:
-        quantiser()(str(source), str(target), int(LlamaFileType[f"MOSTLY_{kind.upper()}"]))
-    except RuntimeError as error:
-        raise CheckpointError(f"llama.cpp could not quantise {source.name} to {kind}: {error}") from error
+    check_apart(target, [source], folder=False)
+    with staged_file(target) as stage:
+        try:
+            quantiser()(str(source), str(stage), int(LlamaFileType[f"MOSTLY_{kind.upper()}"]))
+        except RuntimeError as error:
+            said = str(error).replace(str(stage), str(target))
+            raise CheckpointError(f"llama.cpp could not quantise {source.name} to {kind}: {said}") from error
 
 
-def measure(base: ModelSource, edited: ModelSource, copies: Sequence[Path], tokenizer: Any) -> Iterator[Kept]:
-    """Hold quantised copies against the float model, one model in memory at a time.
+class Reference:
+    """What the base and a float model say of texts of the built-in demonstrations, for quantised copies to be held to.
 
     Args:
-        base, edited: the base, and the model that the copies were made of.
-        copies: quantised GGUFs, as transformers reads them.
+        base, edited: the base, and the model that the copies are made of; one of them is in memory at a time.
         tokenizer: of ``edited``.
+
+    Raises:
+        CheckpointError: they say the same: there is no edit of which a copy could keep a share.
     """
-    texts, form = [], usable(tokenizer)
-    for one in builtin()[::20][:_TEXTS]:
-        texts.append(encode(tokenizer, one.prompt, one.positive, form).ids)
-    before, after = _logits(base, texts), _logits(edited, texts)
-    change = (after - before).flatten()
-    expected = after.log_softmax(-1)
-    for copy in copies:
-        found = _logits(ModelSource.parse(copy), texts)
+
+    def __init__(self, base: ModelSource, edited: ModelSource, tokenizer: Any) -> None:
+        form = usable(tokenizer)
+        self.texts = [encode(tokenizer, one.prompt, one.positive, form).ids for one in builtin()[::20][:_TEXTS]]
+        self.base, self.edited = _logits(base, self.texts), _logits(edited, self.texts)
+        if torch.equal(self.base, self.edited):
+            raise CheckpointError(
+                f"{edited.name} answers as its base {base.name} does, to the last bit: its edit changes nothing, and "
+                "no quantised copy can keep any of it"
+            )
+
+    def measure(self, copy: Path) -> Kept:
+        """Hold a quantised GGUF, as transformers reads it, against them."""
+        expected, change = self.edited.log_softmax(-1), (self.edited - self.base).flatten()
+        found = _logits(ModelSource.parse(copy), self.texts)
         kl = (expected.exp() * (expected - found.log_softmax(-1))).sum(-1).mean()
-        same = (found.argmax(-1) == after.argmax(-1)).double().mean()
-        left = (found - before).flatten()
+        same = (found.argmax(-1) == self.edited.argmax(-1)).double().mean()
+        left = (found - self.base).flatten()
         share = left @ change / (change @ change)
         cosine = torch.nn.functional.cosine_similarity(left, change, dim=0)
-        yield Kept(len(found), float(kl), float(same), float(share), float(cosine))
+        return Kept(len(found), float(kl), float(same), float(share), float(cosine))
 
 
 @torch.inference_mode()

@@ -26,6 +26,7 @@ from sea_bake.baking.linear import Change
 from sea_bake.errors import CheckpointError
 from sea_bake.exporting.gguf.header import GgufFile, GgufTensor, new_tensor
 from sea_bake.io import progress
+from sea_bake.io.apart import check_apart
 
 EDITED_TYPES = ("keep", "f32", "f16", "q8_0")
 # What gguf can quantise, but for ternary types: they hold ternary weights, which edited ones no longer are.
@@ -98,7 +99,9 @@ def rewrite(file: GgufFile, rewrites: Mapping[str, Rewrite], target: Path) -> di
 
     Raises:
         CheckpointError: a value that the type cannot hold, an edit that the type rounds away, a file cut meanwhile.
+        OutputError: the target is the file itself.
     """
+    check_apart(target, [file.path], folder=False)
     places, _ = new_places(file, rewrites)
     found: dict[str, dict[str, Any]] = {}
     with (

@@ -24,6 +24,7 @@ import numpy as np
 
 from sea_bake.errors import CheckpointError, SettingError
 from sea_bake.exporting.onnx import finishing
+from sea_bake.io.apart import check_apart
 
 BITS = {"int8": 8, "int4": 4}
 BLOCK = 32  # inputs of a weight that share one scale: the finest that every runtime has kernels for
@@ -55,12 +56,16 @@ def quantise(source: Path, target: Path, kind: str, keep: Sequence[str]) -> dict
     Raises:
         SettingError: another kind.
         CheckpointError: a node to keep is not in the graph, or nothing in it can be rounded.
+        OutputError: the target is the source itself, or its weights are the source's.
     """
     import onnx_ir
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
     if kind not in BITS:
         raise SettingError(f"unknown kind {kind!r}: use {' or '.join(BITS)}")
+    read = [source, *source.parent.glob(f"{source.name}_data*")]
+    for path in (target, target.with_name(f"{target.name}_data")):
+        check_apart(path, read, folder=False)
     model = onnx_ir.load(source)  # the weights stay on disk until they are looked at
     nodes = list(model.graph.all_nodes())
     missing = sorted({*keep} - {node.name for node in nodes})
