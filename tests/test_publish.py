@@ -783,7 +783,10 @@ def test_quantised_ggufs_go_beside_a_fold_with_what_they_keep(
     with monkeypatch.context() as without:
         for name in ("llama_cpp", "cyllama.llama.llama_cpp"):
             without.setitem(sys.modules, name, None)
-        with pytest.raises(SettingError, match="pip install cyllama"):
+        with pytest.raises(SettingError, match=r"cyllama .* is here, and does not load .*: pip install --force-rein"):
+            publish(fold, "ada/x", **both)
+        without.setattr("sea_bake.io.llama_cpp.installed", lambda package: None)
+        with pytest.raises(SettingError, match="not installed here: pip install cyllama"):
             publish(fold, "ada/x", **both)
     for folder, kinds, words in ((fold, "q9", "use q8_0, q6_k"), (inserted, "q8_0", "--gguf is for a fold")):
         with pytest.raises((SettingError, PublishError), match=words):

@@ -37,6 +37,7 @@ from sea_bake.activations.prompt_format import prompt_format
 from sea_bake.activations.rendering import without_reasoning
 from sea_bake.errors import CheckpointError, MissingExtraError, SettingError
 from sea_bake.io import interrupts
+from sea_bake.io.llama_cpp import find_converter
 from sea_bake.serving import chatting, llama_cpp, transformers_server, vllm
 from sea_bake.serving import server as serving
 from sea_bake.serving.conversation import Conversation
@@ -916,6 +917,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "no number": (("ask", "BASE", "-e", "EDIT", "--alpha", "nan", "-p", "x"), "SettingError", "no strength"),
     "a length": (("ask", "BASE", "--max-new-tokens", "0", "-p", "x"), "SettingError", "at least 1"),
     "a temperature": (("ask", "BASE", "--temperature", "-1", "-p", "x"), "SettingError", "temperature"),
+    "a temperature of nothing": (("ask", "BASE", "--temperature", "1e-45", "-p", "x"), "SettingError", "use 0"),
     "a runtime": (("ask", "BASE", "--runtime", "tea", "-p", "x"), "SettingError", "llama.cpp"),
     "a runtime for a GGUF": (("ask", "BASE", "--runtime", "llama.cpp", "-p", "x"), "SettingError", "export gguf"),
     "another model's edit": (("ask", "OTHER", "-e", "EDIT", "-p", "x"), "WrongModelError", ""),
@@ -1003,6 +1005,49 @@ def test_doctor_says_what_is_here_and_what_is_not(monkeypatch: pytest.MonkeyPatc
     (broken,) = [one for one in found["needed"] if not one["works"]]
     assert (broken["name"], broken["found"]) == ("peft", "0.0.1 is too old")
     assert broken["cure"].startswith("pip install -U 'peft>=")
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        ("raise ImportError('libggml.so: no such file')", "does not load: ImportError: libggml.so: no such file"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "does not load: it ends with signal 4"),
+    ],
+)
+def test_doctor_loads_the_libraries_that_it_ticks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, words: str
+) -> None:
+    """In their place here: modules that break as a library does that is incomplete, or of another processor."""
+
+    def found() -> dict[str, Any]:
+        return {one.name.partition(" (")[0]: one for one in doctor().tools}
+
+    names = {"llama.cpp": "xllamacpp", "llama.cpp's quantiser": "cyllama"}
+    for name, package in names.items():
+        assert (found()[name].works, found()[name].found.split()[0], found()[name].cure) == (True, package, "")
+    for place in ("xllamacpp.py", "cyllama/__init__.py", "cyllama/llama/__init__.py", "cyllama/llama/llama_cpp.py"):
+        file = tmp_path / place
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("" if file.name == "__init__.py" else broken)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    for name, package in names.items():
+        assert found()[name].works is False
+        assert words in found()[name].found
+        assert found()[name].cure.startswith(f"pip install --force-reinstall --no-deps {package}, or ")
+
+
+def test_doctor_finds_the_converter_where_an_export_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LLAMA_CPP is the folder, or the script itself; what it names and is not there, an export does not pass over."""
+    script = tmp_path / "convert_hf_to_gguf.py"
+    script.write_text("")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for home, there in ((None, True), (str(tmp_path), True), (str(script), True), (str(tmp_path / "nowhere"), False)):
+        monkeypatch.setenv("LLAMA_CPP", home) if home else monkeypatch.delenv("LLAMA_CPP", raising=False)
+        (one,) = [tool for tool in doctor().tools if "converter" in tool.name]
+        assert (bool(one.works), one.found) == (there, str(script) if there else "not here"), home
+        with contextlib.nullcontext() if there else pytest.raises(SettingError, match="nowhere"):
+            assert find_converter(None) == script
 
 
 def tiny_satisfied(requirement: Any) -> bool:

@@ -10,8 +10,8 @@ from typing import Any
 from sea_bake.artefact import Artefact
 from sea_bake.errors import CheckpointError, PublishError, SettingError
 from sea_bake.exporting.gguf import export_gguf
-from sea_bake.exporting.gguf.converting import HOME, find_converter
-from sea_bake.exporting.gguf.quantising import Reference, check_kinds, quantise_gguf, quantiser
+from sea_bake.exporting.gguf.quantising import Reference, check_kinds, quantise_gguf
+from sea_bake.io.llama_cpp import HOME, find_converter, quantiser
 from sea_bake.io.staging import need_space
 from sea_bake.model.checkpoint import Checkpoint
 from sea_bake.model.loading import load_tokenizer

@@ -13,6 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sea_bake.errors import SettingError
+from sea_bake.io.llama_cpp import AGAIN, BUILT, QUANTISERS, find_converter
+
 _MARKER = re.compile(r"""extra\s*==\s*['"]([\w-]+)['"]""")
 _NEEDED = ("torch", "transformers", "safetensors", "peft", "huggingface-hub", "accelerate")
 _SHOWN = ("sea-bake", *_NEEDED)
@@ -87,7 +90,9 @@ class Health:
 
 
 def doctor() -> Health:
-    """Look at versions, extras, devices and tools: by metadata and the PATH alone, so that it takes no time."""
+    """Look at versions, extras, devices and tools: by metadata and the PATH, but for llama.cpp's libraries, which are
+    loaded, each in a process of its own.
+    """
     requirements = _requirements()
     needed = [_package(name, requirements[""].get(name, ""), needed=True) for name in requirements[""]]
     extras = []
@@ -185,24 +190,12 @@ def _processor_flags() -> set[str]:
 def _tools() -> list[Finding]:
     """Tool -> what it is for; None where it is not there and nothing breaks without it."""
     compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
-    llama = _version("xllamacpp")
-    server = shutil.which("llama-server")
     asked = [
         ("C compiler (torch.compile)", compiler, "apt install build-essential, or your system's own"),
-        (
-            "llama.cpp (chat, ask with a GGUF)",
-            f"xllamacpp {llama}" if llama else server,
-            "pip install xllamacpp, or put llama-server on the PATH",
-        ),
         (
             "llama.cpp's converter (export gguf of a folder, publish --gguf)",
             _converter(),
             "git clone https://github.com/ggml-org/llama.cpp, and name the folder in LLAMA_CPP",
-        ),
-        (
-            "llama.cpp's quantiser (publish --gguf)",
-            next((f"{name} {there}" for name in ("cyllama", "llama-cpp-python") if (there := _version(name))), None),
-            "pip install cyllama",
         ),
         ("login to the Hub (publish)", _login(), "hf auth login"),
         ("vLLM (serve)", shutil.which("vllm"), "install it in an environment of its own, with its bin on the PATH"),
@@ -211,14 +204,56 @@ def _tools() -> list[Finding]:
     ]
     browser = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
     asked.append(("browser (serve-web)", browser, "any browser of another machine will do"))
-    return [Finding(name, True if there else None, there or "not here", "" if there else cure)
-            for name, there, cure in asked]  # fmt: skip
+    found = [Finding(name, True if there else None, there or "not here", "" if there else cure)
+             for name, there, cure in asked]  # fmt: skip
+    server = shutil.which("llama-server")
+    other = "put llama-server on the PATH"
+    found.append(_library("llama.cpp (chat, ask with a GGUF)", {"xllamacpp": "xllamacpp"}, other, server))
+    found.append(_library("llama.cpp's quantiser (publish --gguf)", QUANTISERS, BUILT))
+    return found
 
 
 def _converter() -> str | None:
     """Where ``export gguf`` looks for it."""
-    script = Path(os.environ.get("LLAMA_CPP") or "/nowhere", "convert_hf_to_gguf.py")
-    return str(script) if script.is_file() else shutil.which(script.name)
+    try:
+        return str(find_converter(None))
+    except SettingError:
+        return None
+
+
+def _library(name: str, packages: dict[str, str], other: str, there: str | None = None) -> Finding:
+    """Whether one of these packages is here and loads: tried in a process of its own, since a library built for another
+    processor ends the one that loads it.
+
+    Args:
+        packages: package -> the module that loads its library; the first is the one to install.
+        other: what serves in their place, as a cure.
+        there: that, where it is here: it is asked where no package is.
+    """
+    broken: list[tuple[str, str]] = []
+    for package, module in packages.items():
+        version = _version(package)
+        if version is None:
+            continue
+        line = [sys.executable, "-c", f"import {module}"]
+        try:
+            ran = subprocess.run(line, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+            said = (
+                ran.stderr.strip().splitlines()[-1:]
+                if ran.returncode > 0
+                else [f"it ends with signal {-ran.returncode}"]
+            )
+        except subprocess.TimeoutExpired:
+            said = ["it takes more than a minute"]
+        else:
+            if ran.returncode == 0:
+                return Finding(name, True, f"{package} {version}")
+        broken.append((f"{package} {version} does not load: {' '.join(said)}", f"{AGAIN} {package}, or {other}"))
+    if broken:
+        return Finding(name, False, *broken[0])
+    if there is not None:
+        return Finding(name, True, there)
+    return Finding(name, None, "not here", f"pip install {next(iter(packages))}, or {other}")
 
 
 def _login() -> str | None:

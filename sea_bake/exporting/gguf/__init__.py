@@ -20,6 +20,7 @@ from sea_bake.exporting.gguf.matching import check_base
 from sea_bake.exporting.gguf.names import ARCHITECTURES, GgufWriter, find_writers, known_family
 from sea_bake.io.apart import check_apart
 from sea_bake.io.files import file_digest
+from sea_bake.io.llama_cpp import find_converter
 from sea_bake.io.pairs import staged_pair
 from sea_bake.io.staging import check_output, need_space
 
@@ -195,7 +196,7 @@ def _converted(source: Exportable, converter: str | Path | None, stage: Path, ou
             "an edit by itself holds no weights: give the base's GGUF (--base BASE.gguf) to rewrite its edited "
             "tensors, or bake a fold first and give its folder"
         )
-    script = converting.find_converter(converter)
+    script = find_converter(converter)
     weights = sum(path.stat().st_size for path in source.folder.glob("*.safetensors"))
     need_space(stage.parent, weights * (2 if outtype == "f32" else 1))
     file = converting.convert(script, source.folder, stage, outtype)

@@ -3,37 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from sea_bake.errors import CheckpointError, SettingError
+from sea_bake.errors import CheckpointError
 from sea_bake.exporting.gguf.header import GgufFile
 
-SCRIPT = "convert_hf_to_gguf.py"
 OUTTYPES = ("auto", "f32", "f16", "bf16", "q8_0")
-HOME = "LLAMA_CPP"
-
-
-def find_converter(given: str | Path | None) -> Path:
-    """The converter: the file or the checkout that was given, else of the folder in LLAMA_CPP, else on PATH.
-
-    Raises:
-        SettingError: there is none; the message says where to get it, and what needs none.
-    """
-    named = given or os.environ.get(HOME) or shutil.which(SCRIPT)
-    if not named:
-        raise SettingError(
-            "give the base's GGUF (--base BASE.gguf), whose edited tensors are then rewritten and nothing else; or "
-            f"llama.cpp's converter (--converter PATH/{SCRIPT}, or its folder in {HOME}): it is part of llama.cpp's "
-            "sources, also of those that PyPI has of llama-cpp-python"
-        )
-    path = Path(os.path.expanduser(named))
-    for place in (path, path / SCRIPT):
-        if place.is_file():
-            return place.absolute()
-    raise SettingError(f"no {SCRIPT} at {path}: name that file, or llama.cpp's own folder")
 
 
 def convert(converter: Path, folder: Path, target: Path, outtype: str) -> GgufFile:

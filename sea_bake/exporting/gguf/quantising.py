@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import importlib
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +13,14 @@ from torch import Tensor
 from sea_bake.activations.prompts import encode
 from sea_bake.activations.rendering import usable
 from sea_bake.demonstrations import builtin
-from sea_bake.errors import CheckpointError, SettingError, first_line_of
+from sea_bake.errors import CheckpointError, SettingError
 from sea_bake.io.apart import check_apart
+from sea_bake.io.llama_cpp import quantiser
 from sea_bake.io.staging import staged_file
 from sea_bake.model.loading import load_model
 from sea_bake.model.source import ModelSource
 
 KINDS = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q4_0")
-Quantiser = Callable[[str, str, int], None]  # (source, target, enum llama_ftype of llama.h); RuntimeError: not done
 _TEXTS = 8
 
 
@@ -44,45 +41,6 @@ class Kept:
     top1: float
     edit: float
     cosine: float
-
-
-def quantiser() -> Quantiser:
-    """llama.cpp's quantiser, out of cyllama or llama-cpp-python. Raises SettingError where neither is installed."""
-    for name, found in (("cyllama.llama.llama_cpp", _of_cyllama), ("llama_cpp", _of_llama_cpp_python)):
-        try:
-            return found(importlib.import_module(name))
-        except (ImportError, OSError):  # OSError: its library does not load here
-            continue
-    raise SettingError(
-        "quantised GGUFs are made by llama.cpp's own quantiser, which is not installed here: pip install cyllama"
-    )
-
-
-def _of_cyllama(library: Any) -> Quantiser:
-    def quantise(source: str, target: str, kind: int) -> None:
-        settings = library.LlamaModelQuantizeParams()
-        settings.ftype = kind
-        said: list[str] = []  # two lines and more of each tensor, which are for nobody
-        library.set_log_callback(lambda level, text: said.append(text))
-        try:
-            library.model_quantize(source, target, settings)
-        except RuntimeError as error:
-            raise RuntimeError(" ".join(said[-1:]).strip() or first_line_of(error)) from error
-        finally:
-            library.set_log_callback(lambda level, text: sys.stderr.write(text))  # as it is without one
-
-    return quantise
-
-
-def _of_llama_cpp_python(library: Any) -> Quantiser:
-    def quantise(source: str, target: str, kind: int) -> None:
-        settings = library.llama_model_quantize_default_params()
-        settings.ftype = kind
-        code = library.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(settings))
-        if code:
-            raise RuntimeError(f"code {code}; it says above why")
-
-    return quantise
 
 
 def check_kinds(kinds: Sequence[str]) -> None:
