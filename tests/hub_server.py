@@ -297,7 +297,14 @@ class _Handler(BaseHTTPRequestHandler):
         user = self.hub.user(self.token)
         if user is None:
             raise RefusedError(401, "Invalid username or password.")
-        self._answer({"type": "user", "name": user, "orgs": []})
+        role = "read" if self.token in self.hub.readers else "write"
+        token = {"type": "access_token", "accessToken": {"displayName": "here", "role": role}}
+        self._answer({"type": "user", "name": user, "orgs": [], "auth": token})
+
+    def _auth(self, name: str) -> None:
+        """Whether the token may write there."""
+        self.hub.writable(name, self.token)
+        self._answer({})
 
     def _validate(self) -> None:
         wrong = complaints(self._json()["content"])
@@ -516,6 +523,7 @@ class _Handler(BaseHTTPRequestHandler):
 _NAME = r"((?:spaces/)?[\w.-]+/[\w.-]+)"
 _ROUTES = [
     ("GET", "/api/whoami-v2", "whoami"),
+    ("GET", f"/api/models/{_NAME}/auth-check/write", "auth"),
     ("POST", "/api/validate-yaml", "validate"),
     ("POST", "/api/repos/create", "create"),
     ("DELETE", "/api/repos/delete", "delete"),

@@ -35,7 +35,8 @@ from sea_bake.artefact import Artefact
 from sea_bake.artefact.evaluation import edit_digest
 from sea_bake.artefact.seal import broken, seal
 from sea_bake.demonstrations import builtin
-from sea_bake.errors import CheckpointError, OutputError, PublishError, SettingError
+from sea_bake.errors import CheckpointError, FamilyError, OutputError, PublishError, SettingError
+from sea_bake.exporting.gguf.names import ARCHITECTURES
 from sea_bake.exporting.gguf.quantising import quantise_gguf
 from sea_bake.model.loading import load_model, load_tokenizer
 from sea_bake.model.source import ModelSource
@@ -86,6 +87,7 @@ class Desk(tiny.Nursery):
             "HF_HUB_OFFLINE": "0",
             "HF_HUB_DISABLE_XET": "1",  # xet's own servers are not spoken to: the other protocol of the Hub is
             "HF_HUB_DISABLE_TELEMETRY": "1",
+            "LLAMA_CPP": str(folder / "llama.cpp"),
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
         }
         script = (
@@ -809,6 +811,10 @@ def test_quantised_ggufs_go_beside_a_fold_with_what_they_keep(
         with pytest.raises(PublishError, match="drop --include nowhere"):
             publish(fold, "ada/x", **both, include=["nowhere"])
     # A fold with its base's weights: refused before the converter, which would fail here, is asked.
+    with monkeypatch.context() as unknown:
+        unknown.setitem(ARCHITECTURES, "llama", "nobodys")
+        with pytest.raises(FamilyError, match=r"does not know the architecture nobodys: .*-U cyllama\), or drop"):
+            publish(fold, "ada/x", **both)
     (tmp_path / plainly.name).symlink_to(plainly)
     empty = tiny.changeable(fold, tmp_path / "empty")
     shutil.copyfile(plainly / "model.safetensors", empty / "model.safetensors")
@@ -1207,6 +1213,35 @@ def test_who_may_not_is_told_what_to_do(
     with desk.logged_in(token):
         desk.refused("publish", artefact("adapter"), repo, says=says)
     assert repo not in hub.repos
+
+
+@pytest.mark.slow
+def test_who_may_not_is_told_before_anything_is_quantised(
+    desk: Desk, hub: Hub, artefact: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The converter, which is asked after that, fails here, and is heard only by those who may."""
+    home = desk.folder / "llama.cpp"
+    home.mkdir()
+    (home / "convert_hf_to_gguf.py").write_text("raise SystemExit('the converter was asked')")
+    (tmp_path / "notes.txt").write_text("theirs")
+    hub.add("bob/open", tmp_path)
+    hub.add("ada/open", tmp_path)
+    for token, repo, says in (
+        (None, "ada/early", "nobody is logged in .*hf auth login"),
+        ("hf_" + "y" * 34, "ada/early", "does not accept your token.*hf auth login"),
+        (READER, "ada/early", "may only read.*hf auth login"),
+        (ADA, "bob/early", "may not write to bob/early.*under ada alone"),
+        (ADA, "ada/open", "ada/open is public"),
+    ):
+        with desk.logged_in(token):
+            desk.refused("publish", artefact("fold"), repo, "--gguf", "q8_0", says=says)
+    with desk.logged_in(ADA):
+        desk.refused(
+            "publish", artefact("fold"), "bob/open", "--gguf", "q8_0", "--public", says="may not write to bob/open"
+        )
+        ran, _ = desk.run("publish", artefact("fold"), "ada/early", "--gguf", "q8_0")  # the control
+        tiny.refused(ran, "CheckpointError", "the converter was asked")
+    assert not {"ada/early", "bob/early"} & {*hub.repos}
 
 
 @pytest.mark.slow

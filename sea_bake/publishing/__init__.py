@@ -23,6 +23,7 @@ from sea_bake.publishing.hub_errors import check_repo_id
 from sea_bake.publishing.licence import Place, find
 from sea_bake.publishing.publication import Publication, Target
 from sea_bake.publishing.recipe import datasets_of, dump
+from sea_bake.publishing.rights import check_rights
 from sea_bake.publishing.spaces import publish_space
 
 __all__ = ["Publication", "publish"]
@@ -110,6 +111,8 @@ def publish(
     if not kinds:
         return _publish(found, target, license, datasets, include)
     source = check_gguf(found, kinds)
+    if not dry_run:
+        check_rights(target)
     with scratch_folder(found.folder) if found.hub_id is None else _elsewhere() as folder:
         name = repo.rpartition("/")[2]
         return _publish(

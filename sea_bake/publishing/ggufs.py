@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake.artefact import Artefact
-from sea_bake.errors import CheckpointError, PublishError, SettingError
+from sea_bake.errors import CheckpointError, PublishError, SettingError, need
 from sea_bake.exporting.gguf import export_gguf
-from sea_bake.exporting.gguf.quantising import Reference, check_kinds, quantise_gguf
+from sea_bake.exporting.gguf.quantising import Reference, check_architecture, check_kinds, quantise_gguf
 from sea_bake.io.llama_cpp import HOME, find_converter, quantiser
 from sea_bake.io.staging import need_space
 from sea_bake.model.checkpoint import Checkpoint
@@ -30,10 +30,13 @@ def check_gguf(artefact: Artefact, kinds: Sequence[str]) -> ModelSource:
     Raises:
         PublishError: it is no fold, which alone llama.cpp's converter reads; or its base is not to be had.
         SettingError: an unknown type, or no quantiser or converter here.
+        FamilyError: an architecture that the quantiser does not know.
+        MissingExtraError: the extra "gguf" is not installed.
     """
     check_kinds(kinds)
     if artefact.kind != "fold":
         raise PublishError(f"--gguf is for a fold, and this is {artefact.kind}: bake with --how fold, or drop --gguf")
+    need("gguf", "Publishing a GGUF", "gguf")
     quantiser()
     try:
         find_converter(None)
@@ -48,6 +51,7 @@ def check_gguf(artefact: Artefact, kinds: Sequence[str]) -> ModelSource:
             f"what a quantised copy keeps is measured against the base '{artefact.record.base}', which is neither "
             "beside the artefact nor on the Hub: put it there, or drop --gguf"
         ) from error
+    check_architecture(artefact.edits[0].base.model_type)
     return base
 
 

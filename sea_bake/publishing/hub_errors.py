@@ -8,7 +8,7 @@ from typing import Any
 
 from sea_bake.errors import PublishError, SeaBakeError
 
-_LOG_IN = "log in with `hf auth login` (or set HF_TOKEN) and a token that may write"
+LOG_IN = "log in with `hf auth login` (or set HF_TOKEN) and a token that may write"
 _AGAIN = "run the same command again: what the Hub has whole is not sent twice"
 
 
@@ -44,7 +44,7 @@ def _told(error: BaseException, repo: str) -> str:
         if isinstance(found, errors.OfflineModeIsEnabled):
             return "the Hub is not asked, since HF_HUB_OFFLINE is set: unset it to publish"
         if isinstance(found, errors.LocalTokenNotFoundError):
-            return f"nobody is logged in to the Hub: {_LOG_IN}"
+            return f"nobody is logged in to the Hub: {LOG_IN}"
         if isinstance(found, errors.HfHubHTTPError):
             return _status(found, repo, logged_in=get_token() is not None)
     for found in chain:
@@ -59,14 +59,14 @@ def _status(error: Any, repo: str, *, logged_in: bool) -> str:
     status, said = error.response.status_code, error.server_message
     reason = f" ({' '.join(str(said).split())})" if said else ""
     if not logged_in and status in (401, 403, 404):
-        return f"nobody is logged in to the Hub: {_LOG_IN}"
+        return f"nobody is logged in to the Hub: {LOG_IN}"
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{repo} has no such revision{reason}: give a branch that is there, or leave --revision out"
     taken = f"somebody else has written to {repo} meanwhile{reason}: {_AGAIN}"
     known = {
         400: f"the Hub does not accept this{reason or f' ({_line(error)})'}",
-        401: f"the Hub does not accept your token{reason}: {_LOG_IN}",
-        403: f"your token may not write to {repo}{reason}: {_LOG_IN}, or choose a repository under your own name",
+        401: f"the Hub does not accept your token{reason}: {LOG_IN}",
+        403: f"your token may not write to {repo}{reason}: {LOG_IN}, or choose a repository under your own name",
         404: f"the Hub has no repository {repo}, or does not show it to you{reason}: check its name and your login",
         409: taken,
         412: taken,

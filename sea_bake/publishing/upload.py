@@ -130,17 +130,22 @@ def _repository(api: Any, repo: str, kind: str, *, public: bool, create_pr: bool
         sdk = {"space_sdk": "static"} if kind == "space" else {}
         api.create_repo(repo, private=not public, exist_ok=True, repo_type=kind, **sdk)
         return api.repo_info(repo, repo_type=kind)
-    if not info.private and not public:
+    check_visibility(repo, private=bool(info.private), public=public)
+    return info
+
+
+def check_visibility(repo: str, *, private: bool, public: bool) -> None:
+    """Raises PublishError where a repository that is there shows itself to others than was asked for."""
+    if not private and not public:
         raise PublishError(
             f"{repo} is public, and everybody would see what is published into it: pass --public if that is meant, or "
             "choose another repository"
         )
-    if info.private and public:
+    if private and public:
         raise PublishError(
             f"{repo} is private, and stays so whatever is published into it: drop --public, or make it public in "
             "its settings on the Hub first"
         )
-    return info
 
 
 def _tree(api: Any, repo: str, revision: str | None, kind: str = "model") -> dict[str, Any]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +17,8 @@ from torch import Tensor
 from sea_bake.activations.prompts import encode
 from sea_bake.activations.rendering import usable
 from sea_bake.demonstrations import builtin
-from sea_bake.errors import CheckpointError, SettingError
+from sea_bake.errors import CheckpointError, FamilyError, SettingError
+from sea_bake.exporting.gguf.names import ARCHITECTURES
 from sea_bake.io.apart import check_apart
 from sea_bake.io.llama_cpp import quantiser
 from sea_bake.io.staging import staged_file
@@ -22,6 +27,7 @@ from sea_bake.model.source import ModelSource
 
 KINDS = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q4_0")
 _TEXTS = 8
+_ASKING = "import sys; from sea_bake.io.llama_cpp import quantiser; quantiser()(*sys.argv[1:], 7)"  # 7: q8_0
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,35 @@ def check_kinds(kinds: Sequence[str]) -> None:
     for kind in kinds:
         if kind not in KINDS:
             raise SettingError(f"unknown type {kind!r} of a quantised GGUF: use {', '.join(KINDS)}")
+
+
+def check_architecture(model_type: str) -> None:
+    """Whether llama.cpp's quantiser here knows a family, asked with a file that holds its name and nothing else.
+
+    In a process of its own: what it makes of such a file is its affair. A family whose name in llama.cpp is not known
+    here passes, and so does what the quantiser says nothing clear of.
+
+    Raises:
+        FamilyError: it does not know the family.
+    """
+    from gguf import GGUFWriter
+
+    architecture = ARCHITECTURES.get(model_type)
+    if architecture is None:
+        return
+    with tempfile.TemporaryDirectory(prefix="sea-bake-gguf-") as folder:
+        writer = GGUFWriter(f"{folder}/header.gguf", architecture)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        words = [sys.executable, "-c", _ASKING, f"{folder}/header.gguf", f"{folder}/out.gguf"]
+        ran = subprocess.run(words, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
+    if re.search(r"(unknown|unsupported) model architecture", ran.stderr + ran.stdout):
+        raise FamilyError(
+            f"llama.cpp's quantiser here does not know the architecture {architecture}: take a newer one "
+            "(pip install -U cyllama), or drop --gguf"
+        )
 
 
 def quantise_gguf(source: Path, target: Path, kind: str) -> None:
