@@ -459,15 +459,15 @@ def test_every_method_is_fitted_for_a_kl_evaluated_and_searched(name: str, tmp_p
         assert found.kl.value == pytest.approx(0.1, rel=0.1)
     if name in MAPS:
         cost = evaluate(
-            tiny.single(), edit=edit, tasks=[], behaviours=["code"], limit=4, output=tmp_path / "evaluation"
+            tiny.single(), edit=edit, tasks=[], behaviours=["fair"], limit=4, output=tmp_path / "evaluation"
         )
         # The very texts that the strength was found on, by another road.
         assert cost.row("neutral_text", "kl").found.edited.value == pytest.approx(found.kl.value, rel=1e-3)
-        assert cost.row("behaviour-code", "margin").found.n == 4
+        assert cost.row("behaviour-fair", "margin").found.n == 4
         edit.save(tmp_path / "edit.safetensors")
         shown = report(tmp_path / "edit.safetensors", evaluation=tmp_path / "evaluation", output=tmp_path / "report")
         assert METHODS[name].title in shown.html
-        assert f"{cost.row('behaviour-code', 'margin').found.edited.value:.3f}"[:4] in shown.html
+        assert f"{cost.row('behaviour-fair', 'margin').found.edited.value:.3f}"[:4] in shown.html
     space = Space(method=(name,), layers=("all",), alpha=(0.5, 1.0))
     searched = tune(
         tiny.single(), asked, output=tmp_path / "tuned", space=space, trials=2, select=10, confirm=20, max_new_tokens=4
