@@ -48,7 +48,9 @@ class Sampling:
 def check_temperature(temperature: float) -> None:
     """Raises SettingError for what no draw can be made at: logits are divided by it, in float32."""
     if not 0 <= temperature < _HOTTEST:
-        raise SettingError(f"temperature = {temperature}: use a number from 0 (the most likely token) to 2")
+        raise SettingError(
+            f"temperature = {temperature}: use 0 (the most likely token), or a number below {_HOTTEST}; 0.7 is usual"
+        )
     if 0 < temperature < _COLDEST:
         raise SettingError(
             f"temperature = {temperature} is so small that logits divided by it are no numbers: use 0, which takes "
