@@ -13,7 +13,7 @@ import doors
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
-PAGES = ("DEMONSTRATIONS.md", "FEATURES.md", "LAYERS.md")
+PAGES = ("BEHAVIOURS.md", "DEMONSTRATIONS.md", "FEATURES.md", "LAYERS.md")
 
 
 def commands(page: str) -> list[list[str]]:
