@@ -672,7 +672,7 @@ def test_every_process_of_ours_is_fresh() -> None:
         for line in path.read_text("utf-8").splitlines()
         if "sys.executable," in line
     ]
-    apart = ('"-I"', "str(converter)", "ours}; import runpy")  # a file that is named is looked for beside itself
+    apart = ('"-I"', "str(converter)", 'f"{ours}; {code}"')  # a file that is named is looked for beside itself
     assert [start for start in starts if not any(words in start[1] for words in apart)] == []
     assert len(starts) >= 3
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake.errors import SettingError
+from sea_bake.io.interpreter import running
 from sea_bake.io.llama_cpp import AGAIN, BUILT, QUANTISERS, find_converter
 
 _MARKER = re.compile(r"""extra\s*==\s*['"]([\w-]+)['"]""")
@@ -235,7 +236,7 @@ def _library(name: str, packages: dict[str, str], other: str, there: str | None 
         version = _version(package)
         if version is None:
             continue
-        line = [sys.executable, "-c", f"import {module}"]
+        line = running(f"import {module}")
         try:
             ran = subprocess.run(line, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
             said = (

@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from sea_bake.demonstrations import builtin
 from sea_bake.edit import Edit
 from sea_bake.errors import VerificationError
 from sea_bake.io.files import read_json
+from sea_bake.io.interpreter import running
 from sea_bake.model.checkpoint.reader import Checkpoint, weights_file
 from sea_bake.model.loading import auto_class, load_tokenizer
 from sea_bake.model.source import ModelSource
@@ -190,12 +190,9 @@ def open_reference(request: dict[str, Any], subject: Subject, folder: Path) -> d
 
 
 def fresh(module: str) -> list[str]:
-    """What runs a module of ours in a process of its own. Not ``-m``, which looks for modules in the folder that one
-    works in first: a stranger's, maybe, with a ``sea_bake.py`` or a ``json.py`` in it.
-    """
-    ours = "import sys; sys.path[:] = filter(None, sys.path)"  # -c puts "" there
-    ours += "; from sea_bake.io.garbage import collect_seldom; collect_seldom()"
-    return [sys.executable, "-c", f"{ours}; import runpy; runpy.run_module({module!r}, None, '__main__', True)"]
+    """What runs a module of ours in a process of its own."""
+    seldom = "from sea_bake.io.garbage import collect_seldom; collect_seldom()"
+    return running(f"{seldom}; import runpy; runpy.run_module({module!r}, None, '__main__', True)")
 
 
 def open_door(command: list[str], folder: Path, name: str, request: dict[str, Any]) -> dict[str, Any]:

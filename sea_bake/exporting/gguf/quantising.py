@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from sea_bake.demonstrations import builtin
 from sea_bake.errors import CheckpointError, FamilyError, SettingError
 from sea_bake.exporting.gguf.names import ARCHITECTURES
 from sea_bake.io.apart import check_apart
+from sea_bake.io.interpreter import running
 from sea_bake.io.llama_cpp import quantiser
 from sea_bake.io.staging import staged_file
 from sea_bake.model.loading import load_model
@@ -27,7 +27,7 @@ from sea_bake.model.source import ModelSource
 
 KINDS = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q4_0")
 _TEXTS = 8
-_ASKING = "import sys; from sea_bake.io.llama_cpp import quantiser; quantiser()(*sys.argv[1:], 7)"  # 7: q8_0
+_ASKING = "from sea_bake.io.llama_cpp import quantiser; quantiser()(*sys.argv[1:], 7)"  # 7: q8_0
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def check_architecture(model_type: str) -> None:
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        words = [sys.executable, "-c", _ASKING, f"{folder}/header.gguf", f"{folder}/out.gguf"]
+        words = [*running(_ASKING), f"{folder}/header.gguf", f"{folder}/out.gguf"]
         ran = subprocess.run(words, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
     if re.search(r"(unknown|unsupported) model architecture", ran.stderr + ran.stdout):
         raise FamilyError(
