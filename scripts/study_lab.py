@@ -26,7 +26,7 @@ common.use_repository_python()
 import numpy as np  # noqa: E402
 import study_common as study  # noqa: E402
 
-from sea_bake import Edit, fit  # noqa: E402
+from sea_bake import Edit, __version__, fit  # noqa: E402
 from sea_bake.activations import Activations, collect_sites  # noqa: E402
 from sea_bake.activations.prompt_format import PromptFormat, prompt_format  # noqa: E402
 from sea_bake.demonstrations import Demonstration, load  # noqa: E402
@@ -42,7 +42,7 @@ from sea_bake.methods.affine import AffineMap  # noqa: E402
 from sea_bake.methods.table import named  # noqa: E402
 from sea_bake.model.anatomy import Site  # noqa: E402
 from sea_bake.model.loading import load_model, load_tokenizer  # noqa: E402
-from sea_bake.model.processes import on_main  # noqa: E402
+from sea_bake.model.processes import check_alike, on_main  # noqa: E402
 from sea_bake.model.source import ModelSource  # noqa: E402
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -115,6 +115,15 @@ def check(made: Any, args: Any, *needed: str) -> None:
     missing = [f"--{name}" for name in asked if not getattr(args, name)]
     if missing:
         made.error(f"name {', '.join(missing)} (or --smoke)")
+
+
+def agree(args: Any) -> None:
+    """All processes of a study have one release, models of one name and one set of settings; where files lie and what
+    is printed is each one's own.
+    """
+    own = ("model", "output", "data", "json", "record")
+    told = {name: value for name, value in vars(args).items() if name not in own}
+    check_alike({"study": [__version__, [Path(model).name for model in args.model], told]})
 
 
 class Lab:
@@ -225,9 +234,9 @@ class Lab:
         return find(lambda a: self.bench.kl(edit, a, places), self.args.budget, start=start, close=CLOSE)
 
     def fact(self, key: str, make: Callable[[], Any]) -> Any:
-        """What is told of an edit beside its answers, kept as these are; None where it is not there."""
+        """What activations say of an edit beside its answers, kept as these are; None where neither is there."""
         found = self.kept(key)
-        if not found and not self.args.print:
+        if not found and self.args.output:
             found = {"value": make()}
             self._keep(key, found)
         return found.get("value")

@@ -15,7 +15,7 @@ from typing import Any
 
 from sea_bake.errors import SettingError
 from sea_bake.io.interpreter import running
-from sea_bake.io.llama_cpp import AGAIN, BUILT, QUANTISERS, find_converter
+from sea_bake.io.llama_cpp import AGAIN, BUILT, QUANTISERS, find_converter, installed
 
 _MARKER = re.compile(r"""extra\s*==\s*['"]([\w-]+)['"]""")
 _NEEDED = ("torch", "transformers", "safetensors", "peft", "huggingface-hub", "accelerate")
@@ -103,15 +103,8 @@ def doctor() -> Health:
             works = not lacking
             found = "installed" if works else ", ".join(f"{one.name} {one.found}" for one in lacking)
             extras.append(Finding(extra, works, found, "" if works else f"pip install 'sea-bake[{extra}]'"))
-    versions = {"python": platform.python_version()} | {name: _version(name) or "" for name in _SHOWN}
+    versions = {"python": platform.python_version()} | {name: installed(name) or "" for name in _SHOWN}
     return Health(versions, needed, extras, _devices(), _tools())
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _requirements() -> dict[str, dict[str, str]]:
@@ -134,7 +127,7 @@ def _holds(marker: str) -> bool:
 
 
 def _package(name: str, bounds: str, *, needed: bool = False) -> Finding:
-    there = _version(name)
+    there = installed(name)
     cure = f"pip install -U '{name}{bounds}'"
     if there is None:
         return Finding(name, False, "is not installed", cure, needed)
@@ -167,7 +160,7 @@ def _devices() -> list[Finding]:
         cure = "" if fast else "--dtype float32 (fit, eval, verify) is several times faster on this processor"
         found.append(Finding("bfloat16", True if fast else None, told, cure))
     cards = _output("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
-    torch = _version("torch") or ""
+    torch = installed("torch") or ""
     cure = ""
     if cards and "+cpu" in torch:
         cure = "torch here is built for the processor alone: https://pytorch.org/get-started/locally has the other line"
@@ -233,7 +226,7 @@ def _library(name: str, packages: dict[str, str], other: str, there: str | None 
     """
     broken: list[tuple[str, str]] = []
     for package, module in packages.items():
-        version = _version(package)
+        version = installed(package)
         if version is None:
             continue
         line = running(f"import {module}")

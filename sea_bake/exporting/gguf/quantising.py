@@ -117,8 +117,9 @@ class Reference:
     def __init__(self, base: ModelSource, edited: ModelSource, tokenizer: Any) -> None:
         form = usable(tokenizer)
         self.texts = [encode(tokenizer, one.prompt, one.positive, form).ids for one in builtin()[::20][:_TEXTS]]
-        self.base, self.edited = _logits(base, self.texts), _logits(edited, self.texts)
-        if torch.equal(self.base, self.edited):
+        self.base, after = _logits(base, self.texts), _logits(edited, self.texts)
+        self.expected, self.change = after.log_softmax(-1), (after - self.base).flatten()
+        if not self.change.any():
             raise CheckpointError(
                 f"{edited.name} answers as its base {base.name} does, to the last bit: its edit changes nothing, and "
                 "no quantised copy can keep any of it"
@@ -126,10 +127,10 @@ class Reference:
 
     def measure(self, copy: Path) -> Kept:
         """Hold a quantised GGUF, as transformers reads it, against them."""
-        expected, change = self.edited.log_softmax(-1), (self.edited - self.base).flatten()
+        expected, change = self.expected, self.change
         found = _logits(ModelSource.parse(copy), self.texts)
         kl = (expected.exp() * (expected - found.log_softmax(-1))).sum(-1).mean()
-        same = (found.argmax(-1) == self.edited.argmax(-1)).double().mean()
+        same = (found.argmax(-1) == expected.argmax(-1)).double().mean()
         left = (found - self.base).flatten()
         share = left @ change / (change @ change)
         cosine = torch.nn.functional.cosine_similarity(left, change, dim=0)
