@@ -8,7 +8,6 @@ margins. Beside an edit stand random ones of the same KL (``KINDS``), drawn once
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import json
@@ -259,13 +258,13 @@ class Lab:
         triples = {name: self.items(name) for name in names}
         everything = [one for found in triples.values() for one in found]
         with self.edited(edit):
-            session = Session(model, tokenizer, 16, study.say)
+            session = Session(model, tokenizer, 16, study.say, self.bench.lower)
             told = iter(preference.records(session, everything, form=form))
         return {name: [next(told)["values"]["margin"] for _ in found] for name, found in triples.items()}
 
     def edited(self, edit: Edit | None) -> Any:
         """While it lasts, the model has this edit."""
-        return contextlib.nullcontext() if edit is None else edit.live(self.living[0], check=False)
+        return self.bench.edited(edit)
 
     def _keep(self, key: str, found: dict[str, Any]) -> None:
         self.used[self.path(key).stem] = found

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ from sea_bake.evaluation.finite import check_finite, check_known, watched
 from sea_bake.evaluation.measures import Column, read
 from sea_bake.evaluation.neutral import PROMPTS, TEXTS
 from sea_bake.io.regular import MAX_JSON, read_text
+from sea_bake.model.lower import LowerLayers
 from sea_bake.model.placing import input_device
 from sea_bake.model.processes import dealt, gathered, in_step
 
@@ -71,8 +73,13 @@ class Neutral:
         self._stride = 1
 
     @torch.inference_mode()
-    def records(self, model: Any, advance: Callable[[int], None] = lambda count: None) -> list[Record]:
+    def records(
+        self, model: Any, advance: Callable[[int], None] = lambda count: None, lower: LowerLayers | None = None
+    ) -> list[Record]:
         """Per text: "nll" in nats over "tokens" predicted tokens; behind the base also "kl" over "compared" ones.
+
+        Args:
+            lower: the model's layers below all edits, which are then computed once.
 
         Raises:
             EvaluationError: NaN or infinite logits; an embedding that lacks the tokens of nearly all texts.
@@ -83,7 +90,7 @@ class Neutral:
         found: list[Record] = []
         with in_step():
             for i, ids in dealt(list(enumerate(self.ids))):
-                logs, following = self._logs(model, ids)
+                logs, following = self._logs(model, ids, lower)
                 told = logs.gather(1, following[:, None]).squeeze(1)
                 if base and not self._kept:
                     total = sum(len(ids) - 1 for ids in self.ids) * logs.shape[-1] * 4
@@ -99,7 +106,7 @@ class Neutral:
         return together(found)
 
     @torch.inference_mode()
-    def kl(self, model: Any, places: Sequence[int]) -> float:
+    def kl(self, model: Any, places: Sequence[int], lower: LowerLayers | None = None) -> float:
         """Mean KL per token from the base, whose records have been taken, on the texts at these places alone.
 
         Raises:
@@ -109,7 +116,7 @@ class Neutral:
         with in_step():
             for i in places:
                 if i in self._kept:  # of this process
-                    at = self._logs(model, self.ids[i])[0][:: self._stride].cpu()
+                    at = self._logs(model, self.ids[i], lower)[0][:: self._stride].cpu()
                     found.append((i, _divergence(self._kept[i], at)[0], len(at)))
         everything = sorted(gathered(found))
         return sum(kl for _, kl, _ in everything) / sum(count for _, _, count in everything)
@@ -124,10 +131,11 @@ class Neutral:
                 f"{len(self.ids)} of the neutral texts: use the tokenizer that belongs to these weights"
             )
 
-    def _logs(self, model: Any, ids: list[int]) -> tuple[Tensor, Tensor]:
+    def _logs(self, model: Any, ids: list[int], lower: LowerLayers | None) -> tuple[Tensor, Tensor]:
         """[tokens - 1, vocabulary] log-probabilities in float32, and the tokens that follow."""
         rows = torch.tensor([ids], device=input_device(model))
-        logits = model(input_ids=rows, use_cache=False).logits
+        with lower.of((NEUTRAL, *ids)) if lower else contextlib.nullcontext():
+            logits = model(input_ids=rows, use_cache=False).logits
         check_finite(model, logits, [ids])
         return logits[0, :-1].float().log_softmax(-1), rows[0, 1:]
 

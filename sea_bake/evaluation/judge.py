@@ -17,6 +17,7 @@ from sea_bake.evaluation.neutral import TEXTS
 from sea_bake.evaluation.results import rows_of
 from sea_bake.evaluation.running import Advance, Session, Unit, answered
 from sea_bake.evaluation.tasks import locate
+from sea_bake.model.lower import LowerLayers
 
 Found = dict[str, list[Record]]  # unit -> records
 
@@ -58,7 +59,7 @@ class Judge:
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self._session: dict[str, Any] = {"batch_size": batch_size, "say": say}
+        self._session: dict[str, Any] = {"batch_size": batch_size, "say": say, "lower": LowerLayers(model)}
         local = locate(tasks, data) if tasks and data is not None else None
         self.units = units.tasks(list(tasks), local, limit=limit, offset=offset, say=say) if tasks else []
         if demonstrations:
@@ -92,7 +93,9 @@ class Judge:
         """
         first = [unit for unit in self.units if unit.against and unit.name not in self._base]
         self._base |= self._answer(first, lambda count: None)  # what KL is measured against
-        with live([edits] if isinstance(edits, Edit) else list(edits), self.model):
+        edits = [edits] if isinstance(edits, Edit) else list(edits)
+        self._session["lower"].first = min((layer for edit in edits for layer in edit.layers), default=0)
+        with live(edits, self.model):
             return self._answer(self.units, advance)
 
     def rows(self, found: Found, against: Found | None = None, *, detail: bool = False) -> list[Row]:

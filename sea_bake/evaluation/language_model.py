@@ -16,6 +16,7 @@ from sea_bake.errors import EvaluationError
 from sea_bake.evaluation.finite import check_known, not_finite, watched
 from sea_bake.evaluation.prefixes import Scorer
 from sea_bake.model.caches import can_share
+from sea_bake.model.lower import LowerLayers
 from sea_bake.model.processes import are_several, dealt, gathered, in_step
 
 
@@ -25,7 +26,7 @@ class SharedPrefixLM(HFLM):
     Args:
         model, tokenizer: living ones; hooks stay on.
         batch_size: largest number of rows in a forward pass.
-        advance, say: as in :class:`Scorer`.
+        advance, say, lower: as in :class:`Scorer`.
 
     Attributes:
         lengths: (context, continuation) -> tokens of the continuation.
@@ -42,11 +43,13 @@ class SharedPrefixLM(HFLM):
         batch_size: int = DEFAULT_BATCH_SIZE,
         advance: Callable[[int], None] = lambda count: None,
         say: Callable[[str], None] = lambda text: None,
+        lower: LowerLayers | None = None,
     ) -> None:
         backend = "seq2seq" if getattr(model.config, "is_encoder_decoder", False) else "causal"
         super().__init__(pretrained=model, tokenizer=tokenizer, backend=backend, batch_size=batch_size)
         self.advance = advance
-        self.scorer = Scorer(model, batch_size=batch_size, advance=lambda count: self.advance(count), say=say)
+        told: dict[str, Any] = {"batch_size": batch_size, "say": say, "lower": lower}
+        self.scorer = Scorer(model, advance=lambda count: self.advance(count), **told)
         self.shares = can_share(model)
         self.lengths: dict[tuple[str, ...], int] = {}
         self.cut: dict[tuple[str, ...], int] = {}

@@ -8,6 +8,7 @@ key-value cache gives what it would give to the whole text, up to rounding.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from sea_bake.activations import DEFAULT_BATCH_SIZE
 from sea_bake.errors import EvaluationError
 from sea_bake.evaluation.finite import check_finite
 from sea_bake.model.caches import cache_name
+from sea_bake.model.lower import LowerLayers
 from sea_bake.model.placing import input_device, out_of_memory
 from sea_bake.model.processes import dealt, gathered, in_step
 
@@ -39,6 +41,7 @@ class Scorer:
         batch_size: largest number of rows in a forward pass; halved when memory runs out.
         advance: called with the number of requests that were answered.
         say: called with a sentence for people, when the batch is halved.
+        lower: the model's layers below all edits, which are then computed once for all scorers that have them.
     """
 
     def __init__(
@@ -48,8 +51,10 @@ class Scorer:
         batch_size: int = DEFAULT_BATCH_SIZE,
         advance: Callable[[int], None] = lambda count: None,
         say: Callable[[str], None] = lambda text: None,
+        lower: LowerLayers | None = None,
     ) -> None:
         self.model, self.batch_size, self.advance, self.say = model, batch_size, advance, say
+        self._lower = lower
         self._device = input_device(model)
         self._cache = cache_name(model)
         self._keeps = "logits_to_keep" in inspect.signature(type(model).forward).parameters
@@ -159,7 +164,9 @@ class Scorer:
         """
         ids = torch.tensor(rows, device=self._device)
         only = {"logits_to_keep": keep} if self._keeps else {}  # the head costs as much as several layers
-        out = self.model(input_ids=ids, use_cache=True, **{self._cache: cache}, **only)
+        key = (*rows, *texts, 0 if cache is None else cache.get_seq_length())
+        with self._lower.of(key) if self._lower else contextlib.nullcontext():
+            out = self.model(input_ids=ids, use_cache=True, **{self._cache: cache}, **only)
         logits = out.logits[:, -keep:]
         check_finite(self.model, logits, texts)
         dtype = torch.promote_types(logits.dtype, torch.float32)

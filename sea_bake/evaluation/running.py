@@ -22,6 +22,7 @@ from sea_bake.evaluation.prefixes import Score, Scorer, no_memory, one_by_one
 from sea_bake.io import progress
 from sea_bake.model.caches import can_share
 from sea_bake.model.fingerprint import BaseModel
+from sea_bake.model.lower import LowerLayers
 from sea_bake.model.placing import input_device, out_of_memory
 from sea_bake.model.processes import are_several, check_alike, from_main, is_main_process
 
@@ -33,13 +34,20 @@ Answers = tuple[list[Record], dict[str, Any]]  # records, and the harness' own f
 
 
 class Session:
-    """One door, open: its model, and the harness' view of it."""
+    """One door, open: its model, and the harness' view of it; where they are known, its layers below all edits."""
 
-    def __init__(self, model: Any, tokenizer: Any, batch_size: int, say: Callable[[str], None]) -> None:
-        self.model, self.tokenizer = model, tokenizer
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        batch_size: int,
+        say: Callable[[str], None],
+        lower: LowerLayers | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.lower = model, tokenizer, lower
         self._lm: SharedPrefixLM | None = None
         self._data = ""
-        self._options: dict[str, Any] = {"batch_size": batch_size, "say": say}
+        self._options: dict[str, Any] = {"batch_size": batch_size, "say": say, "lower": lower}
 
     def lm(self, advance: Advance, data: str) -> SharedPrefixLM:
         """The same for all tasks of the same data: answers that two share (MC1's are among MC2's) are scored once.

@@ -77,7 +77,7 @@ def neutral_text(tokenizer: Any, texts: Sequence[str]) -> Unit:
     work = damage.Neutral(tokenizer, texts)
 
     def answer(session: Session, advance: Advance) -> Answers:
-        return work.records(session.model, advance), {}
+        return work.records(session.model, advance, session.lower), {}
 
     return Unit(damage.NEUTRAL, digest(texts, versions()), answer, len(work.ids), "text", against=True)
 

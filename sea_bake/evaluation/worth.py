@@ -4,7 +4,8 @@ edits of the same KL beside it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -25,6 +26,7 @@ from sea_bake.evaluation.running import Session
 from sea_bake.evaluation.strength import CLOSE, find
 from sea_bake.io import progress
 from sea_bake.io.cache import cache_folder
+from sea_bake.model.lower import LowerLayers
 
 DEFAULT_CONTROLS = 1  # of each kind: enough to look at, too few to say anything
 _FEW, _SOME = 4, 10  # of the neutral texts, evenly spread: enough to search on; and where a claim hangs on it
@@ -55,6 +57,7 @@ class Bench:
         self.model, self.tokenizer, self.held_back, self.form = model, tokenizer, list(held_back), form
         self.batch_size, self._texts = batch_size, list(texts)
         self.can_measure = not getattr(model.config, "is_encoder_decoder", False)
+        self.lower = LowerLayers(model)
         self._neutral = damage.Neutral(tokenizer, texts) if self.can_measure else None
         self._records: dict[str, list[Record]] = {}  # by edit; "" is the base
 
@@ -62,6 +65,16 @@ class Bench:
         """Places of so many of the neutral texts."""
         count = len(self.neutral.ids)
         return sorted({i * count // wanted for i in range(wanted)})
+
+    @contextlib.contextmanager
+    def edited(self, edit: Edit | None) -> Iterator[None]:
+        """While it lasts, the model has this edit; the layers below its first are passed over where they are known."""
+        if edit is None:
+            yield
+            return
+        self.lower.first = min(edit.layers)
+        with edit.live(self.model, check=False):
+            yield
 
     @property
     def neutral(self) -> damage.Neutral:
@@ -73,7 +86,7 @@ class Bench:
         if self._neutral is None:
             raise EvaluationError(_NO_KL)
         if "" not in self._records:
-            self._records[""] = self._neutral.records(self.model)
+            self._records[""] = self._neutral.records(self.model, lower=self.lower)
         return self._neutral
 
     def strength(self, edit: Edit, budget: float) -> Edit:
@@ -91,10 +104,11 @@ class Bench:
     def kl(self, edit: Edit, alpha: float, places: Sequence[int] | None = None) -> float:
         """Mean per token from the base, at a strength; on these neutral texts alone."""
         at = replace(edit, alpha=alpha)
+        self.lower.first = min(edit.layers)
         neutral = self.neutral
         if places is not None:
-            with at.live(self.model, check=False):
-                return neutral.kl(self.model, places)
+            with self.edited(at):
+                return neutral.kl(self.model, places, self.lower)
         values = [record["values"] for record in self._costs(at)]
         return float(sum(v["kl"] for v in values) / sum(v["compared"] for v in values))
 
@@ -155,18 +169,17 @@ class Bench:
 
     def _costs(self, edit: Edit) -> list[Record]:
         key = edit_digest(edit)
+        self.lower.first = min(edit.layers)  # before the base answers
         if key not in self._records:
             neutral = self.neutral
-            with edit.live(self.model, check=False):
-                self._records[key] = neutral.records(self.model)
+            with self.edited(edit):
+                self._records[key] = neutral.records(self.model, lower=self.lower)
         return self._records[key]
 
     def _rows(self, task: str, edited: list[Record]) -> Any:
         return rows_of(task, {"base": self._records[""], "edited": edited})
 
     def _margins(self, edit: Edit | None) -> list[Record]:
-        session = Session(self.model, self.tokenizer, self.batch_size, lambda text: None)
-        if edit is None:
-            return preference.records(session, self.held_back, form=self.form)
-        with edit.live(self.model, check=False):
+        session = Session(self.model, self.tokenizer, self.batch_size, lambda text: None, self.lower)
+        with self.edited(edit):
             return preference.records(session, self.held_back, form=self.form)
