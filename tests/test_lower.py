@@ -12,6 +12,7 @@ from torch import nn
 
 from sea_bake import Edit
 from sea_bake.edit import live
+from sea_bake.evaluation.damage import Neutral
 from sea_bake.evaluation.prefixes import Scorer
 from sea_bake.evaluation.worth import Bench
 from sea_bake.methods.affine import AffineMap
@@ -158,3 +159,36 @@ def test_a_measured_edit_is_the_same_without_it(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(LowerLayers, "_can", lambda self, first: False)
     assert Bench(model, tokenizer, asked).measured(edit, controls=0, budget=0.1) == found
     assert counted.count
+
+
+class Tokenizer:
+    """Texts of words that are numbers."""
+
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        return {"input_ids": [int(word) for word in text.split()]}
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bloom", "gemma3_text", "mixtral", "opt", "jamba", "qwen3_next"])
+def test_texts_read_together_answer_as_each_alone(name: str) -> None:
+    """Padding lies behind a text's end, where no causal model looks."""
+    model = families.tiny(name)
+    texts = [" ".join(str(2 + (7 * i + 3 * j) % 60) for j in range(4 + 5 * i)) for i in range(5)]
+    neutral = Neutral(Tokenizer(), texts)
+    assert len(neutral._passes(range(5), families.VOCAB)) == 1
+    found = neutral.records(model)
+    with torch.inference_mode():
+        logs = [model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].double() for ids in neutral.ids]
+    nll = [
+        -float(one.log_softmax(-1)[:-1].gather(1, torch.tensor(ids[1:])[:, None]).sum())
+        for one, ids in zip(logs, neutral.ids)
+    ]
+    told = [record["values"]["nll"] for record in found]
+    assert told == pytest.approx(nll, rel=1e-5)
+    assert told != pytest.approx(nll[::-1], rel=1e-5)  # the control
+
+
+def test_a_large_vocabulary_is_read_text_by_text() -> None:
+    neutral = Neutral(Tokenizer(), ["1 2 3 4", "1 2 3", "5 6 7 8 9"])
+    assert neutral._passes(range(3), 100) == [[2, 0, 1]]  # the longest first
+    assert neutral._passes(range(3), 1 << 24) == [[2], [0], [1]]
+    assert neutral._passes([1, 2], 100) == [[2, 1]]

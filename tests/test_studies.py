@@ -13,7 +13,7 @@ import doors
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
-PAGES = ("BEHAVIOURS.md", "DEMONSTRATIONS.md", "FEATURES.md", "LAYERS.md")
+PAGES = ("ABLATIONS.md", "BEHAVIOURS.md", "DEMONSTRATIONS.md", "FEATURES.md", "LAYERS.md")
 
 
 def commands(page: str) -> list[list[str]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ NEUTRAL, GENERATION = "neutral_text", "generation"
 TITLES = {NEUTRAL: "neutral text", GENERATION: "greedy answers"}
 _MOST_TOKENS = 256  # of each neutral text
 _LOGITS = 512 << 20  # bytes of the base's log-probabilities that are kept
+_PASS = 64 << 20  # bytes of the logits of one pass: some texts of a vocabulary of 50,000
 _GRAM = 4
 
 
@@ -89,9 +90,9 @@ class Neutral:
             self._cut(rows_of(model))
         found: list[Record] = []
         with in_step():
-            for i, ids in dealt(list(enumerate(self.ids))):
-                logs, following = self._logs(model, ids, lower)
-                told = logs.gather(1, following[:, None]).squeeze(1)
+            for i, logs in self._logs(model, dealt(self._passes(range(len(self.ids)), rows_of(model))), lower):
+                ids = self.ids[i]
+                told = logs.gather(1, torch.tensor(ids[1:], device=logs.device)[:, None]).squeeze(1)
                 if base and not self._kept:
                     total = sum(len(ids) - 1 for ids in self.ids) * logs.shape[-1] * 4
                     self._stride = -(-total // _LOGITS)
@@ -114,10 +115,10 @@ class Neutral:
         """
         found = []
         with in_step():
-            for i in places:
-                if i in self._kept:  # of this process
-                    at = self._logs(model, self.ids[i], lower)[0][:: self._stride].cpu()
-                    found.append((i, _divergence(self._kept[i], at)[0], len(at)))
+            own = self._passes([i for i in places if i in self._kept], rows_of(model))  # of this process
+            for i, logs in self._logs(model, own, lower):
+                at = logs[:: self._stride].cpu()
+                found.append((i, _divergence(self._kept[i], at)[0], len(at)))
         everything = sorted(gathered(found))
         return sum(kl for _, kl, _ in everything) / sum(count for _, _, count in everything)
 
@@ -131,13 +132,32 @@ class Neutral:
                 f"{len(self.ids)} of the neutral texts: use the tokenizer that belongs to these weights"
             )
 
-    def _logs(self, model: Any, ids: list[int], lower: LowerLayers | None) -> tuple[Tensor, Tensor]:
-        """[tokens - 1, vocabulary] log-probabilities in float32, and the tokens that follow."""
-        rows = torch.tensor([ids], device=input_device(model))
-        with lower.of((NEUTRAL, *ids)) if lower else contextlib.nullcontext():
-            logits = model(input_ids=rows, use_cache=False).logits
-        check_finite(model, logits, [ids])
-        return logits[0, :-1].float().log_softmax(-1), rows[0, 1:]
+    def _passes(self, places: Iterable[int], vocabulary: int) -> list[list[int]]:
+        """Places of texts of about one length, read together: as many as their logits are not too large for."""
+        found: list[list[int]] = []
+        for i in sorted(places, key=lambda i: (-len(self.ids[i]), i)):
+            width = len(self.ids[found[-1][0]]) if found else 0
+            if found and (len(found[-1]) + 1) * width * vocabulary * 4 <= _PASS:
+                found[-1].append(i)
+            else:
+                found.append([i])
+        return found
+
+    def _logs(
+        self, model: Any, passes: Sequence[Sequence[int]], lower: LowerLayers | None
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Text -> [its tokens - 1, vocabulary] log-probabilities in float32. Texts that are shorter than the others of
+        a pass are padded behind their end, where a causal model does not look.
+        """
+        for places in passes:
+            texts = [self.ids[i] for i in places]
+            width = len(texts[0])
+            rows = torch.tensor([ids + [0] * (width - len(ids)) for ids in texts], device=input_device(model))
+            with lower.of((NEUTRAL, *map(tuple, texts))) if lower else contextlib.nullcontext():
+                logits = model(input_ids=rows, use_cache=False).logits
+            for i, ids, told in zip(places, texts, logits):
+                check_finite(model, told[None, : len(ids)], [ids])
+                yield i, told[: len(ids) - 1].float().log_softmax(-1)
 
 
 def _divergence(base: Tensor, other: Tensor) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from sea_bake.model.travelling import FEATURES, MERGES, PARTS
 if TYPE_CHECKING:
     from sea_bake.methods.collected import Fit
 
-# What scripts/study_defaults has chosen on SmolLM2-135M-Instruct, and confirmed on held-back data: scripts/STUDY.md.
+# Chosen on SmolLM2-135M-Instruct; scripts/ABLATIONS.md has what each other choice does there, at the same KL.
 # The paper's setting (mlp, l2, no centring, K = 0.998, for 7B models) makes that model's text fall apart.
 DEFAULT_METHOD = "sea"
 DEFAULT_K = 0.95
