@@ -3,6 +3,7 @@ so, it is run whole."""
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import families
@@ -149,6 +150,43 @@ def test_a_failure_leaves_the_model_as_it_was() -> None:
     handle.remove()
     assert not any("forward" in vars(layer) or layer._forward_hooks for layer in model.model.layers)
     assert answers(model, lower) == answers(model, None)
+
+
+def test_what_was_interrupted_while_it_was_tried_is_tried_again() -> None:
+    model = families.tiny("llama")
+    lower = LowerLayers(model)
+    lower.first = 2
+    calls = itertools.count()
+
+    def interrupt(*_: Any) -> None:
+        if next(calls) == 2:  # the trial's second pass; before it, whether a cache can be shared
+            raise KeyboardInterrupt
+
+    handle = model.model.layers[3].register_forward_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Scorer(model, lower=lower)(ASKED)
+    handle.remove()
+    assert not lower._tried
+    assert not lower._passes
+    assert answers(model, lower) == answers(model, None)
+    assert lower._tried == {2: True}
+
+
+def test_memory_that_runs_out_for_what_is_kept_costs_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = families.tiny("llama")
+    lower = LowerLayers(model)
+    lower.first = 2
+    assert lower._can(2)
+
+    def full(*_: Any) -> bool:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(LowerLayers, "_whole", full)
+    assert answers(model, lower) == answers(model, None)
+    assert not lower._passes
+    monkeypatch.undo()
+    assert answers(model, lower) == answers(model, None)
+    assert not lower._passes  # and nothing more is kept
 
 
 def test_a_measured_edit_is_the_same_without_it(monkeypatch: pytest.MonkeyPatch) -> None:

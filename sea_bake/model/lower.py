@@ -20,7 +20,7 @@ from sea_bake.errors import SeaBakeError
 from sea_bake.model.anatomy import Site
 from sea_bake.model.caches import cache_name, can_share
 from sea_bake.model.hooks import first_of
-from sea_bake.model.placing import input_device
+from sea_bake.model.placing import input_device, out_of_memory
 from sea_bake.model.running import THEIRS
 from sea_bake.model.sites import site_modules
 
@@ -62,6 +62,7 @@ class LowerLayers:
         self._passes: dict[tuple[int, Hashable], _Pass] = {}
         self._firsts: set[int] = set()
         self._tried: dict[int, bool] = {}
+        self._trying: int | None = None
 
     @contextlib.contextmanager
     def of(self, key: Hashable) -> Iterator[None]:
@@ -73,13 +74,21 @@ class LowerLayers:
         blocks = list(site_modules(self.model, Site.BLOCK, range(first)).values())
         start = next((at for at in sorted(self._firsts, reverse=True) if at <= first and (at, key) in self._passes), 0)
         skipped = _passed_over(blocks[:start], self._passes[start, key]) if start else contextlib.nullcontext()
-        if start == first:
+        if start == first or not self._room:
             with skipped:
                 yield
             return
         with skipped, _watched(blocks) as (made, caches):
             yield
-        if len(caches) == 1 and self._whole(made, caches[0]) and made.bytes <= self._room:
+        try:
+            whole = len(caches) == 1 and self._whole(made, caches[0])
+        except RuntimeError as error:  # the pass itself had room
+            if not out_of_memory(error):
+                raise
+            self._room, whole = 0, False
+        if whole and made.bytes > self._room:
+            self._room = 0
+        elif whole:
             self._room -= made.bytes
             self._firsts.add(first)
             self._passes[first, key] = made
@@ -103,14 +112,18 @@ class LowerLayers:
         return True
 
     def _can(self, first: int) -> bool:
+        if first == self._trying:
+            return True
         if first not in self._tried:
-            self._tried[first] = True  # while it is tried
+            self._trying = first
             try:
                 self._tried[first] = self._tries(first)
             except (SeaBakeError, *THEIRS):
                 self._tried[first] = False
-            for i in (0, 1):
-                self._passes.pop((first, (_TRIAL, i)), None)
+            finally:
+                self._trying = None
+                for i in (0, 1):
+                    self._passes.pop((first, (_TRIAL, i)), None)
         return self._tried[first]
 
     @torch.inference_mode()
