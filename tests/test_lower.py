@@ -24,8 +24,9 @@ from sea_bake.model.lower import LowerLayers
 from sea_bake.model.sites import layers_with, site_modules, text_config
 
 CAUSAL = [name for name in families.ALL if not getattr(families.config(name), "is_encoder_decoder", False)]
-# Run whole: several residual streams, attention weights beside the output; mllama's layer 2 reads an image, if any.
-WHOLE = {"gemma3n_text": (2, 3), "bloom": (2, 3), "mllama": (3,)}
+# Run whole: several residual streams, keys and values of lower layers, attention weights beside the output; mllama's
+# layer 2 reads an image, if any.
+WHOLE = {name: (2, 3) for name in ("gemma3n_text", "gemma4_text", "gemma4", "bloom")} | {"mllama": (3,)}
 BEGIN = (2, 3, 4, 5, 6, 7, 8, 9)  # of every prompt
 ASKED = [((*BEGIN, *range(20, 20 + n)), (30 + n, *range(40, 40 + m))) for n in (6, 9, 10) for m in (0, 2, 5)]
 
@@ -115,7 +116,7 @@ def test_what_is_kept_is_what_is_used() -> None:
     assert answers(model, None) != before
 
 
-@pytest.mark.parametrize("why", ["reaches back", "elsewhere", "two outputs", "no room"])
+@pytest.mark.parametrize("why", ["reaches back", "elsewhere", "two outputs", "no room", "frequencies"])
 def test_where_it_cannot_be_everything_is_run(why: str) -> None:
     model = families.tiny("llama")
     layers = model.model.layers
@@ -123,6 +124,8 @@ def test_where_it_cannot_be_everything_is_run(why: str) -> None:
     if why == "reaches back":  # a layer reads what a lower one keeps to itself
         layers[0].mlp.register_forward_hook(lambda module, given, output: setattr(module, "kept", output.mean()))
         layers[3].mlp.register_forward_hook(lambda module, given, output: output + layers[0].mlp.kept)
+    if why == "frequencies":
+        model.model.rotary_emb.rope_type = "dynamic"
     if why == "elsewhere":  # as accelerate has it
         layers[1].forward = layers[1].forward
     if why == "two outputs":
@@ -178,15 +181,57 @@ def test_memory_that_runs_out_for_what_is_kept_costs_no_answer(monkeypatch: pyte
     lower.first = 2
     assert lower._can(2)
 
-    def full(*_: Any) -> bool:
+    def full(*_: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(LowerLayers, "_whole", full)
+    monkeypatch.setattr(torch.Tensor, "clone", full)
     assert answers(model, lower) == answers(model, None)
     assert not lower._passes
     monkeypatch.undo()
     assert answers(model, lower) == answers(model, None)
     assert not lower._passes  # and nothing more is kept
+
+
+def test_memory_that_runs_out_in_a_pass_is_that_of_what_was_kept() -> None:
+    model = families.tiny("llama")
+    lower, expected = LowerLayers(model), answers(model, None)
+    texts = Neutral(Tokenizer(), ["1 2 3 4", "1 2 3", "5 6 7 8 9"])
+    told = texts.records(model)
+
+    def full(*_: Any) -> None:
+        if lower._passes:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    for act, wanted in ((lambda: answers(model, lower), expected), (lambda: texts.records(model, lower=lower), told)):
+        lower._room, lower.first = 1 << 20, 2
+        act()
+        assert lower._passes
+        handle = model.model.layers[3].register_forward_pre_hook(full)
+        assert act() == wanted
+        handle.remove()
+        assert not lower._passes
+
+
+def test_other_batches_are_other_passes() -> None:
+    """The last bits of a cache depend on what else was in its batch, and so does what stands behind it."""
+    model = families.tiny("mixtral").to(torch.bfloat16)
+    lower = LowerLayers(model)
+    lower.first = 3
+    Scorer(model, lower=lower)(ASKED)
+    others = ASKED[:3], ASKED[3:], [pair for pair in ASKED if len(pair[1]) > 1]
+    for some in others:
+        for size in (1, 16):
+            assert Scorer(model, lower=lower, batch_size=size)(some) == Scorer(model, batch_size=size)(some)
+
+
+def test_a_trial_takes_none_of_the_room() -> None:
+    model = families.tiny("llama")
+    lower = LowerLayers(model, most=1)
+    lower.first = 2
+    assert lower._can(2)
+    assert lower._room == 1
+    assert answers(model, lower) == answers(model, None)
+    assert not lower._room
 
 
 def test_a_measured_edit_is_the_same_without_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ from sea_bake.evaluation.measures import Column, read
 from sea_bake.evaluation.neutral import PROMPTS, TEXTS
 from sea_bake.io.regular import MAX_JSON, read_text
 from sea_bake.model.lower import LowerLayers
-from sea_bake.model.placing import input_device
+from sea_bake.model.placing import input_device, out_of_memory
 from sea_bake.model.processes import dealt, gathered, in_step
 
 NEUTRAL, GENERATION = "neutral_text", "generation"
@@ -115,8 +115,9 @@ class Neutral:
         """
         found = []
         with in_step():
-            own = self._passes([i for i in places if i in self._kept], rows_of(model))  # of this process
-            for i, logs in self._logs(model, own, lower):
+            read = self._passes(range(len(self.ids)), rows_of(model))  # each by the process that has kept its texts
+            own = [[i for i in one if i in places and i in self._kept] for one in read]
+            for i, logs in self._logs(model, [one for one in own if one], lower):
                 at = logs[:: self._stride].cpu()
                 found.append((i, _divergence(self._kept[i], at)[0], len(at)))
         everything = sorted(gathered(found))
@@ -153,11 +154,20 @@ class Neutral:
             texts = [self.ids[i] for i in places]
             width = len(texts[0])
             rows = torch.tensor([ids + [0] * (width - len(ids)) for ids in texts], device=input_device(model))
-            with lower.of((NEUTRAL, *map(tuple, texts))) if lower else contextlib.nullcontext():
-                logits = model(input_ids=rows, use_cache=False).logits
+            try:
+                logits = _run(model, rows, lower)
+            except RuntimeError as error:
+                if not (out_of_memory(error) and lower and lower.forget()):
+                    raise
+                logits = _run(model, rows, None)
             for i, ids, told in zip(places, texts, logits):
                 check_finite(model, told[None, : len(ids)], [ids])
                 yield i, told[: len(ids) - 1].float().log_softmax(-1)
+
+
+def _run(model: Any, rows: Tensor, lower: LowerLayers | None) -> Tensor:
+    with lower.of((NEUTRAL, *map(tuple, rows.tolist()))) if lower else contextlib.nullcontext():
+        return model(input_ids=rows, use_cache=False).logits
 
 
 def _divergence(base: Tensor, other: Tensor) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -77,8 +77,7 @@ class Scorer:
         if answers:
             self.batch_size = min(gathered([self.batch_size]))  # where one has halved it, all deal with that
             shared = _common(answers)
-            common = min(answers)[:shared]
-            start = self._forward([common], [common], None, 1)[1] if shared else None
+            start = self._started(min(answers)[:shared]) if shared else None
             batches: list[list[Ids]] = []
             # The longest first: what does not fit into memory is seen at once.
             for _, group in groupby(sorted(answers, key=len, reverse=True), key=len):
@@ -96,6 +95,14 @@ class Scorer:
         self.advance(told)
         return [self._known[pair] for pair in asked]
 
+    def _started(self, common: Ids) -> Any:
+        try:
+            return self._forward([common], [common], None, 1, ())[1]
+        except RuntimeError as error:
+            if not (out_of_memory(error) and self._lower and self._lower.forget()):
+                raise
+        return self._forward([common], [common], None, 1, ())[1]
+
     def _in_batches(
         self, start: Any, shared: int, answers: dict[Ids, list[Ids]]
     ) -> Iterator[tuple[tuple[Ids, Ids], Score]]:
@@ -112,13 +119,16 @@ class Scorer:
             self.advance(len(found))
 
     def halve(self, error: RuntimeError) -> None:
-        """Halve the batch if this error says that memory ran out; raise it again if it does not.
+        """Halve the batch if this error says that memory ran out, or first let go of what the lower layers gave; raise
+        it again if it does not.
 
         Raises:
             EvaluationError: the batch was one row already.
         """
         if not out_of_memory(error):
             raise error
+        if self._lower is not None and self._lower.forget():
+            return
         if self.batch_size <= 1:
             raise no_memory() from error
         self.batch_size //= 2
@@ -131,7 +141,8 @@ class Scorer:
         begun = copy.deepcopy(start)
         if begun is not None:
             begun.batch_repeat_interleave(len(answers))
-        first, after = self._forward([prompt[shared:] for prompt in answers], list(answers), begun, 1)
+        made = (shared, *answers)  # what the cache was made by
+        first, after = self._forward([prompt[shared:] for prompt in answers], list(answers), begun, 1, made)
         found: dict[tuple[Ids, Ids], Score] = {}
         longer: list[tuple[int, Ids, Ids, float, bool]] = []
         for row, (prompt, given) in enumerate(answers.items()):
@@ -149,7 +160,8 @@ class Scorer:
             cache.batch_select_indices(torch.tensor([row for row, *_ in piece]))
             width = len(piece[-1][2]) - 1
             padded = [answer[:-1] + (0,) * (width - len(answer) + 1) for _, _, answer, _, _ in piece]
-            logs, _ = self._forward(padded, [prompt + answer for _, prompt, answer, _, _ in piece], cache, width)
+            texts = [prompt + answer for _, prompt, answer, _, _ in piece]
+            logs, _ = self._forward(padded, texts, cache, width, made)
             for row, (_, prompt, answer, value, greedy) in enumerate(piece):
                 rest = torch.tensor(answer[1:], device=logs.device)
                 told = logs[row, : len(rest)]
@@ -157,14 +169,17 @@ class Scorer:
                 found[prompt, answer] = value + rest_value, greedy and bool((told.argmax(-1) == rest).all())
         return found
 
-    def _forward(self, rows: Sequence[Ids], texts: Sequence[Ids], cache: Any, keep: int) -> tuple[Tensor, Any]:
+    def _forward(
+        self, rows: Sequence[Ids], texts: Sequence[Ids], cache: Any, keep: int, made: Hashable
+    ) -> tuple[Tensor, Any]:
         """[rows, keep, vocabulary] log-probabilities in float32 (or finer), and the cache that holds these rows too.
 
-        ``texts``: each row with all that stands before it, to look at if its logits are NaN.
+        ``texts``: each row with all that stands before it, to look at if its logits are NaN; ``made``: what the cache
+        was made by, which decides the last bits.
         """
         ids = torch.tensor(rows, device=self._device)
         only = {"logits_to_keep": keep} if self._keeps else {}  # the head costs as much as several layers
-        key = (*rows, *texts, 0 if cache is None else cache.get_seq_length())
+        key = (made, *rows, *texts, 0 if cache is None else cache.get_seq_length())
         with self._lower.of(key) if self._lower else contextlib.nullcontext():
             out = self.model(input_ids=ids, use_cache=True, **{self._cache: cache}, **only)
         logits = out.logits[:, -keep:]

@@ -9,6 +9,7 @@ share modules, or pass more on than one tensor), every pass is run whole.
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,17 +34,17 @@ class _Pass:
     """One pass through the lower layers.
 
     Attributes:
-        outputs: lower layer -> what it gave, of which the first part of the last one alone is wanted later.
-        kept: the keys and values that each lower layer added to the cache, where there was one.
+        others: lower layer -> what it gave behind the residual stream: a tuple of None, or None where it gave that
+            alone.
+        hidden: what the last of them gave.
+        kept: the keys and values that each added to the cache, where there was one.
+        plain: they gave nothing else, once each.
     """
 
-    outputs: dict[int, Any] = field(default_factory=dict)
+    others: dict[int, tuple[None, ...] | None] = field(default_factory=dict)
+    hidden: Tensor | None = None
     kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-
-    @property
-    def bytes(self) -> int:
-        tensors = [first_of(output) for output in self.outputs.values()] + [t for pair in self.kept for t in pair]
-        return sum(t.nbytes for t in tensors if isinstance(t, Tensor))
+    plain: bool = True
 
 
 class LowerLayers:
@@ -66,54 +67,58 @@ class LowerLayers:
 
     @contextlib.contextmanager
     def of(self, key: Hashable) -> Iterator[None]:
-        """One pass of the model. The key has all that decides what its lower layers give: tokens, and those before."""
+        """One pass of the model. The key has all that decides what its lower layers give, to the last bit: the tokens,
+        those before, and the batches that these were read in.
+        """
         first = self.first
-        if not first or not self._can(first):
+        blocks = list(site_modules(self.model, Site.BLOCK, range(first)).values()) if self._can(first) else []
+        if not blocks or any("forward" in vars(block) for block in blocks):  # accelerate's: weights that lie elsewhere
             yield
             return
-        blocks = list(site_modules(self.model, Site.BLOCK, range(first)).values())
         start = next((at for at in sorted(self._firsts, reverse=True) if at <= first and (at, key) in self._passes), 0)
         skipped = _passed_over(blocks[:start], self._passes[start, key]) if start else contextlib.nullcontext()
-        if start == first or not self._room:
+        if start == first or not (self._room or self._trying):
             with skipped:
                 yield
             return
         with skipped, _watched(blocks) as (made, caches):
             yield
+        if made.plain and len(caches) == 1:
+            self._keep(first, key, made, caches[0])
+
+    def forget(self) -> bool:
+        """Let go of all that is kept, and keep no more: the memory is needed. Whether there was anything."""
+        there = bool(self._passes)
+        self._passes.clear()
+        self._room = 0
+        return there
+
+    def _keep(self, first: int, key: Hashable, made: _Pass, cache: Any) -> None:
+        assert made.hidden is not None
+        count, pairs = made.hidden.shape[1], []
+        if cache is not None:
+            pairs = [(cache.layers[i].keys, cache.layers[i].values) for i in range(first)]
+            if any(keys.shape[-2] < count for keys, _ in pairs):  # a window, and longer than it
+                return
+        kept = [(keys[..., -count:, :], values[..., -count:, :]) for keys, values in pairs]
+        size = sum(tensor.nbytes for tensor in (made.hidden, *(tensor for pair in kept for tensor in pair)))
+        if self._trying is None and size > self._room:
+            self._room = 0
+            return
         try:
-            whole = len(caches) == 1 and self._whole(made, caches[0])
-        except RuntimeError as error:  # the pass itself had room
+            made.hidden, made.kept = made.hidden.clone(), [(keys.clone(), values.clone()) for keys, values in kept]
+        except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            self._room, whole = 0, False
-        if whole and made.bytes > self._room:
-            self._room = 0
-        elif whole:
-            self._room -= made.bytes
-            self._firsts.add(first)
-            self._passes[first, key] = made
-
-    def _whole(self, made: _Pass, cache: Any) -> bool:
-        """Whether a pass is one that can be left out later; with what it put into its cache."""
-        hidden = [first_of(output) for output in made.outputs.values()]
-        if not all(isinstance(one, Tensor) and one.dim() == 3 for one in hidden):
-            return False
-        if any(isinstance(o, tuple) and any(part is not None for part in o[1:]) for o in made.outputs.values()):
-            return False
-        last, count = len(hidden) - 1, hidden[-1].shape[1]
-        for i, output in made.outputs.items():  # of the others their form is enough
-            kept = hidden[i].clone() if i == last else None
-            made.outputs[i] = (kept, *output[1:]) if isinstance(output, tuple) else kept
-        if cache is not None:
-            pairs = [(cache.layers[i].keys, cache.layers[i].values) for i in range(last + 1)]
-            if any(keys.shape[-2] < count for keys, _ in pairs):  # a window, and longer than it
-                return False
-            made.kept = [(keys[..., -count:, :].clone(), values[..., -count:, :].clone()) for keys, values in pairs]
-        return True
+            self._room = 0  # the pass itself had room
+            return
+        self._room -= 0 if self._trying else size
+        self._firsts.add(first)
+        self._passes[first, key] = made
 
     def _can(self, first: int) -> bool:
-        if first == self._trying:
-            return True
+        if not first or first == self._trying:
+            return bool(first)
         if first not in self._tried:
             self._trying = first
             try:
@@ -122,30 +127,39 @@ class LowerLayers:
                 self._tried[first] = False
             finally:
                 self._trying = None
-                for i in (0, 1):
+                for i in range(3):
                     self._passes.pop((first, (_TRIAL, i)), None)
         return self._tried[first]
 
     @torch.inference_mode()
     def _tries(self, first: int) -> bool:
-        """Whether two short texts, the second behind a cache where there is one, are answered the same to the bit."""
-        blocks = list(site_modules(self.model, Site.BLOCK, range(first)).values())
-        if any("forward" in vars(block) for block in blocks):  # of accelerate's: weights that lie elsewhere
-            return False
+        """Whether short texts are answered the same to the bit: behind a cache, where there is one, and without."""
+        site_modules(self.model, Site.BLOCK, range(first))
+        if any(getattr(module, "rope_type", "") == "dynamic" for module in self.model.modules()):
+            return False  # its frequencies depend on the texts before
         ids = torch.arange(1, 13, device=input_device(self.model)).view(2, 6)
         name, shares = cache_name(self.model), can_share(self.model)
+        keeps = "logits_to_keep" in inspect.signature(type(self.model).forward).parameters
 
         def answers(of: Callable[[Hashable], Any]) -> list[Tensor]:
             with of((_TRIAL, 0)):
                 out = self.model(input_ids=ids, use_cache=shares)
             with of((_TRIAL, 1)):  # another text, so that what layers keep to themselves would be the wrong one
-                following = {name: out[name]} if shares else {}
-                more = self.model(input_ids=ids.flip(1)[:, :3], use_cache=shares, **following)
-            return [out.logits, more.logits]
+                more: dict[str, Any] = {name: out[name]} if shares else {}
+                more |= {"logits_to_keep": 2} if keeps else {}
+                following = self.model(input_ids=ids.flip(1)[:, :3], use_cache=shares, **more)
+            with of((_TRIAL, 2)):
+                alone = self.model(input_ids=ids.flip(0), use_cache=False)
+            return [out.logits, following.logits, alone.logits]
 
         whole, kept, short = (answers(of) for of in (lambda key: contextlib.nullcontext(), self.of, self.of))
-        there = (first, (_TRIAL, 0)) in self._passes
-        return there and all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(whole, kept, short))
+        there = all((first, (_TRIAL, i)) in self._passes for i in range(3))
+        return there and all(_same(a, b) and _same(a, c) for a, b, c in zip(whole, kept, short))
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """To the bit; NaN, which an edit may give, is NaN."""
+    return torch.allclose(a, b, rtol=0.0, atol=0.0, equal_nan=True)
 
 
 def _cache(args: tuple[Any, ...], given: dict[str, Any]) -> Any:
@@ -162,9 +176,13 @@ def _watched(blocks: list[nn.Module]) -> Iterator[tuple[_Pass, list[Any]]]:
 
     def hook_of(i: int) -> Callable[..., None]:
         def hook(_module: nn.Module, args: tuple[Any, ...], given: dict[str, Any], output: Any) -> None:
-            made.outputs[i] = output
+            hidden, others = first_of(output), output[1:] if isinstance(output, tuple) else ()
+            made.plain &= isinstance(hidden, Tensor) and hidden.dim() == 3 and not any(o is not None for o in others)
+            made.others[i] = others if isinstance(output, tuple) else None
             if i == 0:
                 caches.append(_cache(args, given))
+            if i == len(blocks) - 1:
+                made.hidden = hidden
 
         return hook
 
@@ -184,10 +202,11 @@ def _passed_over(blocks: list[nn.Module], known: _Pass) -> Iterator[None]:
             if cache is not None and known.kept:
                 cache.update(*known.kept[i], i)
             hidden = args[0] if args else given["hidden_states"]
-            output = known.outputs[i]
             if i == len(blocks) - 1:
-                hidden = first_of(output).clone()
-            return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+                assert known.hidden is not None
+                hidden = known.hidden.clone()
+            others = known.others[i]
+            return hidden if others is None else (hidden, *others)
 
         return forward
 
