@@ -29,7 +29,7 @@ from sea_bake.io.cache import cache_folder
 from sea_bake.model.lower import LowerLayers
 
 DEFAULT_CONTROLS = 1  # of each kind: enough to look at, too few to say anything
-_FEW, _SOME = 4, 10  # of the neutral texts, evenly spread: enough to search on; and where a claim hangs on it
+_FEW, _SOME = 4, 10  # of the neutral texts: enough to search on; and where a claim hangs on it
 _NO_KL = "KL on running text is not measured on encoder-decoders"
 
 
@@ -66,6 +66,13 @@ class Bench:
         count = len(self.neutral.ids)
         return sorted({i * count // wanted for i in range(wanted)})
 
+    def _graded(self, wanted: int) -> list[int]:
+        """Places of so many of them, from such as the base finds easy to such as it finds hard: KL follows that."""
+        count = len(self.neutral.ids)  # which the base has answered
+        found = [record["values"] for record in self._records[""]]
+        order = sorted(range(count), key=lambda i: found[i]["nll"] / found[i]["tokens"])
+        return sorted({order[(2 * i + 1) * len(order) // (2 * wanted)] for i in range(wanted)})
+
     @contextlib.contextmanager
     def edited(self, edit: Edit | None) -> Iterator[None]:
         """While it lasts, the model has this edit; the layers below its first are passed over where they are known."""
@@ -96,7 +103,8 @@ class Bench:
             UnreachedError: no strength reaches it.
             EvaluationError: NaN logits.
         """
-        few = self.spread(_FEW)
+        self.lower.first = min(edit.layers)
+        few = self._graded(_FEW)
         first = find(lambda alpha: self.kl(edit, alpha, few), budget, start=edit.alpha or 1.0, close=0.03)
         best = find(lambda alpha: self.kl(edit, alpha), budget, start=first.alpha, close=CLOSE)
         return replace(edit, alpha=best.alpha, measured=None)
