@@ -9,10 +9,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from sea_bake.evaluation.measures import Column, read
 from sea_bake.evaluation.neutral import PROMPTS, TEXTS
 from sea_bake.io.regular import MAX_JSON, read_text
 from sea_bake.model.lower import LowerLayers
-from sea_bake.model.placing import input_device, out_of_memory
+from sea_bake.model.placing import input_device
 from sea_bake.model.processes import dealt, gathered, in_step
 
 NEUTRAL, GENERATION = "neutral_text", "generation"
@@ -150,23 +150,19 @@ class Neutral:
         """Text -> [its tokens - 1, vocabulary] log-probabilities in float32. Texts that are shorter than the others of
         a pass are padded behind their end, where a causal model does not look.
         """
+        lower = lower or LowerLayers(model)
         for places in passes:
             texts = [self.ids[i] for i in places]
             width = len(texts[0])
             rows = torch.tensor([ids + [0] * (width - len(ids)) for ids in texts], device=input_device(model))
-            try:
-                logits = _run(model, rows, lower)
-            except RuntimeError as error:
-                if not (out_of_memory(error) and lower and lower.forget()):
-                    raise
-                logits = _run(model, rows, None)
+            logits = lower.spared(partial(_run, model, rows, lower))
             for i, ids, told in zip(places, texts, logits):
                 check_finite(model, told[None, : len(ids)], [ids])
                 yield i, told[: len(ids) - 1].float().log_softmax(-1)
 
 
-def _run(model: Any, rows: Tensor, lower: LowerLayers | None) -> Tensor:
-    with lower.of((NEUTRAL, *map(tuple, rows.tolist()))) if lower else contextlib.nullcontext():
+def _run(model: Any, rows: Tensor, lower: LowerLayers) -> Tensor:
+    with lower.of((NEUTRAL, *map(tuple, rows.tolist()))):
         return model(input_ids=rows, use_cache=False).logits
 
 

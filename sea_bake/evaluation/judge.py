@@ -59,7 +59,8 @@ class Judge:
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self._session: dict[str, Any] = {"batch_size": batch_size, "say": say, "lower": LowerLayers(model)}
+        self._lower = LowerLayers(model)
+        self._session: dict[str, Any] = {"batch_size": batch_size, "say": say, "lower": self._lower}
         local = locate(tasks, data) if tasks and data is not None else None
         self.units = units.tasks(list(tasks), local, limit=limit, offset=offset, say=say) if tasks else []
         if demonstrations:
@@ -94,7 +95,7 @@ class Judge:
         first = [unit for unit in self.units if unit.against and unit.name not in self._base]
         self._base |= self._answer(first, lambda count: None)  # what KL is measured against
         edits = [edits] if isinstance(edits, Edit) else list(edits)
-        self._session["lower"].first = min((layer for edit in edits for layer in edit.layers), default=0)
+        self._lower.first = min((layer for edit in edits for layer in edit.layers), default=0)
         with live(edits, self.model):
             return self._answer(self.units, advance)
 

@@ -8,10 +8,10 @@ key-value cache gives what it would give to the whole text, up to rounding.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import inspect
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -54,7 +54,7 @@ class Scorer:
         lower: LowerLayers | None = None,
     ) -> None:
         self.model, self.batch_size, self.advance, self.say = model, batch_size, advance, say
-        self._lower = lower
+        self._lower = lower or LowerLayers(model)
         self._device = input_device(model)
         self._cache = cache_name(model)
         self._keeps = "logits_to_keep" in inspect.signature(type(model).forward).parameters
@@ -77,7 +77,9 @@ class Scorer:
         if answers:
             self.batch_size = min(gathered([self.batch_size]))  # where one has halved it, all deal with that
             shared = _common(answers)
-            start = self._started(min(answers)[:shared]) if shared else None
+            common = min(answers)[:shared]
+            begin = partial(self._forward, [common], [common], None, 1, ())
+            start = self._lower.spared(begin)[1] if shared else None
             batches: list[list[Ids]] = []
             # The longest first: what does not fit into memory is seen at once.
             for _, group in groupby(sorted(answers, key=len, reverse=True), key=len):
@@ -94,14 +96,6 @@ class Scorer:
             told += len(everything) - len(found)  # by other processes
         self.advance(told)
         return [self._known[pair] for pair in asked]
-
-    def _started(self, common: Ids) -> Any:
-        try:
-            return self._forward([common], [common], None, 1, ())[1]
-        except RuntimeError as error:
-            if not (out_of_memory(error) and self._lower and self._lower.forget()):
-                raise
-        return self._forward([common], [common], None, 1, ())[1]
 
     def _in_batches(
         self, start: Any, shared: int, answers: dict[Ids, list[Ids]]
@@ -127,7 +121,7 @@ class Scorer:
         """
         if not out_of_memory(error):
             raise error
-        if self._lower is not None and self._lower.forget():
+        if self._lower.forget():
             return
         if self.batch_size <= 1:
             raise no_memory() from error
@@ -180,7 +174,7 @@ class Scorer:
         ids = torch.tensor(rows, device=self._device)
         only = {"logits_to_keep": keep} if self._keeps else {}  # the head costs as much as several layers
         key = (made, *rows, *texts, 0 if cache is None else cache.get_seq_length())
-        with self._lower.of(key) if self._lower else contextlib.nullcontext():
+        with self._lower.of(key):
             out = self.model(input_ids=ids, use_cache=True, **{self._cache: cache}, **only)
         logits = out.logits[:, -keep:]
         check_finite(self.model, logits, texts)

@@ -73,13 +73,17 @@ class Bench:
         order = sorted(range(count), key=lambda i: found[i]["nll"] / found[i]["tokens"])
         return sorted({order[(2 * i + 1) * len(order) // (2 * wanted)] for i in range(wanted)})
 
+    def _begin(self, edit: Edit) -> None:
+        """Where passes start from here on; said before the base answers, so that its own are kept too."""
+        self.lower.first = min(edit.layers)
+
     @contextlib.contextmanager
     def edited(self, edit: Edit | None) -> Iterator[None]:
         """While it lasts, the model has this edit; the layers below its first are passed over where they are known."""
         if edit is None:
             yield
             return
-        self.lower.first = min(edit.layers)
+        self._begin(edit)
         with edit.live(self.model, check=False):
             yield
 
@@ -103,7 +107,7 @@ class Bench:
             UnreachedError: no strength reaches it.
             EvaluationError: NaN logits.
         """
-        self.lower.first = min(edit.layers)
+        self._begin(edit)
         few = self._graded(_FEW)
         first = find(lambda alpha: self.kl(edit, alpha, few), budget, start=edit.alpha or 1.0, close=0.03)
         best = find(lambda alpha: self.kl(edit, alpha), budget, start=first.alpha, close=CLOSE)
@@ -112,7 +116,7 @@ class Bench:
     def kl(self, edit: Edit, alpha: float, places: Sequence[int] | None = None) -> float:
         """Mean per token from the base, at a strength; on these neutral texts alone."""
         at = replace(edit, alpha=alpha)
-        self.lower.first = min(edit.layers)
+        self._begin(edit)
         neutral = self.neutral
         if places is not None:
             with self.edited(at):
@@ -177,7 +181,7 @@ class Bench:
 
     def _costs(self, edit: Edit) -> list[Record]:
         key = edit_digest(edit)
-        self.lower.first = min(edit.layers)  # before the base answers
+        self._begin(edit)
         if key not in self._records:
             neutral = self.neutral
             with self.edited(edit):

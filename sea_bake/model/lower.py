@@ -93,6 +93,15 @@ class LowerLayers:
         self._room = 0
         return there
 
+    def spared(self, act: Callable[[], Any]) -> Any:
+        """What ``act`` gives; where memory runs out, once more without what is kept here."""
+        try:
+            return act()
+        except RuntimeError as error:
+            if not (out_of_memory(error) and self.forget()):
+                raise
+        return act()
+
     def _keep(self, first: int, key: Hashable, made: _Pass, cache: Any) -> None:
         assert made.hidden is not None
         count, pairs = made.hidden.shape[1], []
@@ -134,7 +143,6 @@ class LowerLayers:
     @torch.inference_mode()
     def _tries(self, first: int) -> bool:
         """Whether short texts are answered the same to the bit: behind a cache, where there is one, and without."""
-        site_modules(self.model, Site.BLOCK, range(first))
         if any(getattr(module, "rope_type", "") == "dynamic" for module in self.model.modules()):
             return False  # its frequencies depend on the texts before
         ids = torch.arange(1, 13, device=input_device(self.model)).view(2, 6)
