@@ -172,6 +172,41 @@ def of_torch(model: Any, task: dict[str, Any], form: dict[str, Any]) -> list[lis
         return [greedy(model, ids, task["tokens"]) for ids in task["prompts"]]
 
 
+def of_decoder(run: Callable[..., Any], task: dict[str, Any], form: dict[str, Any]) -> list[list[int]]:
+    """Greedy tokens of a graph with a cache of its own, with no early end; its logits are saved.
+
+    Args:
+        run: called with token ids and a cache, or None at first: logits [ids, vocabulary] of NumPy, the next cache.
+        form: with "cached" the logits, too, are made through the cache, token by token.
+    """
+    import numpy as np
+
+    count = task["tokens"]
+
+    def last(text: list[int]) -> Any:
+        if not form.get("cached"):
+            return run(text, None)[0][-count - 1 : -1]
+        made, cache = run(text[:-count], None)
+        steps = [made[-1]]
+        for token in text[-count:-1]:
+            made, cache = run([token], cache)
+            steps.append(made[-1])
+        return np.stack(steps)
+
+    np.save(Path(task["output"], f"{form['name']}.npy"), np.stack([last(text) for text in form["texts"]]))
+    ends = json.loads(Path(task["base"], "config.json").read_text("utf-8"))["eos_token_id"]
+    found = []
+    for ids in task["prompts"]:
+        tokens: list[int] = []
+        made, cache = run(ids, None)
+        for _ in range(count):
+            made[-1, ends] = -np.inf  # no early end, as on the other side
+            tokens.append(int(made[-1].argmax()))
+            made, cache = run(tokens[-1:], cache)
+        found.append(tokens)
+    return found
+
+
 def here(task: dict[str, Any]) -> dict[str, Any]:
     """The base, and the base under each edit's hooks: greedy tokens, and logits over what the edited one says."""
     import numpy as np
@@ -285,6 +320,9 @@ class Check:
         rows: called with scratch folder, model and the arguments: each row's "name", "kind" (base, or a form), "path",
             "merge", and where it is to be so "refuses" or "correlation" (of the effect, at least).
         page: what the table is held to.
+        stands_in: whether transformers takes the runtime's place under --smoke; else it is that of the repository.
+        beside: called with scratch folder, rows and arguments once rows are judged: more of the result, more tables.
+        options: called with the parser, for options of its own.
     """
 
     script: str
@@ -295,6 +333,9 @@ class Check:
     ask: Callable[[dict[str, Any]], dict[str, Any]]
     rows: Callable[[Path, Model, argparse.Namespace], list[dict[str, Any]]]
     page: common.Page
+    stands_in: bool = True
+    beside: Callable[..., tuple[dict[str, Any], list[common.Table]]] = lambda *_: ({}, [])
+    options: Callable[[argparse.ArgumentParser], None] = lambda _: None
 
     def main(self) -> None:
         """The command line; ``--there`` and ``--child`` are processes of its own."""
@@ -309,6 +350,7 @@ class Check:
             "--prompts", type=int, default=len(PROMPTS), choices=range(1, len(PROMPTS) + 1), help="(default: all)"
         )
         parser.add_argument("--scratch", type=Path, help="where models are made (default: a temporary folder)")
+        self.options(parser)
         args = parser.parse_args()
         if args.child is not None:
             print("\n" + json.dumps((stand_in if args.child["stand_in"] else here)(args.child)))
@@ -320,7 +362,8 @@ class Check:
         """Make, ask both sides, judge and tell."""
         import tempfile
 
-        versions = {self.runtime: "(a stand-in)"} if args.smoke else self.environment.install(args.json)
+        standing = args.smoke and self.stands_in
+        versions = {self.runtime: "(not its own)"} if args.smoke else self.environment.install(args.json)
         if args.scratch:
             args.scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{Path(self.script).name}-", dir=args.scratch) as scratch:
@@ -341,15 +384,22 @@ class Check:
             for form in forms:
                 for key, whose in (("texts", form["merge"]), ("own", expected_of(form))):
                     form[key] = [ids + answer for ids, answer in zip(task["prompts"], ours[whose], strict=True)]
-            task |= {"forms": forms, "stand_in": args.smoke}
+            task |= {"forms": forms, "stand_in": standing}
             common.say(f"{self.runtime} ...", quiet=args.json)
-            said = (
-                common.in_child(self.script, task) if args.smoke else there(self.script, task, self.environment.python)
-            )
+            python = sys.executable if args.smoke else self.environment.python
+            said = common.in_child(self.script, task) if standing else there(self.script, task, python)
             rows = [judge(form, said["forms"][form["name"]], ours, output) for form in forms]
-        self.tell(rows, versions, args)
+            more, tables = self.beside(output, rows, args)
+        self.tell(rows, versions, args, more, tables)
 
-    def tell(self, rows: list[dict[str, Any]], versions: dict[str, str], args: argparse.Namespace) -> None:
+    def tell(
+        self,
+        rows: list[dict[str, Any]],
+        versions: dict[str, str],
+        args: argparse.Namespace,
+        more: dict[str, Any],
+        tables: list[common.Table],
+    ) -> None:
         passed = all(row["passed"] for row in rows)
         result = {
             "check": self.runtime,
@@ -357,11 +407,13 @@ class Check:
             "tokens": args.tokens,
             "versions": versions,
             "rows": rows,
+            **more,
             "machine": common.machine(),
         }
-        title = f"{'A STAND-IN FOR ' * args.smoke}{self.runtime}: {args.tokens} greedy tokens, {args.prompts} prompts"
+        standing = "A STAND-IN FOR " if args.smoke and self.stands_in else ""
+        title = f"{standing}{self.runtime}: {args.tokens} greedy tokens, {args.prompts} prompts"
         table = common.Table(title, COLUMNS, [cells(row) for row in rows])
         notes = ["there: " + ", ".join(f"{name} {number}" for name, number in versions.items())]
         notes += [f"{row['form']}: {row['refused']}" for row in rows if row.get("refused")]
-        common.tell(result, [table], [*notes, "passed" if passed else "FAILED"], self.page, args)
+        common.tell(result, [table, *tables], [*notes, "passed" if passed else "FAILED"], self.page, args)
         sys.exit(0 if passed else 1)

@@ -1,6 +1,6 @@
 // Generates with transformers.js under Node, offline, and prints one line of JSON.
 //
-// node generate.mjs '{"modules", "folder", "name", "prompts", "length"}'
+// node generate.mjs '{"modules", "folder", "name", "prompts", "length", "least"}'
 
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
@@ -12,7 +12,7 @@ env.allowRemoteModels = false;
 env.localModelPath = request.folder;
 const tokenizer = await AutoTokenizer.from_pretrained(request.name);
 const model = await AutoModelForCausalLM.from_pretrained(request.name, { dtype: "fp32" });
-const options = { max_new_tokens: request.length, do_sample: false };
+const options = { max_new_tokens: request.length, min_new_tokens: request.least ?? 0, do_sample: false };
 const ids = [];
 const texts = request.prompts.map((content) =>
   tokenizer.apply_chat_template([{ role: "user", content }], { add_generation_prompt: true, tokenize: false }),
