@@ -280,7 +280,9 @@ def judge(form: dict[str, Any], said: dict[str, Any], ours: dict[str, Any], outp
         row["moved"] = float(np.abs(theirs - base).max())
     least = form.get("correlation")
     if least is not None and theirs is not None:
-        row["correlation"] = float(np.corrcoef((theirs - base).ravel(), (live - base).ravel())[0, 1])
+        bare = output / f"{form['name']}.bare.npy"  # the same model without the edit, where the runtime has one
+        before = np.load(bare).astype(np.float64) if bare.exists() else base
+        row["correlation"] = float(np.corrcoef((theirs - before).ravel(), (live - base).ravel())[0, 1])
         return row | {"passed": row["correlation"] >= least and row["unlike_base"] > 0}
     near = row["equal"] == row["prompts"] and row.get("difference", 0.0) < AGREE
     edited = row["unlike_base"] > 0 and row.get("moved", 1.0) > 10 * AGREE

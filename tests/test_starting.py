@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.models.auto import tokenization_auto
 
 from sea_bake import Edit, modeling_sea
@@ -34,7 +34,7 @@ from sea_bake.io.files import read_json
 from sea_bake.model import travelling
 from sea_bake.model.anatomy import Site
 from sea_bake.model.checkpoint import Checkpoint
-from sea_bake.model.plain import BUILDS, plain
+from sea_bake.model.plain import BUILDS, KEYS, plain
 from sea_bake.model.sites import planned_layers
 from sea_bake.model.source import ModelSource
 from sea_bake.verification import answers
@@ -153,12 +153,14 @@ ODD: dict[str, Callable[[Path], None]] = {
     "code": changed("auto_map", {"AutoModelForCausalLM": "own.Own"}),
     "quantised": changed("quantization_config", {"quant_method": "gptq", "bits": 4}),
     "a padding token beyond the vocabulary": changed("pad_token_id", 512),
+    "a whole number for a share": changed("initializer_range", 1),
+    "a list of first tokens": changed("bos_token_id", [1]),
     "a wider MLP": changed("intermediate_size", 96),
     "an output head that is not there": lambda folder: without(folder, "lm_head.weight"),
     "a tensor that is not there": lambda folder: without(folder, "model.layers.2.mlp.up_proj.weight"),
 }
 REFUSED = ("heads that", "another class", "a wider", "an output", "a tensor", "a layer more", "a number in",
-           "a truth", "another act", "another rope")  # fmt: skip
+           "a truth", "another act", "another rope", "a whole", "a list")  # fmt: skip
 
 
 def without(folder: Path, name: str) -> None:
@@ -184,6 +186,21 @@ def test_what_is_odd_is_left_to_transformers(odd: str, tmp_path: Path) -> None:
         ran = tiny.run("bake", folder, tiny.edit_file(), "-o", tmp_path / "out", "--how", "insert")
         assert ran.code == 2
         assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("family", BUILDS)
+def test_what_is_usual_is_what_transformers_takes(family: str) -> None:
+    """Every key, with numbers of both kinds, lists, nothing, truth values and words."""
+    made, taken = CONFIG_MAPPING[family](), 0
+    sizes = ("hidden_size", "num_attention_heads", "num_key_value_heads", "vocab_size")  # which have to fit each other
+    for key, usual in {**KEYS, **BUILDS[family].keys}.items():
+        for value in (1, 0, 2, 0.5, 1.0, [1], [1, 2], None, True, False, "word", "silu", "float32", {}):
+            if key in ("rope_scaling", "rope_parameters", "model_type", *sizes) or not usual(value):
+                continue
+            layers = {"layer_types": ["full_attention"] * value} if key == "num_hidden_layers" else {}
+            type(made).from_dict({**made.to_dict(), key: value, **layers})
+            taken += 1
+    assert taken > 30
 
 
 def test_tokenizers_that_transformers_distrusts_are_known() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from sea_bake.model.checkpoint import Checkpoint
 from sea_bake.model.checkpoint.dtypes import FLOATS
-from sea_bake.model.usual import flag, none_or, one_of, positive, rope, share, text, tokens, whole
+from sea_bake.model.usual import flag, none_or, one_of, positive, real, rope, share, text, token, tokens, whole
 
 Shape = tuple[int, ...]
 _EMBEDDINGS, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -54,7 +54,7 @@ class Build:
         return {auto: self.name + end for auto, end in ends.items()}
 
 
-_KEYS: dict[str, Callable[[Any], bool]] = {
+KEYS: dict[str, Callable[[Any], bool]] = {
     "vocab_size": whole,
     "hidden_size": whole,
     "intermediate_size": whole,
@@ -63,17 +63,17 @@ _KEYS: dict[str, Callable[[Any], bool]] = {
     "num_key_value_heads": none_or(whole),
     "max_position_embeddings": whole,
     "hidden_act": one_of("silu"),
-    "rms_norm_eps": positive,
-    "initializer_range": share,
+    "rms_norm_eps": real,
+    "initializer_range": lambda value: real(value) and share(value),
     "attention_dropout": share,
     "rope_theta": positive,
     "rope_scaling": rope,
     "rope_parameters": rope,
     "use_cache": flag,
     "tie_word_embeddings": flag,
-    "bos_token_id": none_or(tokens),
+    "bos_token_id": none_or(token),
     "eos_token_id": none_or(tokens),
-    "pad_token_id": lambda value: value is None or (tokens(value) and not isinstance(value, list)),
+    "pad_token_id": none_or(token),
     "model_type": text,
     "architectures": lambda value: isinstance(value, list),
     "transformers_version": text,
@@ -214,7 +214,7 @@ def plain(checkpoint: Checkpoint) -> Plain | None:
 
 
 def _numbers(build: Build, config: Mapping[str, Any]) -> Plain | None:
-    usual = {**_KEYS, **build.keys}
+    usual = {**KEYS, **build.keys}
     if not all(key in usual and usual[key](value) for key, value in config.items()):
         return None
     named = [build.classes["AutoModelForCausalLM"]]

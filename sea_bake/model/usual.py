@@ -14,6 +14,11 @@ def share(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
+def real(value: Any) -> bool:
+    """Where transformers takes no whole number: positive."""
+    return isinstance(value, float) and positive(value)
+
+
 def positive(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e12
 
@@ -33,6 +38,10 @@ def text(value: Any) -> bool:
 def tokens(value: Any) -> bool:
     ids = value if isinstance(value, list) else [value]
     return all(isinstance(one, int) and not isinstance(one, bool) and 0 <= one < 1 << 31 for one in ids)
+
+
+def token(value: Any) -> bool:
+    return not isinstance(value, list) and tokens(value)
 
 
 def one_of(*known: Any) -> Callable[[Any], bool]:
