@@ -63,6 +63,18 @@ def test_vllm_that_is_not_installed_is_named(artefacts: dict[str, Path], data: P
 
 
 @pytest.mark.slow
+def test_an_artefact_of_another_base_is_refused(
+    artefacts: dict[str, Path], data: Path, vllm: Any, tmp_path: Path
+) -> None:
+    """By the headers, before vLLM is asked for anything; the control is every other test here."""
+    vllm.LLM.given.clear()
+    words = ["eval", artefacts["fold"], "--base", tiny.single(seed=1), "--data", data, "--tasks", ",".join(TASKS)]
+    ran = tiny.run(*words, "-o", tmp_path / "out", "--no-cost", "--backend", "vllm")
+    tiny.refused(ran, "WrongModelError", "An edit belongs to one model")
+    assert not vllm.LLM.given
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["fold", "adapter"])
 def test_vllm_gives_the_figures_of_transformers(
     how: str, artefacts: dict[str, Path], data: Path, vllm: Any, tmp_path: Path

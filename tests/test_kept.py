@@ -223,3 +223,31 @@ def test_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = kept(ModelSource.parse(tiny.single()), REQUEST)
     assert found is not None
     assert found.folder == tmp_path / "xdg" / "sea_bake" / "answers"
+
+
+def test_an_entry_that_is_no_file_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of that name, a file that nobody may read; and one that goes while it is looked at."""
+    cache = tmp_path / "cache"
+    cache.mkdir(mode=0o700)
+    (tmp_path / "answers").write_bytes(b"said")
+    place = Kept(cache, "v" * 64)
+    place.keep(tmp_path / "answers")
+    (entry,) = cache.iterdir()
+    assert place.give(tmp_path / "given")  # the control
+    right = entry.read_bytes()
+    entry.unlink()
+    entry.mkdir(mode=0o700)
+    assert not place.give(tmp_path / "given")
+    assert not (tmp_path / "given").exists()
+    entry.rmdir()
+    entry.write_bytes(right)
+    entry.chmod(0o600)
+    lstat = Path.lstat
+
+    def gone(path: Path) -> object:
+        if path == entry:
+            entry.unlink(missing_ok=True)
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", gone)
+    assert not place.give(tmp_path / "given")

@@ -5,6 +5,7 @@ was started with something else, stops them all, and nothing is lost.
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +105,60 @@ def test_a_process_that_dies_stops_the_run_which_goes_on_later(
 def test_a_process_that_was_started_with_something_else_is_refused(asked: list[Any], tmp_path: Path) -> None:
     """Every process says so, and nothing is written."""
     words = [*asked, "-o", tmp_path / "out"]
-    edit = tiny.edit_file(site="attn")
+    edit, elsewhere = tiny.edit_file(site="attn"), tiny.changeable(tiny.single(), tmp_path / tiny.single().name)
     for odd, what in (
         ([edit if word == tiny.edit_file() else word for word in words], "edit or model"),
         ([*words, "--limit", 2], "settings of truthfulqa_mc2"),
+        ([elsewhere if word == tiny.single() else word for word in words], f"place of its models on {platform.node()}"),
     ):
         for ran in together([words, odd]):
             tiny.refused(ran, "SettingError", f"process 1 of 2 has another {what} than process 0", "same command line")
         assert not (tmp_path / "out").exists()
+
+
+def test_each_machine_reads_every_byte_of_its_own_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A weight that no sample sees; the first process of each machine looks, and the others are not asked."""
+    from safetensors.torch import load_file, save_file
+
+    from sea_bake.errors import SettingError
+    from sea_bake.evaluation import doors
+    from sea_bake.model import processes
+
+    copy = tiny.changeable(tiny.single(), tmp_path / tiny.single().name)
+    told = []
+    for machine, first, change in (("a", True, 0.0), ("a", False, 0.0), ("b", True, 0.0), ("c", True, 1e-3)):
+        tensors = load_file(tiny.single() / "model.safetensors")
+        tensors["model.embed_tokens.weight"][5, 7] += change
+        save_file(tensors, copy / "model.safetensors", {"format": "pt"})
+        monkeypatch.setattr(doors, "are_several", lambda: True)
+        monkeypatch.setattr(doors, "is_first_here", lambda first=first: first)
+        monkeypatch.setattr(doors.platform, "node", lambda machine=machine: machine)
+        told.append(doors.Doors.of(copy).here())
+    assert [len(one) for one in told] == [2, 1, 2, 2]
+    monkeypatch.setattr(processes, "gathered", lambda mine: told[:3])
+    processes.check_alike({})
+    monkeypatch.setattr(processes, "gathered", lambda mine: told)
+    with pytest.raises(SettingError, match="process 3 of 4 has another base, in its files than process 0"):
+        processes.check_alike({})
+
+
+def test_texts_of_models_that_share_no_cache_are_parted_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One by one: the same scores, each by one process."""
+    from sea_bake.evaluation import prefixes
+    from sea_bake.model import processes
+    from sea_bake.model.loading import load_model
+
+    class State:
+        num_processes, process_index = 1, 0
+
+    model = load_model(tiny.single(), dtype="float32")
+    asked = [([1, 2, 3], [4]), ([5, 6], [7, 8]), ([9, 10, 11, 12], [13, 14])]
+    monkeypatch.setattr(processes, "processes", lambda: State)
+    whole = prefixes.one_by_one(model, lambda count: None, asked)
+    State.num_processes, found, advanced = 2, [], []
+    for index in range(2):
+        State.process_index = index
+        monkeypatch.setattr(prefixes, "gathered", lambda mine: mine)
+        found += [prefixes.one_by_one(model, advanced.append, asked)]
+    assert [len(mine) for mine in found] == [2, 1]
+    assert [found[0][0], found[1][0], found[0][1]] == whole

@@ -328,19 +328,21 @@ def test_commands_change_what_follows(
     place = tmp_path / "a chat.json"
     said, talk = talked(
         "/alpha 0", QUESTION, "/new", "/edit", "/alpha 0.5", QUESTION, "/new", "/base", QUESTION, "/new", "/both",
-        "/system Be brief.", QUESTION, "/alpha x", "/alpha nan", "/base now", "/nothing", "/save", f"/save {place}",
-        f"/save {place}", "/save a\0b", "/save ~nobody.at.all/x", "  ",
+        "/system Be brief.", QUESTION, "/alpha x", "/alpha nan", "/base now", "/nothing", "/save", f"/save '{place}'",
+        f"/save {place}", "/save a\0b", "/save ~nobody.at.all/x", "  ", "/alpha\t0.5",
         "/help", "/system", "/quit", "not read any more", model=base, edit=edit,
     )  # fmt: skip
     saved = json.loads(place.read_text("utf-8"))
     assert len(talk.turns) == len(saved["turns"]) == 1
-    assert saved == json.loads(json.dumps(talk.to_json())) | {"prompt_format": saved["prompt_format"]}
+    whole = json.loads(json.dumps(talk.to_json()))
+    assert saved == whole | {"prompt_format": saved["prompt_format"], "refused": whole["refused"][:5]}
+    assert whole["refused"][0].startswith("/alpha x: /alpha x: a number is wanted")
     assert (saved["prompt_format"]["system"], talk.pair.form.system) == ("Be brief.", None)
     bare = greedy(model, QUESTION, 8)
     assert said.count(f"base: {tiny_text(bare)}") == 2  # at first, and by itself
     assert f"edited: {tiny_text(bare)}" in said  # at strength 0
     for words in ("a number is wanted", "no strength", "takes nothing behind it", "/help lists them", "wants a file",
-                  "is there already", "cannot be written",
+                  "is there already", "cannot be written", "there is no folder ~nobody.at.all: make it", "alpha 0.5",
                   "/quit", f"wrote {place}", "edited from now on"):  # fmt: skip
         assert words in said
     assert "not read" not in said
@@ -364,7 +366,7 @@ def test_a_chat_through_a_pipe(base: Path, edit: Path, monkeypatch: pytest.Monke
     latin = QUESTION.encode() + b"\ncaf\xe9\n" + QUESTION.encode()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(latin), encoding="utf-8"))
     ran = tiny.run("chat", base, "--edit", edit, "--max-new-tokens", 4, "--quiet")
-    assert (ran.code, ran.out.count("edited: "), ran.out.count("no UTF-8")) == (0, 2, 1)  # the conversation goes on
+    assert (ran.code, ran.out.count("edited: "), ran.out.count("no UTF-8")) == (2, 2, 1)  # the conversation goes on
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(latin), encoding="utf-8"))
     tiny.refused(tiny.run("ask", base, "--edit", edit, "-p", "-"), "SettingError", "no UTF-8")
     asked = tiny.run("ask", base, "--edit", edit, "-p", QUESTION, "--max-new-tokens", 4, "--json")
@@ -426,6 +428,52 @@ def test_ctrl_c_between_answers_is_forgotten(monkeypatch: pytest.MonkeyPatch) ->
         assert not interrupts.interrupted()
     assert [turn.interrupted for turn in talk.turns] == [False, False]
     assert "".join(written).count("(Ctrl-D or /quit ends the chat)") == 2
+
+
+def test_a_second_ctrl_c_behind_the_first_ends_no_chat() -> None:
+    """It comes while the chat tells what ends it; and the control: it was heard."""
+    talk, came, said = Conversation(Interrupted(False)), [], iter(["stop", "interrupt", "on", None])
+
+    def read() -> str | None:
+        line = next(said)
+        if line == "interrupt":
+            signal.raise_signal(signal.SIGINT)
+        return line
+
+    def write(text: str) -> None:
+        if "Ctrl-D" in text:
+            came.append(text)
+            signal.raise_signal(signal.SIGINT)
+
+    with interrupts.heeded():
+        chatting._loop(talk, read, write)
+    assert [turn.prompt for turn in talk.turns] == ["stop", "on"]
+    assert len(came) == 1
+
+
+def test_what_one_side_has_said_is_kept_when_the_other_fails() -> None:
+    class Half(Interrupted):
+        def reply(self, side: str, prompt: str, **options: Any) -> Reply:
+            if side == EDITED or prompt == "never":
+                raise SettingError("too long")
+            return super().reply(side, prompt, **options)
+
+    talk, written = Conversation(Half(False)), []
+    chatting._loop(talk, lines("Hello", "never", "on"), written.append)
+    assert [list(turn.replies) for turn in talk.turns] == [[BASE], [BASE]]  # a turn of which nothing came is none
+    assert talk.before(BASE) == [("Hello", "word "), ("on", "word ")]
+    assert "".join(written).splitlines() == ["base: word ", "too long", "too long", "base: word ", "too long"]
+    assert talk.refused == ["Hello: too long", "never: too long", "on: too long"]
+
+
+def test_a_pipe_is_told_what_was_refused(base: Path, edit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for typed, code in ((f"{QUESTION}\n/alpha x\n/save there/is/none.json\n", 2), (f"{QUESTION}\n", 0)):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        ran = tiny.run("chat", base, "--edit", edit, "--max-new-tokens", 2, "--json")
+        refused = json.loads(ran.out)["refused"]
+        assert (ran.code, [line.partition(": ")[0] for line in refused]) == (
+            code, ["/alpha x", "/save there/is/none.json"] if code else []
+        )  # fmt: skip
 
 
 def test_ctrl_c_ends_ask_as_it_ends_every_command(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -985,7 +1033,10 @@ def test_doctor_says_what_is_here_and_what_is_not(monkeypatch: pytest.MonkeyPatc
     for extra in here.extras:
         asked = [Requirement(text) for text in metadata.requires("sea-bake") or []]
         mine = [one for one in asked if one.marker and one.marker.evaluate({"extra": extra.name})]
-        mine = [one for one in mine if one.name != "sea-bake" and "extra" in str(one.marker)]
+        mine = [one for one in mine if "extra" in str(one.marker)]
+        for other in [extra for one in mine if one.name == "sea-bake" for extra in one.extras]:
+            mine += [one for one in asked if one.marker and f'extra == "{other}"' in str(one.marker)]
+        mine = [one for one in mine if one.name != "sea-bake"]
         there = all(tiny_satisfied(one) for one in mine)
         assert extra.works == there, extra
         assert (extra.cure == "") == there

@@ -11,7 +11,7 @@ from rich.markup import escape
 from sea_bake.cli.options import FORMAT, PROMPTS, Call, command, spelt
 from sea_bake.cli.printing import table
 from sea_bake.pages.text import harmless
-from sea_bake.serving.sampling import piped
+from sea_bake.serving.sampling import at_terminal, piped
 
 _SAMPLING = {"Answers": "alpha max_new_tokens temperature seed", "Prompts": PROMPTS}
 
@@ -56,14 +56,14 @@ def ask(call: Call) -> None:
 def chat(call: Call) -> None:
     """Chat with base and edited model, side by side or with one of them; commands begin with / (/help).
 
-    Lines of a pipe are prompts and commands too. --json prints the conversation at the end, and nothing else. Examples:
+    Lines of a pipe are prompts and commands too (exit code 2 where one is refused). --json prints the conversation at
+    the end, and nothing else. Examples:
 
       sea-bake chat HuggingFaceTB/SmolLM2-135M-Instruct --edit truthful.safetensors
-
-      sea-bake chat smollm2-truthful
     """
     silent = {"write": lambda text: None} if call.as_json else {}
-    call.run(prompt_format=_format(call), **silent)
+    if call.run(prompt_format=_format(call), **silent).refused and not at_terminal():
+        raise typer.Exit(2)
 
 
 @command("sea_bake.serving.server:serve", without="ready", allowed_hosts=spelt("--allow-host", metavar="NAME"))

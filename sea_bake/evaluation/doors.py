@@ -6,6 +6,7 @@ import contextlib
 import gc
 import hashlib
 import json
+import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +24,7 @@ from sea_bake.io import progress
 from sea_bake.io.files import file_digest
 from sea_bake.model.loading import default_device, load_model, load_tokenizer, parse_dtype
 from sea_bake.model.lora import merge_into
+from sea_bake.model.processes import are_several, is_first_here
 from sea_bake.model.source import ModelSource
 
 BASE = "base"
@@ -113,6 +115,19 @@ class Doors:
         if name == "live":
             told += [edit_digest(edit) for edit in self.edits]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+    def here(self) -> dict[str, Any]:
+        """What several processes have to have alike: where the files lie, on each machine; and every byte of them, read
+        once on each.
+        """
+        if not are_several():
+            return {}
+        lie = [str(self.base.folder()), str(self.artefact.folder) if self.artefact else ""]
+        found: dict[str, Any] = {f"place of its models on {platform.node()}": lie}
+        if is_first_here():
+            found |= {"base, in its files": self._base_contents}
+            found |= {"artefact, in its files": self.artefact.seal()} if self.artefact else {}
+        return found
 
     @cached_property
     def _base_contents(self) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.activations.rendering import complete
+from sea_bake.baking.open_base import check_edits, open_folder
 from sea_bake.errors import EvaluationError, MissingExtraError, SettingError
 from sea_bake.evaluation.doors import BASE, Doors
 from sea_bake.model.processes import are_several
@@ -26,6 +27,7 @@ def check_backend(doors: Doors, *, cost: bool, behaviours: bool) -> None:
 
     Raises:
         SettingError, MissingExtraError, EvaluationError: see above.
+        WrongModelError: the artefact was baked from another base.
     """
     backend = doors.backend
     if backend not in BACKENDS:
@@ -49,6 +51,8 @@ def check_backend(doors: Doors, *, cost: bool, behaviours: bool) -> None:
         raise EvaluationError("vLLM chooses its devices by itself (CUDA_VISIBLE_DEVICES): drop --device")
     for name in doors.names:
         arguments(doors, name)
+    if doors.artefact is not None:
+        check_edits(open_folder(doors.base.folder(), doors.base), doors.artefact.edits)
 
 
 class Engine:

@@ -191,17 +191,21 @@ def one_by_one(
     Raises:
         EvaluationError: NaN or infinite logits.
     """
-    found = []
     device = input_device(model)
-    for prompt, answer in requests:
-        ids = [*prompt, *answer]
-        logits = model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits
-        check_finite(model, logits, [ids])
-        logs = logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
-        told = torch.tensor(list(answer), device=logs.device)
-        found.append((float(logs.gather(1, told[:, None]).sum()), bool((logs.argmax(-1) == told).all())))
-        advance(1)
-    return found
+    mine: list[tuple[int, Score]] = []
+    with in_step():
+        for i, (prompt, answer) in dealt(list(enumerate(requests))):
+            ids = [*prompt, *answer]
+            logits = model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits
+            check_finite(model, logits, [ids])
+            logs = logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
+            told = torch.tensor(list(answer), device=logs.device)
+            score = float(logs.gather(1, told[:, None]).sum()), bool((logs.argmax(-1) == told).all())
+            mine.append((i, score))
+            advance(1)
+    everything = sorted(gathered(mine))
+    advance(len(everything) - len(mine))  # by other processes
+    return [score for _, score in everything]
 
 
 def no_memory() -> EvaluationError:

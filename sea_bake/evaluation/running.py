@@ -173,7 +173,8 @@ def run(
         ready = {door: kept.get(unit.name, door, inputs(unit, door)) if keeps else None for door in doors_of(unit)}
         if not unit.against or None not in ready.values():
             found[unit.name] = {door: answers for door, answers in ready.items() if answers is not None}
-    check_alike({"edit or model": doors.describe(), **{f"settings of {unit.name}": unit.inputs for unit in units}})
+    settings = {f"settings of {unit.name}": unit.inputs for unit in units}
+    check_alike({"edit or model": doors.describe(), **settings, **doors.here()})
     found = from_main(found)
     for door in doors.names:
         lacking = [unit for unit in units if door in doors_of(unit) and door not in found[unit.name]]

@@ -35,6 +35,11 @@ def is_main_process() -> bool:
     return bool(processes().is_main_process)
 
 
+def is_first_here() -> bool:
+    """Of the processes of this machine."""
+    return bool(processes().is_local_main_process)
+
+
 def dealt(pieces: Sequence[Item]) -> list[Item]:
     """Those of this process: every n-th."""
     state = processes()
@@ -94,12 +99,15 @@ def in_step() -> Iterator[None]:
 
 
 def check_alike(what: dict[str, Any]) -> None:
-    """Raise SettingError on every process unless all were given the same: ``what`` is called -> plain data."""
+    """Raise SettingError on every process unless all were given the same: ``what`` is called -> plain data. What a
+    process lacks, or has as None, it does not know, and is not asked of it.
+    """
     everyone = gathered([what])
-    for name, value in everyone[0].items():
-        odd = [i for i, other in enumerate(everyone) if other.get(name) != value]
+    for name in dict.fromkeys(name for told in everyone for name in told):
+        known = [(i, told[name]) for i, told in enumerate(everyone) if told.get(name) is not None]
+        odd = [i for i, value in known if value != known[0][1]]
         if odd:
             raise SettingError(
-                f"process {odd[0]} of {len(everyone)} has another {name} than process 0: start all of them with the "
-                "same command line, files and versions"
+                f"process {odd[0]} of {len(everyone)} has another {name} than process {known[0][0]}: start all of them "
+                "with the same command line, files and versions"
             )

@@ -14,7 +14,7 @@ from sea_bake.io import interrupts
 from sea_bake.io.files import json_text
 from sea_bake.io.staging import staged_file
 from sea_bake.pages.text import harmless
-from sea_bake.serving.sampling import DEFAULT_ANSWER, Runtime, Sampling, check_there, keep_bytes
+from sea_bake.serving.sampling import DEFAULT_ANSWER, Runtime, Sampling, at_terminal, check_there, keep_bytes
 
 if TYPE_CHECKING:
     from sea_bake.activations.prompt_format import PromptFormat
@@ -73,7 +73,7 @@ def chat(
         write: takes text as it comes. Default: stdout.
 
     Returns:
-        What was said.
+        What was said, and what was refused.
 
     Raises:
         SeaBakeError: as :func:`sea_bake.serving.asking.ask`, before the first line is read. What goes wrong later is
@@ -106,19 +106,28 @@ def _opening(talk: Conversation) -> str:
 
 
 def _loop(talk: Conversation, read: Read, write: Write) -> None:
-    while True:
-        with interrupts.taken() as came:  # at the prompt, in a command, behind an answer
-            line = read()
-            line = None if line is None else line.strip()
-            if line is None or line == "/quit":
-                return
-            try:
-                if line:
-                    write(_obey(talk, line) if line.startswith("/") else _answered(talk, line, write))
-            except SeaBakeError as error:
-                write(harmless(f"{error}\n"))
-        if came:
-            write("(Ctrl-D or /quit ends the chat)\n")
+    ended = False
+    while not ended:
+        with interrupts.taken():  # a second one, while it is told of the first
+            with interrupts.taken() as came:  # at the prompt, in a command, behind an answer
+                ended = _step(talk, read, write)
+            if came:
+                write("(Ctrl-D or /quit ends the chat)\n")
+
+
+def _step(talk: Conversation, read: Read, write: Write) -> bool:
+    """One line, and what comes of it; True at the end."""
+    line = read()
+    line = None if line is None else line.strip()
+    if line is None or line == "/quit":
+        return True
+    try:
+        if line:
+            write(_obey(talk, line) if line.startswith("/") else _answered(talk, line, write))
+    except SeaBakeError as error:
+        talk.refused.append(f"{line}: {error}")
+        write(harmless(f"{error}\n"))
+    return False
 
 
 def _answered(talk: Conversation, line: str, write: Write) -> str:
@@ -131,7 +140,12 @@ def _answered(talk: Conversation, line: str, write: Write) -> str:
             speaking[:] = [side]
         write(harmless(piece))
 
-    turn = talk.ask(line, hear)
+    try:
+        turn = talk.ask(line, hear)
+    except SeaBakeError:
+        if speaking:
+            write("\n")
+        raise
     cut = [side for side, reply in turn.replies.items() if not reply.ended]
     if turn.interrupted:
         return "\n(interrupted)\n"
@@ -142,8 +156,8 @@ def _obey(talk: Conversation, line: str) -> str:
     """Do what a command says; returns what to write."""
     from sea_bake.serving.conversation import BASE, EDITED
 
-    word, _, rest = line.partition(" ")
-    rest = rest.strip()
+    word, *behind = line.split(None, 1)
+    rest = behind[0] if behind else ""
     if word == "/alpha":
         try:
             strength = float(rest)
@@ -173,7 +187,11 @@ def _obey(talk: Conversation, line: str) -> str:
 def _save(talk: Conversation, name: str) -> Path:
     if not name:
         raise SettingError("/save wants a file: /save chat.json")
+    if len(name) > 2 and name[0] == name[-1] and name[0] in "\"'":  # as a shell takes it
+        name = name[1:-1]
     path = Path(os.path.expanduser(name))
+    if not path.parent.is_dir():
+        raise SettingError(f"there is no folder {path.parent}: make it first, or save somewhere else")
     if os.path.lexists(path):
         raise SettingError(f"{path} is there already: give another name")
     try:
@@ -193,7 +211,7 @@ def reader(write: Write) -> Read:
     """Lines of a terminal, with history and completion where prompt_toolkit is; of a pipe as they come."""
     if sys.stdin is None:  # closed
         return lambda: None
-    if not sys.stdin.isatty():
+    if not at_terminal():
         keep_bytes()
         return lambda: next(iter(sys.stdin.readline, ""), None)
     if find_spec("prompt_toolkit") is None:

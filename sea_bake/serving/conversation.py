@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from sea_bake.errors import SettingError
+from sea_bake.errors import SeaBakeError, SettingError
 from sea_bake.io import interrupts
 from sea_bake.serving.pair import BASE, EDITED, Pair, Reply
 from sea_bake.serving.sampling import Sampling, check_text
@@ -57,6 +57,7 @@ class Conversation:
     ) -> None:
         self.pair, self.sampling, self.goes_on = pair, sampling or Sampling(), goes_on
         self.turns: list[Turn] = []
+        self.refused: list[str] = []  # in a chat: each line, and why
         self.sides, self.strength = tuple(sides or pair.sides), 1.0
         for side in self.sides:
             pair.check(side, 1.0)
@@ -98,12 +99,24 @@ class Conversation:
 
         Raises:
             SettingError: a prompt without a word, or that is no text; a conversation longer than the model can read.
+                What one side has said by then is kept.
         """
         if not prompt.strip():
             raise SettingError("the prompt is empty: say something")
         check_text(prompt)
         turn = Turn(prompt, strength=self.strength)
         known = {side: self.before(side) for side in self.sides}
+        self.turns.append(turn)  # first: what one side has said is kept, whatever becomes of the other
+        try:
+            self._answers(turn, known, hear)
+        except SeaBakeError:
+            if not turn.replies:
+                self.turns.pop()
+            raise
+        return turn
+
+    def _answers(self, turn: Turn, known: dict[str, list[tuple[str, str]]], hear: Hear) -> None:
+        """Fill a turn, side by side."""
         for side in self.sides:
             pieces: list[str] = []
 
@@ -114,14 +127,12 @@ class Conversation:
             apart: contextlib.AbstractContextManager[list[bool]] = contextlib.nullcontext([])
             with interrupts.taken() if self.goes_on else apart as came:
                 turn.replies[side] = self.pair.reply(
-                    side, prompt, before=known[side], strength=self.strength, sampling=self.sampling, say=say
+                    side, turn.prompt, before=known[side], strength=self.strength, sampling=self.sampling, say=say
                 )
             if came:
                 turn.interrupted = True
                 turn.replies.setdefault(side, Reply("".join(pieces), len(pieces), False))
                 break
-        self.turns.append(turn)
-        return turn
 
     def clear(self) -> None:
         """Begin anew; system prompt, sides and strength stay."""
@@ -136,6 +147,7 @@ class Conversation:
             "prompt_format": self.pair.form.to_json(),
             "sampling": asdict(self.sampling),
             "turns": [turn.to_json() for turn in self.turns],
+            "refused": self.refused,
         }
 
 

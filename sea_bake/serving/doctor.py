@@ -108,15 +108,22 @@ def doctor() -> Health:
 
 
 def _requirements() -> dict[str, dict[str, str]]:
-    """Extra ("" for none) -> package -> its bounds, as our own metadata say; what ours asks of ours is left out."""
+    """Extra ("" for none) -> package -> its bounds, as our own metadata say; with those of extras that it asks for."""
     found: dict[str, dict[str, str]] = {"": {}}
+    others: list[tuple[str, str]] = []
     for text in metadata.requires("sea-bake") or []:
         wanted, _, marker = text.partition(";")
         name = re.split(r"[\s\[<>=!~]", wanted.strip())[0]
         named = _MARKER.search(marker)
-        if name == "sea-bake" or ("python_version" in marker and not _holds(marker)):
+        if "python_version" in marker and not _holds(marker):
+            continue
+        if name == "sea-bake":
+            extras = wanted.partition("[")[2].partition("]")[0].split(",")
+            others += [(named[1], one.strip()) for one in extras if named]
             continue
         found.setdefault(named[1] if named else "", {})[name] = wanted.strip()[len(name) :].strip()
+    for extra, other in others:
+        found[extra] = {**found.get(other, {}), **found.get(extra, {})}
     return found
 
 

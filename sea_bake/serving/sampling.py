@@ -93,6 +93,11 @@ def piped(prompts: Sequence[str]) -> list[str]:
     return [(sys.stdin.read() if sys.stdin else "") if prompt == "-" else prompt for prompt in prompts]
 
 
+def at_terminal() -> bool:
+    """Whether lines come from somebody who types them."""
+    return bool(sys.stdin and sys.stdin.isatty())
+
+
 def keep_bytes() -> None:
     """Let what comes in and is no UTF-8 be refused as a prompt (:func:`check_text`), and not break the reading."""
     if isinstance(sys.stdin, TextIOWrapper):

@@ -52,8 +52,7 @@ class Kept:
     def give(self, target: Path) -> bool:
         """Put the answers there; False where there are none that can be trusted."""
         for path in self.folder.glob(f"{self.key}.*.safetensors"):
-            if _is_ours(self.folder) and _is_ours(path):
-                shutil.copyfile(path, target)
+            if _is_ours(self.folder) and _is_ours(path) and _copied(path, target):
                 if file_digest(target) == path.name.split(".")[1]:  # of what is used, whatever became of the other
                     with contextlib.suppress(OSError):
                         os.utime(path)
@@ -99,7 +98,7 @@ def kept(source: ModelSource, request: Mapping[str, Any]) -> Kept | None:
         "asked": {name: request.get(name) for name in _ASKED},
         "code": _code(),
         "libraries": {name: _version(name) for name in _LIBRARIES},
-        "machine": [platform.machine(), platform.system(), platform.python_version(), os.cpu_count()],
+        "machine": [_processor(), platform.system(), platform.python_version(), os.cpu_count()],
         "environment": {name: os.environ.get(name) for name in _READ},
     }
     return Kept(folder, hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest())
@@ -122,6 +121,14 @@ def _code() -> str:
     return found.hexdigest()
 
 
+def _processor() -> list[str]:
+    """Its name and what it can do, which decides what kernels round how; as far as the system says it."""
+    with contextlib.suppress(OSError):
+        told = Path("/proc/cpuinfo").read_text("utf-8", "replace").split("\n\n")[0].splitlines()
+        return [platform.machine(), *(line for line in told if line.startswith(("model name", "flags", "Features")))]
+    return [platform.machine(), platform.processor()]
+
+
 def _version(name: str) -> str | None:
     try:
         return version(name)
@@ -129,9 +136,23 @@ def _version(name: str) -> str | None:
         return None
 
 
+def _copied(path: Path, target: Path) -> bool:
+    """False where it is no file, has gone meanwhile, or cannot be read: then the base is asked anew."""
+    try:
+        shutil.copyfile(path, target)
+    except OSError:
+        with contextlib.suppress(OSError):
+            target.unlink()
+        return False
+    return True
+
+
 def _is_ours(path: Path) -> bool:
     """Whether it is a file or folder, and no link, that we own and nobody else may write to."""
-    found = path.lstat()
+    try:
+        found = path.lstat()
+    except OSError:
+        return False  # another verification has removed it
     mine = not hasattr(os, "getuid") or found.st_uid == os.getuid()
     plain = stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
     return mine and plain and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

@@ -68,4 +68,6 @@ def card(model: WebModel, *, title: str) -> str:
     base = model.record.base
     if base.count("/") == 1:
         matter["models"] = [base]
-    return f"{front_matter(matter)}\n" + templates.markdown("web.md.j2", title=title, facts=facts(model))
+    return f"{front_matter(matter)}\n" + templates.markdown(
+        "web.md.j2", title=title, facts=facts(model), doubt=model.artefact.doubt
+    )

@@ -169,7 +169,7 @@ def tune(
         "activations": collecting | form.to_json(),
         "versions": {name: version(name) for name in ("sea-bake", "optuna", "lm-eval", "transformers", "torch")},
     }
-    check_alike({"base": doors.describe(), **inputs})
+    check_alike({"base": doors.describe(), **inputs, **doors.here()})
     with ExitStack() as stack:
         kept: Any = None  # in the other processes
         with in_step():
