@@ -154,6 +154,24 @@ def test_an_edit_in_the_weights_has_its_base_beside_it_and_one_strength(
                 pair.check(EDITED, strength)
 
 
+@pytest.mark.parametrize("how", ["live", "insert"])
+def test_a_strength_that_the_edit_itself_refuses_is_refused_beforehand(
+    base: Path, model: Any, artefacts: Callable[[str], Path], how: str, tmp_path: Path
+) -> None:
+    """The bound is an Edit's own, on what is stored times what is wanted; below it, that edit can be made."""
+    large = edit_of(model, "llama", CASE, 4.0, layers=LAYERS)
+    bake(base, large, tmp_path / "insert", how="insert")
+    with pair_of(base, edit=large) if how == "live" else pair_of(tmp_path / "insert") as pair:
+        for strength in (1e6, -1e6, 250_000, 10**400, float("inf"), float("nan")):
+            with pytest.raises(SettingError, match=r"no strength: use a number between -250000 and 250000"):
+                pair.check(EDITED, strength)
+        with pytest.raises(SettingError, match="no strength"):
+            large.with_settings(alpha=4.0 * 250_000)
+        pair.check(EDITED, 249_999)
+        with pair.model(EDITED, -249_999.0) as edited:
+            logits(edited)
+
+
 @pytest.mark.slow
 def test_a_fold_without_its_base_answers_alone(artefacts: Callable[[str], Path], tmp_path: Path) -> None:
     alone = tiny.changeable(artefacts("fold"), tmp_path / "alone")
@@ -710,6 +728,8 @@ UNREADABLE: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"generation_config": "[1]"}, "an object in JSON"),
     (CHAT, {"generation_config": '{"do_sample": true, "temperature": "x"}'}, "with generation_config as given"),
     (CHAT, {"stream": "false"}, "true or false"),
+    (CHAT, {"alpha": 1e6}, "no strength"),
+    (CHAT, {"alpha": float("nan")}, "no strength"),
     (CHAT, {"stream": True, "messages": QUESTION}, "messages = "),
     (TEXT, {"prompt": "\udc80"}, "prompt holds half"),
     (TEXT, {"prompt": [QUESTION]}, "prompt = "),

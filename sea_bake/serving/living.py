@@ -51,6 +51,7 @@ class Living(Pair):
         acting: gives the edited model at a strength, for as long as a context lasts; None where the edit is in the
             weights, and None of a base alone.
         load_base: gives the base where the edit is in the weights.
+        stored: strengths that the edits have of their own.
     """
 
     runtime = "transformers"
@@ -66,9 +67,10 @@ class Living(Pair):
         load_base: Callable[[], Any] | None = None,
         lacking: str = "",
         form: PromptFormat | None = None,
+        stored: Sequence[float] = (),
     ) -> None:
         self.name, self.how, self.tokenizer, self.lacking = name, how, tokenizer, lacking
-        self.form = form or PromptFormat()
+        self.form, self.stored = form or PromptFormat(), stored
         self._edited, self._acting, self._load_base, self._base = edited, acting, load_base, None
         both = how is not None and (acting is not None or load_base is not None)
         self.sides = (BASE, EDITED) if both else (BASE,) if how is None else (EDITED,)
@@ -155,7 +157,7 @@ def hooks(edits: Sequence[Edit]) -> Acting:
 @contextlib.contextmanager
 def inserted(model: Any, strength: float) -> Iterator[Any]:
     """An inserted artefact's layers at their own strength times the one that is wanted; at 0 each is led past."""
-    layers = [module for module in model.modules() if isinstance(module, SEALayer)]
+    layers = inserted_layers(model)
     stored = [layer.alpha for layer in layers]
     with contextlib.ExitStack() as stack:
         for layer, alpha in zip(layers, stored):
@@ -165,3 +167,7 @@ def inserted(model: Any, strength: float) -> Iterator[Any]:
                 stack.callback(setattr, layer, "alpha", alpha)
                 layer.alpha = alpha * strength
         yield model
+
+
+def inserted_layers(model: Any) -> list[SEALayer]:
+    return [module for module in model.modules() if isinstance(module, SEALayer)]

@@ -19,7 +19,7 @@ from sea_bake.io.edits import is_hub_edit
 from sea_bake.model.loading import load_model, load_tokenizer, parse_dtype
 from sea_bake.model.source import ModelSource
 from sea_bake.serving import llama_cpp
-from sea_bake.serving.living import Living, hooks, inserted
+from sea_bake.serving.living import Living, hooks, inserted, inserted_layers
 from sea_bake.serving.pair import Pair
 from sea_bake.serving.sampling import RUNTIMES, Runtime
 
@@ -104,7 +104,8 @@ def _of_base(source: ModelSource, edits: list[Edit], form: PromptFormat | None, 
     if not edits:
         lacking = f"{source.name} is a base, and no edit was given: name one with --edit"
         return Living(source.name, None, tokenizer, model, lacking=lacking, form=form)
-    return Living(source.name, "live", tokenizer, model, acting=hooks(edits), form=form)
+    stored = [one.alpha for one in edits]
+    return Living(source.name, "live", tokenizer, model, acting=hooks(edits), form=form, stored=stored)
 
 
 def _of_artefact(
@@ -128,7 +129,8 @@ def _of_artefact(
     tokenizer = load_tokenizer(artefact.folder) if kind != "adapter" else doors.tokenizer()
     edited = doors.load(kind)
     if kind == "insert":
-        return Living(artefact.name, kind, tokenizer, edited, acting=inserted, form=form)
+        stored = [layer.alpha for layer in inserted_layers(edited)]
+        return Living(artefact.name, kind, tokenizer, edited, acting=inserted, form=form, stored=stored)
     load_base: Callable[[], Any] | None = None if source is None else lambda: doors.load(BASE)
     return Living(artefact.name, kind, tokenizer, edited, load_base=load_base, lacking=lacking, form=form)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import floor
 from typing import Any
 
 from sea_bake.activations.prompt_format import PromptFormat
@@ -14,6 +15,7 @@ from sea_bake.errors import SettingError
 from sea_bake.serving.sampling import Sampling
 
 BASE, EDITED = "base", "edited"
+MOST = 1e6  # an Edit refuses an alpha of this size
 Say = Callable[[str], None]
 Turns = Sequence[tuple[str, str]]
 
@@ -44,6 +46,7 @@ class Pair(abc.ABC):
         lacking: why one of them is not there; "" where both are.
         fixed: why the strength can only be 1, and 0 where the base is there; "" where it can be any.
         form: how prompts are rendered.
+        stored: strengths of the edits as they are stored, which a wanted one is multiplied with.
     """
 
     name: str
@@ -53,13 +56,18 @@ class Pair(abc.ABC):
     lacking: str = ""
     fixed: str = ""
     form: PromptFormat = PromptFormat()
+    stored: Sequence[float] = ()
 
     def check(self, side: str, strength: float) -> None:
         """Raises SettingError for a side that is not there, or a strength that it cannot have."""
         if side not in self.sides:
             raise SettingError(self.lacking or f"there is no side {side!r}: {' and '.join(self.sides)} are there")
-        if not abs(strength) <= 1e6:  # NaN is not, either
-            raise SettingError(f"alpha = {strength} is no strength: 1 is the edit as it is stored, 0 the base")
+        most = MOST / max([1.0, *map(abs, self.stored)])
+        if not abs(strength) < most:  # NaN is not, either
+            raise SettingError(
+                f"alpha = {strength!r:.40} is no strength: use a number between -{floor(most)} and {floor(most)}; 1 is "
+                "the edit as it is stored, 0 the base"
+            )
         known = (0, 1) if BASE in self.sides else (1,)
         if side == EDITED and strength not in known and self.fixed:
             raise SettingError(self.fixed)
