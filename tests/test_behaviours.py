@@ -260,7 +260,18 @@ def test_concise_counts_words_where_the_content_is() -> None:
     row = {"keep": ["nairobi", "1989"]}
     assert scoring.values("concise", row, "It is Nairobi.") == {"kept": 1, "words": 3}
     assert scoring.values("concise", row, "Mombasa.") == scoring.values("concise", row, "") == {"kept": 0}
-    assert scoring.values("concise", {"keep": ["4"]}, "14")["kept"] == 0
+
+
+@pytest.mark.parametrize(("keep", "has", "lacks"), [
+    ("4", ("4.", "the 4th"), ("14", "40", "4th2")), ("no", ("No, thank you.",), ("Now I would love to", "I nod", "note")),
+    ("not", ("Do not.",), ("Make a note.", "notes", "noted")), ("cat", ("Cats.", "a cat"), ("category", "cater")),
+    ("four", ("four", "fours"), ("fourteen", "forty-fourth")), ("soft ball", ("soft balls",), ("soft balloon",)),
+    ("offer", ("offering",), ("offertory",)), ("fast", ("It is faster.",), ("fasten",)), ("tie", ("No tie.",), ("tier",)),
+])  # fmt: skip
+def test_what_is_kept_is_a_whole_word(keep: str, has: tuple[str, ...], lacks: tuple[str, ...]) -> None:
+    """In its forms; what is said of it is beyond a rule ("No tie.")."""
+    assert [scoring.values("concise", {"keep": [keep]}, answer)["kept"] for answer in has] == [1] * len(has)
+    assert [scoring.values("concise", {"keep": [keep]}, answer)["kept"] for answer in lacks] == [0] * len(lacks)
 
 
 def test_formal_counts_contractions_and_slang() -> None:

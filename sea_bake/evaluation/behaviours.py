@@ -50,11 +50,21 @@ def calibrated(row: Row, answer: str) -> dict[str, float]:
 # ----------------------------------------------------------------------------------------------------------- concise
 
 
+_ENDINGS: Final = "s|es|d|ed|er|ing|ly"  # of words of four letters and more: "nod" is not "no", nor "cater" "cat"
+
+
+def _whole(part: str) -> str:
+    """A pattern of a whole word, or of several, in the forms that it takes: "cats", "offering", "8th"."""
+    endings = "st|nd|rd|th" if part[-1].isdigit() else _ENDINGS if len(part) > 3 else "s"
+    return rf"(?<![^\W_]){re.escape(part.lower())}(?:{endings})?(?![^\W_])"
+
+
 def concise(row: Row, answer: str) -> dict[str, float]:
     """ "words" of an answer that has what it must (one of ``row["keep"]``); "kept": whether it has. A short answer
-    without it is no concise one, and its length does not count."""
+    without it is no concise one, and its length does not count. What it says of the word is not seen: "No tie." keeps
+    "tie"."""
     text = answer.lower()
-    kept = any(re.search(rf"(?<![^\W_]){re.escape(part.lower())}", text) for part in row["keep"])
+    kept = any(re.search(_whole(part), text) for part in row["keep"])
     return {"kept": float(kept)} | ({"words": float(len(answer.split()))} if kept else {})
 
 
