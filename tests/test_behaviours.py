@@ -263,10 +263,11 @@ def test_concise_counts_words_where_the_content_is() -> None:
 
 
 @pytest.mark.parametrize(("keep", "has", "lacks"), [
-    ("4", ("4.", "the 4th"), ("14", "40", "4th2")), ("no", ("No, thank you.",), ("Now I would love to", "I nod", "note")),
+    ("4", ("4.", "the 4th"), ("14", "40", "4th2")), ("no", ("No, thanks.",), ("Now I would love to", "I nod", "note")),
     ("not", ("Do not.",), ("Make a note.", "notes", "noted")), ("cat", ("Cats.", "a cat"), ("category", "cater")),
     ("four", ("four", "fours"), ("fourteen", "forty-fourth")), ("soft ball", ("soft balls",), ("soft balloon",)),
-    ("offer", ("offering",), ("offertory",)), ("fast", ("It is faster.",), ("fasten",)), ("tie", ("No tie.",), ("tier",)),
+    ("offer", ("offering",), ("offertory",)), ("fast", ("It is faster.",), ("fasten",)),
+    ("tie", ("No tie.",), ("tier",)),
 ])  # fmt: skip
 def test_what_is_kept_is_a_whole_word(keep: str, has: tuple[str, ...], lacks: tuple[str, ...]) -> None:
     """In its forms; what is said of it is beyond a rule ("No tie.")."""
@@ -369,41 +370,3 @@ def test_code_is_run_against_its_tests() -> None:
         assert scoring.values("code", row, wrapped.format(row["negative"])) == {"passed": 0}
     for answer in ("", "I cannot write code.", "def clamp(x, low"):
         assert scoring.values("code", row, answer) == {"passed": 0}
-
-
-@pytest.mark.parametrize(("program", "why"), [
-    ("while True: pass", "more than 1 second"),
-    ("import time\ntime.sleep(60)", "more than 1 second"),
-    ("import os\nos.fork()", "refuses os.fork"),
-    ("import sys\nsys.modules['posix'].fork()", "refuses os.fork"),
-    ("import os\nos.system('true')", "refuses os.system"),
-    ("import subprocess", "refuses import"),
-    ("import ctypes", "refuses import"),
-    ("import socket", "refuses import"),
-    ("import os\nos.kill(os.getppid(), 0)", "refuses os.kill"),
-    ("open('here', 'w')", "refuses open"),
-    ("open({outside!r}, 'w')", "refuses open"),
-    ("open('/etc/hostname')", "refuses open"),
-    ("import os\nos.remove({kept!r})", "refuses os.remove"),
-    ("import os\nos.mkdir({outside!r})", "refuses os.mkdir"),
-    ("x = bytearray(2 ** 30)", "MemoryError"),
-    ("f = lambda: f()\nf()", "RecursionError"),
-    ("import sys\nsys.exit(0)", "SystemExit"),
-    ("import os\nos._exit(0)", "ended its own process"),
-])  # fmt: skip
-def test_the_sandbox_refuses(program: str, why: str, tmp_path: Path) -> None:
-    kept, outside = tmp_path / "kept", tmp_path / "outside"
-    kept.touch()
-    program = program.replace("{outside!r}", repr(str(outside))).replace("{kept!r}", repr(str(kept)))
-    found = sandbox.run(program, seconds=1.0)
-    assert not found.passed
-    assert why in found.why
-    assert kept.exists()
-    assert not outside.exists()
-
-
-def test_the_sandbox_runs_what_is_harmless() -> None:
-    """The control: what tests of snippets need, printing included."""
-    program = "import math, re, random, collections\nfrom datetime import datetime\nprint(math.pi)\nx = sorted([3, 1])"
-    assert sandbox.run(program, ["assert x == [1, 3]", "assert datetime.strptime('2024', '%Y').year == 2024"]).passed
-    assert sandbox.run("x = 1", ["assert x == 2"]).why.startswith("AssertionError")

@@ -1,83 +1,39 @@
 """Short Python that a model wrote, run against its tests in a process of its own, with limits.
 
-The process runs ``python -I -S`` in an empty folder, with no environment. The system limits its processor time, memory,
-files and processes, and its wall-clock time is limited from outside. An audit hook (PEP 578), which cannot be taken
-off again, refuses whatever else leaves the process: starting others, opening files, sockets, imports beyond a list of
-harmless modules. That stops mistakes, endless loops and what a small model makes up; it is no wall against somebody
-who attacks CPython itself.
+The process runs ``python -I -S`` in an empty folder, with no environment. This side keeps its wall-clock time and ends
+it. The system limits its processor time and memory, and lets it open no file, socket or pipe: it gets no new
+descriptor. What acts on the system is taken out of the modules that are there (files, pipes, signals, threads,
+priorities), and an audit hook (PEP 578), which cannot be taken off again, refuses what else leaves the process, and
+imports beyond a list of harmless modules. The verdict is a token that the process is told when the last test has held,
+in a frame that the program has no way to (:mod:`sandbox_child <sea_bake.evaluation.sandbox_child>`).
+
+That stops mistakes, endless loops and what a small model makes up. It is no wall: the tests run in the interpreter that
+the program ran in, so that a program can pass with a value that lies (an object whose ``__eq__`` is always True), and
+whoever attacks CPython itself (with bytecode of their own, say) can do there what your user can.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import marshal
 import os
 import secrets
+import selectors
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from sea_bake.errors import EvaluationError
 
 SECONDS: Final = 2.0
 MEMORY: Final = 256 << 20
-_START: Final = 10.0  # seconds that the interpreter itself may take on a busy machine, before the code's own begin
-MODULES: Final = (
-    *("array", "bisect", "calendar", "cmath", "collections", "collections.abc", "copy", "dataclasses", "datetime"),
-    *("decimal", "enum", "fractions", "functools", "heapq", "itertools", "json", "math", "numbers", "operator"),
-    *("random", "re", "statistics", "string", "textwrap", "time", "typing", "unicodedata"),
-)
-"""What the code may import."""
-
-# What the hook and the end need is bound as defaults, so that nothing the code replaces reaches them.
-_CHILD: Final = """
-import importlib, io, json, os, resource, signal, sys
-task = json.loads(sys.stdin.buffer.read())
-out = os.dup(1)
-null = os.open(os.devnull, os.O_RDWR)
-for number in (0, 1, 2):
-    os.dup2(null, number)
-sys.stdin, sys.stdout, sys.stderr = io.StringIO(), io.StringIO(), io.StringIO()
-for name in task["modules"] + ["_strptime", "encodings.ascii", "encodings.latin_1"]:
-    importlib.import_module(name)
-seconds = int(task["seconds"]) + 1
-signal.setitimer(signal.ITIMER_REAL, task["seconds"])
-limits = {"CPU": seconds, "AS": task["memory"], "FSIZE": 0, "NPROC": 0, "CORE": 0}
-for name, value in limits.items():
-    try:
-        resource.setrlimit(getattr(resource, "RLIMIT_" + name), (value, value))
-    except (ValueError, OSError):
-        pass
-if hasattr(os, "unshare"):
-    try:
-        os.unshare(os.CLONE_NEWUSER | os.CLONE_NEWNET)
-    except OSError:
-        pass
-for name in ("resource", "importlib", "signal"):
-    del sys.modules[name]
-HARMLESS = ("compile", "exec", "marshal.", "object.", "code.__new__", "builtins.id", "sys._getframe", "array.")
-def watch(event, args, harmless=HARMLESS, refusal=PermissionError, any=any):
-    if not event.startswith(harmless):
-        raise refusal("the sandbox refuses " + event)
-write, leave, dumps = os.write, os._exit, json.dumps
-def run(task, watch=watch, write=write, leave=leave, dumps=dumps, out=out):
-    said = ""
-    sys.addaudithook(watch)
-    try:
-        names = {"__name__": "answer"}
-        exec(compile(task["code"], "answer", "exec"), names)
-        for test in task["tests"]:
-            exec(compile(test, "test", "exec"), names)
-    except BaseException as error:
-        said = (type(error).__name__ + ": " + str(error))[:300]
-    write(out, dumps([task["token"], said]).encode())
-    leave(0)
-run(task)
-"""
+_START: Final = 60.0  # seconds that the interpreter itself may take on a busy machine, before the code's own begin
+_CHILD: Final = Path(__file__).with_name("sandbox_child.py")
 
 
 @dataclass(frozen=True)
@@ -101,35 +57,47 @@ def run(code: str, tests: Sequence[str] = (), *, seconds: float = SECONDS, memor
         memory: bytes of address space.
 
     Raises:
-        EvaluationError: this system has no such limits (Windows).
+        EvaluationError: this system has no such limits (Windows), or the process did not start.
     """
     if os.name != "posix":
         raise EvaluationError("code is only run where its process can be limited: on Linux or macOS")
-    task = {"code": code, "tests": list(tests), "seconds": seconds, "memory": memory}
-    task |= {"modules": list(MODULES), "token": secrets.token_hex(16)}
-    with tempfile.TemporaryDirectory(prefix="sea-bake-sandbox-") as folder:
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-B", "-c", _CHILD],
-            stdin=subprocess.PIPE,
+    token = secrets.token_bytes(16)
+    with tempfile.TemporaryDirectory(prefix="sea-bake-sandbox-") as folder, tempfile.TemporaryFile() as pieces:
+        for piece in ((seconds, memory), code, list(tests), token):
+            written = marshal.dumps(piece)
+            pieces.write(len(written).to_bytes(8, "big") + written)
+        pieces.seek(0)
+        with subprocess.Popen(
+            [sys.executable, "-I", "-S", "-B", "-W", "ignore", _CHILD],
+            stdin=pieces,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd=folder,
             env={},
             start_new_session=True,
-        )
-        try:
-            said, _ = process.communicate(json.dumps(task).encode(), timeout=seconds + _START)
-        except subprocess.TimeoutExpired:
-            return Outcome(False, f"it took more than {seconds:g} seconds")
-        finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-    try:
-        token, why = json.loads(said)
-    except ValueError:
-        token, why = "", ""
-    if token != task["token"]:
-        slow = process.returncode in (-signal.SIGALRM, -signal.SIGXCPU, -signal.SIGKILL)
-        return Outcome(False, f"it took more than {seconds:g} seconds" if slow else "it ended its own process")
-    return Outcome(not why, why)
+        ) as process:
+            assert process.stdout is not None
+            out = process.stdout.fileno()
+            try:
+                began = _heard(out, 1, _START)
+                said = _heard(out, 4096, seconds) if began else b""
+            finally:
+                for end in (os.killpg, os.kill):
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        end(process.pid, signal.SIGKILL)
+    if not began:
+        late = f"took over {_START:g} seconds to start: try again while less runs beside it"
+        ended = f"ended before the code began: allow it more memory, and see what '{sys.executable} -I -S -c pass' says"
+        raise EvaluationError(f"the process that code is run in {late if began is None else ended}")
+    if said == token:
+        return Outcome(True)
+    if said is None or (not said and process.returncode in (-signal.SIGALRM, -signal.SIGXCPU, -signal.SIGKILL)):
+        return Outcome(False, f"it took more than {seconds:g} seconds")
+    return Outcome(False, said[1:].decode("utf-8", "replace") if said[:1] == b"-" else "it ended its own process")
+
+
+def _heard(descriptor: int, size: int, seconds: float) -> bytes | None:
+    """What the process says next: b"" where it has ended, None where it says nothing in time."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        return os.read(descriptor, size) if selector.select(seconds) else None
