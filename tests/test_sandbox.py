@@ -137,7 +137,7 @@ def test_tests_have_the_functions_that_python_has() -> None:
 def test_the_time_is_kept_from_outside(program: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Even where the process is without an alarm and a limit of its own."""
     child = sandbox._CHILD.read_text("utf-8")
-    without = child.replace("    limit(seconds, memory)\n", "")
+    without = child.replace("    limit(float(seconds), int(memory))\n", "")
     assert without != child
     (tmp_path / "child.py").write_text(without, "utf-8")
     monkeypatch.setattr(sandbox, "_CHILD", tmp_path / "child.py")

@@ -680,7 +680,8 @@ def test_every_process_of_ours_is_fresh() -> None:
 def test_nothing_in_the_house_executes_what_it_loads() -> None:
     modules = sorted(HOUSE.rglob("*.py"))
     assert len(modules) > 50
-    assert {path.name: found for path in modules if (found := dangers(path.read_text("utf-8")))} == {}
+    found = {path.name: what for path in modules if (what := dangers(path.read_text("utf-8")))}
+    assert found == {"sandbox_child.py": {"compile", "exec"}}  # what a model wrote, in a process of its own
     for control in (
         "eval(x)", "import pickle", "from joblib import load", "torch.load(f)", "torch.load(f, weights_only=False)",
         "yaml.load(f)", "yaml.unsafe_load(f)", "A.from_pretrained(f, trust_remote_code=True)", "run(c, shell=True)",

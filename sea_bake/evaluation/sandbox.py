@@ -15,7 +15,6 @@ whoever attacks CPython itself (with bytecode of their own, say) can do there wh
 from __future__ import annotations
 
 import contextlib
-import marshal
 import os
 import secrets
 import selectors
@@ -63,9 +62,9 @@ def run(code: str, tests: Sequence[str] = (), *, seconds: float = SECONDS, memor
         raise EvaluationError("code is only run where its process can be limited: on Linux or macOS")
     token = secrets.token_bytes(16)
     with tempfile.TemporaryDirectory(prefix="sea-bake-sandbox-") as folder, tempfile.TemporaryFile() as pieces:
-        for piece in ((seconds, memory), code, list(tests), token):
-            written = marshal.dumps(piece)
-            pieces.write(len(written).to_bytes(8, "big") + written)
+        texts = (f"{seconds} {memory} {len(tests)}", code, *tests)
+        for piece in (*(text.encode("utf-8", "surrogatepass") for text in texts), token):
+            pieces.write(len(piece).to_bytes(8, "big") + piece)
         pieces.seek(0)
         with subprocess.Popen(
             [sys.executable, "-I", "-S", "-B", "-W", "ignore", _CHILD],

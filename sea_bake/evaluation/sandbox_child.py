@@ -1,9 +1,9 @@
 """The process in which :mod:`sandbox <sea_bake.evaluation.sandbox>` runs code: ``python -I -S`` on this file alone.
 
-It gets four pieces, each when its time has come: limits, the program, the tests, and, when all tests have held, a token
-that it writes as proof. While the program or a test runs, no token is in memory and the tests to come are in a frame
-that the program cannot reach: frames are closed to it (``sys._getframe`` is gone, the hook refuses the attributes that
-lead to one), and :func:`attempt`, whose frame runs the code, holds nothing but built-in functions.
+It gets its work in pieces, each when its time has come: limits, the program, one test after the other, and, when all
+have held, a token that it writes as proof. While the program or a test runs, neither a test to come nor the token is in
+memory, and the frame that asks for them is out of reach: ``sys._getframe`` is gone, the hook refuses the attributes that
+lead to a frame, and :func:`attempt`, whose frame runs the code, holds nothing but built-in functions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import gc
 import importlib
 import io
-import marshal
 import os
 import resource
 import signal
@@ -81,7 +80,7 @@ def close() -> None:
     for name in ("supports_dir_fd", "supports_effective_ids", "supports_fd", "supports_follow_symlinks"):
         setattr(os, name, set())  # they hold the functions themselves
     del sys._getframe
-    for name in ("resource", "importlib", "signal", "gc", "marshal", "__main__"):
+    for name in ("resource", "importlib", "signal", "gc", "__main__"):
         del sys.modules[name]
 
 
@@ -134,23 +133,24 @@ def attempt(
 
 def main() -> None:
     """Everything is bound here before the program runs; then the module is emptied, since the code can reach it."""
-    read, write, leave, loads, run, number = os.read, os.write, os._exit, marshal.loads, attempt, int.from_bytes
+    read, write, leave, text, run, number = os.read, os.write, os._exit, str, attempt, int.from_bytes
     given, out, null = os.dup(0), os.dup(1), os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(null, stream)
     sys.stdin, sys.stdout, sys.stderr = io.StringIO(), io.StringIO(), io.StringIO()
 
-    def piece() -> Any:
-        return loads(read(given, number(read(given, 8), "big")))
+    def piece() -> bytes:
+        return read(given, number(read(given, 8), "big"))
 
-    seconds, memory = piece()
+    seconds, memory, tests = piece().split()
     for name in MODULES + SILENT:
         importlib.import_module(name)
-    code, names = piece(), {"__name__": "answer"}
+    code, names = text(piece(), "utf-8", "surrogatepass"), {"__name__": "answer"}
+    steps = range(int(tests))
     functions = dict(vars(sys.modules["builtins"]))
     gc.collect()
     gc.disable()  # a collection would run what the program leaves behind in whatever frame it comes
-    limit(seconds, memory)
+    limit(float(seconds), int(memory))
     close()
     hook, watching = sys.addaudithook, watch
     globals().clear()
@@ -158,8 +158,8 @@ def main() -> None:
     write(out, b"+")
     said = run(code, "answer", names)
     if not said:
-        for test in piece():
-            said = run(test, "test", names, functions)
+        for _ in steps:
+            said = run(text(piece(), "utf-8", "surrogatepass"), "test", names, functions)
             if said:
                 break
     write(out, said or piece())
