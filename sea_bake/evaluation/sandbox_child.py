@@ -2,8 +2,8 @@
 
 It gets its work in pieces, each when its time has come: limits, the program, one test after the other, and, when all
 have held, a token that it writes as proof. While the program or a test runs, neither a test to come nor the token is in
-memory, and the frame that asks for them is out of reach: ``sys._getframe`` is gone, the hook refuses the attributes that
-lead to a frame, and :func:`attempt`, whose frame runs the code, holds nothing but built-in functions.
+memory, and the frame that asks for them is out of reach: ``sys._getframe`` is gone, the hook refuses what leads to a
+frame, and :func:`attempt`, whose frame runs the code, holds nothing but built-in functions.
 """
 
 from __future__ import annotations
