@@ -556,11 +556,12 @@ def test_heads_of_two_widths_are_two_edits(family: str, workshop: Workshop, tmp_
         assert not torch.allclose(model(ids).logits, expected, atol=1e-2)
 
 
-@pytest.mark.parametrize(("name", "n", "fewest"), [("iti", 9, 10), ("act", 9, 10), ("leace", 2, 3), ("pca", 2, 3)])
+@pytest.mark.parametrize(("name", "n", "fewest"), [("iti", 9, 10), ("act", 9, 10), ("leace", 2, 3), ("pca", 2, 3),
+                                                  ("sea", 2, 3)])  # fmt: skip
 def test_too_few_demonstrations_are_refused(name: str, n: int, fewest: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sea_bake.fitting.load_model", lambda *args, **options: pytest.fail("loaded"))
     with pytest.raises(
-        ActivationError, match=rf"{n} usable triples: {name} needs at least {fewest}\. .*\(--method\): sea, mean-diff"
+        ActivationError, match=rf"{n} usable triples: {name} needs at least {fewest}\. .*\(--method\): .*mean-diff"
     ):
         fit(tiny.single(), tiny.demonstrations(n), method=name)
 

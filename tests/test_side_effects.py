@@ -79,6 +79,23 @@ def test_what_prompting_does_is_said() -> None:
     assert {row.kind for row in matrix.rows(found, [])} == {"damage"}  # the control: fitted for nothing of it
 
 
+@pytest.mark.parametrize(("split", "known"), [("test", True), ("all", True), ("train", False), (None, False)])
+def test_items_that_the_edit_was_fitted_on_are_named_so(split: str | None, known: bool) -> None:
+    edit = Edit.load(tiny.edit_file())
+    origin = {"kind": "builtin", "source": "fair", "split": split}
+    edit = replace(edit, recipe=edit.recipe | {"demonstrations_from": origin})
+    margins = np.linspace(-1, 1, 40)
+    found = {
+        "behaviour-fair": {"base": records(margins), "live": records(margins + 0.2)},
+        "behaviour-fair-asked": {"base": records(margins + 0.1)},
+    }
+    said: list[str] = []
+    for row in matrix.rows(found, [edit], said.append):
+        assert ("(fitted on these items)" in row.title) == (known and row.task == "behaviour-fair"), row.title
+    assert ("(fitted on these items)" in said[0]) == known
+    assert not any("fitted on" in row.title for row in matrix.rows(found, []))  # the control
+
+
 def test_names() -> None:
     assert matrix.named(["all"]) == list(BEHAVIOURS)
     assert matrix.named(["fair", "fair"]) == ["fair"]

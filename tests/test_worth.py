@@ -68,6 +68,15 @@ def test_a_budget_that_no_strength_reaches() -> None:
         find(lambda a: 0.0, 0.1)
     with pytest.raises(UnreachedError, match=r"jumps over 0.1 .* 1\.9.* and 2"):
         find(lambda a: 0.01 if a < 2 else 1.0, 0.1)
+    with pytest.raises(SettingError, match="must not be 0"):
+        find(lambda a: a * a, 0.0)
+
+
+def test_a_strength_below_0_is_found_on_its_side() -> None:
+    tried: list[float] = []
+    found = find(lambda a: tried.append(a) or 0.1 * a * a if a < 0 else 1.0 / a, 0.3, start=-1.0)
+    assert found.alpha == pytest.approx(-(3**0.5), rel=CLOSE)
+    assert max(tried) < 0
 
 
 def test_nan_far_away_is_too_far_and_nan_at_once_is_an_error() -> None:
@@ -118,13 +127,25 @@ def test_a_fifth_is_held_back_by_question() -> None:
 def test_too_few_to_hold_any_back() -> None:
     assert hold_back(triples(45)).held_back == []
     assert "45 demonstrations are too few" in hold_back(triples(45)).why
-    assert hold_back(triples(1, 200)).held_back == []  # one question
+    assert "200 demonstrations have one prompt" in hold_back(triples(1, 200)).why
+    assert "a share of 0.1 of 50 demonstrations is 5" in hold_back(triples(50), 0.1).why
+    assert "no whole prompts could be held back of the 60" in hold_back(triples(4, 15)).why
     assert len(hold_back(triples(50)).held_back) == FEWEST
     assert hold_back(triples(100), 0).held_back == []
     assert getattr(hold_back(builtin()).fit, "origin", None) == builtin().origin
     for share in (-0.1, 0.95, True, "0.2", math.nan):
         with pytest.raises(DemonstrationError, match="is no share"):
             hold_back(triples(9), share)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sizes", [(50, 10), (50, 5, 5), (40, 5, 5, 5), (40, 5, 10, 5), (50, 10, 10, 10)])
+def test_holding_back_leaves_three_prompts_to_fit_on(sizes: Sequence[int]) -> None:
+    given = [Demonstration(f"Question {i}?", f"Yes {j}.", "No.") for i, size in enumerate(sizes) for j in range(size)]
+    for seed in range(5):
+        parts = hold_back(given, seed=seed)
+        assert len({one.prompt for one in parts.fit}) >= min(3, len(sizes))
+        assert bool(parts.held_back) == (10 in sizes and len(sizes) == 4)  # the control: there one can be spared
+        assert bool(parts.why) != bool(parts.held_back)
 
 
 # --------------------------------------------------------------------------------------------------------- random edits
@@ -235,7 +256,7 @@ def test_the_interval_of_the_mean_counts_draws_and_items() -> None:
 
 GAIN = Estimate(0.06, 0.04, 0.08)
 ABOVE = Controls("subspaces", CLAIM, CLAIM, Estimate(0.0, -0.01, 0.01), Estimate(0.06, 0.03, 0.09))
-KNOWN = Measured(Estimate(0.1, 0.09, 0.11), 0.1, 30, GAIN, -0.1, 32, "ab" * 32, [ABOVE])
+KNOWN = Measured(Estimate(0.1, 0.09, 0.11), 0.1, 30, GAIN, -0.1, 32, "ab" * 32, [ABOVE], asked=CLAIM)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +270,11 @@ KNOWN = Measured(Estimate(0.1, 0.09, 0.11), 0.1, 30, GAIN, -0.1, 32, "ab" * 32, 
         ({"controls": [replace(ABOVE, draws=2, below=1)]}, False, False, "no gain shown"),
         ({"controls": []}, True, False, "would do the same is open"),
         ({"gain": Estimate(0.06, -0.01, 0.13)}, False, False, "no gain shown"),
+        ({"gain": Estimate(-0.06, -0.11, -0.01)}, False, False, ": a loss"),
+        ({"missing": {"constants": 5}}, True, False, "would do the same is open"),  # a kind that no draw is of
+        ({"asked": 0}, True, False, "would do the same is open"),  # an older record, which does not say of which kinds
+        ({"asked": 0, "controls": [ABOVE, replace(ABOVE, kind="constants")]}, True, True, "a gain beyond damage"),
+        ({"controls": [replace(ABOVE, draws=19, below=19)]}, True, False, "would do the same is open"),
         ({"gain": None, "base": None, "why": "8 demonstrations are too few"}, False, False, "gain: not measured (8"),
     ],
 )
@@ -260,10 +286,34 @@ def test_what_is_said(change: dict[str, Any], shown: bool, beyond: bool, words: 
     assert len(lines) == 3
     assert words in lines[0]
     assert "KL 0.1000 [0.0900, 0.1100] nats per token of 30 neutral texts" in lines[1]
-    few = any(one.draws < CLAIM for one in found.controls)
-    assert ("so few allow no claim (--controls 20)" in lines[2]) == few
+    few = bool(found.missing) or any(one.draws < CLAIM for one in found.controls)
+    assert ("fewer allow no claim" in lines[2]) == few
+    assert "--controls 20" not in lines[2]  # which is what was asked for
+    assert ("none of 5 random constant vectors reached it" in lines[2]) == bool(found.missing)
     assert worth([edit]) == lines
     assert worth([replace(edit, measured=None)]) == []
+
+
+def test_too_few_random_edits_name_how_many_are_enough() -> None:
+    few = replace(KNOWN, asked=1, controls=[replace(ABOVE, draws=1, below=1)])
+    edit = Edit(projectors(), Site.ATTN, base(), merge="sum", measured=few)
+    assert measured(edit)[2].endswith("so few allow no claim (--controls 20)")
+    older = replace(edit, measured=replace(few, asked=0))
+    assert measured(older)[2] == measured(edit)[2]
+
+
+@pytest.mark.parametrize(
+    ("kl", "said"),
+    [
+        (Estimate(0.1032, 0.09581, 0.11049), "KL 0.1032 [0.0958, 0.1105] nats"),
+        (Estimate(0.01157, 0.0087, 0.0152), "KL 0.0116 [0.0087, 0.0152] nats"),
+        (Estimate(1.0234e-6, 0.98e-6, 1.07e-6), "KL 1.02e-06 [9.80e-07, 1.07e-06] nats"),
+        (Estimate(0.0, 0.0, 0.0), "KL 0 [0, 0] nats"),
+    ],
+)
+def test_a_small_kl_has_three_significant_digits(kl: Estimate, said: str) -> None:
+    edit = Edit(projectors(), Site.ATTN, base(), merge="sum", measured=replace(KNOWN, kl=kl))
+    assert said in measured(edit)[1]
 
 
 def test_it_lies_in_the_file_and_older_files_are_read(tmp_path: Path) -> None:
@@ -287,6 +337,9 @@ def test_it_lies_in_the_file_and_older_files_are_read(tmp_path: Path) -> None:
         {"controls": [{**KNOWN.to_json()["controls"][0], "below": 21}]},
         {"controls": [{**KNOWN.to_json()["controls"][0], "kind": "friendly"}]},
         {"why": 3},
+        {"asked": -1},
+        {"missing": {"friendly": 5}},
+        {"missing": {"constants": 0}},
     ],
 )
 def test_garbage_in_the_file_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
@@ -397,6 +450,128 @@ def test_a_planted_gain_is_found_and_noise_is_not(living: tuple[Any, Any], cache
     assert not dull.shown
     assert "no gain shown" in measured(replace(noise, measured=dull))[0]
     assert len(list(cache.glob("*.json"))) == 2 * CLAIM
+
+
+def test_a_draw_that_does_not_reach_the_kl_is_replaced(
+    living: tuple[Any, Any], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = living
+    _, edit = planted(model, tokenizer, 12)
+    one = drawing.Drawing(replace(edit, alpha=0.2), 0.1, lambda e: 0.0, lambda e: [0.0, 1.0], dict, "", None)
+    steps: list[int] = []
+    cases: list[tuple[Sequence[int], int, int, int]] = [
+        ((), 3, 3, 3), ((1,), 3, 3, 4), (range(99), 20, 0, 5), (range(4, 99), 20, 4, 43)
+    ]  # fmt: skip
+    for lost, count, found, tries in cases:
+        made = [Draw(0.2, 0.1, () if seed in lost else (0.0, 1.0)) for seed in range(99)]
+        monkeypatch.setattr(one, "_drawn", lambda kind, seed, start, made=made: made[seed])
+        steps.clear()
+        draws = one.draws("constants", count, steps.append)
+        assert (sum(d is not None for d in draws), len(draws)) == (found, tries)
+        assert sum(steps) == count
+
+
+def test_a_kind_that_cannot_be_drawn_allows_no_claim(
+    living: tuple[Any, Any], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Directional maps turned at random reach no KL here, constants do: half of what is claimed would be missing."""
+    model, tokenizer = living
+    asked, _ = planted(model, tokenizer, 12)
+    edit = Edit(projectors(), Site.ATTN, BaseModel.of(model, "tiny"), merge="sum", alpha=0.5)
+    bench = Bench(model, tokenizer, asked, texts=TEXTS[:4])
+    own = drawing.find
+
+    def lost(kl: Any, *more: Any, **options: Any) -> Any:
+        if options["start"] == edit.alpha:
+            raise UnreachedError("no strength", 0.0)
+        return own(kl, *more, **options)
+
+    monkeypatch.setattr(drawing, "find", lost)
+    found = bench.measured(edit, controls=2)
+    assert found.missing == {"subspaces": 5}
+    assert [(one.kind, one.draws) for one in found.controls] == [("constants", 2)]
+    assert found.asked == 2
+    assert Measured.from_json(json.loads(json.dumps(found.to_json()))) == found
+    assert "none of 5 random subspaces of the same ranks reached it" in measured(replace(edit, measured=found))[2]
+    assert bench.measured(edit, controls=0).asked == 0
+
+
+def test_random_edits_of_a_strength_below_0_lie_below_it(living: tuple[Any, Any], cache: Path) -> None:
+    model, tokenizer = living
+    asked, _ = planted(model, tokenizer, 12)
+    edit = Edit(projectors(), Site.ATTN, BaseModel.of(model, "tiny"), merge="sum", alpha=-0.5)
+    found = Bench(model, tokenizer, asked, texts=TEXTS[:4]).measured(edit, controls=1)
+    assert {one.kind: one.draws for one in found.controls} == {"subspaces": 1, "constants": 1}
+    strengths = sorted(json.loads(path.read_text())["alpha"] for path in cache.glob("*.json"))
+    assert strengths[0] < 0 < strengths[1]  # the subspaces' is the edit's turned round, and a constant has no side
+
+
+def test_what_changes_nothing_has_no_random_edits(living: tuple[Any, Any], cache: Path) -> None:
+    model, tokenizer = living
+    asked, edit = planted(model, tokenizer, 12)
+    bench = Bench(model, tokenizer, asked, texts=TEXTS[:4])
+    none = bench.measured(replace(edit, alpha=0.0), controls=1)
+    assert none == Measured(why="it changes nothing: this is the base model")
+    faint = replace(edit, alpha=1e-9)
+    found = bench.measured(faint, controls=1)
+    assert found.gain is not None
+    assert (found.controls, found.missing, found.asked) == ([], {}, 1)
+    assert "there are no random edits of that KL" in measured(replace(faint, measured=found))[2]
+    assert not list(cache.glob("*.json"))
+
+
+def said_of(name: str, rows: list[dict[str, str]], *more: object, base: Path | None = None) -> tiny.Ran:
+    path = tiny.root() / f"worth-{name}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    words = ("-d", path, "--neutral", "prompt", "--layers", "1-2", "-o", tiny.root() / f"worth-{name}", "--overwrite")
+    return tiny.run("fit", base or tiny.single(), *words, *more)
+
+
+def rows_of(prompts: Sequence[str]) -> list[dict[str, str]]:
+    return [{"prompt": prompt, "positive": f"Yes, {i}.", "negative": f"No, {i}!"} for i, prompt in enumerate(prompts)]
+
+
+def test_a_fit_that_changes_nothing_is_refused() -> None:
+    one, two = rows_of(["Is it?"] * 12), rows_of(["Is it?"] * 10 + ["Was it?"] * 2)
+    for more in (["--no-centre"], []):
+        ran = said_of("one", one, *more)
+        tiny.refused(ran, "ActivationError", "would change nothing", "--method mean-difference")
+        assert "pass --no-centre" not in ran.message  # which leads here again
+    ran = said_of("two", two, "--held-back", 0)
+    tiny.refused(ran, "ActivationError", "keeps the very directions that it drops", "three different prompts")
+    tiny.refused(said_of("pair", rows_of(["Is it?", "Was it?"])), "ActivationError", "sea needs at least 3")
+    wide = said_of("wide", rows_of([f"Is it {i}?" for i in range(8)]), "-K", 1.0)
+    tiny.refused(wide, "ActivationError", "keeps the very directions", "a smaller K")
+    for data, more in ((one, ("--method", "mean-difference")), (two, ("--no-centre", "-K", 1))):  # the cures
+        ran = said_of("cured", data, *more, "--no-measure", "--alpha", 1)
+        assert ran.code == 0, ran.err
+
+
+def test_a_model_that_no_edit_changes_is_said(tmp_path: Path) -> None:
+    model = tiny.new_llama(3)
+    model.lm_head.weight.data.zero_()
+    model.save_pretrained(tmp_path / "dead")
+    tiny.tokenizer().save_pretrained(tmp_path / "dead")
+    rows = rows_of([f"Is it {i}?" for i in range(60)])
+    tiny.refused(said_of("dead", rows, base=tmp_path / "dead"), "EvaluationError", "at no strength", "--site")
+    ran = said_of("dead", rows, "--alpha", -1, base=tmp_path / "dead")
+    assert ran.code == 0, ran.err
+    assert "random edits of the same KL: none were drawn (KL 0: there are no random edits of that KL)" in ran.out
+    assert "there is nothing to bake" in ran.out
+    assert "Next" not in ran.out
+
+
+def test_strength_0_is_the_base_and_is_said(tmp_path: Path) -> None:
+    ran = said_of("zero", rows_of([f"Is it {i}?" for i in range(60)]), "--alpha", 0)
+    assert ran.code == 0, ran.err
+    assert "gain: not measured (it changes nothing: this is the base model)" in ran.out
+    assert "At strength 0 it is the base model: there is nothing to bake" in ran.out
+    assert "Next" not in ran.out
+
+
+def test_controls_that_nothing_would_measure_are_refused() -> None:
+    rows = rows_of([f"Is it {i}?" for i in range(8)])
+    tiny.refused(said_of("mute", rows, "--no-measure", "--controls", 20), "SettingError", "--no-measure", "drop one of")
 
 
 @pytest.mark.slow

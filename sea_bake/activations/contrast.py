@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,28 +22,38 @@ def check_roles(activations: Activations) -> None:
 
 
 def check_directions(
-    activations: Activations, rows: Sequence[int], ranks: Sequence[tuple[int, int]], parts: str, *, centre: bool
+    activations: Activations, rows: Sequence[int], projectors: Sequence[Any], settings: Mapping[str, Any]
 ) -> None:
-    """Raise ActivationError where no layer has a direction to keep or to drop, with the reason.
+    """Raise ActivationError where projectors leave every activation as it is, with the reason.
 
     Args:
         rows: of the activations, one per edited layer.
-        ranks: (k+, k-) of each.
-        parts, centre: as of the fit.
+        projectors: of each.
+        settings: "parts", "merge", "feature" and "centre" of the fit.
     """
+    parts, ranks, n = settings["parts"], [one.ranks for one in projectors], activations.neutral.shape[1]
     used = {"both": (0, 1), "positive": (0,), "negative": (1,)}[parts]
+    cancels = parts == "both" and settings["merge"] != "average" and settings["feature"] == "identity"
     same = [role for role in ROLES if bool((of := getattr(activations, role)[list(rows)]).eq(of[:, :1]).all())]
     empty = not any(pair[part] for pair in ranks for part in used)
-    if centre and same and (empty or "neutral" in same):  # rounding of a mean may leave what looks like a direction
+    held = " (some were held back: --held-back 0 fits on all)" if activations.recipe.get("held_back") else ""
+    one_prompt = ", or choose a method that needs one prompt alone (--method mean-difference)"
+    if settings["centre"] and same and (empty or "neutral" in same):  # rounding may leave what looks like a direction
         raise ActivationError(
-            f"the {same[0]} activations of all {activations.neutral.shape[1]} demonstrations are identical, so nothing "
-            "is left of them once their mean is subtracted, and the edit would change nothing: give prompts and "
-            "answers that differ, or pass --no-centre"
+            f"the {same[0]} activations of all {n} demonstrations are identical, so nothing is left of them once their "
+            f"mean is subtracted, and the edit would change nothing: give prompts and answers that differ{held}"
+            + (one_prompt * ("neutral" in same) if cancels else ", or pass --no-centre")
         )
     if empty:
         raise ActivationError(
             "no direction is left in any layer, so the edit would change nothing: the activations are all zero, or K "
             "is too small. Give more or other demonstrations, or a larger K"
+        )
+    if cancels and all(one.keeps_what_it_drops for one in projectors):
+        cure = "at least three different prompts" if max(map(max, ranks)) == 1 else "more demonstrations or a smaller K"
+        raise ActivationError(
+            f"the edit would change nothing: in every layer it keeps the very directions that it drops, for the {n} "
+            f"demonstrations leave no others. Give {cure}{held}{one_prompt}"
         )
 
 

@@ -84,7 +84,7 @@ def fit(
     from sea_bake.methods.table import check_searched, check_taken, named
     from sea_bake.model.processes import is_main_process
     from sea_bake.model.sites import ranges
-    from sea_bake.pages.edits import in_words
+    from sea_bake.pages.edits import idle, in_words
 
     settled = [n for n in _SETTLED.split() if n in given and not (n == "site" and named(call["method"]).reads)]
     if activations is not None and settled:
@@ -110,7 +110,7 @@ def fit(
     if without:
         console.print(f"not edited, having no site {edit.site.value}: layers {ranges(without)}", markup=False)
     done = f"wrote {output} ({size(output.stat().st_size)}). "
-    call.go_on("sea-bake", "bake", model or "MODEL", output, "-o", "OUT", done=done)
+    call.go_on("sea-bake", "bake", model or "MODEL", output, "-o", "OUT", done=done, unless=idle(edit))
 
 
 @command(

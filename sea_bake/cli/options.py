@@ -76,11 +76,12 @@ class Call:
         self.emit(made.to_json())
         return made
 
-    def go_on(self, *words: object, done: str = "") -> None:
-        """Print what was done, and the command that goes on from there: one line, that can be copied and run."""
+    def go_on(self, *words: object, done: str = "", unless: str = "") -> None:
+        """Print what was done, and the command that goes on: one line, that can be copied and run; or why none does."""
         ours = words[0] == "sea-bake"
         again = ["--revision", self["revision"]] if ours and self.values.get("revision") else []  # of the same model
-        self.console.print(f"{done}Next: {errors.command(*words, *again)}", markup=False, soft_wrap=True)
+        then = unless or f"Next: {errors.command(*words, *again)}"
+        self.console.print(f"{done}{then}", markup=False, soft_wrap=True)
 
     def load(self) -> Any:
         """The demonstrations that the command line names."""

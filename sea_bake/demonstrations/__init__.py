@@ -92,7 +92,8 @@ def load(
             else f"{len(found)} found"
         )
         raise DemonstrationError(
-            f"{source}: a fit needs at least {MIN_TRIPLES} usable triples, and gets better up to some hundreds; {why}. "
+            f"{source}: a fit needs at least {MIN_TRIPLES} usable triples (SEA three), and gets better up to some "
+            f"hundreds; {why}. "
             "Add demonstrations or raise the limit."
         )
     asked = {"format": format, "limit": limit, "shuffle_seed": shuffle_seed, "split": split, "seed": seed}

@@ -12,6 +12,7 @@ from sea_bake.io.typed import build
 
 CLAIM = 20  # random edits of a kind: from so few on, standing above 95 % of them means something
 SHARE = 0.95
+NOISE = 1e-7  # nats per token: a KL below may be rounding of float32 logits alone
 KINDS = {
     "subspaces": "random subspaces of the same ranks",
     "constants": "random constant vectors",
@@ -83,6 +84,8 @@ class Measured:
         held_back_sha256: which.
         controls: random edits of the same KL.
         why: why something was not measured.
+        asked: how many random edits of each kind were asked for; 0 where none were, and in older records.
+        missing: kind -> how many were tried, where no strength brought any of them to the KL.
     """
 
     kl: Estimate | None = None
@@ -95,6 +98,13 @@ class Measured:
     controls: list[Controls] = field(default_factory=list)
     why: str = ""
     missed: float | None = None
+    asked: int = 0
+    missing: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def nothing(self) -> bool:
+        """Whether the edit is known to change nothing that was measured."""
+        return self.kl is not None and self.kl.value < NOISE
 
     @property
     def shown(self) -> bool:
@@ -106,9 +116,23 @@ class Measured:
 
     @property
     def beyond_damage(self) -> bool:
-        """Whether that is known: of either kind there are 20 random edits or more."""
-        kinds = {one.kind for one in self.controls if one.draws >= CLAIM}
-        return self.shown and bool(kinds) and all(one.kind in kinds for one in self.controls)
+        """Whether that is known: of every kind that was to be drawn there are as many as were asked for, and no fewer
+        than 20. An older record does not say which were to be drawn: it has to hold all of them.
+        """
+        enough = {one.kind for one in self.controls if one.draws >= max(CLAIM, self.asked)}
+        wanted = {*(one.kind for one in self.controls), *self.missing} if self.asked else set(KINDS)
+        return self.shown and bool(wanted) and wanted <= enough
+
+    @property
+    def verdict(self) -> str:
+        """What its gain comes to, in words; "" where it was not measured."""
+        if self.gain is None:
+            return ""
+        if self.beyond_damage:
+            return "a gain beyond damage"
+        if self.gain.high < 0:
+            return "a loss"
+        return "a gain; whether damage alone would do the same is open" if self.shown else "no gain shown"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -125,6 +149,8 @@ class Measured:
         for one in found.controls:
             if one.kind not in KINDS or not 0 <= one.below <= one.draws or one.draws < 1 or one.unmatched < 0:
                 raise ValueError(f"controls of the kind {one.kind!r:.40}: {one.below} of {one.draws}")
+        if found.asked < 0 or any(kind not in KINDS or tried < 1 for kind, tried in found.missing.items()):
+            raise ValueError(f"random edits: {found.asked} asked for, and missing: {found.missing!r:.80}")
         if found.texts < 0 or found.held_back < 0 or (found.kl is not None and found.kl.value < 0):
             raise ValueError("a count or a KL is below 0")
         return found

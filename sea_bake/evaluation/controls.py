@@ -35,6 +35,8 @@ from sea_bake.model.sites import site_modules
 
 _VERSION = 1
 _CLOSE = 0.05  # of the KL that a draw is to have
+_MORE = 3  # draws in the place of such as do not reach it, and as many again as were asked for
+_IN_VAIN = 5  # first ones: then none will
 _RESAMPLES = 4000
 
 
@@ -127,8 +129,8 @@ class Drawing:
     """Draws random edits for one edit, and measures them.
 
     Attributes:
-        edit: at the strength that is measured.
-        goal: the KL that each is to have, by ``kl``.
+        edit: at the strength that is measured; its sign is that of the turned ones, too.
+        goal: the KL that each is to have, by ``kl``; above 0.
         kl: edit -> KL.
         gains: edit -> its gain on each example.
         lengths: of the site's activations; called where constants are drawn.
@@ -145,19 +147,24 @@ class Drawing:
     cache: Path | None
 
     def draws(self, kind: str, count: int, advance: Callable[[int], None] = lambda n: None) -> list[Draw | None]:
-        """So many; None in the place of one that no strength brings to the KL."""
+        """So many, and as far as tries last another for each that no strength brings to the KL: None stands for it."""
         found: list[Draw | None] = []
         start = 0.1 if kind == "constants" and not self.edit.is_constant else self.edit.alpha
-        for seed in range(count):
+        there = 0
+        for seed in range(2 * count + _MORE):
+            if there == count or (seed == _IN_VAIN and not there):
+                break
             drawn = from_main(self._kept(kind, seed))
             if drawn is None:
                 drawn = self._drawn(kind, seed, start)
                 if is_main_process():
                     self._keep(kind, seed, drawn)
+            found.append(drawn if drawn.gains else None)
             if drawn.gains:
                 start = drawn.alpha  # the next one of the kind needs about as much
-            found.append(drawn if drawn.gains else None)
-            advance(1)
+                there += 1
+                advance(1)
+        advance(count - there)
         return found
 
     def _drawn(self, kind: str, seed: int, start: float) -> Draw:
@@ -175,6 +182,8 @@ class Drawing:
         base = self.edit.base
         told: list[Any] = [_VERSION, kind, seed, base.config, base.samples, base.rest, self.edit.site.value]
         told += [list(self.edit.layers), f"{self.goal:.3g}", self.inputs]
+        if self.edit.alpha < 0 and (kind == "subspaces" or self.edit.is_constant):
+            told.append("turned round")  # its draws are, too
         if kind == "subspaces" or self.edit.is_constant:
             told.append(edit_digest(replace(self.edit, alpha=1.0)))
         return self.cache / f"{hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:40]}.json"

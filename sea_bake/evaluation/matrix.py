@@ -35,6 +35,7 @@ PROMPTS = {
     "asked": "asked for in the system prompt",
     "shown": "shown in worked examples",
 }
+FITTED_ON = " (fitted on these items)"
 _WRITTEN = "written"
 _SHOWN = 4  # worked examples
 FEWEST = 5  # of a kind: of fewer it says nothing
@@ -119,6 +120,13 @@ def edited_for(edits: Sequence[Edit]) -> list[str]:
     return [{"builtin": "truthful"}.get(str(name), str(name)) for name in names]
 
 
+def fitted_on(edits: Sequence[Edit]) -> set[str]:
+    """The behaviours of which edits were fitted on the very items that are measured (``fit --split test`` or all)."""
+    sources = [(edit, edit.recipe.get("demonstrations_from")) for edit in edits]
+    tested = [edit for edit, one in sources if isinstance(one, dict) and one.get("split") in ("test", "all")]
+    return set(edited_for(tested))
+
+
 def rows(
     found: dict[str, dict[str, list[Record]]], edits: Sequence[Edit], say: Callable[[str], None] = lambda text: None
 ) -> list[Row]:
@@ -126,16 +134,17 @@ def rows(
 
     ``say``: told where a prompt does more than the edit, for what it was edited for.
     """
-    wanted = edited_for(edits)
+    wanted, known = edited_for(edits), fitted_on(edits)
     made: list[Row] = []
     names = [name for name in BEHAVIOURS if f"{_UNIT}{name}" in found]
     for name in sorted(names, key=lambda one: one not in wanted):
         kind = "gain" if name in wanted else "damage"
+        called = f"behaviour {name}" + FITTED_ON * (name in known)
         base, *others = found[f"{_UNIT}{name}"].values()
-        made += _rows(f"{_UNIT}{name}", f"behaviour {name}", kind, base, others[0] if others else None)
+        made += _rows(f"{_UNIT}{name}", called, kind, base, others[0] if others else None)
         base_wrote, *others_wrote = found.get(f"{_UNIT}{name}-{_WRITTEN}", {}).values() or (None,)
         if base_wrote is not None:
-            title = f"behaviour {name}, as it writes"
+            title = f"{called}, as it writes"
             edited = others_wrote[0] if others_wrote else None
             made += written.rows(f"{_UNIT}{name}-{_WRITTEN}", title, kind, name, base_wrote, edited)
         for prompt, does in PROMPTS.items():
@@ -143,21 +152,21 @@ def rows(
                 title = f"behaviour {name}, {does}, without edit"
                 made += _rows(f"{_UNIT}{name}-{prompt}", title, kind, base, answers)[:1]
                 if others and name in wanted:
-                    say(_against(name, prompt, base, others[0], answers))
+                    say(_against(name + FITTED_ON * (name in known), prompt, base, others[0], answers))
     return made
 
 
-def _against(name: str, prompt: str, base: list[Record], edited: list[Record], prompted: list[Record]) -> str:
+def _against(called: str, prompt: str, base: list[Record], edited: list[Record], prompted: list[Record]) -> str:
     between = compare(_balanced(base, prompted), _balanced(base, edited)).difference
     assert between is not None
     low, high = between.interval
     numbers = f"edit less prompt {between.value:+.3f} [{low:+.3f}, {high:+.3f}] nats per token"
     other = f"the behaviour {PROMPTS[prompt]}"
     if high < 0:
-        return f"{name}: {other} does more than the edit ({numbers})"
+        return f"{called}: {other} does more than the edit ({numbers})"
     if low > 0:
-        return f"{name}: the edit does more than {other} ({numbers})"
-    return f"{name}: the edit and {other} are not told apart ({numbers})"
+        return f"{called}: the edit does more than {other} ({numbers})"
+    return f"{called}: the edit and {other} are not told apart ({numbers})"
 
 
 def _rows(task: str, title: str, kind: str, base: list[Record], other: list[Record] | None) -> list[Row]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from sea_bake.errors import EvaluationError, SettingError
 
 DEFAULT_BUDGET = 0.1  # nats per token of neutral text
+LEAST = 1e-6  # the smallest of them
 CLOSE = 0.08  # of the budget: an edit's KL lies within
 _STEPS = 14
 _FARTHEST = 8.0  # one step, up or down
@@ -30,14 +31,22 @@ class Strength:
 
 
 class UnreachedError(EvaluationError):
-    """A KL that no strength reaches."""
+    """A KL that no strength reaches.
+
+    Attributes:
+        largest: the largest KL seen.
+    """
+
+    def __init__(self, message: str, largest: float) -> None:
+        super().__init__(message)
+        self.largest = largest
 
 
 def check_budget(budget: float | None) -> None:
     """Raise SettingError for what is no KL."""
     if budget is None:
         return
-    if isinstance(budget, bool) or not isinstance(budget, int | float) or not 1e-6 <= budget <= 100:
+    if isinstance(budget, bool) or not isinstance(budget, int | float) or not LEAST <= budget <= 100:
         raise SettingError(f"budget = {budget!r} is no KL in nats per token, such as {DEFAULT_BUDGET}")
 
 
@@ -46,26 +55,31 @@ def find(kl: Callable[[float], float], budget: float, *, start: float = 1.0, clo
 
     Args:
         kl: alpha -> KL; an EvaluationError of it (NaN logits) counts as far beyond, but at the first alpha.
-        start: where to begin.
+        budget: above 0.
+        start: where to begin, on the side of 0 where all are tried.
         close: how far from the budget is near enough, as a share of it.
 
     Raises:
         UnreachedError: no strength reaches it; the message says the largest KL seen.
+        SettingError: a budget or a start where there is no logarithm of it.
     """
+    if not budget > 0 or start == 0:
+        raise SettingError(f"no strength is found for a KL of {budget:g} from alpha = {start:g}: both must not be 0")
+    side = math.copysign(1.0, start)
     tried: list[tuple[float, float]] = []  # log alpha, log KL
     low: tuple[float, float] | None = None
     high: tuple[float, float] | None = None
-    goal, alpha, flat = math.log(budget), start, 0
+    goal, alpha, flat = math.log(budget), abs(start), 0
     for count in range(1, _STEPS + 1):
         alpha = float(f"{alpha:.4g}")  # what is said and written is what was measured
         try:
-            found = kl(alpha)
+            found = kl(side * alpha)
         except EvaluationError:
             if not tried:
                 raise
             found = math.inf
         if abs(found - budget) <= close * budget:
-            return Strength(alpha, found, count)
+            return Strength(side * alpha, found, count)
         at = (math.log(alpha), math.log(found) if 0 < found < math.inf else math.copysign(60.0, found - budget))
         if low is not None and found < budget:
             slope = (at[1] - low[1]) / (at[0] - low[0]) if at[0] != low[0] else 0.0
@@ -78,13 +92,15 @@ def find(kl: Callable[[float], float], budget: float, *, start: float = 1.0, clo
         alpha = min(math.exp(step), _LONGEST)
     largest = max((value for _, value in tried), default=-60.0)
     seen = f"{math.exp(largest):.3g}" if largest > -60 else "0"
-    raise UnreachedError(
+    message = (
         f"no strength brings the edit to a KL of {budget:g} nats per token: the largest seen is {seen}, up to "
-        f"alpha = {math.exp(max(at for at, _ in tried)):.3g}. Give a smaller --budget, or fix the strength with --alpha"
+        f"alpha = {side * math.exp(max(at for at, _ in tried)):.3g}. Give a smaller --budget, or fix the strength with "
+        "--alpha"
         if high is None
-        else f"the KL jumps over {budget:g} nats per token between alpha = {_alpha(low)} and {_alpha(high)}: fix the "
-        "strength with --alpha"
+        else f"the KL jumps over {budget:g} nats per token between alpha = {_alpha(low, side)} and "
+        f"{_alpha(high, side)}: fix the strength with --alpha"
     )
+    raise UnreachedError(message, float(seen))
 
 
 def _next(
@@ -105,5 +121,5 @@ def _next(
     return at[0] + min(max((goal - at[1]) / slope, -most), most)
 
 
-def _alpha(at: tuple[float, float] | None) -> str:
-    return "?" if at is None else f"{math.exp(at[0]):.4g}"
+def _alpha(at: tuple[float, float] | None, side: float) -> str:
+    return "?" if at is None else f"{side * math.exp(at[0]):.4g}"

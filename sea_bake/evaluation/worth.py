@@ -15,7 +15,7 @@ from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.artefact.evaluation import Record, edit_digest
 from sea_bake.demonstrations import Demonstration, digest
 from sea_bake.edit import Edit
-from sea_bake.edit.measured import CLAIM, Measured
+from sea_bake.edit.measured import CLAIM, NOISE, Measured
 from sea_bake.errors import EvaluationError, first_line_of
 from sea_bake.evaluation import damage, preference
 from sea_bake.evaluation.controls import Drawing, compared, kinds_of, lengths_of
@@ -30,6 +30,7 @@ from sea_bake.model.lower import LowerLayers
 
 DEFAULT_CONTROLS = 1  # of each kind: enough to look at, too few to say anything
 _FEW, _SOME = 4, 10  # of the neutral texts: enough to search on; and where a claim hangs on it
+_BASE = "it changes nothing: this is the base model"
 _NO_KL = "KL on running text is not measured on encoder-decoders"
 
 
@@ -126,6 +127,8 @@ class Bench:
 
     def measured(self, edit: Edit, *, controls: int = DEFAULT_CONTROLS, budget: float | None = None) -> Measured:
         """KL, gain on the demonstrations held back, and random edits. What cannot be measured is said, not raised."""
+        if edit.changes_nothing:
+            return Measured(budget=budget, why=_BASE)
         try:
             return self._measured(edit, controls, budget)
         except EvaluationError as error:
@@ -157,26 +160,32 @@ class Bench:
             own = [r["values"]["margin"] - b for r, b in zip(edited, before, strict=True)]
             sha256 = digest(self.held_back)
             places = self.spread(_FEW if controls < CLAIM else _SOME)
+            goal = self.kl(edit, edit.alpha, places) if controls else 0.0
+            kinds, why = (kinds_of(edit) if controls else ()), ""
+            if controls and goal < NOISE:
+                kinds, why = (), f"KL {goal:.1g}: there are no random edits of that KL"
             inputs = [sha256, (self.form or PromptFormat()).to_json(), str(self.model.dtype)]
             drawing = Drawing(
                 edit,
-                self.kl(edit, edit.alpha, places) if controls else 0.0,
+                goal,
                 lambda other: self.kl(other, other.alpha, places),
                 gains,
                 cache(lambda: lengths_of(self.model, edit, [self.neutral.ids[i] for i in places])),
                 [*inputs, digest_of(self._texts), places],
                 cache_folder("controls"),
             )
-            beside = [
-                compared(kind, own, drawing.draws(kind, controls, advance)) for kind in kinds_of(edit) if controls
-            ]
+            drawn = {kind: drawing.draws(kind, controls, advance) for kind in kinds}
+        beside = {kind: compared(kind, own, draws) for kind, draws in drawn.items()}
         return replace(
             found,
             gain=row.found.difference,
             base=row.found.base.value,
             held_back=len(self.held_back),
             held_back_sha256=sha256,
-            controls=[one for one in beside if one is not None],
+            controls=[one for one in beside.values() if one is not None],
+            asked=controls,
+            missing={kind: len(drawn[kind]) for kind, one in beside.items() if one is None},
+            why=why,
         )
 
     def _costs(self, edit: Edit) -> list[Record]:

@@ -23,8 +23,8 @@ from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.demonstrations import Demonstration, builtin, digest
 from sea_bake.demonstrations.holding import DEFAULT_HELD_BACK, hold_back
 from sea_bake.edit import Edit
-from sea_bake.edit.measured import Measured
-from sea_bake.errors import SettingError
+from sea_bake.edit.measured import NOISE, Measured
+from sea_bake.errors import EvaluationError, SettingError
 from sea_bake.evaluation.strength import DEFAULT_BUDGET, UnreachedError, check_budget
 from sea_bake.evaluation.worth import DEFAULT_CONTROLS, Bench
 from sea_bake.fitting.maps import edit_of
@@ -119,7 +119,7 @@ def fit(
         direction: decoder layer behind which ablation reads its direction. Default: where roles lie furthest apart.
         held_back: share of the demonstrations, by question, that is not fitted on but measured on; 0: none.
         measure: when the fit is done, measure KL, gain on what was held back, and random edits of the same KL.
-        controls: random edits of each kind; 20 for a claim.
+        controls: random edits of each kind; 20 for a claim. Not without ``measure``.
         position, max_new_tokens, seed, batch_size: see :func:`sea_bake.activations.collect_sites`.
         neutral: see :func:`sea_bake.activations.collect_sites`.
         prompt_format: see :func:`sea_bake.activations.collect_sites`.
@@ -139,6 +139,11 @@ def fit(
     budget = None if alpha is not None or named(method).erases else budget
     if controls < 0:
         raise SettingError(f"controls = {controls} is less than 0")
+    if not measure and controls not in (0, DEFAULT_CONTROLS):
+        raise SettingError(
+            f"controls = {controls} draws random edits to measure, and nothing is to be measured (--no-measure): drop "
+            "one of the two"
+        )
     own, reading = resolved(settings), gathered(settings)
     apart = hold_back(builtin() if demonstrations is None else demonstrations, held_back, seed)
     if activations is None:
@@ -190,7 +195,13 @@ def fit(
     missed = None
     try:
         edit = edit if searched is None else bench.strength(edit, searched)
-    except UnreachedError:
+    except UnreachedError as error:
+        if error.largest < NOISE:
+            raise EvaluationError(
+                f"the edit would change nothing: at no strength does the model answer neutral text otherwise than the "
+                f"base (largest KL {error.largest:g}). Edit other layers (--layers) or another site (--site); where "
+                "none changes anything, the base's own answers do not depend on what it reads"
+            ) from error
         if searched != DEFAULT_BUDGET:  # a wish of nobody's is no reason to lose a fit
             raise
         searched, missed = None, searched

@@ -43,9 +43,8 @@ def edit_of(found: Activations, settings: dict[str, Any]) -> Edit:
         maps, facts = row.fit(collected, **arguments)
     maps = {layer: one.float() for layer, one in maps.items()}
     projectors = [layer for layer, one in maps.items() if isinstance(one, Projector)]
-    ranks = [maps[layer].ranks for layer in projectors]
     if projectors:
-        check_directions(found, [place[i] for i in projectors], ranks, settings["parts"], centre=settings["centre"])
+        check_directions(found, [place[i] for i in projectors], [maps[i] for i in projectors], settings)
     else:
         check_changes(maps.values())
     recipe = {

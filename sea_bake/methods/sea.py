@@ -49,6 +49,14 @@ class Projector:
         return {"positive": self.positive, "negative": self.negative}
 
     @property
+    def keeps_what_it_drops(self) -> bool:
+        """Whether both are the same directions, so that h + U+ U+ᵀ h - U- U-ᵀ h is h: up to a turn of 1e-5, as the
+        rounding of float32 activations leaves some 1e-6.
+        """
+        kept, dropped = self.positive.double(), self.negative.double()
+        return len(kept) == len(dropped) and bool((kept - kept @ dropped.T @ dropped).norm(dim=1).le(1e-5).all())
+
+    @property
     def extra(self) -> tuple[str, ...]:
         """Nothing beside its low-rank part; see AffineMap."""
         return ()

@@ -96,6 +96,7 @@ METHODS: dict[str, Method] = {
         (*_SHARES, "merge", "feature", "parts", "centre"),
         layers="last:0.66",  # the paper edits the last 21 of LLaMA-2's 32 layers
         alpha=0.77,
+        fewest=3,  # centring leaves of two one direction, which is both kept and dropped
         neutral=True,
     ),
     "mean-difference": Method(
@@ -163,6 +164,7 @@ METHODS: dict[str, Method] = {
         "",
         (*_SHARES, "merge", "parts", "centre", "ridge"),
         alpha=0.77,
+        fewest=3,  # centring leaves of two one direction, which is both kept and dropped
         neutral=True,
     ),
 }

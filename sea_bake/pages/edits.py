@@ -77,26 +77,38 @@ def measured(edit: Edit) -> list[str]:
     found = edit.measured
     if found is None:
         return [f"strength {edit.alpha:g}; nothing was measured, neither gain nor cost"]
-    verdict = _verdict(found)
     why = f" ({found.why})" if found.why else ""
     lines = [f"gain: not measured{why}"]
     if found.gain is not None and found.base is not None:
         low, high = found.gain.interval
         lines = [
             f"gain: margin {found.gain.value:+.4f} [{low:+.4f}, {high:+.4f}] nats per token on {found.held_back} "
-            f"demonstrations held back (base {found.base:+.4f}): {verdict}"
+            f"demonstrations held back (base {found.base:+.4f}): {found.verdict}"
         ]
     cost = f"cost: not measured{why}"
     if found.kl is not None:
-        low, high = found.kl.interval
+        value, *interval = (_nats(n, found.kl.value) for n in (found.kl.value, *found.kl.interval))
         budget = "" if found.budget is None else f", budget {found.budget:g}"
         budget += "" if found.missed is None else f", the method's own: none reaches the budget of {found.missed:g}"
-        cost = f"cost: KL {found.kl.value:.4f} [{low:.4f}, {high:.4f}] nats per token of {found.texts} neutral texts"
+        cost = f"cost: KL {value} [{', '.join(interval)}] nats per token of {found.texts} neutral texts"
         cost += f" (strength {edit.alpha:g}{budget})"
-    if found.controls:
-        beside = "; ".join(map(_beside, found.controls))
-        return [*lines, cost, f"random edits of the same KL: {beside}{_few(found)}"]
-    return [*lines, cost, "random edits of the same KL: none were drawn"]
+    beside = [*map(_beside, found.controls), *(_none(*one) for one in found.missing.items())]
+    if not beside:  # why nothing was measured at all stands above
+        beside = [f"none were drawn{why}" if found.gain is not None else "none were drawn"]
+    return [*lines, cost, f"random edits of the same KL: {'; '.join(beside)}{_few(found)}"]
+
+
+def _nats(number: float, beside: float) -> str:
+    """Four decimals; three significant digits where those of the number that it stands beside would be fewer."""
+    return f"{number:.4f}" if beside >= 0.01 else f"{number:#.3g}" if number else "0"
+
+
+def idle(edit: Edit) -> str:
+    """That an edit changes nothing, so that no bake of it could be told from the base; "" where it changes some."""
+    if not edit.changes_nothing and not (edit.measured and edit.measured.nothing):
+        return ""
+    what = "it is the base model" if edit.changes_nothing else "nothing that was measured changes"
+    return f"At strength {edit.alpha:g} {what}: there is nothing to bake"
 
 
 def worth(edits: Sequence[Edit]) -> list[str]:
@@ -109,14 +121,6 @@ def worth(edits: Sequence[Edit]) -> list[str]:
     ]
 
 
-def _verdict(found: Measured) -> str:
-    if found.beyond_damage:
-        return "a gain beyond damage"
-    if not found.shown:
-        return "no gain shown"
-    return "a gain; whether damage alone would do the same is open"
-
-
 def _beside(one: Controls) -> str:
     lost = f", {one.unmatched} more did not reach it" if one.unmatched else ""
     low, high = one.difference.interval
@@ -126,9 +130,18 @@ def _beside(one: Controls) -> str:
     )
 
 
+def _none(kind: str, tried: int) -> str:
+    return f"none of {tried} {KINDS[kind]} reached it"
+
+
 def _few(found: Measured) -> str:
-    few = any(one.draws < CLAIM for one in found.controls)
-    return f"; so few allow no claim (--controls {CLAIM})" if few else ""
+    wanted = max(CLAIM, found.asked)
+    if not found.missing and all(one.draws >= wanted for one in found.controls):
+        return ""
+    asked = found.asked or max((one.draws + one.unmatched for one in found.controls), default=0)
+    if asked < CLAIM:
+        return f"; so few allow no claim (--controls {CLAIM})"
+    return f"; {asked} of each kind were to be drawn, and fewer allow no claim"
 
 
 def columns(edits: Sequence[Edit]) -> tuple[list[str], list[list[str]]]:
