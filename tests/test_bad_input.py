@@ -233,7 +233,7 @@ def overflow_in_float16(folder: Path) -> Case:
 @case
 def text_beyond_the_context(folder: Path) -> Case:
     row = {"prompt": "Is it? " * 500, "positive": "Yes.", "negative": "No."}
-    (folder / "data.jsonl").write_text(f"{GOOD_ROW}\n{json.dumps(row)}\n", "utf-8")
+    (folder / "data.jsonl").write_text(f"{GOOD_ROW}\n{json.dumps(row)}\n{GOOD_ROW}\n", "utf-8")
     words = ("positive text of demonstration 2", "positions for 512", "--max-new-tokens")
     return fitting(tiny.single(), "-d", folder / "data.jsonl", kind="ActivationError", words=words)
 
