@@ -41,6 +41,7 @@ from sea_bake.io.llama_cpp import find_converter
 from sea_bake.serving import chatting, llama_cpp, transformers_server, vllm
 from sea_bake.serving import server as serving
 from sea_bake.serving.conversation import Conversation
+from sea_bake.serving.fields import ANSWER, CHAT, FIELDS, TEXT
 from sea_bake.serving.living import Living
 from sea_bake.serving.opening import opened
 from sea_bake.serving.pair import BASE, EDITED, Pair, Reply, room_for
@@ -685,7 +686,9 @@ def test_a_conversation_longer_than_the_model_reads_is_refused_and_blocks_nobody
 
 SAID = {"role": "user", "content": QUESTION}
 CALL = {"function": {"name": "look", "arguments": "{"}}
-CHAT, TEXT, ANSWER = "chat/completions", "completions", "responses"
+NO_ARGUMENTS = {"type": "function", "id": "x", "function": {"name": "look", "arguments": "{}"}}
+ASKED = ("model", "messages", "prompt", "input")
+LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
 # Route, what is wrong with the request, and words of the refusal.
 UNREADABLE: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"messages": QUESTION}, "messages = .* a list"),
@@ -741,8 +744,60 @@ UNREADABLE: list[tuple[str, dict[str, Any], str]] = [
     (ANSWER, {"input": [SAID, {"type": "function_call"}]}, "call_id"),
     (ANSWER, {"instructions": 5}, "instructions = 5"),
     (ANSWER, {"previous_response_id": "resp_1"}, "previous_response_id"),
-    (ANSWER, {"text": {"format": {"type": "json_object"}}}, "text = "),
+    (ANSWER, {"text": {"format": {"type": "json_object"}}}, "text.format = "),
     (ANSWER, {"max_output_tokens": 0}, "at least 1"),
+    (CHAT, {"temprature": 1}, "no field of /v1/chat/completions .* did you mean temperature"),
+    (CHAT, {"max_output_tokens": 5}, "max_output_tokens is no field"),
+    (CHAT, {"max_tokens": 5, "max_completion_tokens": 6}, "give one of them"),
+    (CHAT, {"stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation = true"),
+    (CHAT, {"stream_options": {"other": True}}, "stream_options.other"),
+    (CHAT, {"stream_options": 5}, "stream_options = 5"),
+    (CHAT, {"reasoning_effort": "low"}, "reasoning_effort"),
+    (CHAT, {"prediction": {"type": "content", "content": "x"}}, "prediction"),
+    (CHAT, {"service_tier": "flex"}, 'service_tier = .* or give "default"'),
+    (CHAT, {"store": True}, "store = true .* or give false"),
+    (CHAT, {"verbosity": "low"}, "verbosity"),
+    (CHAT, {"parallel_tool_calls": False, "tools": [LOOK]}, "parallel_tool_calls = false .* or give true"),
+    (CHAT, {"tool_choice": "none", "tools": [LOOK]}, "tool_choice"),
+    (CHAT, {"tools": [LOOK]}, "takes no tools"),
+    (CHAT, {"tools": [LOOK["function"]]}, r"tools\[0\] = .* a function"),
+    (CHAT, {"tools": [{"function": {**LOOK["function"], "strict": True}}]}, "drop strict"),
+    (CHAT, {"chat_template_kwargs": {"enable_thinking": False}}, "does not read 'enable_thinking'"),
+    (CHAT, {"chat_template_kwargs": [1]}, "an object"),
+    (CHAT, {"messages": [{"role": "wizard", "content": QUESTION}]}, r"messages\[0\].role = .wizard. .* developer"),
+    (CHAT, {"messages": [{"role": "user", "content": None}]}, r"messages\[0\].content = null"),
+    (CHAT, {"messages": [{"role": "user", "content": []}]}, r"messages\[0\].content = \[\]"),
+    (CHAT, {"messages": [SAID, {"role": "assistant"}]}, r"messages\[1\].content = null"),
+    (CHAT, {"messages": [{**SAID, "tool_calls": [CALL]}]}, "not the assistant's"),
+    (CHAT, {"messages": [{**SAID, "audio": {"id": "x"}}]}, r"messages\[0\].audio"),
+    (CHAT, {"messages": [{**SAID, "weight": 1}]}, r"messages\[0\].weight is no field"),
+    (CHAT, {"generation_config": '{"foo": 5}'}, "generation_config.foo is no setting"),
+    (CHAT, {"generation_config": '{"num_return_sequences": 2}'}, "generation_config.num_return_sequences = 2"),
+    (CHAT, {"generation_config": '{"max_length": 50}'}, "give max_new_tokens"),
+    (CHAT, {"generation_config": '{"max_new_tokens": "5"}'}, "at least 1"),
+    (CHAT, {"generation_config": '{"max_new_tokens": 5}'}, "max_new_tokens and max_tokens say the same"),
+    (CHAT, {"generation_config": '{"do_sample": false, "top_k": 5}'}, "nothing is drawn"),
+    (CHAT, {"generation_config": '{"do_sample": false}', "temperature": 1}, "nothing is drawn"),
+    (CHAT, {"generation_config": '{"do_sample": "no"}'}, "true or false"),
+    (CHAT, {"generation_config": '{"length_penalty": 2.0}'}, "num_beams above 1"),
+    (CHAT, {"logit_bias": {"1" * 5000: 1}}, "logit_bias = .* cannot be used"),
+    (CHAT, {"logit_bias": {"05": 1}}, "logit_bias = .* cannot be used"),
+    (TEXT, {"prompt": None}, "no prompt"),
+    (TEXT, {"messages": [SAID]}, "messages is no field of /v1/completions"),
+    (TEXT, {"logit_bias": {"512": 1}}, "token 512"),
+    (ANSWER, {"include": ["message.output_text.logprobs"]}, "include"),
+    (ANSWER, {"truncation": "middle"}, "truncation"),
+    (ANSWER, {"max_tool_calls": 1}, "max_tool_calls"),
+    (ANSWER, {"prompt": {"id": "x"}}, "prompt = "),
+    (ANSWER, {"reasoning": {"effort": "low"}}, "reasoning.effort = "),
+    (ANSWER, {"text": {"verbosity": "low"}}, 'text.verbosity = "low" .* or give "medium"'),
+    (ANSWER, {"store": True}, "store = true"),
+    (ANSWER, {"stop": "x"}, "stop is no field of /v1/responses"),
+    (ANSWER, {"tools": [{"type": "web_search"}]}, "the one kind of tool"),
+    (ANSWER, {"tools": [{"type": "function", "name": "look"}]}, "takes no tools"),
+    (ANSWER, {"input": [{"role": "wizard", "content": QUESTION}]}, r"input\[0\].role"),
+    (ANSWER, {"input": [{"role": "user"}]}, r"input\[0\].content = null"),
+    (ANSWER, {"input": [{"role": "system", "content": "x"}, SAID], "instructions": "y"}, "give one of them"),
     ("systemone", {"state": "\ud800", "questions": {}}, "state holds half"),
 ]  # fmt: skip
 # Everything that a client sends of its own accord, and asks for nothing by it.
@@ -752,8 +807,16 @@ HARMLESS: list[tuple[str, dict[str, Any]]] = [
     (CHAT, {"stop": "zzz", "logit_bias": {"5": -100}, "top_p": 0.5, "temperature": 2, "seed": -1}),
     (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": QUESTION}]}]}),
     (CHAT, {"messages": [{"role": "user", "content": "\ud83d\ude00"}]}),  # both halves
+    (CHAT, {"user": "ada", "metadata": {"x": "y"}, "safety_identifier": "z", "prompt_cache_key": "k"}),
+    (CHAT, {"service_tier": "auto", "verbosity": "medium", "parallel_tool_calls": False, "tool_choice": "none"}),
+    (CHAT, {"stream_options": {"include_usage": True}, "tools": [], "functions": [], "chat_template_kwargs": {}}),
+    (CHAT, {"generation_config": '{"max_new_tokens": null, "num_return_sequences": 1}'}),
+    (CHAT, {"messages": [{**SAID, "name": "ada", "refusal": None, "tool_calls": [], "annotations": []}]}),
+    (CHAT, {"messages": [SAID, {"role": "assistant", "content": None, "tool_calls": [NO_ARGUMENTS]}]}),
+    *((route, {name: None for name in fields if name not in ASKED}) for route, fields in FIELDS.items()),
     (TEXT, {"prompt": ""}),
-    (ANSWER, {"text": {"verbosity": "low"}, "truncation": "auto"}),
+    (ANSWER, {"text": {"verbosity": "medium", "format": {"type": "text"}}, "truncation": "auto", "include": []}),
+    (ANSWER, {"reasoning": {"effort": None}, "parallel_tool_calls": True, "store": False, "user": "ada"}),
     (ANSWER, {"input": [{"role": "user", "content": [{"type": "input_text", "text": QUESTION}]}]}),
 ]  # fmt: skip
 
@@ -819,6 +882,111 @@ def test_a_temperature_has_its_say_and_a_failure_of_the_server_is_its_own(base: 
             drawn(temperature=0)
         hook.remove()
         assert drawn(temperature=0)
+
+
+def chosen(found: dict[str, Any]) -> dict[str, Any]:
+    """What a whole answer says, and how it ended."""
+    (one,) = found["choices"]
+    return {"text": one.get("text") or one["message"]["content"], "end": one["finish_reason"], **found["usage"]}
+
+
+@pytest.mark.slow
+def test_what_a_refusal_advises_does_what_it_says(base: Path, edit: Path) -> None:
+    """The example of generation_config draws among so many, for as long as an answer is without one; half a default is
+    none; and what is said of transformers' settings beside the fields of OpenAI has its say.
+    """
+    whole = {"model": "edited", "messages": [SAID]}
+    with pair_of(base, edit=edit) as pair, client_of(pair) as client:
+
+        def told(route: str = CHAT, **more: Any) -> dict[str, Any]:
+            given = whole if route == CHAT else {"model": "edited", "prompt": QUESTION}
+            code, found = posted(f"{client.base_url}{route}", json.dumps({**given, **more}).encode())
+            assert code == 200, found
+            return chosen(found)
+
+        _, found = posted(f"{client.base_url}{CHAT}", json.dumps({**whole, "generation_config": "x"}).encode())
+        example = json.loads(re.search(r"such as (\".*\")$", found["error"]["message"])[1])  # type: ignore[index]
+        assert json.loads(example) == {"do_sample": True, "top_k": 5}
+        plain = told()
+        assert plain["completion_tokens"] > 20
+        assert told(generation_config='{"max_new_tokens": null}') == told(generation_config="{}") == plain
+        drawn = {told(generation_config=example, seed=seed)["text"] for seed in (1, 1, 2)}
+        assert len(drawn | {plain["text"]}) == 3
+        assert told(generation_config='{"top_k": 5}', seed=1)["text"] in drawn
+        assert told(generation_config='{"top_k": 1}', seed=1) == plain  # among one
+        assert told(generation_config='{"max_new_tokens": 3}') == told(max_tokens=3)
+        assert (told(max_tokens=3)["completion_tokens"], told(max_tokens=3)["end"]) == (3, "length")
+        first = told(TEXT, max_tokens=1, temperature=0)["text"]
+        ids = pair.tokenizer(first, add_special_tokens=False).input_ids
+        assert told(TEXT, max_tokens=1, temperature=0, logit_bias={str(ids[0]): -100})["text"] != first
+
+
+@pytest.mark.slow
+def test_usage_is_streamed_in_a_chunk_of_its_own_where_it_is_asked_for(base: Path, edit: Path) -> None:
+    with pair_of(base, edit=edit) as pair, client_of(pair) as client:
+        for asked in (
+            lambda **more: client.chat.completions.create(model="base", messages=[SAID], max_tokens=4, **more),
+            lambda **more: client.completions.create(model="base", prompt=QUESTION, max_tokens=4, **more),
+        ):
+            usage = asked().usage
+            *pieces, last = asked(stream=True, stream_options={"include_usage": True})
+            assert (last.choices, last.usage) == ([], usage)
+            assert not any(piece.usage for piece in pieces)
+            assert pieces[-1].choices[0].finish_reason == "length"
+            plain = list(asked(stream=True))
+            assert [one.choices for one in plain] == [piece.choices for piece in pieces]
+
+
+@pytest.mark.slow
+def test_a_template_is_given_all_that_a_request_holds(base: Path, edit: Path) -> None:
+    """Tools and variables where it reads them; a name, what was thought, and what was said beside a call."""
+    template = (
+        "{% for m in messages %}[{{ m.role }}|{{ m.name }}|{{ m.reasoning_content }}] {{ m.content }}\n{% endfor %}"
+        "{% generation %}{% for one in tools or [] %}{{ one.function.name }}{% continue %}{% endfor %}{{ mood }}"
+        "{% endgeneration %}"
+    )
+    with pair_of(base, edit=edit) as pair:
+        pair.tokenizer.chat_template = template
+        seen: list[str] = []
+        whole, hook = {"model": "edited", "max_tokens": 1}, lambda _module, _given, more: seen.append(more["input_ids"])
+        handle = pair.any_model.register_forward_pre_hook(hook, with_kwargs=True)
+        with client_of(pair) as client:
+            for route, more, words in (
+                (CHAT, {"messages": [{**SAID, "name": "ada"}]}, f"[user|ada|] {QUESTION}\n"),
+                (CHAT, {"messages": [SAID], "tools": [LOOK]}, "\nlook"),
+                (CHAT, {"messages": [SAID], "chat_template_kwargs": {"mood": "glad"}}, "\nglad"),
+                (
+                    CHAT,
+                    {"messages": [SAID, {"role": "assistant", "content": "So.", "tool_calls": [NO_ARGUMENTS]}]},
+                    "] So.\n",
+                ),
+                (
+                    CHAT,
+                    {"messages": [SAID, {"role": "assistant", "content": "So.", "reasoning_content": "hm"}]},
+                    "[assistant||hm] So.\n",
+                ),
+                (ANSWER, {"input": QUESTION, "tools": [{"type": "function", "name": "look"}]}, "\nlook"),
+            ):
+                given = whole if route == CHAT else {"model": "edited", "max_output_tokens": 16}
+                code, found = posted(f"{client.base_url}{route}", json.dumps({**given, **more}).encode())
+                assert code == 200, found
+                prompt = next(one for one in seen if one.shape[1] > 1)
+                assert words in pair.tokenizer.decode(prompt[0]), (more, pair.tokenizer.decode(prompt[0]))
+                seen.clear()
+        handle.remove()
+
+
+@pytest.mark.slow
+def test_a_prompt_of_no_token_is_refused(base: Path) -> None:
+    """A tokenizer that puts nothing in front of a text."""
+    with pair_of(base) as pair:
+        pair.tokenizer._tokenizer.post_processor = None
+        assert pair.tokenizer("").input_ids == []
+        with client_of(pair) as client:
+            for stream in (False, True):
+                with pytest.raises(openai.UnprocessableEntityError, match="say something"):
+                    client.completions.create(model="base", prompt="", stream=stream)
+            assert client.completions.create(model="base", prompt="Hm", max_tokens=1).choices
 
 
 @pytest.mark.slow

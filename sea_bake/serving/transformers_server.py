@@ -14,9 +14,12 @@ from typing import Any
 
 from sea_bake.errors import SeaBakeError, SettingError, first_line_of, reason_of
 from sea_bake.model.sites import text_config
+from sea_bake.serving.fields import ANSWER, CHAT, TEXT
 from sea_bake.serving.living import Living
 from sea_bake.serving.pair import BASE, EDITED, room_for
-from sea_bake.serving.request import OPEN, check_request, check_text
+from sea_bake.serving.request import OPEN, check_text, checked, draws
+from sea_bake.serving.streams import usage_apart
+from sea_bake.serving.templates import PLAIN, check_template, in_full
 
 try:
     import uvicorn
@@ -34,12 +37,6 @@ except ImportError as error:
         f"the server of this transformers cannot be used ({error}): pip install -U 'sea-bake[serve]' transformers"
     ) from error
 
-# For a tokenizer without a chat template, as prompts are rendered elsewhere.
-PLAIN = (
-    "{{ bos_token or '' }}{% for m in messages %}{% if m.role == 'user' %}Q: {{ m.content }}\n"
-    "{% elif m.role == 'assistant' %}A: {{ m.content }}\n\n{% else %}{{ m.content }}\n\n{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}A:{% endif %}"
-)
 # Settings of apply_chat_template that the server chooses itself; "documents" of a template are its variables.
 _CHOSEN = {*inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters, "load_audio_from_video"}
 _CHOSEN -= {"documents", "kwargs"}
@@ -109,12 +106,11 @@ class _Queue(utils.GenerateManager):
 
 def _fit(voice: Voice, inputs: Any, gen_config: Any) -> None:
     """Cut an answer where the model's positions end. Raises HTTPException where there is no room for any."""
-    wanted = gen_config.max_new_tokens
-    try:
-        count = room_for(inputs["input_ids"].shape[-1], voice.pair.positions, wanted or 1)
-    except SettingError as error:
-        raise HTTPException(422, str(error)) from error
-    gen_config.max_new_tokens = wanted and count
+    count = inputs["input_ids"].shape[-1]
+    with _refusals():
+        if not count:
+            raise SettingError("the prompt is empty, and this tokenizer puts no token in front of one: say something")
+        gen_config.max_new_tokens = room_for(count, voice.pair.positions, gen_config.max_new_tokens)
 
 
 class _State(utils.GenerationState):
@@ -139,17 +135,15 @@ def _refusals(what: str = "", *errors: type[Exception]) -> Iterator[None]:
         raise HTTPException(422, f"{what} cannot be read ({type(error).__name__}: {reason_of(error)})") from error
 
 
-def asked(handler: type[Any], needed: str | None = None) -> type[Any]:
+def asked(handler: type[Any], route: str) -> type[Any]:
     """A handler of transformers that reads "alpha" too, and refuses what it cannot do with a sentence.
 
     Args:
-        needed: the field that a request cannot be without.
+        route: a key of ``fields.FIELDS``.
     """
 
     class Asked(handler):
         def _validate_request(self, body: dict[str, Any]) -> None:
-            with _refusals():
-                check_request(body, needed=needed, rendering=_CHOSEN)
             super()._validate_request({name: value for name, value in body.items() if name != "alpha"})
 
         def _resolve_model(self, body: dict[str, Any]) -> Any:
@@ -157,6 +151,7 @@ def asked(handler: type[Any], needed: str | None = None) -> type[Any]:
             name, voice, processor = super()._resolve_model(body)
             alpha = body.pop("alpha", None)
             with _refusals():
+                check_template(processor, body.get("tools"), body.get("chat_template_kwargs", ()))
                 tokens = getattr(text_config(voice.pair.any_model), "vocab_size", math.inf)
                 for token in body.get("logit_bias") or ():
                     if int(token) >= tokens:
@@ -173,7 +168,7 @@ def asked(handler: type[Any], needed: str | None = None) -> type[Any]:
         @staticmethod
         def get_processor_inputs_from_messages(messages: Any, modality: Any) -> Any:
             with _refusals("messages", KeyError, TypeError, AttributeError, ValueError):
-                return handler.get_processor_inputs_from_messages(messages, modality)
+                return in_full(lambda some: handler.get_processor_inputs_from_messages(some, modality), messages)
 
         @staticmethod
         def _normalize_input(body: dict[str, Any]) -> Any:
@@ -181,22 +176,29 @@ def asked(handler: type[Any], needed: str | None = None) -> type[Any]:
                 return handler._normalize_input(body)
 
         def _build_generation_config(self, body: dict[str, Any], *given: Any, **more: Any) -> Any:
-            if body.get("logit_bias"):
-                body["logit_bias"] = {name: float(bias) for name, bias in body["logit_bias"].items()}  # no int there
+            plain = {name: value for name, value in body.items() if name not in ("generation_config", "logit_bias")}
             with _refusals("generation_config", TypeError, ValueError):
-                config = super()._build_generation_config(body, *given, **more)
-            told = body.get("temperature"), body.get("top_p")
-            if told[0] or (told[0] is None and told[1] is not None):
-                config.do_sample = True  # or neither would have a say
+                config = super()._build_generation_config(body | {"logit_bias": None}, *given, **more)
+            if config.max_new_tokens is None:
+                config.max_new_tokens = super()._build_generation_config(plain, *given, **more).max_new_tokens
+            if body.get("logit_bias"):
+                config.sequence_bias = {(int(token),): float(bias) for token, bias in body["logit_bias"].items()}
+            if draws(body):
+                config.do_sample = True  # or what is asked for would have no say
             return config
 
         async def handle_request(self, body: dict[str, Any], request_id: str) -> Any:
+            with _refusals():
+                body = checked(body, route, rendering=_CHOSEN)
             body.setdefault("stream", False)  # OpenAI's default; transformers streams what /v1/responses answers
-            for name in ("stop", "logit_bias"):
-                if not body.get(name, True):
-                    del body[name]  # empty: as without it
+            apart = body.pop("stream_options", None) is not None
+            if not body.get("stop", True):
+                del body["stop"]  # empty: as without it
             try:
-                return await super().handle_request(body, request_id)
+                answer = await super().handle_request(body, request_id)
+                if apart and body["stream"]:
+                    answer.body_iterator = usage_apart(answer.body_iterator)
+                return answer
             except TemplateError as error:
                 reason = first_line_of(error)
                 raise HTTPException(422, f"the chat template refuses these messages: {reason}") from error
@@ -217,9 +219,9 @@ def application(pair: Living, *, alpha: float = 1.0, hosts: Sequence[str] = ()) 
         pair.check(EDITED, alpha)
     manager, state = Manager(pair, alpha), _State()
     handlers = {
-        "chat_handler": asked(chat_completion.ChatCompletionHandler, "messages"),
-        "completion_handler": asked(completion.CompletionHandler),
-        "response_handler": asked(response.ResponseHandler, "input"),
+        "chat_handler": asked(chat_completion.ChatCompletionHandler, CHAT),
+        "completion_handler": asked(completion.CompletionHandler, TEXT),
+        "response_handler": asked(response.ResponseHandler, ANSWER),
         "transcription_handler": transcription.TranscriptionHandler,
     }
     made = {name: handler(manager, state) for name, handler in handlers.items()}
@@ -255,8 +257,10 @@ def application(pair: Living, *, alpha: float = 1.0, hosts: Sequence[str] = ()) 
 
     @app.exception_handler(Exception)
     async def failed(_request: Any, error: Exception) -> JSONResponse:
-        """Its traceback follows in the terminal of the server."""
-        return _told(500, f"the server failed, see its terminal: {first_line_of(error)}", "server_error")
+        """Its traceback follows in the terminal of the server, which ends the connection: nobody is to use it again."""
+        told = _told(500, f"the server failed, see its terminal: {first_line_of(error)}", "server_error")
+        told.headers["Connection"] = "close"
+        return told
 
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     return app
