@@ -12,8 +12,13 @@ from pathlib import Path
 import tiny
 
 
-def llama(path: Path, folder: Path | None = None) -> Path:
-    """Write a checkpoint of ``tiny.write_llama`` as GGUF, in float32, by gguf's own writer."""
+def llama(path: Path, folder: Path | None = None, *, template: str | None = None, end: int = 2) -> Path:
+    """Write a checkpoint of ``tiny.write_llama`` as GGUF, in float32, by gguf's own writer.
+
+    Args:
+        template: its chat template.
+        end: the token that ends an answer.
+    """
     import gguf
     from safetensors.torch import load_file
 
@@ -36,10 +41,13 @@ def llama(path: Path, folder: Path | None = None) -> Path:
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(vocabulary)
     special = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
-    writer.add_token_types([special[token not in ("<pad>", "<s>", "</s>")] for token in vocabulary])
+    ends = ("<pad>", "<s>", "</s>", vocabulary[end])
+    writer.add_token_types([special[token not in ends] for token in vocabulary])
     writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]])
     writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
+    writer.add_eos_token_id(end)
+    if template is not None:
+        writer.add_chat_template(template)
     writer.add_pad_token_id(0)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
     for name, tensor in load_file(folder / "model.safetensors").items():

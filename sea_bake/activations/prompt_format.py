@@ -75,8 +75,13 @@ class PromptFormat:
     @classmethod
     def shared(cls, records: Sequence[Mapping[str, Any]]) -> PromptFormat:
         """That of all these records, or the default where they differ or say nothing."""
+        return cls.agreed(records) or cls()
+
+    @classmethod
+    def agreed(cls, records: Sequence[Mapping[str, Any]]) -> PromptFormat | None:
+        """That of all these records; None where they differ or say nothing."""
         found = [cls.from_json(record) for record in records if "chat_template" in record]
-        return found[0] if found and all(one == found[0] for one in found) else cls()
+        return found[0] if found and all(one == found[0] for one in found) else None
 
 
 def prompt_format(

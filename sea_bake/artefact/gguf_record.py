@@ -48,6 +48,11 @@ class GgufRecord:
         rank: of an adapter.
         bytes_written: size of the file.
         sha256: of the file.
+        parts_sha256: of parts of it (:func:`sea_bake.exporting.gguf.layout.parts_digest`), by which it is known again
+            when it is opened; "" in a record that an older release wrote.
+        gguf_parts_sha256: the same of the base's GGUF; "" where none was given.
+        fingerprint: where none was given: the base that the edits were fitted on, as they know it again.
+        prompt_format: how prompts are rendered, as all edits say; None where they say nothing, or differ.
         output: the file; not in the record.
     """
 
@@ -63,6 +68,10 @@ class GgufRecord:
     rank: int | None = None
     bytes_written: int = 0
     sha256: str = ""
+    parts_sha256: str = ""
+    gguf_parts_sha256: str = ""
+    fingerprint: dict[str, Any] | None = None
+    prompt_format: dict[str, Any] | None = None
     output: Path = Path()
 
     @property

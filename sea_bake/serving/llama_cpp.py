@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from sea_bake.activations.prompt_format import PromptFormat
-from sea_bake.activations.rendering import without_reasoning
+from sea_bake.activations.rendering import rendered
 from sea_bake.errors import CheckpointError, SettingError, first_line_of, need
+from sea_bake.exporting.gguf.layout import layout_of
 from sea_bake.io import interrupts
-from sea_bake.serving.pair import BASE, EDITED, Pair, Reply, Say, Turns
+from sea_bake.serving.llama_cpp_server import Server
+from sea_bake.serving.pair import BASE, EDITED, Pair, Reply, Say, Turns, room_for, tokens_of
 from sea_bake.serving.sampling import Sampling
 
 CURE = (
@@ -25,6 +27,12 @@ CURE = (
     "transformers: --runtime transformers"
 )
 _STARTING = 120.0  # seconds for a server to read its weights
+# Tokens of a conversation, where the model reads more: their cache is taken from memory at the start, for each side (of
+# an 8B model of Llama's shape 128 KiB a token, so 2 GiB).
+LONGEST = 1 << 14
+_SEEDS = 2**32 - 1  # llama.cpp has 32 bits for one, and draws a seed of its own for the largest
+# Every token may be drawn, as in the other runtimes; llama.cpp has defaults of its own.
+_PLAIN = {"top_k": 0, "min_p": 0, "typical_p": 1, "repeat_penalty": 1}
 
 
 def installed() -> str | None:
@@ -43,7 +51,8 @@ class LlamaCpp(Pair):
         lora: whether the edited one is an adapter, which needs the base.
 
     Raises:
-        SettingError: llama.cpp is not there.
+        SettingError: llama.cpp is not there; prompts that the file's chat template does not render so.
+        CheckpointError: it cannot load a file.
         MissingExtraError: nor is the client that speaks to it.
     """
 
@@ -73,75 +82,73 @@ class LlamaCpp(Pair):
                 "llama.cpp can change it"
             )
         self._stack = contextlib.ExitStack()
-        self._clients: dict[str, Any] = {}
+        self._servers: dict[str, Server] = {}
+        try:
+            self.check_format(self.form)
+        except BaseException:
+            self.close()
+            raise
 
-    def _client(self, side: str) -> Any:
+    def _server(self, side: str) -> Server:
         key = BASE if self.lora else side
-        if key not in self._clients:
-            from openai import OpenAI
-
+        if key not in self._servers:
             model, adapter = self._files[key], self._files[EDITED] if self.lora else None
             assert model is not None
+            layout = layout_of(model)
             start = _in_process if installed() == "xllamacpp" else _started
-            address = self._stack.enter_context(start(model, adapter))
-            client = OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=None)
-            self._clients[key] = self._stack.enter_context(client)
-        return self._clients[key]
+            context = min(layout.context or LONGEST, LONGEST)
+            address = self._stack.enter_context(start(model, adapter, context))
+            self._servers[key] = self._stack.enter_context(Server.at(address, layout))
+        return self._servers[key]
 
     def check_format(self, form: PromptFormat) -> None:
-        if form.primer or form.template_args or not form.chat_template:
-            raise SettingError(
-                "llama.cpp renders prompts with the chat template of the file: drop --primer, --template-args and "
-                "--no-chat-template, or take --runtime transformers"
-            )
+        rendered(self._server(self.sides[-1]).tokenizer, "Is it so?", form)
 
     def reply(
         self, side: str, prompt: str, *, before: Turns = (), strength: float = 1.0, sampling: Sampling, say: Say
     ) -> Reply:
         self.check(side, strength)
-        messages: list[dict[str, str]] = []
-        if self.form.system is not None:
-            messages.append({"role": "system", "content": self.form.system})
-        for question, answer in before:
-            messages.append({"role": "user", "content": question})
-            messages.append({"role": "assistant", "content": without_reasoning(answer)})
-        messages.append({"role": "user", "content": prompt})
-        extra: dict[str, Any] = {"cache_prompt": False}
+        server = self._server(BASE if strength == 0 else side)
+        ids = list(tokens_of(server.tokenizer, prompt, before, self.form).ids)
+        count = room_for(len(ids), server.positions, sampling.max_new_tokens, server.limit)
+        extra: dict[str, Any] = {"cache_prompt": False, **_PLAIN}
         if self.lora:
             extra["lora"] = [{"id": 0, "scale": strength if side == EDITED else 0.0}]
-        text, count, ended = "", 0, False
+        text, said, ended = "", 0, False
         from openai import OpenAIError
 
+        seed = (sampling.seed + len(before)) % _SEEDS
         try:
-            with self._client(BASE if strength == 0 else side).chat.completions.create(
-                model=side, messages=messages, stream=True, temperature=sampling.temperature, seed=sampling.seed,
-                max_tokens=sampling.max_new_tokens, extra_body=extra,
+            with server.client.completions.create(
+                model=side, prompt=ids, stream=True, stream_options={"include_usage": True}, max_tokens=count,
+                temperature=sampling.temperature, seed=seed, top_p=1, extra_body=extra,
             ) as pieces:  # fmt: skip
                 for piece in pieces:
                     interrupts.check()
+                    said = piece.usage.completion_tokens if piece.usage else said
                     for choice in piece.choices:
                         ended = ended or choice.finish_reason == "stop"
-                        if choice.delta.content:
-                            text, count = text + choice.delta.content, count + 1
-                            say(choice.delta.content)
+                        if choice.text:
+                            text += choice.text
+                            say(choice.text)
         except OpenAIError as error:
             raise SettingError(f"llama.cpp does not answer: {first_line_of(error)}") from error
-        return Reply(text, count, ended)
+        return Reply(text, said, ended)
 
     def close(self) -> None:
-        self._clients.clear()
+        self._servers.clear()
         self._stack.close()
 
 
 @contextlib.contextmanager
-def _in_process(model: Path, adapter: Path | None) -> Iterator[str]:
+def _in_process(model: Path, adapter: Path | None, context: int) -> Iterator[str]:
     """The wheel xllamacpp: llama.cpp's own server in this process; its address."""
     import xllamacpp
 
     settings = xllamacpp.CommonParams()
     settings.model.path, settings.port, settings.n_parallel = str(model), 0, 1
     settings.warmup, settings.verbosity = False, -1
-    settings.n_ctx = 4096
+    settings.n_ctx = context
     if adapter is not None:
         settings.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(adapter), 1.0)]
     try:
@@ -155,11 +162,12 @@ def _in_process(model: Path, adapter: Path | None) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _started(model: Path, adapter: Path | None) -> Iterator[str]:
+def _started(model: Path, adapter: Path | None, context: int) -> Iterator[str]:
     """llama-server in a process of its own; its address."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    line = [str(installed()), "-m", str(model), "--host", "127.0.0.1", "--port", str(port), "-np", "1", "-c", "4096"]
+    line = [str(installed()), "-m", str(model), "--host", "127.0.0.1", "--port", str(port), "-np", "1"]
+    line += ["-c", str(context)]
     line += [] if adapter is None else ["--lora", str(adapter)]
     quiet: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
     server = subprocess.Popen(line, start_new_session=True, **quiet)  # Ctrl-C is for the answer, and not for it

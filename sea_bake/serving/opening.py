@@ -15,6 +15,7 @@ from sea_bake.artefact.opened import ONNX
 from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, SettingError, command
 from sea_bake.evaluation.doors import BASE, Doors
+from sea_bake.exporting.gguf.belonging import check_made_from, check_written
 from sea_bake.io.edits import is_hub_edit
 from sea_bake.model.loading import load_model, load_tokenizer, parse_dtype
 from sea_bake.model.source import ModelSource
@@ -139,30 +140,42 @@ def _of_gguf(
     file: Path, base: str | Path | None, runtime: str, form: PromptFormat | None, options: dict[str, Any]
 ) -> Pair:
     record = GgufRecord.read(file) if record_of(file).is_file() else None
+    if record is not None:
+        check_written(file, record)
     if record is not None and record.route == "control-vector":
         raise SettingError(
             f"{file.name} is a control vector: llama.cpp applies it itself, "
             + command("llama-cli", "-m", "BASE.gguf", "--control-vector", file)
         )
+    alone = f"{file.name} has no record of an edit beside it: it is asked as a base"
+    if record is not None and not record.edits:
+        alone = f"{file.name} is the export of an unedited model: there is no edit in it"
+        record = None
     there = _base_of(file, record, base)
+    if record is not None and there is not None:
+        check_made_from(file, record, there)
+    if form is None and record is not None and record.prompt_format is not None:
+        form = PromptFormat.from_json(record.prompt_format)
     lora, edited = record is not None and record.route == "adapter", file if record is not None else None
     if lora and there is None:
         raise CheckpointError(
             f"{file.name} is an adapter, and its base {(record and record.gguf) or ''} is not beside it: say where "
             "that is with --base"
         )
-    lacking = f"{file.name} has no record of an edit beside it: it is asked as a base"
     if record is not None:
-        lacking = f"the base of {file.name}{f', {record.gguf},' if record.gguf else ''} is not beside it: say where "
-        lacking += "it is with --base"
+        named = f", {record.gguf}," if record.gguf else ""
+        alone = f"the base of {file.name}{named} is not beside it: say where it is with --base"
+    lacking = alone if there is None else ""
     ready = llama_cpp.installed() is not None and importlib.util.find_spec("openai") is not None
     if lora or runtime == "llama.cpp" or (runtime == "auto" and ready):
         if runtime == "transformers":
             raise SettingError(f"{file.name} is an adapter for llama.cpp: drop --runtime transformers")
-        pair: Pair = llama_cpp.LlamaCpp(edited, there or (None if edited else file), lora=lora, lacking=lacking)
-        pair.check_format(form or PromptFormat())
-        pair.form = form or PromptFormat()
-        return pair
+        if options["dtype"] != "auto" or options["device"] is not None:
+            raise SettingError(
+                "llama.cpp computes in the types of the file, where it was built for: drop --dtype and --device"
+                + ("" if lora else ", or take --runtime transformers")
+            )
+        return llama_cpp.LlamaCpp(edited, there or (None if edited else file), lora=lora, form=form, lacking=lacking)
     source = ModelSource.parse(file)
     tokenizer, model = load_tokenizer(source), load_model(source, **options)
     if record is None:

@@ -106,15 +106,18 @@ def tokens_of(tokenizer: Any, prompt: str, before: Turns, form: PromptFormat, st
     return encode(tokenizer, prompt, form=replace(form, primer=(*form.primer, *turns)), decoder_start=start)
 
 
-def room_for(tokens: int, limit: int | None, wanted: int) -> int:
+def room_for(tokens: int, limit: int | None, wanted: int, whose: str = "") -> int:
     """How many tokens an answer may have behind so many.
+
+    Args:
+        whose: what sets the limit, in words, where that is not the model.
 
     Raises:
         SettingError: none at all.
     """
     if limit is None or tokens + 1 <= limit:
         return wanted if limit is None else min(wanted, limit - tokens)
+    whose = whose or f"the model has positions for {limit}"
     raise SettingError(
-        f"the conversation takes {tokens} tokens, and the model has positions for {limit}: begin a new one (/new in a "
-        "chat), or shorten the prompt"
+        f"the conversation takes {tokens} tokens, and {whose}: begin a new one (/new in a chat), or shorten the prompt"
     )

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sea_bake.activations.prompt_format import PromptFormat
 from sea_bake.artefact.gguf_record import GgufRecord, is_record, record_of
 from sea_bake.baking.linear import changes
 from sea_bake.errors import CheckpointError, SettingError, need
 from sea_bake.exporting.gguf import adapter, converting, rewriting
 from sea_bake.exporting.gguf.given import Exportable, Given, exportable, refuse_inexact
 from sea_bake.exporting.gguf.header import GgufFile
+from sea_bake.exporting.gguf.layout import parts_digest
 from sea_bake.exporting.gguf.matching import check_base
 from sea_bake.exporting.gguf.names import ARCHITECTURES, GgufWriter, find_writers, known_family
 from sea_bake.io.apart import check_apart
@@ -101,10 +103,20 @@ def export_gguf(
             ],
             bytes_written=stage.stat().st_size,
             sha256=file_digest(stage),
+            parts_sha256=parts_digest(stage),
+            gguf_parts_sha256="" if base is None else parts_digest(Path(os.path.expanduser(base))),
+            fingerprint=source.edits[0].base.to_json() if source.edits and base is None else None,
+            prompt_format=_format(source),
             **facts,
         )
         describe(record.content())
     return record
+
+
+def _format(source: Exportable) -> dict[str, Any] | None:
+    """How prompts are rendered wherever the file is asked; None where the edits do not say it, or differ."""
+    found = PromptFormat.agreed([edit.recipe for edit in source.edits])
+    return None if found is None else found.to_json()
 
 
 def _check_settings(edited_type: str, outtype: str, *, base: Any, lora: bool, converter: Any, unedited: bool) -> None:
@@ -133,7 +145,7 @@ def _opened(source: Exportable, base: str | Path, *, lora: bool) -> tuple[GgufFi
     row = known_family(edits[0].base.model_type)
     refuse_inexact(source, row, adapter=lora)
     file = GgufFile.open(base)
-    compared = check_base(file, row, edits)
+    compared = check_base(file, row, [(edit.base, edit.layers) for edit in edits])
     writers = find_writers(file, row, edits, edits[0].base.hidden_size)
     refuse_inexact(source, row, writers, adapter=lora)
     unseen = "the edit was fitted on a quantised model, so the weights of the GGUF could not be held against it"

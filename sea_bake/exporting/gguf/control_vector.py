@@ -17,6 +17,7 @@ from torch import Tensor
 from sea_bake.artefact.gguf_record import GgufRecord, is_record, record_of
 from sea_bake.edit import Edit
 from sea_bake.errors import EditError, NotExactError, SettingError, need
+from sea_bake.exporting.gguf.layout import parts_digest
 from sea_bake.io.apart import check_apart
 from sea_bake.io.files import file_digest
 from sea_bake.io.pairs import staged_pair
@@ -73,6 +74,7 @@ def export_control_vector(
             types=dict(Counter({"F32": len(directions)})),
             bytes_written=stage.stat().st_size,
             sha256=file_digest(stage),
+            parts_sha256=parts_digest(stage),
         )
         describe(record.content())
     return record

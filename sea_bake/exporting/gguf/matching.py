@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from sea_bake.edit import Edit
 from sea_bake.errors import CheckpointError, WrongModelError
 from sea_bake.exporting.gguf.header import GgufFile, GgufTensor
 from sea_bake.exporting.gguf.names import ARCHITECTURES, writers_of
 from sea_bake.model.anatomy import Family, Site
+from sea_bake.model.fingerprint import BaseModel
 from sea_bake.model.samples import sample_places
 
 _KEYS = {
@@ -37,8 +37,11 @@ _ELSEWHERE = 2
 _EMBEDDINGS = {"embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight"}
 
 
-def check_base(file: GgufFile, row: Family, edits: Sequence[Edit]) -> int:
+def check_base(file: GgufFile, row: Family, known: Sequence[tuple[BaseModel, Collection[int]]]) -> int:
     """Hold a GGUF against the fingerprint of each edit.
+
+    Args:
+        known: of each edit the model that it was fitted on, and the layers that it edits.
 
     Returns:
         The number of weights that could be compared; 0 where the edits were fitted on a quantised model.
@@ -47,55 +50,55 @@ def check_base(file: GgufFile, row: Family, edits: Sequence[Edit]) -> int:
         WrongModelError: it is another model; the message says where.
     """
     compared = 0
-    for edit in edits:
-        name = edit.base.name
+    for base, layers in known:
+        name = base.name
         expected = ARCHITECTURES[row.model_type]
-        if file.architecture != expected or edit.base.model_type != row.model_type:
+        if file.architecture != expected or base.model_type != row.model_type:
             raise WrongModelError(
-                f"the edit was fitted on '{name}', a {edit.base.model_type}, which is '{expected}' in a GGUF; "
+                f"the edit was fitted on '{name}', a {base.model_type}, which is '{expected}' in a GGUF; "
                 f"{file.path.name} is '{file.architecture}'. Projectors belong to one model: give that model's GGUF."
             )
         for key, theirs in _KEYS.items():
-            ours, found = edit.base.config.get(key), file.keys.get(f"{expected}.{theirs}")
+            ours, found = base.config.get(key), file.keys.get(f"{expected}.{theirs}")
             if ours is not None and found is not None and ours != found:
                 raise WrongModelError(
                     f"the edit was fitted on '{name}' with {key} = {ours}; {file.path.name} has {expected}.{theirs} = "
                     f"{found}. Projectors belong to one model: give that model's GGUF."
                 )
-        compared += _check_weights(file, row, edit)
+        compared += _check_weights(file, row, base, layers)
     return compared
 
 
-def _check_weights(file: GgufFile, row: Family, edit: Edit) -> int:
+def _check_weights(file: GgufFile, row: Family, base: BaseModel, edited: Collection[int]) -> int:
     """Every writer that was sampled, and the embeddings; those that are edited first. The number of the edited ones."""
     compared, paths = 0, {row.writer(site): site for site in (Site.ATTN, Site.MLP)}
-    for key, ours in sorted(edit.base.samples.items(), key=lambda one: int(one[0].partition(".")[0]) not in edit.maps):
+    for key, ours in sorted(base.samples.items(), key=lambda one: int(one[0].partition(".")[0]) not in edited):
         layer, _, path = key.partition(".")
         if path not in paths:
             continue
-        is_edited = int(layer) in edit.maps
+        is_edited = int(layer) in edited
         with contextlib.nullcontext() if is_edited else contextlib.suppress(CheckpointError):
-            tensor = writers_of(file, row, paths[path], int(layer), edit.base.hidden_size)[0].tensor
+            tensor = writers_of(file, row, paths[path], int(layer), base.hidden_size)[0].tensor
             turned = path in row.input_first or (len(tensor.shape) == 3 and row.fused in row.input_first)
-            _check_tensor(file, tensor, ours, edit, turned=turned, factor=1 if is_edited else _ELSEWHERE)
+            _check_tensor(file, tensor, ours, base, turned=turned, factor=1 if is_edited else _ELSEWHERE)
             compared += is_edited
-    rows = edit.base.config.get("vocab_size")
-    for key in _EMBEDDINGS & edit.base.rest.keys():
+    rows = base.config.get("vocab_size")
+    for key in _EMBEDDINGS & base.rest.keys():
         embeddings = file.tensors.get("token_embd.weight")
-        if embeddings is not None and embeddings.shape == (rows, edit.base.hidden_size):
+        if embeddings is not None and embeddings.shape == (rows, base.hidden_size):
             with contextlib.suppress(CheckpointError):
-                _check_tensor(file, embeddings, edit.base.rest[key], edit, turned=False, factor=_ELSEWHERE)
+                _check_tensor(file, embeddings, base.rest[key], base, turned=False, factor=_ELSEWHERE)
     return compared
 
 
 def _check_tensor(
-    file: GgufFile, tensor: GgufTensor, ours: Sequence[float], edit: Edit, *, turned: bool, factor: float
+    file: GgufFile, tensor: GgufTensor, ours: Sequence[float], base: BaseModel, *, turned: bool, factor: float
 ) -> None:
     share = _difference(file, tensor, ours, turned=turned)
-    limit = min(_LEAST_SHARE, factor * (type_error(tensor) + _DTYPES.get(edit.base.dtype, _LEAST_SHARE)))
+    limit = min(_LEAST_SHARE, factor * (type_error(tensor) + _DTYPES.get(base.dtype, _LEAST_SHARE)))
     if not share <= limit:
         raise WrongModelError(
-            f"{file.path.name} is built like '{edit.base.name}', but its weights differ by more than quantisation "
+            f"{file.path.name} is built like '{base.name}', but its weights differ by more than quantisation "
             f"explains ({tensor.name}, {tensor.type.name}: {share:.2g} of their size; at most {limit:.2g} is "
             "expected): it is another model, a fine-tune or edited already. Give the GGUF of the edit's own base."
         )
