@@ -100,9 +100,7 @@ def alone(file: Path, target: Path) -> Path:
 
 
 @pytest.mark.parametrize("runtime", ["llama.cpp", "transformers"])
-def test_a_base_that_is_none_is_refused(
-    base: Path, edited: Path, edit: Edit, tmp_path: Path, runtime: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_base_that_is_none_is_refused(base: Path, edited: Path, edit: Edit, tmp_path: Path, runtime: str) -> None:
     """The edited file itself, a copy of it, another edit of the same base, other weights, other keys; then the base,
     under another name (the control).
     """
@@ -234,8 +232,9 @@ def test_prompts_are_those_of_transformers_whatever_is_set(base: Path, lora: Pat
             answers = {}
             for name, settings in FORMS.items():
                 pair.form = theirs.form = prompt_format(**settings)
-                answers[name] = told(pair).text
-                assert answers[name] == told(theirs).text, name
+                # Of a character that is cut, llama.cpp keeps the bytes to itself.
+                answers[name], found = (told(one).text.rstrip("\ufffd") for one in (pair, theirs))
+                assert answers[name] == found, name
         assert len(set(answers.values())) > 1
         for settings, words in (
             ({"template_args": {"thinkin": False}}, "did you mean 'thinking'"),
