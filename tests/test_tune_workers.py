@@ -22,9 +22,10 @@ from processes import KILLS, free_port, one_killed, together
 from sea_bake.errors import OutputError
 from sea_bake.fitting.tuning import Trial, claims, workers
 from sea_bake.fitting.tuning.folder import JOURNAL, RESULT
+from sea_bake.fitting.tuning.journal import mend
 from sea_bake.fitting.tuning.results import DEFAULT
-from sea_bake.fitting.tuning.storage import mend
-from sea_bake.fitting.tuning.workers import UNSENT, Shared
+from sea_bake.fitting.tuning.unsent import UNSENT
+from sea_bake.fitting.tuning.workers import Shared
 
 TRIPLES, COUNT = 32, 3
 
@@ -272,7 +273,8 @@ def test_a_late_worker_waits_for_those_at_work(tmp_path: Path, impatient: None) 
 
 def test_half_a_line_goes_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "journal.log"
-    for left, kept in ((b"one\ntwo\nthr", b"one\ntwo\n"), (b"one\n", b"one\n"), (b"", b""), (b"on", b"")):
+    one, two = b'{"op_code":0,"worker_id":"a"}\n', b'{"op_code":4,"worker_id":"b"}\n'
+    for left, kept in ((one + two + two[:9], one + two), (one, one), (b"", b""), (one[:-3], b""), (b"on", b"on")):
         path.write_bytes(left)
         mend(path)
         assert path.read_bytes() == kept

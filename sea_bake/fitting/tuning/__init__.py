@@ -38,6 +38,7 @@ from sea_bake.fitting.tuning.results import Trial, Tuning
 from sea_bake.fitting.tuning.running import Run
 from sea_bake.fitting.tuning.space import Range, Space, untuned
 from sea_bake.fitting.tuning.trials import Trials
+from sea_bake.fitting.tuning.unsent import UNSENT
 from sea_bake.fitting.tuning.workers import Shared
 from sea_bake.methods.layers import check_layers
 from sea_bake.methods.table import check_count
@@ -197,6 +198,8 @@ def _begun(
     stack.enter_context(folder.alone())
     folder.begin(inputs, marks)
     if storage is None:
+        if (left := folder.path / UNSENT).exists():
+            say(f"{left} stays: it is a trial of a search with --storage, and is sent when that is started here again")
         return Trials(folder.study())
     shared = Shared(storage, study, folder.path, say)
     stack.callback(shared.close)

@@ -50,14 +50,21 @@ class Claims:
         return found
 
     def take(self, what: str) -> bool:
-        """Claim it, unless a living worker has done so."""
+        """Claim it, unless a living worker has done so.
+
+        Raises:
+            OSError: what was written is not there.
+        """
         from optuna.trial import TrialState, create_trial
 
         if what in self.held():
             return False
         claim = create_trial(state=TrialState.RUNNING, user_attrs={"what": what, "count": 0})
         mine = self._storage.create_new_trial(self._study, claim)
-        if self.held().get(what) != self._storage.get_trial_number_from_id(mine):
+        first = self.held().get(what)
+        if first is None:
+            raise OSError("a claim that was written there is gone at once")
+        if first != self._storage.get_trial_number_from_id(mine):
             self._end(mine)
             return False
         self._mine = mine

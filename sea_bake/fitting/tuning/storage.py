@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,20 +13,19 @@ from typing import Any
 from sea_bake.errors import MissingExtraError, OutputError, SettingError, first_line_of
 
 _DRIVERS = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
+_CURE = "give a URL such as postgresql://USER@HOST/DATABASE, or the path of a journal file"
 _ENGINE = {"pool_pre_ping": True}  # else the first call behind a restart of the database fails
 
 
 def shown(url: str) -> str:
-    """A storage for people, without its password."""
-    if "://" not in url:
+    """A storage for people, without its password: that may hold an "@" of its own, or stand among the options."""
+    scheme, found, rest = url.partition("://")
+    if not found or scheme.partition("+")[0] == "sqlite":
         return url
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except (ArgumentError, ValueError):
-        return f"{url.partition('://')[0]}://..."
+    who, at, where = rest.rpartition("@")
+    name, *secret = re.split("[:/?]", who, maxsplit=1)
+    where, options, _ = where.partition("?")
+    return f"{scheme}://{name}{':***' if secret else ''}{at}{where}{options and '?...'}"
 
 
 def troubles() -> tuple[type[Exception], ...]:
@@ -42,12 +42,19 @@ def connect(url: str) -> Any:
     Raises:
         SettingError: a URL that nothing knows.
         MissingExtraError: the database's driver is not installed.
-        OutputError: it cannot be reached, or is no storage of this Optuna.
+        OutputError: it cannot be reached, or is no storage of this Optuna. What a file holds is left as it is.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return _database(url) if "://" in url else _journal(Path(os.path.expanduser(url)))
+    if not url:
+        raise SettingError("storage is empty: give the URL of a database, or the path of a journal file")
+    return _database(url) if "://" in url else _journal(place(url))
+
+
+def place(path: str) -> Path:
+    """Of a journal file. Optuna's lock points to it, and from another folder only an absolute path leads there."""
+    return Path(os.path.expanduser(path)).absolute()
 
 
 def _opened(url: str) -> Any:
@@ -69,12 +76,12 @@ def _database(url: str) -> Any:
 
     if url.startswith(("redis", "grpc")):
         raise SettingError(f"{shown(url)}: use a database (postgresql://, mysql://), or a journal file by its path")
+    _check(url)
     try:
         return _opened(url)
     except (ArgumentError, ValueError) as error:
         raise SettingError(
-            f"{shown(url)} is no storage ({first_line_of(error).replace(url, shown(url))}): give a URL such as "
-            "postgresql://USER@HOST/DATABASE, or the path of a journal file"
+            f"{shown(url)} is no storage ({_without_password(url, first_line_of(error))}): {_CURE}"
         ) from None  # its text may hold the password
     except ImportError as error:
         name = getattr(error.__cause__, "name", None) or "of this database"
@@ -87,52 +94,61 @@ def _database(url: str) -> Any:
         raise unreachable(url, error) from None
 
 
-def _journal(path: Path) -> Any:
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+def _check(url: str) -> None:
+    """Raise for what a URL by its words alone cannot be: a storage that workers share."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
 
-    class Lock(JournalFileSymlinkLock):
-        """Whoever may write first removes the half of a line that a killed writer has left."""
-
-        def acquire(self) -> bool:
-            held = super().acquire()
-            with contextlib.suppress(OSError):
-                mend(path)
-            return held
-
-    if not path.parent.is_dir():
-        raise OutputError(f"there is no folder {path.parent} for the journal {path.name}: make it, on a disk for all")
     try:
-        return JournalStorage(JournalFileBackend(str(path), Lock(str(path))))
+        found = make_url(url)
+    except (ArgumentError, ValueError):
+        raise SettingError(f"{shown(url)} is no storage (it cannot be read as a URL): {_CURE}") from None
+    if "@" in (found.host or ""):
+        raise SettingError(f"{shown(url)} cannot be read as a URL: write an @ of its user or password as %40")
+    if found.get_backend_name() != "sqlite":
+        return
+    file = found.database or ""
+    if not file or ":memory:" in file or found.query.get("mode") == "memory":
+        raise SettingError(f"{url} is a database in memory, which ends with this worker: {_CURE}")
+    if not file.startswith("file:") and not Path(file).absolute().parent.is_dir():
+        raise OutputError(f"there is no folder {Path(file).absolute().parent} for the database {url}: make it")
+
+
+def _journal(path: Path) -> Any:
+    from sea_bake.fitting.tuning import journal
+
+    try:
+        return journal.opened(path)
     except OSError as error:
         raise unreachable(str(path), error) from error
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise OutputError(f"{path} is no journal of Optuna, or a damaged one: choose another --storage") from error
 
 
-def mend(path: Path) -> None:
-    """Cut off the half of a line at the end of a journal, where a kill has left one."""
-    with open(path, "rb+") as file:
-        end = file.seek(0, os.SEEK_END)
-        at = end
-        while at:
-            at -= 1
-            file.seek(at)
-            if file.read(1) == b"\n":
-                at += 1
-                break
-        if at < end:
-            file.truncate(at)
+def _without_password(url: str, text: str) -> str:
+    """What another library says of a storage, in one line."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    text = " ".join(text.replace(url, shown(url)).split())
+    if "://" in url:
+        with contextlib.suppress(ArgumentError, ValueError):
+            if secret := make_url(url).password:
+                text = text.replace(secret, "***")
+    return text
 
 
 def unreachable(url: str, error: Exception) -> OutputError:
     """The error for a storage that does not answer."""
     cause = getattr(error.__cause__ or error, "orig", None) or error.__cause__ or error
-    reason = " ".join(first_line_of(cause).split()).replace(url, shown(url))
-    return OutputError(
-        f"the storage {shown(url)} cannot be used: {reason}. What it holds stays: start the same line again when it is "
-        "back"
-    )
+    reason = _without_password(url, first_line_of(cause))
+    if "file is not a database" in reason:  # SQLite's words
+        cure = "Choose another --storage: that file is left as it is"
+    elif isinstance(cause, PermissionError):
+        cure = "Give this user the right to write there, or choose another --storage"
+    elif isinstance(cause, FileNotFoundError):
+        cure = "Put it back, then start the same line again: without it a new search begins there"
+    else:
+        cure = "What it holds stays: start the same line again when it is back"
+    return OutputError(f"the storage {shown(url)} cannot be used: {reason}. {cure}")
 
 
 @contextlib.contextmanager
@@ -142,3 +158,8 @@ def reached(url: str) -> Iterator[None]:
         yield
     except troubles() as error:
         raise unreachable(url, error) from None
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        raise OutputError(
+            f"the storage {shown(url)} holds what Optuna cannot read ({type(error).__name__}: "
+            f"{_without_password(url, first_line_of(error))}): choose another --storage"
+        ) from None

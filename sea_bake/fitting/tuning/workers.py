@@ -2,10 +2,14 @@
 
 Workers come and go. A trial belongs to who claims its number; a dead worker's claim is free after a minute. What a
 worker has measured while the storage is down waits in its folder, and goes there with its next start.
+
+Figures of the held-back data are of one look for all. A worker that dies at it has shown its figures to nobody, and
+another looks in its place: at most one look is counted, and told of.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -17,9 +21,8 @@ from sea_bake.fitting.tuning import storage
 from sea_bake.fitting.tuning.claims import Claims
 from sea_bake.fitting.tuning.results import DEFAULT, Trial
 from sea_bake.fitting.tuning.trials import Rows, Trials
+from sea_bake.fitting.tuning.unsent import Unsent
 from sea_bake.io import interrupts
-from sea_bake.io.files import read_json, write_json
-from sea_bake.io.staging import staged_file
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
 
 POLL, PATIENCE = 1.0, 120.0  # seconds between two looks at the others, and until a storage is taken for down
 INPUTS, HELD_BACK = "inputs", "held back"
-UNSENT = "unsent.json"
 Answer = TypeVar("Answer")
 
 
@@ -46,7 +48,7 @@ class Shared(Trials):
     def __init__(self, url: str, name: str, folder: Path, say: Callable[[str], None]) -> None:
         import optuna
 
-        self._url, self._name, self._unsent, self._say = url, name, folder / UNSENT, say
+        self._url, self._name, self._unsent, self._say = url, name, Unsent(folder, name), say
         self._said = ""
         opened = storage.connect(url)
         with storage.reached(url):
@@ -60,9 +62,10 @@ class Shared(Trials):
         """Join the search of these inputs, or begin it.
 
         Raises:
-            OutputError: the search of this name is another one.
+            OutputError: the search of this name is another one; or a trial of another one waits in the folder.
         """
         inputs = json.loads(json.dumps(inputs))
+        self._unsent.begin(inputs)
         self._wait(lambda: self._claims.take("the beginning"))
         try:
             known = self._patiently(lambda: self.study.user_attrs.get(INPUTS))
@@ -106,24 +109,36 @@ class Shared(Trials):
     def add(self, trial: Trial, drawn: Mapping[str, Any], known: Mapping[str, BaseDistribution], max_kl: float) -> None:
         try:
             self._patiently(lambda: super(Shared, self).add(trial, drawn, known, max_kl))
-        except OutputError:
-            with staged_file(self._unsent, overwrite=True) as stage:
-                write_json(stage, {"trial": trial.to_json(), "drawn": dict(drawn)})
-            raise
+            if trial.number not in {one.number for one in self.ended()}:
+                raise OutputError(f"the storage {storage.shown(self._url)} does not keep what is written to it")
+        except (OutputError, KeyboardInterrupt) as error:
+            self._unsent.keep(trial, drawn)
+            with contextlib.suppress(OutputError):
+                self.close()
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            raise OutputError(
+                f"{error}. Trial {trial.number} waits in {self._unsent.path} for this line's next start"
+            ) from error
         self.close()
 
     def resume(self, known: Mapping[str, BaseDistribution], max_kl: float) -> None:
-        if self._unsent.is_file():
-            kept = read_json(self._unsent)
-            self.add(Trial.from_json(kept["trial"]), kept["drawn"], known, max_kl)
-            self._unsent.unlink()
+        if kept := self._unsent.read(known):
+            trial, drawn = kept
+            if trial.number in {one.number for one in self.ended()}:
+                self._say(f"trial {trial.number}, which waited to be sent, has ended there meanwhile")
+            else:
+                self.add(trial, drawn, known, max_kl)
+            self._unsent.sent()
 
     @property
     def looks(self) -> list[int]:
         return self._patiently(lambda: super(Shared, self).looks)
 
     def look(self, number: int) -> Rows | None:
-        """By one worker at a time, and at each trial once: whoever comes later is given what was seen."""
+        """By one worker at a time; whoever comes later is given what was seen. Of one that dies before it has said what
+        it saw, the look falls to another, and counts once.
+        """
         while (seen := self._patiently(lambda: self.study.user_attrs.get(f"{HELD_BACK} {number}"))) is None:
             if self._patiently(lambda: self._claims.take("the held-back data")):
                 if self._patiently(lambda: self.study.user_attrs.get(f"{HELD_BACK} {number}")) is None:
