@@ -5,14 +5,17 @@ was started with something else, stops them all, and nothing is lost.
 from __future__ import annotations
 
 import json
+import os
 import platform
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import benchmarks
 import pytest
 import tiny
-from processes import KILLS, one_killed, together
+from processes import KILLS, free_port, one_killed, together
 
 TASKS = ("truthfulqa_mc2", "bbq", "gsm8k")
 pytestmark = pytest.mark.slow
@@ -162,3 +165,26 @@ def test_texts_of_models_that_share_no_cache_are_parted_too(monkeypatch: pytest.
         found += [prefixes.one_by_one(model, advanced.append, asked)]
     assert [len(mine) for mine in found] == [2, 1]
     assert [found[0][0], found[1][0], found[0][1]] == whole
+
+
+def test_processes_wait_for_the_main_one_longer_than_torch_would(tmp_path: Path) -> None:
+    """Which may wait for workers on other machines for hours."""
+    script = tmp_path / "patience.py"
+    script.write_text(
+        "import torch\n"
+        "from sea_bake.model.processes import are_several\n"
+        "assert are_several()\n"
+        "group = torch.distributed.distributed_c10d._get_default_group()\n"
+        "print(group._get_backend(torch.device('cpu')).options._timeout.days)\n"
+    )
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    both = [
+        subprocess.Popen(
+            [sys.executable, script],
+            env={**os.environ, **place, "RANK": rank, "LOCAL_RANK": rank, "CUDA_VISIBLE_DEVICES": ""},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    assert [one.communicate(timeout=300)[0].strip() for one in both] == ["7", "7"]

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from sea_bake.errors import SeaBakeError, SettingError
 
 Item = TypeVar("Item")
+# For each other: while the main process fits, or waits for workers on other machines, the rest wait for its word, and
+# torch would end them after 10 or 30 minutes. A process that dies still ends the run at once: torchrun sees to it.
+_PATIENCE = timedelta(days=7)
 
 
 def processes() -> Any:
@@ -23,7 +27,7 @@ def processes() -> Any:
     import torch
     from accelerate import PartialState
 
-    return PartialState(cpu=not torch.cuda.is_available())
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
 
 
 def are_several() -> bool:
