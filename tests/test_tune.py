@@ -45,7 +45,7 @@ from sea_bake.fitting.tuning.space import parse_space
 from sea_bake.fitting.tuning.trials import LOOKS
 from sea_bake.io import leases
 
-TRIPLES = 32  # the fewest of which three parts can be made
+TRIPLES = 33  # the fewest of which three parts can be made, and SEA be fitted
 COUNT = 14  # ten trials by chance, as many as TPE wants before it proposes, and four that it proposes
 SETTINGS: dict[str, Any] = {"neutral": "prompt", "trials": COUNT, "seed": 5}
 
