@@ -321,7 +321,7 @@ def test_a_model_that_moved_elsewhere_is_another(tmp_path: Path, place: str) -> 
     """Embeddings, norms, head and unedited layers count: living, in a file, and back from one."""
     tiny.write_llama(tmp_path / "base", tie_word_embeddings=False)
     model = load_model(tmp_path / "base")
-    edit = fit(model, tiny.demonstrations(3), tokenizer=tiny.tokenizer(), layers=[2], neutral="prompt", budget=None)
+    edit = fit(model, tiny.demonstrations(8), tokenizer=tiny.tokenizer(), layers=[2], neutral="prompt", budget=None)
     back = Edit.load(edit.save(tmp_path / "edit"), model)  # the control: it is the base
     with torch.no_grad():
         model.get_submodule(MOVED[place]).weight.mul_(1.01)
@@ -339,7 +339,7 @@ def test_a_model_that_moved_elsewhere_is_another(tmp_path: Path, place: str) -> 
 
 def test_what_an_older_release_sampled_is_what_counts() -> None:
     """The edited layers' writers, in its edits: another model elsewhere is not seen, and one there is."""
-    edit = fit(llama(), tiny.demonstrations(3), tokenizer=tiny.tokenizer(), layers=[2], neutral="prompt", budget=None)
+    edit = fit(llama(), tiny.demonstrations(8), tokenizer=tiny.tokenizer(), layers=[2], neutral="prompt", budget=None)
     older = {key: values for key, values in edit.base.samples.items() if key.startswith("2.")}
     data = {k: v for k, v in edit.base.to_json().items() if k != "rest"} | {"samples": older}
     old = replace(edit, base=BaseModel.from_json(data))
@@ -355,7 +355,7 @@ def test_what_an_older_release_sampled_is_what_counts() -> None:
 
 def test_norms_say_nothing_beside_quantised_weights() -> None:
     """Some ways of quantising move factors from a norm into the weights behind it."""
-    edit = fit(llama(), tiny.demonstrations(3), tokenizer=tiny.tokenizer(), layers=[2], neutral="prompt", budget=None)
+    edit = fit(llama(), tiny.demonstrations(8), tokenizer=tiny.tokenizer(), layers=[2], neutral="prompt", budget=None)
     found = BaseModel.of(llama(), "x")
     moved = found.rest | {"1.input_layernorm.weight": [9.0] * 4}
     quantised = {key: values for key, values in found.samples.items() if not key.startswith("1.")}

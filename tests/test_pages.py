@@ -62,7 +62,14 @@ EVIL = (
 
 
 def web(text: str) -> dict[str, Any]:
-    return {"title": text, "sides": ["base"], "facts": [(text, text)], "size": text, "examples": [text, text]}
+    return {
+        "title": text,
+        "sides": ["base"],
+        "facts": [(text, text)],
+        "size": text,
+        "examples": [text, text],
+        "doubt": text,
+    }
 
 
 def evaluation(text: str) -> dict[str, Any]:

@@ -45,7 +45,7 @@ from sea_bake.fitting.tuning.space import parse_space
 from sea_bake.fitting.tuning.trials import LOOKS
 from sea_bake.io import leases
 
-TRIPLES = 33  # the fewest of which three parts can be made, and SEA be fitted
+TRIPLES = 48  # few: three parts, of which one is fitted on, by SEA too
 COUNT = 14  # ten trials by chance, as many as TPE wants before it proposes, and four that it proposes
 SETTINGS: dict[str, Any] = {"neutral": "prompt", "trials": COUNT, "seed": 5}
 
@@ -691,7 +691,7 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], type[SeaBakeError], str]] = {
     "data of no benchmark": (("--data", "{data}"), SettingError, "drop --data"),
     "too few rows": (("--objective", "bbq", "--data", "{data}"), EvaluationError, "bbq has 80 rows, and behind the"),
     "too few triples": (("--limit", "5"), DemonstrationError, "too few for three parts"),
-    "more than there are": (("--select", "16", "--confirm", "20"), DemonstrationError, "Give at least 38"),
+    "more than there are": (("--select", "30", "--confirm", "20"), DemonstrationError, "Give at least 52"),
     "few to select by": (("--select", "9"), SettingError, "select = 9 is less than 10"),
     "few to confirm by": (("--confirm", "2"), SettingError, "confirm = 2 is less than 20"),
     "feature": (("--feature", "identity,tan"), SettingError, "did you mean tanh"),

@@ -27,7 +27,7 @@ from sea_bake.fitting.tuning.results import DEFAULT
 from sea_bake.fitting.tuning.unsent import UNSENT
 from sea_bake.fitting.tuning.workers import Shared
 
-TRIPLES, COUNT = 33, 3
+TRIPLES, COUNT = 48, 3
 
 
 def settings(*more: Any) -> list[Any]:
