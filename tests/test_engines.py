@@ -70,7 +70,7 @@ def test_an_artefact_of_another_base_is_refused(
     vllm.LLM.given.clear()
     words = ["eval", artefacts["fold"], "--base", tiny.single(seed=1), "--data", data, "--tasks", ",".join(TASKS)]
     ran = tiny.run(*words, "-o", tmp_path / "out", "--no-cost", "--backend", "vllm")
-    tiny.refused(ran, "WrongModelError", "An edit belongs to one model")
+    tiny.refused(ran, "WrongModelError", "it is another model, a fine-tune or a quantised copy")
     assert not vllm.LLM.given
 
 

@@ -759,7 +759,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     fixed = ("--site", "mlp", "--layers", "all", "--layers", "2,3", "--alpha", "0.5:1", "--K-positive", "2,4")
     ran = tiny.run(*arguments, *fixed, "--neutral", "prompt", "--trials", 3)
     assert ran.code == 0, ran
-    for words in ("Pareto front", "default to chosen", "untuned", "fitted on 2 demonstrations"):
+    for words in ("Pareto front", "default to chosen", "untuned", "fitted on 16 demonstrations"):
         assert words in ran.out
     trials = told(tmp_path / "out")["trials"]
     assert {trial["settings"]["K_positive"] for trial in trials[1:]} <= {2, 4}
