@@ -172,6 +172,24 @@ def of_torch(model: Any, task: dict[str, Any], form: dict[str, Any]) -> list[lis
         return [greedy(model, ids, task["tokens"]) for ids in task["prompts"]]
 
 
+def fed(ids: list[int], cache: dict[str, Any]) -> dict[str, Any]:
+    """What a graph of ours is given: new token ids behind a cache, which may be empty."""
+    import numpy as np
+
+    past = next(iter(cache.values())).shape[2]
+    return cache | {
+        "input_ids": np.array([ids], np.int64),
+        "attention_mask": np.ones((1, past + len(ids)), np.int64),
+        "position_ids": np.arange(past, past + len(ids), dtype=np.int64)[None],
+    }
+
+
+def given(made: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """What it gives: logits [ids, vocabulary], and the cache for what follows."""
+    cache = {name.replace("present", "past_key_values"): value for name, value in made.items() if name != "logits"}
+    return made["logits"][0], cache
+
+
 def of_decoder(run: Callable[..., Any], task: dict[str, Any], form: dict[str, Any]) -> list[list[int]]:
     """Greedy tokens of a graph with a cache of its own, with no early end; its logits are saved.
 
@@ -232,8 +250,8 @@ def here(task: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def stand_in(task: dict[str, Any]) -> dict[str, Any]:
-    """transformers and PEFT in a runtime's place: every form that has a folder of theirs."""
+def by_transformers(task: dict[str, Any]) -> dict[str, Any]:
+    """Every form that transformers and PEFT load; under ``--smoke`` they stand in a runtime's place so."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -355,7 +373,7 @@ class Check:
         self.options(parser)
         args = parser.parse_args()
         if args.child is not None:
-            print("\n" + json.dumps((stand_in if args.child["stand_in"] else here)(args.child)))
+            print("\n" + json.dumps((by_transformers if args.child["stand_in"] else here)(args.child)))
             return
         common.shrink(args, prompts=2, tokens=4)
         self.run(args)

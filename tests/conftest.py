@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import json
@@ -333,3 +334,10 @@ def smollm2() -> Path:
 def short_smollm2() -> Path:
     """Some of its layers (``real.short``), for what does not hang on how deep a model is: not to be changed."""
     return real.short()
+
+
+def pair_of(*given: Any, **options: Any) -> contextlib.closing[Any]:
+    """Base and edited model side by side, closed at the end of a block."""
+    from sea_bake.serving.opening import opened
+
+    return contextlib.closing(opened(*given, **options))

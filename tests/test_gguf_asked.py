@@ -4,10 +4,8 @@ transformers.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import exports
 import ggufs
 import pytest
 import tiny
-from conftest import load
+from conftest import load, pair_of
 from test_affine import CASES, edit_of
 
 from sea_bake import Edit, ask, bake, chat, export_gguf
@@ -73,15 +71,6 @@ def edited(folder: Path, base: Path, edit: Edit) -> Path:
 @pytest.fixture(scope="module")
 def lora(folder: Path, base: Path, edit: Edit) -> Path:
     return export_gguf(edit, folder / "lora.gguf", base=base, lora=True).output
-
-
-@contextlib.contextmanager
-def pair_of(*given: Any, **options: Any) -> Iterator[Any]:
-    made = opened(*given, **options)
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 def told(pair: Pair, side: str = BASE, sampling: Sampling = GREEDY, **options: Any) -> Reply:

@@ -29,7 +29,7 @@ import openai
 import pytest
 import tiny
 import torch
-from conftest import load
+from conftest import load, pair_of
 from test_affine import CASES, EQUAL, VISIBLE, by_the_paper, difference, edit_of, logits
 
 from sea_bake import ask, bake, chat, doctor, export_gguf, serve
@@ -87,15 +87,6 @@ def artefacts(base: Path, edit: Path) -> Callable[[str], Path]:
         return folder
 
     return make
-
-
-@contextlib.contextmanager
-def pair_of(*given: Any, **options: Any) -> Iterator[Any]:
-    made = opened(*given, **options)
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 def greedy(model: Any, prompt: str, count: int, *before: str) -> str:

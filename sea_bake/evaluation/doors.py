@@ -111,7 +111,7 @@ class Doors:
         if name == BASE or self.how in ("live", "adapter"):
             told.append(self._base_contents)
         if name != BASE and self.artefact:
-            told.append(self.artefact.seal())
+            told.append(self._artefact_contents)
         if name == "live":
             told += [edit_digest(edit) for edit in self.edits]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
@@ -126,8 +126,14 @@ class Doors:
         found: dict[str, Any] = {f"place of its models on {platform.node()}": lie}
         if is_first_here():
             found |= {"base, in its files": self._base_contents}
-            found |= {"artefact, in its files": self.artefact.seal()} if self.artefact else {}
+            found |= {"artefact, in its files": self._artefact_contents} if self.artefact else {}
         return found
+
+    @cached_property
+    def _artefact_contents(self) -> dict[str, str]:
+        """The same of the artefact that is the other door."""
+        assert self.artefact is not None
+        return self.artefact.seal()
 
     @cached_property
     def _base_contents(self) -> dict[str, str]:
