@@ -474,11 +474,18 @@ def answers_that_are_the_same(folder: Path) -> Iterator[Args]:
     yield fit(tiny.single(), data=triples(data, lambda i, row: row))
 
 
-@case("or pass --no-centre")
+@case("choose a method that needs one prompt alone (--method mean-difference)")
 def prompts_that_are_the_same(folder: Path) -> Iterator[Args]:
     data = triples(folder / "data.jsonl", lambda i, row: row | {"prompt": "Is it so?"})
     yield fit(tiny.single(), data=data)
-    yield fit(tiny.single(), "--no-centre", data=data)
+    yield fit(tiny.single(), "--method", "mean-difference", data=data)
+
+
+@case("or pass --no-centre")
+def prompts_that_are_the_same_for_one_projection(folder: Path) -> Iterator[Args]:
+    data = triples(folder / "data.jsonl", lambda i, row: row | {"prompt": "Is it so?"})
+    yield fit(tiny.single(), "--parts", "positive", data=data)
+    yield fit(tiny.single(), "--parts", "positive", "--no-centre", data=data)
 
 
 def chatty(folder: Path, template: str) -> Path:
