@@ -21,6 +21,7 @@ from sea_bake.edit.measured import CLAIM, Controls, Estimate, Measured
 from sea_bake.errors import DemonstrationError, EditError, EvaluationError, SettingError
 from sea_bake.evaluation import controls as drawing
 from sea_bake.evaluation.controls import Draw, compared, constants, kinds_of, turned
+from sea_bake.evaluation.elsewhere import best, elsewhere
 from sea_bake.evaluation.neutral import TEXTS
 from sea_bake.evaluation.strength import CLOSE, UnreachedError, check_budget, find
 from sea_bake.evaluation.worth import Bench
@@ -443,13 +444,21 @@ def test_a_planted_gain_is_found_and_noise_is_not(living: tuple[Any, Any], cache
     assert found.gain is not None
     assert found.gain.low > 0
     assert found.held_back == 24
-    assert found.controls[0].draws == CLAIM
+    assert [(one.kind, one.draws) for one in found.controls] == [("constants", CLAIM), ("elsewhere", CLAIM)]
+    last = model.config.num_hidden_layers - 1
+    assert found.controls[1].where in (f"attn, layers 1-{last}", f"mlp, layers 1-{last}")
+    assert (
+        f"{CLAIM} random constant vectors at another site ({found.controls[1].where})"
+        in measured(replace(edit, measured=found))[2]
+    )
     noise = bench.strength(turned(edit, 12345), 0.1)
     dull = bench.measured(noise, controls=CLAIM, budget=0.1)
     assert not dull.beyond_damage
     assert not dull.shown
     assert measured(replace(noise, measured=dull))[0].endswith(": a loss")
-    assert len(list(cache.glob("*.json"))) == 2 * CLAIM
+    # Turned edits are each edit's own. Those elsewhere are the model's, but for a KL that is another in three digits.
+    drawn = len(list(cache.glob("*.json"))) - 2 * CLAIM
+    assert drawn in (CLAIM + 3, 2 * (CLAIM + 3))
 
 
 def test_a_draw_that_does_not_reach_the_kl_is_replaced(
@@ -469,6 +478,39 @@ def test_a_draw_that_does_not_reach_the_kl_is_replaced(
         draws = one.draws("constants", count, steps.append)
         assert (sum(d is not None for d in draws), len(draws)) == (found, tries)
         assert sum(steps) == count
+
+
+def test_the_best_other_site_is_the_one_whose_draws_gain_most(
+    living: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = living
+    _, edit = planted(model, tokenizer, 12)  # at the residual stream
+    there = elsewhere(model, edit)
+    assert [(one.site, where.partition(",")[0]) for one, where in there] == [(Site.ATTN, "attn"), (Site.MLP, "mlp")]
+    assert [one.site for one, _ in elsewhere(model, replace(edit, site=Site.HEADS))] == [Site.MLP, Site.BLOCK]
+    assert all(one.changes_nothing for one, _ in there)  # its draws alone add something
+    gains = {Site.ATTN: (0.1, 0.2), Site.MLP: (0.3, 0.1)}
+
+    def made(self: drawing.Drawing, kind: str, seed: int, start: float) -> Draw:
+        assert kind == "elsewhere"
+        return Draw(0.1, 0.1, gains[self.edit.site])
+
+    monkeypatch.setattr(drawing.Drawing, "_drawn", made)
+    tried = [drawing.Drawing(one, 0.1, lambda e: 0.0, lambda e: [], dict, "", None, where) for one, where in there]
+    assert best("elsewhere", tried).edit.site is Site.MLP
+    assert best("elsewhere", tried[:1]).edit.site is Site.ATTN
+    gains[Site.MLP] = ()  # no strength reaches the KL there
+    assert best("elsewhere", tried).edit.site is Site.ATTN
+
+
+def test_a_claim_needs_the_other_site_too() -> None:
+    other = replace(ABOVE, kind="elsewhere", where="attn, layers 10-29")
+    found = replace(KNOWN, asked=CLAIM, controls=[ABOVE, other])
+    assert found.beyond_damage
+    assert not replace(found, controls=[ABOVE, replace(other, below=18)]).shown
+    assert not replace(found, controls=[ABOVE, replace(other, draws=19, below=19)]).beyond_damage
+    assert not replace(found, controls=[ABOVE], missing={"elsewhere": 5}).beyond_damage
+    assert Measured.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
 def test_a_kind_that_cannot_be_drawn_allows_no_claim(

@@ -16,7 +16,9 @@ NOISE = 1e-7  # nats per token: a KL below may be rounding of float32 logits alo
 KINDS = {
     "subspaces": "random subspaces of the same ranks",
     "constants": "random constant vectors",
+    "elsewhere": "random constant vectors at another site",
 }
+_FIRST = {"subspaces", "constants"}  # all that there were in older records
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Controls:
-    """Random edits of one kind, at the same site and of the same KL, measured on the same demonstrations.
+    """Random edits of one kind and of the same KL, measured on the same demonstrations.
 
     Attributes:
         kind: a key of ``KINDS``.
@@ -54,6 +56,7 @@ class Controls:
         mean: their mean gain; far from 0 where damage alone moves the measure.
         difference: the edit's gain less theirs, with the errors of examples and of draws.
         unmatched: draws that no strength brought to the KL; they do not count.
+        where: site and layers, where they are not at the edit's own: "block, layer 15".
     """
 
     kind: str
@@ -62,6 +65,7 @@ class Controls:
     mean: Estimate
     difference: Estimate
     unmatched: int = 0
+    where: str = ""
 
     @property
     def above(self) -> bool:
@@ -120,7 +124,7 @@ class Measured:
         than 20. An older record does not say which were to be drawn: it has to hold all of them.
         """
         enough = {one.kind for one in self.controls if one.draws >= max(CLAIM, self.asked)}
-        wanted = {*(one.kind for one in self.controls), *self.missing} if self.asked else set(KINDS)
+        wanted = {*(one.kind for one in self.controls), *self.missing} if self.asked else _FIRST
         return self.shown and bool(wanted) and wanted <= enough
 
     @property

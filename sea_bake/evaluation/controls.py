@@ -2,8 +2,8 @@
 
 ``subspaces`` is the edit itself, turned at random: in every layer the same ranks, norms and angles between what is kept
 and what is dropped, in directions that say nothing. ``constants`` adds one random vector per layer, as long as the
-site's activations are there. Either gets the strength at which its KL is the edit's. What was drawn and measured is
-kept, and used again for the same model, edit and demonstrations.
+site's activations are there; ``elsewhere`` does so at another site. Each gets the strength at which its KL is the
+edit's. What was drawn and measured is kept, and used again for the same model, edit and demonstrations.
 """
 
 from __future__ import annotations
@@ -129,13 +129,14 @@ class Drawing:
     """Draws random edits for one edit, and measures them.
 
     Attributes:
-        edit: at the strength that is measured; its sign is that of the turned ones, too.
+        edit: at the strength that is measured; its sign is that of the turned ones, too. Elsewhere: one at that site.
         goal: the KL that each is to have, by ``kl``; above 0.
         kl: edit -> KL.
         gains: edit -> its gain on each example.
         lengths: of the site's activations; called where constants are drawn.
         inputs: all else that decides what is measured, as plain data.
         cache: folder; None keeps nothing.
+        where: site and layers, where they are not the measured edit's.
     """
 
     edit: Edit
@@ -145,11 +146,12 @@ class Drawing:
     lengths: Callable[[], dict[int, float]]
     inputs: Any
     cache: Path | None
+    where: str = ""
 
     def draws(self, kind: str, count: int, advance: Callable[[int], None] = lambda n: None) -> list[Draw | None]:
         """So many, and as far as tries last another for each that no strength brings to the KL: None stands for it."""
         found: list[Draw | None] = []
-        start = 0.1 if kind == "constants" and not self.edit.is_constant else self.edit.alpha
+        start = self.edit.alpha if self._turns(kind) else 0.1
         there = 0
         for seed in range(2 * count + _MORE):
             if there == count or (seed == _IN_VAIN and not there):
@@ -167,9 +169,12 @@ class Drawing:
         advance(count - there)
         return found
 
+    def _turns(self, kind: str) -> bool:
+        """Whether a kind is the edit itself, turned."""
+        return kind == "subspaces" or (kind == "constants" and self.edit.is_constant)
+
     def _drawn(self, kind: str, seed: int, start: float) -> Draw:
-        own = kind == "subspaces" or self.edit.is_constant
-        made = turned(self.edit, seed) if own else constants(self.edit, self.lengths(), seed)
+        made = turned(self.edit, seed) if self._turns(kind) else constants(self.edit, self.lengths(), seed)
         try:
             best = find(lambda alpha: self.kl(replace(made, alpha=alpha)), self.goal, start=start, close=_CLOSE)
             return Draw(best.alpha, best.kl, tuple(self.gains(replace(made, alpha=best.alpha))))
@@ -182,9 +187,9 @@ class Drawing:
         base = self.edit.base
         told: list[Any] = [_VERSION, kind, seed, base.config, base.samples, base.rest, self.edit.site.value]
         told += [list(self.edit.layers), f"{self.goal:.3g}", self.inputs]
-        if self.edit.alpha < 0 and (kind == "subspaces" or self.edit.is_constant):
+        if self.edit.alpha < 0 and self._turns(kind):
             told.append("turned round")  # its draws are, too
-        if kind == "subspaces" or self.edit.is_constant:
+        if self._turns(kind):
             told.append(edit_digest(replace(self.edit, alpha=1.0)))
         return self.cache / f"{hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:40]}.json"
 
@@ -210,8 +215,9 @@ class Drawing:
             return  # a home that cannot be written to costs time, and nothing else
 
 
-def compared(kind: str, gains: Sequence[float], drawn: Sequence[Draw | None]) -> Controls | None:
-    """An edit's gain among those of random edits of one kind; None where none of them counts.
+def compared(kind: str, gains: Sequence[float], drawn: Sequence[Draw | None], where: str = "") -> Controls | None:
+    """An edit's gain among those of random edits of one kind; None where none of them counts. ``where``: at which site,
+    if not the edit's own.
 
     Intervals from resamples of examples and, independently, of draws: they hold for other examples and other draws.
     """
@@ -227,7 +233,7 @@ def compared(kind: str, gains: Sequence[float], drawn: Sequence[Draw | None]) ->
     values = float(others.mean()), float(own.mean() - others.mean())
     mean, difference = (_estimate(v, d) for v, d in zip(values, (means, differences), strict=True))
     below = int((others.mean(1) < own.mean()).sum())
-    return Controls(kind, len(there), below, mean, difference, len(drawn) - len(there))
+    return Controls(kind, len(there), below, mean, difference, len(drawn) - len(there), where)
 
 
 def _estimate(value: float, drawn: Any) -> Estimate:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from sea_bake.activations import DEFAULT_BATCH_SIZE
@@ -19,6 +19,7 @@ from sea_bake.edit.measured import CLAIM, NOISE, Measured
 from sea_bake.errors import EvaluationError, first_line_of
 from sea_bake.evaluation import damage, preference
 from sea_bake.evaluation.controls import Drawing, compared, kinds_of, lengths_of
+from sea_bake.evaluation.elsewhere import best, elsewhere
 from sea_bake.evaluation.keeping import digest as digest_of
 from sea_bake.evaluation.neutral import TEXTS
 from sea_bake.evaluation.results import rows_of
@@ -143,8 +144,15 @@ class Bench:
         found = self.cost(edit, budget)
         if not self.held_back:
             return found
-        with progress.bar("measured", 2 + controls * len(kinds_of(edit)), "edit") as advance:
-            base = self._margins(None)
+        places = self.spread(_FEW if controls < CLAIM else _SOME)
+        goal = self.kl(edit, edit.alpha, places) if controls else 0.0
+        drawings, why = {}, ""
+        if controls and goal < NOISE:
+            why = f"KL {goal:.1g}: there are no random edits of that KL"
+        elif controls:
+            drawings = self._drawings(edit, goal, places, far=controls >= CLAIM)
+        with progress.bar("measured", 2 + controls * len(drawings), "edit") as advance:
+            base = self._base
             advance(1)
             edited = self._margins(edit)
             advance(1)
@@ -152,41 +160,47 @@ class Bench:
                 r for r in rows_of(preference.DEMONSTRATIONS, {"base": base, "edited": edited})
                 if r.measure.key == "margin"
             ]  # fmt: skip
-            before = [record["values"]["margin"] for record in base]
-
-            def gains(other: Edit) -> list[float]:
-                return [r["values"]["margin"] - b for r, b in zip(self._margins(other), before, strict=True)]
-
-            own = [r["values"]["margin"] - b for r, b in zip(edited, before, strict=True)]
-            sha256 = digest(self.held_back)
-            places = self.spread(_FEW if controls < CLAIM else _SOME)
-            goal = self.kl(edit, edit.alpha, places) if controls else 0.0
-            kinds, why = (kinds_of(edit) if controls else ()), ""
-            if controls and goal < NOISE:
-                kinds, why = (), f"KL {goal:.1g}: there are no random edits of that KL"
-            inputs = [sha256, (self.form or PromptFormat()).to_json(), str(self.model.dtype)]
-            drawing = Drawing(
-                edit,
-                goal,
-                lambda other: self.kl(other, other.alpha, places),
-                gains,
-                cache(lambda: lengths_of(self.model, edit, [self.neutral.ids[i] for i in places])),
-                [*inputs, digest_of(self._texts), places],
-                cache_folder("controls"),
-            )
-            drawn = {kind: drawing.draws(kind, controls, advance) for kind in kinds}
-        beside = {kind: compared(kind, own, draws) for kind, draws in drawn.items()}
+            own = [after["values"]["margin"] - b["values"]["margin"] for after, b in zip(edited, base, strict=True)]
+            chosen = {kind: best(kind, tried) for kind, tried in drawings.items()}
+            drawn = {kind: one.draws(kind, controls, advance) for kind, one in chosen.items()}
+        beside = {kind: compared(kind, own, draws, chosen[kind].where) for kind, draws in drawn.items()}
         return replace(
             found,
             gain=row.found.difference,
             base=row.found.base.value,
             held_back=len(self.held_back),
-            held_back_sha256=sha256,
+            held_back_sha256=digest(self.held_back),
             controls=[one for one in beside.values() if one is not None],
             asked=controls,
             missing={kind: len(drawn[kind]) for kind, one in beside.items() if one is None},
             why=why,
         )
+
+    def _drawings(self, edit: Edit, goal: float, places: Sequence[int], *, far: bool) -> dict[str, list[Drawing]]:
+        """Kind of random edit -> how it may be drawn; ``far``: at other sites too."""
+        inputs = [digest(self.held_back), (self.form or PromptFormat()).to_json(), str(self.model.dtype)]
+        texts = [self.neutral.ids[i] for i in places]
+
+        def gains(other: Edit) -> list[float]:
+            pairs = zip(self._margins(other), self._base, strict=True)
+            return [after["values"]["margin"] - before["values"]["margin"] for after, before in pairs]
+
+        own = Drawing(
+            edit,
+            goal,
+            lambda other: self.kl(other, other.alpha, places),
+            gains,
+            cache(lambda: lengths_of(self.model, edit, texts)),
+            [*inputs, digest_of(self._texts), list(places)],
+            cache_folder("controls"),
+        )
+        found = {kind: [own] for kind in kinds_of(edit)}
+        if far and (others := elsewhere(self.model, edit)):
+            found["elsewhere"] = [
+                replace(own, edit=one, lengths=cache(lambda one=one: lengths_of(self.model, one, texts)), where=where)
+                for one, where in others
+            ]
+        return found
 
     def _costs(self, edit: Edit) -> list[Record]:
         key = edit_digest(edit)
@@ -199,6 +213,10 @@ class Bench:
 
     def _rows(self, task: str, edited: list[Record]) -> Any:
         return rows_of(task, {"base": self._records[""], "edited": edited})
+
+    @cached_property
+    def _base(self) -> list[Record]:
+        return self._margins(None)
 
     def _margins(self, edit: Edit | None) -> list[Record]:
         session = Session(self.model, self.tokenizer, self.batch_size, lambda text: None, self.lower)

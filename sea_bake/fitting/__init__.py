@@ -119,7 +119,7 @@ def fit(
         direction: decoder layer behind which ablation reads its direction. Default: where roles lie furthest apart.
         held_back: share of the demonstrations, by question, that is not fitted on but measured on; 0: none.
         measure: when the fit is done, measure KL, gain on what was held back, and random edits of the same KL.
-        controls: random edits of each kind; 20 for a claim. Not without ``measure``.
+        controls: random edits of each kind; 20 for a claim, then at another site too. Not without ``measure``.
         position, max_new_tokens, seed, batch_size: see :func:`sea_bake.activations.collect_sites`.
         neutral: see :func:`sea_bake.activations.collect_sites`.
         prompt_format: see :func:`sea_bake.activations.collect_sites`.

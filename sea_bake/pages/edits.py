@@ -123,9 +123,10 @@ def worth(edits: Sequence[Edit]) -> list[str]:
 
 def _beside(one: Controls) -> str:
     lost = f", {one.unmatched} more did not reach it" if one.unmatched else ""
+    place = f" ({one.where})" if one.where else ""
     low, high = one.difference.interval
     return (
-        f"gains more than {one.below} of {one.draws} {KINDS[one.kind]}{lost} (their mean {one.mean.value:+.4f}, "
+        f"gains more than {one.below} of {one.draws} {KINDS[one.kind]}{place}{lost} (their mean {one.mean.value:+.4f}, "
         f"difference {one.difference.value:+.4f} [{low:+.4f}, {high:+.4f}])"
     )
 
