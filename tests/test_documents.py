@@ -69,7 +69,7 @@ BASES = r"HuggingFaceTB/SmolLM2-135M-Instruct|SmolLM2-135M-Instruct(\.Q4_1\.gguf
 SHORT = {
     "fit": ("--max-new-tokens", "4", "--controls", "1"),
     "ask": ("--max-new-tokens", "4"),
-    "eval": ("--no-cost", "--limit", "8"),
+    "eval": ("--no-cost", "--limit", "4"),
     "tune": ("--trials", "2", "--max-new-tokens", "4"),
     "publish": ("--license", "apache-2.0", "--base-model", "someone/base"),
 }

@@ -23,7 +23,7 @@ MEASURING = sorted(
     path.name for path in SCRIPTS.iterdir() if path.is_file() and not path.suffix and path.name.startswith(KINDS)
 )  # fmt: skip
 # Bash, and one whose every process is new, as for a user.
-AS_A_SHELL_DOES = ("check_transformers", "bench_collect")
+AS_A_SHELL_DOES = ("check_transformers", "study_features")
 OTHERS = {"behaviours", "check", "demo", "licences", "lock", "setup", "test", "tree"}
 
 
