@@ -220,7 +220,7 @@ def _publish(made: Callable[[], Path]) -> Callable[[Path], list[object]]:
 
 def _tune(seed: int) -> Callable[[Path], list[object]]:
     return lambda folder: [
-        "tune", tiny.single(), "-d", tiny.demonstrations_file(32), "-o", folder / "out",
+        "tune", tiny.single(), "-d", tiny.demonstrations_file(36), "-o", folder / "out",
         "--trials", 2, "--neutral", "prompt", "--site", "attn",
         "--seed", seed,
     ]  # fmt: skip

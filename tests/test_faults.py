@@ -70,6 +70,28 @@ def test_the_old_one_whole_or_the_new_one_whole(
     assert found.tried >= len(faults.FAULTS) * found.calls // step // (1 + (step > 1))
 
 
+SEEN = {"init", "bake --how fold", "export gguf, adapter", "report --write", "publish"}  # above and below
+LONG = {"export onnx", "serve-web", "run"}  # by scripts/fault_injection alone
+
+
+@pytest.mark.parametrize("name", [one.name for one in fault_commands.COMMANDS if one.name not in SEEN | LONG])
+def test_every_command_that_the_script_breaks_works_when_nothing_does(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "scripts")  # as the script has it
+    known = fault_commands.command(name)
+    known.prepare(tmp_path)
+    lines = [known.args(tmp_path)]
+    if known.before:
+        lines = [known.before(tmp_path), [*lines[0], *known.over]]
+    for line in lines:
+        ran = tiny.run(*line)
+        assert ran.code == 0, ran
+    for output in known.outputs:
+        assert (tmp_path / output).exists(), output
+    known.after(tmp_path)
+
+
 def test_what_goes_wrong_on_the_way_to_the_hub(tmp_path: Path) -> None:
     """The model there is the one of before, or the new one whole; and the next run goes on."""
     command = fault_commands.command("publish")

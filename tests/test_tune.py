@@ -271,6 +271,14 @@ def test_the_triples_of_a_question_stay_together(questions: list[int], seed: int
     assert all(len(part) >= least for part, least in zip(parts, (2, 10, 20)))
 
 
+@pytest.mark.parametrize("fewest", [2, 3, 10])
+def test_as_many_demonstrations_as_a_refusal_asks_for_are_enough(fewest: int) -> None:
+    enough = fewest + 10 + 20
+    with pytest.raises(DemonstrationError, match=f"{fewest} or more for the fit.*Give at least {enough},"):
+        splits.by_question(tiny.demonstrations(enough - 1), None, None, 0, fewest)
+    assert len(splits.by_question(tiny.demonstrations(enough), None, None, 0, fewest).fit) == fewest
+
+
 @pytest.mark.slow
 def test_a_benchmarks_questions_are_not_fitted_on(data: Path) -> None:
     asked = Demonstration("can  BATS see?", "Yes.", "No.")  # the first row of the benchmark
@@ -691,7 +699,7 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], type[SeaBakeError], str]] = {
     "data of no benchmark": (("--data", "{data}"), SettingError, "drop --data"),
     "too few rows": (("--objective", "bbq", "--data", "{data}"), EvaluationError, "bbq has 80 rows, and behind the"),
     "too few triples": (("--limit", "5"), DemonstrationError, "too few for three parts"),
-    "more than there are": (("--select", "30", "--confirm", "20"), DemonstrationError, "Give at least 52"),
+    "more than there are": (("--select", "30", "--confirm", "20"), DemonstrationError, "Give at least 53"),
     "few to select by": (("--select", "9"), SettingError, "select = 9 is less than 10"),
     "few to confirm by": (("--confirm", "2"), SettingError, "confirm = 2 is less than 20"),
     "feature": (("--feature", "identity,tan"), SettingError, "did you mean tanh"),

@@ -41,7 +41,7 @@ from sea_bake.fitting.tuning.trials import Trials
 from sea_bake.fitting.tuning.unsent import UNSENT
 from sea_bake.fitting.tuning.workers import Shared
 from sea_bake.methods.layers import check_layers
-from sea_bake.methods.table import check_count
+from sea_bake.methods.table import check_count, named
 from sea_bake.methods.table import check_settings as check_method
 from sea_bake.model.processes import check_alike, in_step, is_main_process, on_main
 
@@ -152,7 +152,8 @@ def tune(
     if goal.needs_data:
         parts = splits.by_rows(goal, data, triples, select, confirm)
     else:
-        parts = splits.by_question(triples, select, confirm, seed)
+        fewest = max(named(method).fewest for method in space.method)
+        parts = splits.by_question(triples, select, confirm, seed, fewest)
     for method in space.method:
         check_count(method, len(parts.fit))
     collecting: dict[str, Any] = {"position": position, "neutral": neutral, "max_new_tokens": max_new_tokens}

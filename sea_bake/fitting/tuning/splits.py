@@ -67,11 +67,18 @@ class Splits:
         return found | {"by": self.by}
 
 
-def by_question(demonstrations: Sequence[Demonstration], select: int | None, confirm: int | None, seed: int) -> Splits:
+def by_question(
+    demonstrations: Sequence[Demonstration],
+    select: int | None,
+    confirm: int | None,
+    seed: int,
+    fewest: int = MIN_TRIPLES,
+) -> Splits:
     """Demonstrations in three parts; all triples of one question lie in one of them.
 
     Args:
         select, confirm: triples for selection, and held back; None takes a quarter each, and no fewer than ``LEAST``.
+        fewest: triples that every method of the search can be fitted on.
 
     Raises:
         DemonstrationError: they are too few for it.
@@ -80,7 +87,7 @@ def by_question(demonstrations: Sequence[Demonstration], select: int | None, con
     wanted = {
         "held_back": max(n // 4, LEAST["confirm"]) if confirm is None else confirm,
         "selection": max(n // 4, LEAST["select"]) if select is None else select,
-        "fit": MIN_TRIPLES,
+        "fit": fewest,
     }
     groups = questions_of(demonstrations)
     order = list(groups.values())
@@ -91,7 +98,7 @@ def by_question(demonstrations: Sequence[Demonstration], select: int | None, con
         places[part] += group
     if any(len(places[name]) < count for name, count in wanted.items()):
         raise DemonstrationError(
-            f"{n} demonstrations of {len(groups)} questions are too few for three parts: {MIN_TRIPLES} or more for the "
+            f"{n} demonstrations of {len(groups)} questions are too few for three parts: {fewest} or more for the "
             f"fit, {wanted['selection']} for selection and {wanted['held_back']} held back. Give at least "
             f"{sum(wanted.values())}, or say less with --select and --confirm, down to {LEAST['select']} "
             f"and {LEAST['confirm']}"
