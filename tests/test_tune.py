@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -277,6 +278,25 @@ def test_as_many_demonstrations_as_a_refusal_asks_for_are_enough(fewest: int) ->
     with pytest.raises(DemonstrationError, match=f"{fewest} or more for the fit.*Give at least {enough},"):
         splits.by_question(tiny.demonstrations(enough - 1), None, None, 0, fewest)
     assert len(splits.by_question(tiny.demonstrations(enough), None, None, 0, fewest).fit) == fewest
+
+
+@pytest.mark.parametrize(("count", "select", "confirm"), [(130, 110, None), (100, 100, None), (100, None, 90)])
+def test_so_they_are_beside_a_part_that_is_given(count: int, select: int | None, confirm: int | None) -> None:
+    """The other part is a quarter of what is there then."""
+    with pytest.raises(DemonstrationError) as found:
+        splits.by_question(tiny.demonstrations(count), select, confirm, 0, 3)
+    (enough,) = re.findall(r"Give at least (\d+),", str(found.value))
+    with pytest.raises(DemonstrationError):
+        splits.by_question(tiny.demonstrations(int(enough) - 1), select, confirm, 0, 3)
+    assert splits.by_question(tiny.demonstrations(int(enough)), select, confirm, 0, 3).fit
+
+
+def test_of_few_questions_others_are_asked_for() -> None:
+    some = [Demonstration(f"Is it {i % 11}?", f"yes {i}", f"no {i}") for i in range(33)]
+    with pytest.raises(DemonstrationError, match="one question stay together, so give some of other questions"):
+        splits.by_question(some, None, None, 0, 3)
+    with pytest.raises(DemonstrationError, match="Give at least 33, and more questions: those of one stay together"):
+        splits.by_question(some[:30], None, None, 0, 3)
 
 
 @pytest.mark.slow

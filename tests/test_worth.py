@@ -335,6 +335,8 @@ def test_it_lies_in_the_file_and_older_files_are_read(tmp_path: Path) -> None:
         {"gain": {"value": 1e30, "low": 0, "high": 1}},
         {"held_back": -1},
         {"controls": [{"kind": "none"}]},
+        {"controls": [{**KNOWN.to_json()["controls"][0], "where": "block\n# Verified"}]},
+        {"controls": [{**KNOWN.to_json()["controls"][0], "where": "block" * 999}]},
         {"controls": [{**KNOWN.to_json()["controls"][0], "below": 21}]},
         {"controls": [{**KNOWN.to_json()["controls"][0], "kind": "friendly"}]},
         {"why": 3},
@@ -466,13 +468,13 @@ def test_a_draw_that_does_not_reach_the_kl_is_replaced(
 ) -> None:
     model, tokenizer = living
     _, edit = planted(model, tokenizer, 12)
-    one = drawing.Drawing(replace(edit, alpha=0.2), 0.1, lambda e: 0.0, lambda e: [0.0, 1.0], dict, "", None)
     steps: list[int] = []
     cases: list[tuple[Sequence[int], int, int, int]] = [
         ((), 3, 3, 3), ((1,), 3, 3, 4), (range(99), 20, 0, 5), (range(4, 99), 20, 4, 43)
     ]  # fmt: skip
     for lost, count, found, tries in cases:
         made = [Draw(0.2, 0.1, () if seed in lost else (0.0, 1.0)) for seed in range(99)]
+        one = drawing.Drawing(replace(edit, alpha=0.2), 0.1, lambda e: 0.0, lambda e: [0.0, 1.0], dict, "", None)
         monkeypatch.setattr(one, "_drawn", lambda kind, seed, start, made=made: made[seed])
         steps.clear()
         draws = one.draws("constants", count, steps.append)
@@ -489,6 +491,11 @@ def test_the_best_other_site_is_the_one_whose_draws_gain_most(
     assert [(one.site, where.partition(",")[0]) for one, where in there] == [(Site.ATTN, "attn"), (Site.MLP, "mlp")]
     assert [one.site for one, _ in elsewhere(model, replace(edit, site=Site.HEADS))] == [Site.MLP, Site.BLOCK]
     assert all(one.changes_nothing for one, _ in there)  # its draws alone add something
+    with monkeypatch.context() as patched:  # of a model whose layers differ, those that have the site
+        patched.setattr("sea_bake.evaluation.elsewhere.layers_with", lambda model, site: (0, 1, 3))
+        assert [(one.layers, where) for one, where in elsewhere(model, replace(edit, site=Site.ATTN))] == [
+            ((1, 3), "mlp, layers 1, 3"), ((1,), "block, layer 1")
+        ]  # fmt: skip
     gains = {Site.ATTN: (0.1, 0.2), Site.MLP: (0.3, 0.1)}
 
     def made(self: drawing.Drawing, kind: str, seed: int, start: float) -> Draw:
@@ -496,11 +503,14 @@ def test_the_best_other_site_is_the_one_whose_draws_gain_most(
         return Draw(0.1, 0.1, gains[self.edit.site])
 
     monkeypatch.setattr(drawing.Drawing, "_drawn", made)
-    tried = [drawing.Drawing(one, 0.1, lambda e: 0.0, lambda e: [], dict, "", None, where) for one, where in there]
-    assert best("elsewhere", tried).edit.site is Site.MLP
-    assert best("elsewhere", tried[:1]).edit.site is Site.ATTN
+
+    def tried() -> list[drawing.Drawing]:
+        return [drawing.Drawing(one, 0.1, lambda e: 0.0, lambda e: [], dict, "", None, where) for one, where in there]
+
+    assert best("elsewhere", tried()).edit.site is Site.MLP
+    assert best("elsewhere", tried()[:1]).edit.site is Site.ATTN
     gains[Site.MLP] = ()  # no strength reaches the KL there
-    assert best("elsewhere", tried).edit.site is Site.ATTN
+    assert best("elsewhere", tried()).edit.site is Site.ATTN
 
 
 def test_a_claim_needs_the_other_site_too() -> None:

@@ -18,6 +18,7 @@ KINDS = {
     "constants": "random constant vectors",
     "elsewhere": "random constant vectors at another site",
 }
+_LONGEST = 1000  # characters of a place: a site, and ranges of layers
 _FIRST = {"subspaces", "constants"}  # all that there were in older records
 
 
@@ -153,6 +154,8 @@ class Measured:
         for one in found.controls:
             if one.kind not in KINDS or not 0 <= one.below <= one.draws or one.draws < 1 or one.unmatched < 0:
                 raise ValueError(f"controls of the kind {one.kind!r:.40}: {one.below} of {one.draws}")
+            if len(one.where) > _LONGEST or not one.where.isprintable():
+                raise ValueError(f"controls at the place {one.where!r:.40}")
         if found.asked < 0 or any(kind not in KINDS or tried < 1 for kind, tried in found.missing.items()):
             raise ValueError(f"random edits: {found.asked} asked for, and missing: {found.missing!r:.80}")
         if found.texts < 0 or found.held_back < 0 or (found.kl is not None and found.kl.value < 0):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,7 @@ class Drawing:
     inputs: Any
     cache: Path | None
     where: str = ""
+    _made: dict[tuple[str, int], Draw] = field(init=False, default_factory=dict)
 
     def draws(self, kind: str, count: int, advance: Callable[[int], None] = lambda n: None) -> list[Draw | None]:
         """So many, and as far as tries last another for each that no strength brings to the KL: None stands for it."""
@@ -156,11 +157,12 @@ class Drawing:
         for seed in range(2 * count + _MORE):
             if there == count or (seed == _IN_VAIN and not there):
                 break
-            drawn = from_main(self._kept(kind, seed))
+            drawn = self._made.get((kind, seed)) or from_main(self._kept(kind, seed))
             if drawn is None:
                 drawn = self._drawn(kind, seed, start)
                 if is_main_process():
                     self._keep(kind, seed, drawn)
+            self._made[kind, seed] = drawn
             found.append(drawn if drawn.gains else None)
             if drawn.gains:
                 start = drawn.alpha  # the next one of the kind needs about as much

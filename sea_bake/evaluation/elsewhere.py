@@ -16,9 +16,10 @@ from sea_bake.evaluation.controls import Drawing
 from sea_bake.methods.affine import AffineMap
 from sea_bake.methods.layers import select_layers
 from sea_bake.model.site import Site
-from sea_bake.model.sites import layers_with, ranges, text_config
+from sea_bake.model.sites import layers_with, ranges
 
-_PLACES = {Site.ATTN: "last:0.66", Site.MLP: "last:0.66", Site.BLOCK: "middle"}  # where methods edit by default
+# Of the layers that have the site; where methods edit by default.
+_PLACES = {Site.ATTN: "last:0.66", Site.MLP: "last:0.66", Site.BLOCK: "middle"}
 _TRIED = 3  # draws at each
 
 
@@ -31,8 +32,8 @@ def elsewhere(model: Any, edit: Edit) -> list[tuple[Edit, str]]:
             there = layers_with(model, site)
         except SettingError:  # this family has no such site
             continue
-        chosen = sorted(set(select_layers(layers, text_config(model).num_hidden_layers)) & set(there))
-        if site is not own and chosen:
+        if site is not own:
+            chosen = [there[i] for i in select_layers(layers, len(there))]
             maps = {i: AffineMap(constant=torch.zeros(edit.base.hidden_size)) for i in chosen}
             where = f"{site.value}, layer{'s' * (len(chosen) > 1)} {ranges(chosen)}"
             found.append((Edit(maps, site, edit.base, merge="sum"), where))

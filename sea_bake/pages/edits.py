@@ -77,7 +77,7 @@ def measured(edit: Edit) -> list[str]:
     found = edit.measured
     if found is None:
         return [f"strength {edit.alpha:g}; nothing was measured, neither gain nor cost"]
-    why = f" ({found.why})" if found.why else ""
+    why = f" ({' '.join(found.why.split())[:500]})" if found.why else ""
     lines = [f"gain: not measured{why}"]
     if found.gain is not None and found.base is not None:
         low, high = found.gain.interval

@@ -5,6 +5,7 @@ the end.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -84,11 +85,15 @@ def by_question(
         DemonstrationError: they are too few for it.
     """
     n = len(demonstrations)
-    wanted = {
-        "held_back": max(n // 4, LEAST["confirm"]) if confirm is None else confirm,
-        "selection": max(n // 4, LEAST["select"]) if select is None else select,
-        "fit": fewest,
-    }
+
+    def parts(n: int) -> dict[str, int]:
+        return {
+            "held_back": max(n // 4, LEAST["confirm"]) if confirm is None else confirm,
+            "selection": max(n // 4, LEAST["select"]) if select is None else select,
+            "fit": fewest,
+        }
+
+    wanted = parts(n)
     groups = questions_of(demonstrations)
     order = list(groups.values())
     random.Random(seed).shuffle(order)
@@ -97,11 +102,16 @@ def by_question(
         part = next((name for name, count in wanted.items() if len(places[name]) < count), "fit")
         places[part] += group
     if any(len(places[name]) < count for name, count in wanted.items()):
+        enough = next(m for m in itertools.count(n) if sum(parts(m).values()) <= m)
+        cure = f"Give at least {enough}"
+        if enough == n:
+            cure = "Those of one question stay together, so give some of other questions"
+        elif len(groups) < n:
+            cure += ", and more questions: those of one stay together"
         raise DemonstrationError(
             f"{n} demonstrations of {len(groups)} questions are too few for three parts: {fewest} or more for the "
-            f"fit, {wanted['selection']} for selection and {wanted['held_back']} held back. Give at least "
-            f"{sum(wanted.values())}, or say less with --select and --confirm, down to {LEAST['select']} "
-            f"and {LEAST['confirm']}"
+            f"fit, {wanted['selection']} for selection and {wanted['held_back']} held back. {cure}, or say less with "
+            f"--select and --confirm, down to {LEAST['select']} and {LEAST['confirm']}"
         )
     places = {name: sorted(found) for name, found in places.items()}
     fit, selection, kept = ([demonstrations[i] for i in places[name]] for name in ("fit", "selection", "held_back"))
