@@ -160,7 +160,7 @@ class Bench:
                 r for r in rows_of(preference.DEMONSTRATIONS, {"base": base, "edited": edited})
                 if r.measure.key == "margin"
             ]  # fmt: skip
-            own = [after["values"]["margin"] - b["values"]["margin"] for after, b in zip(edited, base, strict=True)]
+            own = self._gains(edited)
             chosen = {kind: best(kind, tried) for kind, tried in drawings.items()}
             drawn = {kind: one.draws(kind, controls, advance) for kind, one in chosen.items()}
         beside = {kind: compared(kind, own, draws, chosen[kind].where) for kind, draws in drawn.items()}
@@ -181,15 +181,11 @@ class Bench:
         inputs = [digest(self.held_back), (self.form or PromptFormat()).to_json(), str(self.model.dtype)]
         texts = [self.neutral.ids[i] for i in places]
 
-        def gains(other: Edit) -> list[float]:
-            pairs = zip(self._margins(other), self._base, strict=True)
-            return [after["values"]["margin"] - before["values"]["margin"] for after, before in pairs]
-
         own = Drawing(
             edit,
             goal,
             lambda other: self.kl(other, other.alpha, places),
-            gains,
+            lambda other: self._gains(self._margins(other)),
             cache(lambda: lengths_of(self.model, edit, texts)),
             [*inputs, digest_of(self._texts), list(places)],
             cache_folder("controls"),
@@ -217,6 +213,11 @@ class Bench:
     @cached_property
     def _base(self) -> list[Record]:
         return self._margins(None)
+
+    def _gains(self, edited: list[Record]) -> list[float]:
+        """Of each demonstration held back."""
+        pairs = zip(edited, self._base, strict=True)
+        return [after["values"]["margin"] - before["values"]["margin"] for after, before in pairs]
 
     def _margins(self, edit: Edit | None) -> list[Record]:
         session = Session(self.model, self.tokenizer, self.batch_size, lambda text: None, self.lower)
